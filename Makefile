@@ -1,0 +1,48 @@
+# Everything from a fresh clone, with nothing but Python 3.11-3.13 and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test lint types pytest chaos bench schema clean
+.DEFAULT_GOAL := run
+
+run: $(VENV)/.installed  ## train the quickstart job, or go on with it
+	$(BIN)/runner submit jobs/quickstart.json
+
+test: lint types pytest  ## all that CI checks
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+pytest: $(VENV)/.installed-dev
+	$(BIN)/pytest
+
+chaos: $(VENV)/.installed-dev  ## long: many kills, many schedules
+	$(BIN)/pytest -m chaos
+
+bench: $(VENV)/.installed-dev  ## measurements, printed as tables
+	$(BIN)/pytest -m bench -s tests/benchmarks
+
+schema: $(VENV)/.installed  ## write jobs/schema.json anew after a change of the spec
+	$(BIN)/runner schema > jobs/schema.json
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	  || { echo "runner needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# the stamps are older than pyproject.toml when the dependencies may have changed
+$(VENV)/.installed: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev,s3]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,58 @@
+"""What can go wrong, grouped by what the caller does next.
+
+RunnerError
+├── SpecError (ValueError)            the user edits the spec
+│   └── DataError                     the user mends the data file that the spec names
+├── NotFoundError (LookupError)       unknown job, model, dataset or checkpoint
+├── ConflictError                     someone was first: read again, retry
+│   └── LeaseLostError                stop; write nothing more
+├── StoreError (OSError)              the bucket failed for now: back off, retry
+│   └── StoreRefusedError             it will not work until someone mends it: stop, lose nothing
+├── CheckpointError                   incomplete or damaged: use the one before
+├── TrainingError                     the job's own fault: counts as a failed attempt
+└── PreemptedError                    asked to stop, and the state is saved: run again
+"""
+
+
+class RunnerError(Exception):
+    """Base of all errors that runner raises on purpose; its text is meant for the user."""
+
+
+class SpecError(RunnerError, ValueError):
+    """The spec cannot work. The text names file, field, value and the mend."""
+
+
+class DataError(SpecError):
+    """The data that a spec names is missing, damaged or of the wrong form."""
+
+
+class NotFoundError(RunnerError, LookupError):
+    """No such job, model, dataset or checkpoint."""
+
+
+class ConflictError(RunnerError):
+    """Another writer was first. Read again, then decide anew."""
+
+
+class LeaseLostError(ConflictError):
+    """The job belongs to a later token now. Stop, and write nothing more."""
+
+
+class StoreError(RunnerError, OSError):
+    """The bucket did not do what was asked, and may do so later."""
+
+
+class StoreRefusedError(StoreError):
+    """The bucket will not do what was asked until someone mends access, name or space."""
+
+
+class CheckpointError(RunnerError):
+    """A checkpoint is incomplete or damaged. The text says which piece."""
+
+
+class TrainingError(RunnerError):
+    """The training failed by its own fault (its spec, its data, its numbers)."""
+
+
+class PreemptedError(RunnerError):
+    """The training stopped because it was asked to; everything up to here is saved."""

@@ -1,0 +1,87 @@
+"""A file in models/ or datasets/ is an entry; adding one needs no list to be edited.
+
+Names are found without importing anything: an entry is a file that defines the
+function its folder asks for. Packages of the user's own join through the entry
+point groups `runner.models` and `runner.datasets`.
+"""
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Literal
+
+from runner.errors import NotFoundError
+
+Kind = Literal["models", "datasets"]
+
+#: the function that makes a file an entry, and what it is asked with besides its own parameters
+_FUNCTION: dict[Kind, str] = {"models": "build", "datasets": "load"}
+_GIVEN: dict[Kind, frozenset[str]] = {
+    "models": frozenset({"input_shape", "classes"}),
+    "datasets": frozenset({"path"}),
+}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the closest known name, or nothing."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{match[0]}'?" if match else ""
+
+
+def names(kind: Kind) -> list[str]:
+    """All entries of a kind, sorted; nothing is imported."""
+    return sorted({*_files(kind), *_plugins(kind)})
+
+
+def get(kind: Kind, name: str) -> Callable[..., Any]:
+    """The entry's function.
+
+    Raises:
+        NotFoundError: no file and no plugin of that name.
+    """
+    function = _FUNCTION[kind]
+    if name in _files(kind):
+        found = getattr(importlib.import_module(f"runner.{kind}.{name}"), function)
+    elif name in (plugins := _plugins(kind)):
+        loaded = plugins[name].load()
+        found = getattr(loaded, function, loaded)
+    else:
+        known = names(kind)
+        msg = (
+            f"{kind.removesuffix('s')} '{name}' is not in runner/{kind}.{nearest(name, known)}"
+            f" Known: {', '.join(known)}. To add one, create runner/{kind}/{name}.py"
+            f" with {function}(...)."
+        )
+        raise NotFoundError(msg)
+    if not callable(found):
+        msg = f"{kind} entry '{name}' does not lead to a function {function}(...)."
+        raise NotFoundError(msg)
+    return found  # type: ignore[no-any-return]
+
+
+def parameters(kind: Kind, name: str) -> dict[str, inspect.Parameter]:
+    """The entry's own keyword parameters: what a spec may set in `arguments`."""
+    signature = inspect.signature(get(kind, name))
+    return {
+        key: parameter
+        for key, parameter in signature.parameters.items()
+        if key not in _GIVEN[kind] and parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def _files(kind: Kind) -> list[str]:
+    folder = Path(__file__).parent / kind
+    defines = re.compile(rf"^def {_FUNCTION[kind]}\(", re.MULTILINE)
+    return [
+        path.stem
+        for path in sorted(folder.glob("[!_]*.py"))
+        if defines.search(path.read_text(encoding="utf-8"))
+    ]
+
+
+def _plugins(kind: Kind) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=f"runner.{kind}")}

@@ -1,0 +1,449 @@
+"""A job is a typed spec: what cannot work is refused before anything is stored.
+
+`load` reads a JSON file, applies `--set` changes and reports all mistakes at once,
+each with the field, what was given, what is known and the nearest name. Every
+default is a field here, so the effective spec shows the whole run.
+"""
+
+import inspect
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+
+from runner import registry
+from runner.errors import NotFoundError, SpecError
+
+#: Keras's built-in optimizers, by the names of their classes in lower case
+OPTIMIZERS = (
+    "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl",
+    "lamb", "lion", "muon", "nadam", "rmsprop", "sgd",
+)  # fmt: skip
+TRAINING_METRICS = ("loss", "top_1", "top_5")
+METRICS = (*TRAINING_METRICS, *(f"val_{name}" for name in TRAINING_METRICS))
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(s|m|h)")
+_EVERY = re.compile(r"\d+(?:\.\d+)? ?[smh]|\d+ (?:steps?|epochs?)|auto")
+
+
+def seconds(duration: str) -> float:
+    """`30s`, `10m` or `11h` in seconds.
+
+    Raises:
+        ValueError: the text is no such duration, or zero.
+    """
+    match = _DURATION.fullmatch(duration.strip())
+    if match is None or float(match[1]) <= 0:
+        msg = f"received {duration!r}; expected a duration such as '30s', '10m' or '11h'"
+        raise ValueError(msg)
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _check_duration(value: Any) -> Any:
+    if isinstance(value, str):
+        seconds(value)
+    return value
+
+
+def _check_every(value: Any) -> Any:
+    if isinstance(value, str) and (
+        _EVERY.fullmatch(value.strip()) is None or value.strip().startswith("0 ")
+    ):
+        msg = f"received {value!r}; expected '30s', '200 steps', '1 epoch' or 'auto'"
+        raise ValueError(msg)
+    return value
+
+
+def _check_optimizer(value: Any) -> Any:
+    if isinstance(value, str) and value not in OPTIMIZERS:
+        hint = registry.nearest(value.lower(), OPTIMIZERS)
+        msg = f"optimizer {value!r} is unknown.{hint} Known: {', '.join(OPTIMIZERS)}"
+        raise ValueError(msg)
+    return value
+
+
+Duration = Annotated[str, BeforeValidator(_check_duration)]
+Monitor = Literal["loss", "top_1", "top_5", "val_loss", "val_top_1", "val_top_5"]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+class Data(_Part):
+    """Which images, and how they are divided."""
+
+    name: str = Field("digits", description="an entry of runner/datasets")
+    path: str | None = Field(
+        None, description="file or URL to read from; null for the dataset's own source"
+    )
+    validation_split: Fraction = Field(
+        0.2, description="share of the training images held out, before any repeat"
+    )
+    repeat: int = Field(1, ge=1, le=1000, description="passes over the training part per epoch")
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="the dataset's own parameters"
+    )
+
+
+class Augmentation(_Part):
+    """Random changes of the training images, as layers inside the model."""
+
+    flip: Literal["horizontal", "vertical", "horizontal_and_vertical"] | None = Field(
+        "horizontal_and_vertical", description="mirror axes; null for none"
+    )
+    rotation: float = Field(0.2, ge=0, le=1, description="up to this share of a full turn")
+    zoom: float = Field(0.2, ge=0, lt=1, description="in or out by up to this share")
+
+
+class Model(_Part):
+    """The network."""
+
+    name: str = Field("myinception", description="an entry of runner/models")
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="the model's own parameters"
+    )
+
+
+class Optimizer(_Part):
+    """A Keras optimizer by name, with its own arguments."""
+
+    name: Annotated[str, BeforeValidator(_check_optimizer)] = Field(
+        "adam", description=f"one of {', '.join(OPTIMIZERS)}"
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="step size at the start")
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="further arguments of the Keras class"
+    )
+
+
+class EarlyStopping(_Part):
+    """End the training when the monitored metric stops improving (Keras's callback)."""
+
+    monitor: Monitor = "val_top_1"
+    patience: int = Field(10, ge=0, description="epochs without improvement")
+    min_delta: float = Field(0.0, ge=0, description="smaller changes are no improvement")
+    restore_best_weights: bool = True
+
+
+class ReduceLROnPlateau(_Part):
+    """Lower the learning rate when the monitored metric stops improving (Keras's callback)."""
+
+    monitor: Monitor = "val_loss"
+    factor: float = Field(0.1, gt=0, lt=1)
+    patience: int = Field(10, ge=0, description="epochs without improvement")
+    min_delta: float = Field(1e-4, ge=0)
+    cooldown: int = Field(0, ge=0)
+    min_learning_rate: float = Field(0.0, ge=0)
+
+
+class Training(_Part):
+    """How long and with what numerics."""
+
+    epochs: int = Field(10, ge=1, description="passes over the training images at most")
+    batch_size: int = Field(64, ge=1, description="images per optimizer update")
+    early_stopping: EarlyStopping | None = None
+    reduce_lr_on_plateau: ReduceLROnPlateau | None = None
+    terminate_on_nan: bool = Field(True, description="end at the first loss that is no number")
+    steps_per_execution: int = Field(1, ge=1, description="updates per call into the graph")
+    jit_compile: bool | Literal["auto"] = Field("auto", description="compile the step with XLA")
+    dtype_policy: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    deterministic: bool = Field(
+        True, description="deterministic operations only; false is faster and not repeatable"
+    )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="intra-op threads; null: the first machine's cores, kept from then on",
+    )
+
+
+class Best(_Part):
+    """Keep the checkpoint of the best epoch beside the latest."""
+
+    monitor: Monitor = "val_top_1"
+    mode: Literal["auto", "min", "max"] = "auto"
+
+
+class Checkpoint(_Part):
+    """When the whole state is saved, and what is kept."""
+
+    every: Annotated[str, BeforeValidator(_check_every)] = Field(
+        "30s", description="'30s', '200 steps', '1 epoch' or 'auto'"
+    )
+    max_loss: Duration = Field(
+        "10m", description="pause rather than run longer than this without a commit"
+    )
+    keep: int = Field(2, ge=1, le=100, description="latest checkpoints kept")
+    best: Best | None = None
+
+
+class Evaluation(_Part):
+    """What is measured on the test images when the training has ended."""
+
+    checkpoint: Literal["final", "best"] = "final"
+    augmented_passes: int = Field(
+        10, ge=0, le=1000, description="passes through the augmentation (none without one)"
+    )
+    batch_size: int = Field(256, ge=1)
+
+
+class JobSpec(_Part):
+    """One job: what to train, on what, and how it is evaluated."""
+
+    schema_: str | None = Field(None, alias="$schema", description="for editors; not used")
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] = Field(
+        description="the job's id: lower-case letters, digits, '.', '_' and '-'"
+    )
+    description: str = Field("", max_length=1000)
+    seed: int = Field(0, ge=0, lt=2**31, description="of initial weights, order and augmentation")
+    data: Data = Field(default_factory=Data)
+    augmentation: Augmentation | None = None
+    model: Model = Field(default_factory=Model)
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    training: Training = Field(default_factory=Training)
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint)
+    evaluation: Evaluation | None = Field(default_factory=Evaluation)
+    retries: int = Field(2, ge=0, le=100, description="tries after failures of the job's own")
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        mistakes = []
+        if self.data.validation_split == 0:
+            for where, part in (
+                ("training.early_stopping", self.training.early_stopping),
+                ("training.reduce_lr_on_plateau", self.training.reduce_lr_on_plateau),
+                ("checkpoint.best", self.checkpoint.best),
+            ):
+                if part is not None and part.monitor.startswith("val_"):
+                    mistakes.append(
+                        f"{where}.monitor is {part.monitor!r}, but data.validation_split is 0:"
+                        f" monitor {part.monitor.removeprefix('val_')!r} or hold images out"
+                    )
+        evaluation = self.evaluation
+        if evaluation and evaluation.checkpoint == "best" and self.checkpoint.best is None:
+            mistakes.append(
+                "evaluation.checkpoint is 'best', but checkpoint.best is null:"
+                ' set checkpoint.best to {"monitor": "val_top_1"}'
+            )
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
+        return self
+
+    def effective(self) -> dict[str, Any]:
+        """The whole spec as plain JSON, every default written out."""
+        return self.model_dump(mode="json", exclude={"schema_"})
+
+
+def load(path: Path, changes: Iterable[str] = ()) -> JobSpec:
+    """Read a spec file, apply `key=value` changes, check it.
+
+    Args:
+        path: the JSON file. Its relative `data.path` is relative to the file.
+        changes: `--set` texts such as `training.epochs=2`; values are JSON, or
+            plain text where they are not. A path given here is relative to the
+            current folder.
+
+    Raises:
+        SpecError: unreadable, not JSON, or any mistake in it, all of them at once.
+    """
+    raw = _read(path)
+    _resolve_data_path(raw, path.parent)
+    for change in changes:
+        touched = _apply(raw, change)
+        if touched == "data.path":
+            _resolve_data_path(raw, Path.cwd())
+    return parse(raw, source=str(path))
+
+
+def parse(raw: Mapping[str, Any], *, source: str) -> JobSpec:
+    """Check a spec that was read from somewhere; `source` names it in errors."""
+    try:
+        spec = JobSpec.model_validate_json(json.dumps(raw))
+    except ValidationError as error:
+        raise SpecError(_explain(error, source)) from None
+    except (TypeError, ValueError) as error:
+        msg = f"{source}: {error}"
+        raise SpecError(msg) from None
+    mistakes: list[str] = []
+    data = _with_defaults("datasets", spec.data.name, spec.data.arguments, "data", mistakes)
+    model = _with_defaults("models", spec.model.name, spec.model.arguments, "model", mistakes)
+    if mistakes:
+        raise SpecError(_report(source, mistakes))
+    return spec.model_copy(
+        update={
+            "data": spec.data.model_copy(update={"arguments": data}),
+            "model": spec.model.model_copy(update={"arguments": model}),
+        }
+    )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a spec, with the known models and datasets for editors."""
+    schema = JobSpec.model_json_schema(by_alias=True)
+    definitions = schema["$defs"]
+    definitions["Model"]["properties"]["name"]["examples"] = registry.names("models")
+    definitions["Data"]["properties"]["name"]["examples"] = registry.names("datasets")
+    definitions["Optimizer"]["properties"]["name"]["enum"] = list(OPTIMIZERS)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates)
+    except FileNotFoundError:
+        msg = f"{path}: no such file. Give the path of a spec, such as jobs/quickstart.json."
+        raise SpecError(msg) from None
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{path}: cannot be read: {error}"
+        raise SpecError(msg) from None
+    except json.JSONDecodeError as error:
+        msg = f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}"
+        raise SpecError(msg) from None
+    except (ValueError, RecursionError) as error:
+        msg = f"{path}: {error}"
+        raise SpecError(msg) from None
+    if not isinstance(raw, dict):
+        msg = f"{path}: received a JSON {type(raw).__name__}; expected an object with a name"
+        raise SpecError(msg)
+    return raw
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            msg = f"the field {key!r} stands there twice; keep one"
+            raise ValueError(msg)
+        result[key] = value
+    return result
+
+
+def _resolve_data_path(raw: dict[str, Any], folder: Path) -> None:
+    """Make a relative local path absolute, so that it means the same in every folder."""
+    data = raw.get("data")
+    if isinstance(data, dict) and isinstance(path := data.get("path"), str):
+        is_url = "://" in path or "::" in path
+        if path and not is_url:
+            data["path"] = str((folder / Path(path).expanduser()).resolve())
+
+
+def _apply(raw: dict[str, Any], change: str) -> str:
+    key, separator, text = change.partition("=")
+    key = key.strip()
+    if not separator or not key or not all(key.split(".")):
+        msg = f"--set received {change!r}; expected key=value such as training.epochs=2"
+        raise SpecError(msg)
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    *parents, last = key.split(".")
+    place = raw
+    for parent in parents:
+        child = place.get(parent)
+        if not isinstance(child, dict):
+            child = place[parent] = {}
+        place = child
+    place[last] = value
+    return key
+
+
+def _with_defaults(
+    kind: registry.Kind, name: str, arguments: Mapping[str, Any], part: str, mistakes: list[str]
+) -> dict[str, Any]:
+    """Check an entry's arguments against its signature; fill in what was left out."""
+    try:
+        known = registry.parameters(kind, name)
+    except NotFoundError as error:
+        mistakes.append(f"{part}.name: {error}")
+        return dict(arguments)
+    fields: dict[str, Any] = {
+        key: (
+            Any if parameter.annotation is inspect.Parameter.empty else parameter.annotation,
+            ... if parameter.default is inspect.Parameter.empty else parameter.default,
+        )
+        for key, parameter in known.items()
+    }
+    checked = create_model(
+        f"{name}.arguments",
+        __config__=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False),
+        **fields,
+    )
+    try:
+        values = checked.model_validate_json(json.dumps(arguments))
+    except ValidationError as error:
+        prefix = (part, "arguments")
+        mistakes += [_sentence(prefix, detail, list(known)) for detail in error.errors()]
+        return dict(arguments)
+    dumped: dict[str, Any] = values.model_dump(mode="json")
+    return dumped
+
+
+def _explain(error: ValidationError, source: str) -> str:
+    return _report(
+        source, [_sentence((), detail, _known_at(detail["loc"])) for detail in error.errors()]
+    )
+
+
+def _report(source: str, mistakes: list[str]) -> str:
+    lines = [line for mistake in mistakes for line in mistake.splitlines()]
+    count = f"{len(lines)} mistakes" if len(lines) > 1 else "1 mistake"
+    return "\n".join([f"{source}: {count}", *(f"  {line}" for line in lines)])
+
+
+def _sentence(prefix: tuple[str, ...], detail: Any, known: list[str]) -> str:
+    """One mistake in one line: field, what was given, what is known."""
+    path = ".".join(str(part) for part in (*prefix, *detail["loc"]))
+    given = detail.get("input")
+    if detail["type"] == "extra_forbidden":
+        hint = registry.nearest(str(detail["loc"][-1]), known)
+        return f"{path}: no such field.{hint} Known: {', '.join(known) or 'none'}."
+    if detail["type"] == "missing":
+        return f"{path}: is missing."
+    if detail["type"] == "value_error":
+        text = str(detail["ctx"]["error"])
+        return f"{path}: {text}." if path else text
+    if detail["type"] == "literal_error":
+        options = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
+        hint = registry.nearest(str(given), options)
+        return f"{path}: received {_short(given)}; expected {detail['ctx']['expected']}.{hint}"
+    if detail["type"] == "string_pattern_mismatch" and path == "name":
+        return (
+            f"name: received {_short(given)}; expected up to 63 lower-case letters, digits,"
+            " '.', '_' or '-', beginning with a letter or digit."
+        )
+    expected = detail["msg"][0].lower() + detail["msg"][1:]
+    return f"{path}: received {_short(given)}; {expected}."
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _known_at(location: tuple[int | str, ...]) -> list[str]:
+    """The field names of the part that a location lies in."""
+    part: Any = JobSpec
+    for name in location[:-1]:
+        field = part.model_fields.get(str(name)) if hasattr(part, "model_fields") else None
+        if field is None:
+            return []
+        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        part = next((option for option in options if hasattr(option, "model_fields")), None)
+    return [field.alias or name for name, field in part.model_fields.items()] if part else []
