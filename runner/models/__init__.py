@@ -1,0 +1,1 @@
+"""The networks: one file each, whose `build` returns a Keras model."""

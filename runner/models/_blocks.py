@@ -3,8 +3,6 @@
 A leading underscore keeps this file out of the list of models.
 """
 
-from __future__ import annotations
-
 import copy
 from typing import Any, Literal
 
@@ -36,7 +34,7 @@ class ConvBlocks:
         self._channel_dropout = channel_dropout
         self._names = _Names()
 
-    def scaled(self, factor: float) -> ConvBlocks:
+    def scaled(self, factor: float) -> "ConvBlocks":
         """Return blocks of `factor` times the width that go on with the same names."""
         other = copy.copy(self)
         other._width = self._width * factor

@@ -1,8 +1,8 @@
 """A small dense network: trains in seconds, for tests and first steps."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
+
+from runner.models._arguments import Share, Units
 
 if TYPE_CHECKING:
     import keras
@@ -12,10 +12,10 @@ def build(
     *,
     input_shape: tuple[int, int, int],
     classes: int,
-    units: tuple[int, ...] = (64,),
-    dropout: float = 0.0,
+    units: tuple[Units, ...] = (64,),
+    dropout: Share = 0.0,
     batch_norm: bool = False,
-) -> keras.Model:
+) -> "keras.Model":
     """Return the network: float images in [-1, 1] to class probabilities (float32).
 
     Args:

@@ -8,10 +8,20 @@ Every layer has a name of its own: Keras would number them by what else the proc
 and a checkpoint's names must not depend on that.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any, Literal
 
+from runner.errors import SpecError
+from runner.models._arguments import (
+    Activation,
+    Attention,
+    Count,
+    Decay,
+    Factor,
+    Initializer,
+    Share,
+    Stem,
+    Units,
+)
 from runner.models._blocks import ConvBlocks
 
 if TYPE_CHECKING:
@@ -22,24 +32,24 @@ def build(
     *,
     input_shape: tuple[int, int, int],
     classes: int,
-    blocks: tuple[int, int, int] = (4, 2, 1),
-    width: float = 1.0,
-    late_width: float = 1.0,
-    channel_dropout: float = 0.0,
-    head_dropout: float = 0.2,
-    head_units: tuple[int, ...] = (),
-    head_activation: str | None = "relu",
-    l2: float = 5e-4,
-    initializer: str = "he_normal",
+    blocks: tuple[Count, Count, Count] = (4, 2, 1),
+    width: Factor = 1.0,
+    late_width: Factor = 1.0,
+    channel_dropout: Share = 0.0,
+    head_dropout: Share = 0.2,
+    head_units: tuple[Units, ...] = (),
+    head_activation: Activation | None = "relu",
+    l2: Decay = 5e-4,
+    initializer: Initializer = "he_normal",
     relu_before_norm: bool = False,
-    stem: Literal["plain", "gentle"] = "plain",
+    stem: Stem = "plain",
     factorised: bool = False,
-    attention: Literal["channel"] | None = None,
-) -> keras.Model:
+    attention: Attention | None = None,
+) -> "keras.Model":
     """Return the network: float images in [-1, 1] to class probabilities (float32).
 
     Args:
-        input_shape: Height, width and channels of an image; at least 14 x 14.
+        input_shape: Height, width and channels of an image; at least 15 x 15.
         classes: Number of classes, the length of the softmax.
         blocks: How many Inception-A, -B and -C blocks; 0 leaves a kind out.
         width: Factor on every convolution's filters (rounded, at least 1).
@@ -61,6 +71,7 @@ def build(
     """
     import keras
 
+    _check_size(input_shape, stem)
     net = ConvBlocks(
         width=width,
         l2=l2,
@@ -89,6 +100,18 @@ def build(
     return keras.Model(inputs, outputs, name="network")
 
 
+def _check_size(input_shape: tuple[int, int, int], stem: Stem) -> None:
+    """Refuse images that the reductions would shrink to nothing."""
+    least = 15 if stem == "plain" else 9
+    if min(input_shape[:2]) < least:
+        height, width = input_shape[:2]
+        msg = (
+            f"this network with the {stem} stem needs images of at least {least} x {least};"
+            f" received {height} x {width}. Choose larger images or another model."
+        )
+        raise SpecError(msg)
+
+
 def _stem(net: ConvBlocks, x: Any, crop: Literal["valid", "same"]) -> Any:
     """32 x 32 to 13 x 13 x 192 (16 x 16 x 192 without cropping)."""
     net.block("stem")
@@ -101,7 +124,7 @@ def _stem(net: ConvBlocks, x: Any, crop: Literal["valid", "same"]) -> Any:
 
 
 def _three(net: ConvBlocks, x: Any, filters: int, *, factorised: bool) -> Any:
-    """A 3x3 convolution that keeps the size, or its two factors."""
+    """Add a 3x3 convolution that keeps the size, or its two factors."""
     if not factorised:
         return net.conv(x, filters, 3)
     return net.conv(net.conv(x, filters, (1, 3)), filters, (3, 1))

@@ -4,11 +4,20 @@ No weight decay, Glorot initialisation and ReLU before BatchNormalization, as in
 dropout runs. With `head_units: [1024]` (the AU and MA runs) it has 6,554,244 parameters.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from runner.models import myinception
+from runner.models._arguments import (
+    Activation,
+    Attention,
+    Count,
+    Decay,
+    Factor,
+    Initializer,
+    Share,
+    Stem,
+    Units,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -18,24 +27,24 @@ def build(
     *,
     input_shape: tuple[int, int, int],
     classes: int,
-    blocks: tuple[int, int, int] = (4, 2, 1),
-    width: float = 1.0,
-    late_width: float = 1.0,
-    channel_dropout: float = 0.3,
-    head_dropout: float = 0.2,
-    head_units: tuple[int, ...] = (),
-    head_activation: str | None = "relu",
-    l2: float = 0.0,
-    initializer: str = "glorot_uniform",
+    blocks: tuple[Count, Count, Count] = (4, 2, 1),
+    width: Factor = 1.0,
+    late_width: Factor = 1.0,
+    channel_dropout: Share = 0.3,
+    head_dropout: Share = 0.2,
+    head_units: tuple[Units, ...] = (),
+    head_activation: Activation | None = "relu",
+    l2: Decay = 0.0,
+    initializer: Initializer = "glorot_uniform",
     relu_before_norm: bool = True,
-    stem: Literal["plain", "gentle"] = "plain",
+    stem: Stem = "plain",
     factorised: bool = False,
-    attention: Literal["channel"] | None = None,
-) -> keras.Model:
+    attention: Attention | None = None,
+) -> "keras.Model":
     """Return the network: float images in [-1, 1] to class probabilities (float32).
 
     Args:
-        input_shape: Height, width and channels of an image; at least 14 x 14.
+        input_shape: Height, width and channels of an image; at least 15 x 15.
         classes: Number of classes, the length of the softmax.
         blocks: How many Inception-A, -B and -C blocks; 0 leaves a kind out.
         width: Factor on every convolution's filters.

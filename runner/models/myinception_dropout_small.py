@@ -3,11 +3,10 @@
 With its linear Dense 1024 before the softmax it has 2,884,612 parameters at 100 classes.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from runner.models import myinception_dropout
+from runner.models._arguments import Activation, Count, Factor, Share, Units
 
 if TYPE_CHECKING:
     import keras
@@ -17,18 +16,18 @@ def build(
     *,
     input_shape: tuple[int, int, int],
     classes: int,
-    blocks: tuple[int, int, int] = (4, 2, 1),
-    width: float = 1.0,
-    late_width: float = 0.5,
-    channel_dropout: float = 0.3,
-    head_dropout: float = 0.2,
-    head_units: tuple[int, ...] = (1024,),
-    head_activation: str | None = None,
-) -> keras.Model:
+    blocks: tuple[Count, Count, Count] = (4, 2, 1),
+    width: Factor = 1.0,
+    late_width: Factor = 0.5,
+    channel_dropout: Share = 0.3,
+    head_dropout: Share = 0.2,
+    head_units: tuple[Units, ...] = (1024,),
+    head_activation: Activation | None = None,
+) -> "keras.Model":
     """Return the network: float images in [-1, 1] to class probabilities (float32).
 
     Args:
-        input_shape: Height, width and channels of an image; at least 14 x 14.
+        input_shape: Height, width and channels of an image; at least 15 x 15.
         classes: Number of classes, the length of the softmax.
         blocks: How many Inception-A, -B and -C blocks; 0 leaves a kind out.
         width: Factor on every convolution's filters.

@@ -1,7 +1,5 @@
 """The small dense network that fast tests train."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from runner.models import mlp

@@ -1,13 +1,12 @@
 """The networks of the study have exactly the sizes that the study reports."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
+from runner.errors import SpecError
 from runner.models import myinception, myinception_dropout, myinception_dropout_small
 
 CIFAR: dict[str, Any] = {"input_shape": (32, 32, 3), "classes": 100}
@@ -115,3 +114,12 @@ def test_weight_decay_and_initialiser() -> None:
     assert len(model.losses) == len(convolutions)
     assert float(convolutions[0].kernel_regularizer.l2) == pytest.approx(5e-4)
     assert isinstance(convolutions[0].kernel_initializer, keras.initializers.HeNormal)
+
+
+@pytest.mark.parametrize(("stem", "side"), [("plain", 15), ("gentle", 9)])
+def test_smallest_image(stem: Any, side: int) -> None:
+    tiny: dict[str, Any] = {"classes": 10, "blocks": (0, 0, 0), "width": 0.1, "stem": stem}
+    model = myinception.build(input_shape=(side, side, 1), **tiny)
+    assert model.get_layer("head_flatten").input.shape[1:3] == (1, 1)
+    with pytest.raises(SpecError, match=f"at least {side} x {side}; received 40 x {side - 1}"):
+        myinception.build(input_shape=(40, side - 1, 1), **tiny)

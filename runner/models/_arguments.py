@@ -1,0 +1,26 @@
+"""What a network's arguments may be, so that a spec with an impossible one is refused at once.
+
+The bounds are plain annotations; the spec's check reads them from the signature of `build`.
+"""
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Lt
+
+Share = Annotated[float, Ge(0), Lt(1)]  #: of values dropped
+Factor = Annotated[float, Gt(0)]
+Decay = Annotated[float, Ge(0)]
+Count = Annotated[int, Ge(0)]
+Units = Annotated[int, Ge(1)]
+
+Activation = Literal["relu", "gelu", "silu", "elu", "tanh"]
+Initializer = Literal[
+    "he_normal",
+    "he_uniform",
+    "glorot_normal",
+    "glorot_uniform",
+    "lecun_normal",
+    "lecun_uniform",
+]
+Stem = Literal["plain", "gentle"]
+Attention = Literal["channel"]
