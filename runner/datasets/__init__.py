@@ -1,0 +1,1 @@
+"""The images: one file each, whose `load` returns a checked Dataset."""

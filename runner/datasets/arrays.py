@@ -1,0 +1,200 @@
+"""A data set is checked once, when it is loaded; from then on every part may trust it.
+
+Images are uint8, labels whole numbers below the number of classes, and the validation
+images are chosen by a hash of seed and index: the same ones in every run of a seed, on
+every machine and with every version of NumPy, and before anything is repeated.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import blake3
+import numpy as np
+from numpy.typing import NDArray
+
+from runner.errors import DataError, SpecError
+
+Images = NDArray[np.uint8]  #: N x height x width x channels
+Labels = NDArray[np.int32]  #: N
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Split:
+    """Which images of the training part train, and which validate; both in rising order."""
+
+    train: Indices
+    validation: Indices
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """Images and labels that keep what this module promises. Made by `checked`.
+
+    Example:
+        >>> dataset = digits.load()
+        >>> split = dataset.split(0.2, seed=7)
+        >>> x, y = dataset.x_train[split.train], dataset.y_train[split.train]
+    """
+
+    source: str  #: where it came from, for people
+    x_train: Images = field(repr=False)
+    y_train: Labels = field(repr=False)
+    x_test: Images = field(repr=False)
+    y_test: Labels = field(repr=False)
+    class_names: tuple[str, ...]  #: one per class, in the order of the labels
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of every image."""
+        height, width, channels = self.x_train.shape[1:]
+        return height, width, channels
+
+    @cached_property
+    def digest(self) -> str:
+        """BLAKE3 over all images and labels: two data sets are the same if this is."""
+        hasher = blake3.blake3()
+        for part in (self.x_train, self.y_train, self.x_test, self.y_test):
+            hasher.update(f"{part.dtype.str}{part.shape}".encode())
+            hasher.update(part.reshape(-1).view(np.uint8).data)
+        return hasher.hexdigest()
+
+    def split(self, validation_split: float, *, seed: int) -> Split:
+        """Hold out a share of the training images for validation.
+
+        Args:
+            validation_split: Share in [0, 1), rounded to whole images; 0 holds out none.
+            seed: Chooses the images; the same seed chooses the same ones.
+
+        Raises:
+            SpecError: one of the two parts would be empty.
+        """
+        total = len(self.x_train)
+        held_out = round(total * validation_split)
+        if not 0 <= held_out < total or (validation_split > 0 and held_out == 0):
+            msg = (
+                f"data.validation_split {validation_split} of {total} training images leaves"
+                f" {total - held_out} to train and {held_out} to validate on."
+                " Choose a split that leaves at least one of each, or 0 for no validation."
+            )
+            raise SpecError(msg)
+        order = keyed_order(total, f"validation split {seed}")
+        return Split(train=np.sort(order[held_out:]), validation=np.sort(order[:held_out]))
+
+
+def keyed_order(count: int, key: str) -> Indices:
+    """Return 0 .. count-1 in an order that depends on `key` and `count` alone.
+
+    Sorted by a 64-bit mix (splitmix64) of index and key. NumPy's generators may change
+    between versions, and a run must not change with them.
+    """
+    start = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+    z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z += np.uint64(start)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.argsort(z ^ (z >> np.uint64(31)), kind="stable")
+
+
+def checked(
+    source: str,
+    arrays: Mapping[str, Any],
+    *,
+    class_names: Sequence[str] | None = None,
+    image_shape: tuple[int, int, int] | None = None,
+) -> Dataset:
+    """Return the data set, or say everything that is wrong with it.
+
+    Args:
+        source: File or URL, named in errors.
+        arrays: x_train and x_test, uint8 images of one shape: N x height x width x channels
+            (or N x height x width: grey); y_train and y_test, whole numbers from 0.
+        class_names: One per class; without them classes are named by the numbers found.
+        image_shape: The shape that every image must have, where that is known.
+
+    Raises:
+        DataError: with all mistakes in one text.
+    """
+    images = {name: _with_channels(arrays[name]) for name in ("x_train", "x_test")}
+    labels = {name: _flat(arrays[name]) for name in ("y_train", "y_test")}
+    expected = image_shape or images["x_train"].shape[1:]
+    mistakes = [
+        mistake
+        for part in ("train", "test")
+        for mistake in (
+            _wrong_images(f"x_{part}", images[f"x_{part}"], expected),
+            _wrong_labels(f"y_{part}", labels[f"y_{part}"], images[f"x_{part}"], class_names),
+        )
+        if mistake
+    ]
+    if mistakes:
+        raise DataError("\n  ".join([f"{source} cannot be used:", *mistakes]))
+    if class_names is None:
+        highest = max(int(y.max()) for y in labels.values())
+        class_names = [str(label) for label in range(highest + 1)]
+    return Dataset(
+        source=source,
+        class_names=tuple(str(name) for name in class_names),
+        x_train=np.ascontiguousarray(images["x_train"]),
+        y_train=np.ascontiguousarray(labels["y_train"], dtype=np.int32),
+        x_test=np.ascontiguousarray(images["x_test"]),
+        y_test=np.ascontiguousarray(labels["y_test"], dtype=np.int32),
+    )
+
+
+def _with_channels(x: Any) -> NDArray[Any]:
+    images = np.asarray(x)
+    return images[..., np.newaxis] if images.ndim == 3 else images
+
+
+def _flat(y: Any) -> NDArray[Any]:
+    labels = np.asarray(y)
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+def _wrong_images(name: str, x: NDArray[Any], expected: tuple[int, ...]) -> str | None:
+    if x.ndim != 4:
+        return (
+            f"{name} has the shape {x.shape}; expected images x height x width x channels."
+            " Save the images as one array of that form."
+        )
+    if x.dtype != np.uint8:
+        return (
+            f"{name} holds {x.dtype}; expected uint8 pixels from 0 to 255."
+            " Scale to that range and save with .astype('uint8')."
+        )
+    if 0 in x.shape:
+        return f"{name} is empty (shape {x.shape}). Save at least one image."
+    if x.shape[1:] != expected:
+        wanted, found = " x ".join(map(str, expected)), " x ".join(map(str, x.shape[1:]))
+        return f"{name} has images of {found}; expected {wanted}. Resize them, or mend the file."
+    return None
+
+
+def _wrong_labels(
+    name: str, y: NDArray[Any], x: NDArray[Any], class_names: Sequence[str] | None
+) -> str | None:
+    if y.ndim != 1:
+        return f"{name} has the shape {y.shape}; expected one label per image. Save it flat."
+    if not np.issubdtype(y.dtype, np.integer):
+        return (
+            f"{name} holds {y.dtype}; expected whole numbers from 0."
+            " Save the class numbers, not names or one-hot rows."
+        )
+    if x.ndim and len(y) != len(x):
+        return f"{name} has {len(y)} labels for {len(x)} images. Save one label per image."
+    if len(y) == 0:
+        return f"{name} is empty. Save one label per image."
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or (class_names is not None and high >= len(class_names)):
+        known = f"0 to {len(class_names) - 1}" if class_names is not None else "0 and above"
+        return f"{name} holds labels from {low} to {high}; known are {known}. Number them so."
+    return None

@@ -1,0 +1,114 @@
+"""A data set is checked when it is loaded; the split is the same in every run of a seed."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runner.datasets.arrays import checked, keyed_order
+from runner.errors import DataError, SpecError
+
+GOOD: dict[str, Any] = {
+    "x_train": np.zeros((10, 4, 5, 3), "uint8"),
+    "y_train": np.arange(10) % 3,
+    "x_test": np.ones((4, 4, 5, 3), "uint8"),
+    "y_test": np.array([[0], [1], [2], [0]], "uint8"),
+}
+
+FIXED = [0, 2, 3, 5, 6, 4, 1, 7]
+
+
+def test_good_arrays_pass_and_labels_are_flat() -> None:
+    dataset = checked("a.npz", GOOD, class_names=["ape", "bee", "cow"])
+    assert dataset.image_shape == (4, 5, 3)
+    assert dataset.classes == 3
+    assert dataset.y_test.tolist() == [0, 1, 2, 0]
+    assert dataset.y_test.dtype == np.int32
+
+
+def test_grey_images_get_a_channel_and_classes_their_numbers() -> None:
+    grey = GOOD | {"x_train": np.zeros((10, 4, 5), "uint8"), "x_test": np.ones((4, 4, 5), "uint8")}
+    dataset = checked("a.npz", grey)
+    assert dataset.image_shape == (4, 5, 1)
+    assert dataset.class_names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"x_train": np.zeros((10, 4), "uint8")}, "x_train has the shape (10, 4)"),
+        ({"x_train": np.zeros((10, 4, 5, 3), "float32")}, "x_train holds float32"),
+        ({"x_train": np.zeros((0, 4, 5, 3), "uint8")}, "x_train is empty"),
+        ({"x_test": np.zeros((4, 5, 5, 3), "uint8")}, "x_test has images of 5 x 5 x 3; expected 4"),
+        ({"y_train": np.zeros((10, 3), int)}, "y_train has the shape (10, 3)"),
+        ({"y_train": np.zeros(10)}, "y_train holds float64"),
+        ({"y_train": np.zeros(9, int)}, "y_train has 9 labels for 10 images"),
+        ({"y_test": np.array([0, 1, -1, 0])}, "y_test holds labels from -1 to 1"),
+        ({"y_test": np.array([0, 1, 3, 0])}, "labels from 0 to 3; known are 0 to 2"),
+    ],
+)
+def test_wrong_arrays_are_refused_by_name(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(DataError) as caught:
+        checked("data/a.npz", GOOD | changes, class_names=["ape", "bee", "cow"])
+    assert str(caught.value).startswith("data/a.npz cannot be used:")
+    assert text in str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(DataError) as caught:
+        checked("a.npz", GOOD | {"x_test": np.zeros(4), "y_train": np.zeros(10)})
+    assert str(caught.value).count("\n") == 2
+
+
+def test_split_parts_are_disjoint_and_whole() -> None:
+    split = checked("a.npz", GOOD).split(0.2, seed=3)
+    assert len(split.validation) == 2
+    assert sorted([*split.train, *split.validation]) == list(range(10))
+    assert split.train.tolist() == sorted(split.train)
+
+
+def test_split_is_the_same_for_a_seed_and_another_for_another() -> None:
+    dataset = checked("a.npz", {k: np.repeat(v, 20, axis=0) for k, v in GOOD.items()})
+    one, same, other = (dataset.split(0.2, seed=seed).validation for seed in (3, 3, 4))
+    assert one.tolist() == same.tolist()
+    assert one.tolist() != other.tolist()
+
+
+def test_no_validation_part() -> None:
+    split = checked("a.npz", GOOD).split(0.0, seed=3)
+    assert split.train.tolist() == list(range(10))
+    assert len(split.validation) == 0
+
+
+@pytest.mark.parametrize("share", [0.01, 0.99])
+def test_split_that_leaves_nothing_is_refused(share: float) -> None:
+    with pytest.raises(SpecError, match=r"validation_split .* of 10 training images"):
+        checked("a.npz", GOOD).split(share, seed=3)
+
+
+def test_order_is_fixed_for_ever() -> None:
+    """A resumed run must find the same split, whatever version of NumPy it runs with."""
+    assert keyed_order(12, "digits test part").tolist() == _splitmix_order(12, "digits test part")
+    assert keyed_order(8, "validation split 0").tolist() == FIXED
+
+
+def _splitmix_order(count: int, key: str) -> list[int]:
+    """The same order in whole Python numbers."""
+    import hashlib
+
+    mask = 2**64 - 1
+    start = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+
+    def mix(index: int) -> int:
+        z = ((index + 1) * 0x9E3779B97F4A7C15 + start) & mask
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        return z ^ (z >> 31)
+
+    return sorted(range(count), key=mix)
+
+
+def test_digest_tells_data_apart() -> None:
+    one, same = checked("a.npz", GOOD), checked("b.npz", dict(GOOD))
+    other = checked("a.npz", GOOD | {"y_test": np.array([0, 1, 2, 1])})
+    assert one.digest == same.digest != other.digest

@@ -1,0 +1,95 @@
+"""Files of the user's own, whole and damaged, at paths and URLs."""
+
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+
+from runner.datasets import npz
+from runner.errors import DataError, SpecError, StoreError
+
+ARRAYS: dict[str, Any] = {
+    "x_train": np.arange(10 * 4 * 4 * 3, dtype="uint16").astype("uint8").reshape(10, 4, 4, 3),
+    "y_train": np.arange(10) % 2,
+    "x_test": np.zeros((2, 4, 4, 3), "uint8"),
+    "y_test": np.array([0, 1]),
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "pictures.npz"
+    np.savez_compressed(path, **ARRAYS, class_names=np.array(["cat", "dog"]))
+    return path
+
+
+def test_path_and_url_give_the_same(file: Path) -> None:
+    fsspec.filesystem("memory").pipe_file("/pictures.npz", file.read_bytes())
+    here, there = npz.load(path=str(file)), npz.load(path="memory://pictures.npz")
+    assert here.class_names == ("cat", "dog")
+    assert here.digest == there.digest == npz.load(path=file.as_uri()).digest
+    np.testing.assert_array_equal(here.x_train, ARRAYS["x_train"])
+
+
+def test_without_a_path() -> None:
+    with pytest.raises(SpecError, match=r"needs data\.path"):
+        npz.load()
+
+
+def test_missing_file_names_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nothing.npz: no such file. Mend data.path"):
+        npz.load(path=str(tmp_path / "nothing.npz"))
+    with pytest.raises(DataError, match=r"memory://nothing.npz: no such file"):
+        npz.load(path="memory://nothing.npz")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.98])
+def test_file_cut_short(file: Path, share: float) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(DataError, match=r"pictures.npz is no npz file, or it was cut short"):
+        npz.load(path=str(file))
+
+
+def test_flipped_bits_inside(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    for place in range(60, 300, 8):
+        content[place] ^= 0xFF
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"pictures.npz is damaged"):
+        npz.load(path=str(file))
+
+
+def test_missing_key_names_what_was_found(tmp_path: Path) -> None:
+    path = tmp_path / "half.npz"
+    np.savez(path, x_train=ARRAYS["x_train"], labels=ARRAYS["y_train"])
+    with pytest.raises(DataError, match=r"has no y_train, x_test, y_test. Found: x_train, labels"):
+        npz.load(path=str(path))
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    path = tmp_path / "objects.npz"
+    np.savez(path, **ARRAYS | {"y_test": np.array([{}, []], dtype=object)})
+    with pytest.raises(DataError, match=r"objects.npz: Object arrays cannot be loaded"):
+        npz.load(path=str(path))
+
+
+def test_folder_in_place_of_a_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        npz.load(path=str(tmp_path))
+
+
+def test_unknown_scheme() -> None:
+    with pytest.raises(DataError, match=r"warez://a.npz: Protocol not known: warez"):
+        npz.load(path="warez://a.npz")
+
+
+def test_bucket_that_fails_for_now_may_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("connection reset")
+
+    monkeypatch.setattr(fsspec, "open", fail)
+    with pytest.raises(StoreError, match="could not be read just now: connection reset"):
+        npz.load(path="memory://pictures.npz")
