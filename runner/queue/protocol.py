@@ -1,0 +1,351 @@
+"""Of all workers that believe they hold a job, only the last to claim it counts.
+
+A claim appends the next numbered record to the job's log. Two claimers write the same number,
+the store accepts one. Every later record of the owner carries its token and follows the record
+it had seen, so that a worker which was frozen, cut off or started twice can't add any. Clocks
+only decide when a claim is allowed; a wrong guess wastes work and breaks nothing.
+
+All of it is generators over store operations (see `store/log.py`): no I/O, no clock, no
+randomness but what comes in as arguments. The simulator in the tests runs this very text.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from threading import Lock
+from typing import Any
+
+from runner.errors import ConflictError, LeaseLostError, StoreError
+from runner.queue import job as jobs
+from runner.queue.job import Job, Json, State, check_id, describe, from_json, to_json
+from runner.store import log
+from runner.store.log import Age, Folders, Put, Read, ReadMany, Record, Steps
+
+Nonce = Callable[[], str]
+Now = Callable[[], datetime]
+Transition = Callable[[Job], Job]
+
+FOLDER = "jobs/"
+
+
+def base(job_id: str) -> str:
+    """Return the folder of a job, without the slash."""
+    return f"{FOLDER}{check_id(job_id)}"
+
+
+def beat_key(job_id: str, token: int) -> str:
+    """Return the key of the heartbeat of a token's owner."""
+    return f"{base(job_id)}/lease/{token}.json"
+
+
+def submit(job_id: str, spec: Json, *, nonce: Nonce, now: Now) -> Steps[Job]:
+    """Create record 0. The same spec again returns the job as it is; another: ConflictError."""
+    new = jobs.submitted(job_id, spec, now())
+    first = {**to_json(new), "nonce": nonce(), "previous": ""}
+    there = yield from log.settle(base(job_id), first, None)
+    if there["nonce"] == first["nonce"]:
+        return from_json(there, job_id)
+    if there.get("spec_digest") != new.spec_digest:
+        raise ConflictError(
+            f"there is a job {job_id} with another spec already: {_differences(there, spec)}. "
+            "Give the new one another name."
+        )
+    return (yield from load(job_id)) or from_json(there, job_id)
+
+
+def load(job_id: str) -> Steps[Job | None]:
+    """Return the job as it is now, or None."""
+    record = yield from log.head(base(job_id))
+    return None if record is None else from_json(record, job_id)
+
+
+def ids() -> Steps[list[str]]:
+    """Return the ids of all jobs, sorted."""
+    names: list[str] = yield Folders(FOLDER)
+    return [name for name in names if jobs.is_id(name)]
+
+
+def load_all() -> Steps[dict[str, Job | StoreError]]:
+    """Return every job, or why it can't be read: two reads a job and some listings in all."""
+    names = yield from ids()
+    heads = yield from log.heads([base(name) for name in names])
+    found: dict[str, Job | StoreError] = {}
+    for name, record in zip(names, heads, strict=True):
+        if record is not None:  # a folder without a log is no job
+            found[name] = record if isinstance(record, StoreError) else _job_or_error(record, name)
+    return found
+
+
+def change(
+    job_id: str, transition: Transition, *, nonce: Nonce, now: Now, known: Job | None = None
+) -> Steps[Job]:
+    """Append what `transition` makes of the newest record; `known` is where to start looking."""
+
+    def following(record: Record) -> Record:
+        after = transition(from_json(record, job_id))
+        return to_json(replace(after, updated_at=now(), spec=None))
+
+    start = None if known is None else to_json(known)
+    record = yield from log.append(base(job_id), following, nonce, known=start)
+    return from_json(record, job_id)
+
+
+def claim(seen: Job, owner: Json, *, lease_seconds: float, nonce: Nonce, now: Now) -> Steps[Job]:
+    """Make `owner` the owner, unless anything happened to the job since `seen` was read."""
+
+    def transition(job: Job) -> Job:
+        return jobs.claimed(job, seen=seen, owner=owner, lease_seconds=lease_seconds)
+
+    return (yield from change(seen.id, transition, nonce=nonce, now=now, known=seen))
+
+
+def cancel(job_id: str, *, nonce: Nonce, now: Now) -> Steps[Job]:
+    """Cancel a job; one that is cancelled already stays so."""
+    found = yield from load(job_id)
+    if found is not None and found.state is State.CANCELLED:
+        return found
+    return (yield from change(job_id, jobs.cancelled, nonce=nonce, now=now, known=found))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Availability:
+    """Whether a job may be claimed now, and what is known of its owner."""
+
+    claimable: bool
+    why: str  #: for a sentence: "it is queued", "its worker gave no sign of life for 75 s"
+    owner_alive: bool | None = None  #: None: can't be told from here
+    seen_seconds: float | None = None  #: since the owner's last sign of life, at least
+    lapses_in: float | None = None  #: seconds until anyone may claim, if no sign comes
+
+
+class Watch:
+    """How long a job's owner has shown nothing new, by this process's own clock.
+
+    For stores that keep no times of their own. No clock of another machine is ever read.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[tuple[int, bytes | None], float]] = {}
+        self._lock = Lock()
+
+    def unchanged_for(self, job: Job, beat: bytes | None, now: float) -> float:
+        """Return the seconds for which the job's record and heartbeat were as they are now."""
+        sign = (job.number, beat)
+        with self._lock:
+            before = self._seen.get(job.id)
+            if before is None or before[0] != sign:
+                self._seen[job.id] = (sign, now)
+                return 0.0
+            return max(0.0, now - before[1])
+
+
+def availability(
+    job: Job, *, watch: Watch, clock: Callable[[], float], alive: Callable[[Json], bool | None]
+) -> Steps[Availability]:
+    """Return whether a job may be claimed: its owner has gone, or its lease has lapsed."""
+    if job.state is not State.RUNNING:
+        return Availability(claimable=job.state is State.QUEUED, why=describe(job))
+    lives = alive(job.owner) if job.owner else None
+    if lives is False:
+        return Availability(claimable=True, why="its worker's process is gone", owner_alive=False)
+    silent = yield from _silence(job, watch, clock)
+    left = job.lease_seconds - silent
+    if left < 0:
+        why = f"its worker gave no sign of life for {silent:.0f} s"
+    else:
+        why = f"{describe(job)}, seen {silent:.0f} s ago"
+    return Availability(
+        claimable=left < 0,
+        why=why,
+        owner_alive=lives,
+        seen_seconds=silent,
+        lapses_in=max(0.0, left),
+    )
+
+
+def _silence(job: Job, watch: Watch, clock: Callable[[], float]) -> Steps[float]:
+    """Return the seconds since the owner's last sign of life, or less, never more.
+
+    The store's own times tell at once, even to a process that just started. The claim counts
+    as the first sign of life.
+    """
+    key = beat_key(job.id, job.token)
+    beat = yield Read(key)
+    watched = watch.unchanged_for(job, beat, clock())
+    age: float | None = yield Age(log.slot(base(job.id), job.number) if beat is None else key)
+    return watched if age is None else age
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heartbeat:
+    """An owner's last sign of life: for people, and for nothing that must be right."""
+
+    token: int
+    sequence: int  #: renewals so far
+    step: int  #: of the training, committed or not
+    epoch: int
+    metrics: Mapping[str, float | None]  #: as of the last step; None: not a finite number
+    unsaved_seconds: float  #: of training that would be repeated if the machine died now
+    sent_at: datetime | None  #: by the owner's clock
+    details: Mapping[str, Any]  #: whatever else the worker wants to show
+
+
+def heartbeat(job: Job) -> Steps[Heartbeat | None]:
+    """Return the sign of life of the job's owner, or None."""
+    data = yield Read(beat_key(job.id, job.token))
+    return None if data is None else parse_beat(data, job.token)
+
+
+def heartbeats(running: Sequence[Job]) -> Steps[dict[str, Heartbeat]]:
+    """Return the signs of life of many jobs' owners, by job id."""
+    replies = yield ReadMany([beat_key(job.id, job.token) for job in running])
+    beats = {
+        job.id: parse_beat(data, job.token)
+        for job, data in zip(running, replies, strict=True)
+        if isinstance(data, bytes)
+    }
+    return {job_id: beat for job_id, beat in beats.items() if beat is not None}
+
+
+def parse_beat(data: bytes, token: int) -> Heartbeat | None:
+    """Return the heartbeat in `data`; None for anything else, since nothing depends on it."""
+    try:
+        beat = log.parse(data, "heartbeat")
+        sent = beat.get("sent_at")
+        return Heartbeat(
+            token=token,
+            sequence=int(beat.get("sequence", 0)),
+            step=int(beat.get("step", 0)),
+            epoch=int(beat.get("epoch", 0)),
+            metrics={str(k): None if v is None else float(v) for k, v in beat["metrics"].items()},
+            unsaved_seconds=float(beat.get("unsaved_seconds", 0.0)),
+            sent_at=None if sent is None else datetime.fromisoformat(sent),
+            details=dict(beat.get("details", {})),
+        )
+    except (StoreError, TypeError, ValueError, KeyError, AttributeError, OverflowError):
+        return None
+
+
+class Holder:
+    """The owner's side of one claim. After LeaseLostError every further call raises it again.
+
+    Several threads may run its protocols at once: a slow commit holds up no renewal.
+    """
+
+    def __init__(self, job: Job, *, nonce: Nonce, now: Now) -> None:
+        self.job = job  #: the newest record known, written by this owner or its claim
+        self._nonce = nonce
+        self._now = now
+        self._token = job.token
+        self._owner: Json = dict(job.owner or {})
+        self._ended = ""  # why nothing more may be written
+        self._ending: set[str] = set()  # nonces of records that would end this lease
+        self._sequence = 0
+        self._lock = Lock()
+
+    def renew(self, beat: Json) -> Steps[None]:
+        """Show a sign of life, and look whether the job was taken over or cancelled."""
+        self._check()
+        self._sequence += 1
+        failed: StoreError | None = None
+        sign = {**beat, "token": self._token, "sequence": self._sequence}
+        sign["sent_at"] = self._now().isoformat()
+        try:
+            yield Put(beat_key(self.job.id, self._token), log.encode(sign))
+        except StoreError as error:
+            failed = error  # the log still has to be looked at
+        record = yield from log.head(base(self.job.id), to_json(self.job))
+        if record is not None:
+            self._adopt(from_json(record, self.job.id))
+        if failed is not None:
+            raise failed
+
+    def commit(self, transition: Transition) -> Steps[Job]:
+        """Append a record that keeps the lease."""
+        self._check()
+        job = yield from self._change(transition, self._nonce)
+        self._adopt(job)
+        return job
+
+    def end(self, transition: Transition) -> Steps[Job]:
+        """Append a record that ends the lease.
+
+        After a StoreError it may be called again: what landed meanwhile is recognised.
+        """
+        self._check()
+
+        def nonce() -> str:
+            fresh = self._nonce()
+            self._ending.add(fresh)
+            return fresh
+
+        job = yield from self._change(transition, nonce)
+        with self._lock:
+            self.job = job
+            self._ended = f"{job.id}: this lease (token {self._token}) has ended: {describe(job)}."
+        return job
+
+    def _change(self, transition: Transition, nonce: Nonce) -> Steps[Job]:
+        def mine(job: Job) -> Job:
+            if job.nonce in self._ending:
+                raise _LandedError(job)
+            self._hold(job)
+            return transition(job)
+
+        try:
+            return (
+                yield from change(self.job.id, mine, nonce=nonce, now=self._now, known=self.job)
+            )
+        except _LandedError as landed:
+            return landed.job
+
+    def _adopt(self, job: Job) -> None:
+        if job.nonce in self._ending:
+            return
+        self._hold(job)
+        with self._lock:
+            if job.number > self.job.number:
+                self.job = job
+
+    def _hold(self, job: Job) -> None:
+        try:
+            jobs.held_by(job, self._token, self._owner)
+        except LeaseLostError as error:
+            with self._lock:
+                self._ended = self._ended or str(error)
+            raise
+
+    def _check(self) -> None:
+        if self._ended:
+            raise LeaseLostError(self._ended)
+
+
+class _LandedError(Exception):
+    def __init__(self, job: Job) -> None:
+        super().__init__(job.id)
+        self.job = job
+
+
+def _job_or_error(record: Record, job_id: str) -> Job | StoreError:
+    try:
+        return from_json(record, job_id)
+    except StoreError as error:
+        return error
+
+
+def _differences(record: Record, spec: Json) -> str:
+    there = dict(_leaves(record.get("spec") or {}))
+    here = dict(_leaves(spec))
+    names = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
+    shown = [f"{n} is {there.get(n)!r:.60}, not {here.get(n)!r:.60}" for n in names[:8]]
+    return "; ".join(shown) + (f"; and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _leaves(value: object, path: str = "") -> list[tuple[str, object]]:
+    if isinstance(value, Mapping) and value:
+        return [
+            leaf
+            for name, inner in value.items()
+            for leaf in _leaves(inner, f"{path}.{name}" if path else str(name))
+        ]
+    return [(path, value)]

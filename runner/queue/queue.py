@@ -1,0 +1,179 @@
+"""The jobs in a store: submitted once, claimed by one worker at a time, never lost.
+
+There is no server. What is in the bucket is the queue, and `status` reads it from there.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from secrets import token_hex
+from typing import Any
+
+from runner.errors import ConflictError, NotFoundError, StoreError
+from runner.queue import job as jobs
+from runner.queue import protocol
+from runner.queue.job import Job, Json, State
+from runner.queue.lease import Lease
+from runner.queue.owner import is_alive
+from runner.queue.protocol import Availability, Heartbeat, Holder, Transition, Watch
+from runner.store import log
+from runner.store.base import Store
+
+logger = logging.getLogger(__name__)
+
+
+def boot_clock() -> float:
+    """Return seconds since boot, sleep of the machine included where the system counts it."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def utc_now() -> datetime:
+    """Return the time of this machine's clock."""
+    return datetime.now(UTC)
+
+
+def random_nonce() -> str:
+    """Return a name that nobody else has."""
+    return token_hex(12)
+
+
+class Queue:
+    """The jobs in one store.
+
+    >>> from runner.store.memory import MemoryStore
+    >>> queue = Queue(MemoryStore())
+    >>> job = queue.submit("cats", {"seed": 1})
+    >>> lease = queue.claim(job, {"host": "here", "pid": 1})
+    >>> lease.release("going home").state, queue.job("cats").preemptions
+    (<State.QUEUED: 'queued'>, 1)
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        lease_seconds: float = 60.0,
+        clock: Callable[[], float] = boot_clock,
+        now: Callable[[], datetime] = utc_now,
+        nonce: Callable[[], str] = random_nonce,
+    ) -> None:
+        self.store = store
+        self.lease_seconds = lease_seconds
+        self._clock = clock
+        self._now = now
+        self._nonce = nonce
+        self._watch = Watch()
+
+    def submit(self, job_id: str, spec: Json) -> Job:
+        """Store a job; once this returns, it survives the death of every machine.
+
+        The same name and content again returns the job as it is. Other content: ConflictError.
+        """
+        steps = protocol.submit(job_id, spec, nonce=self._nonce, now=self._now)
+        return log.run(self.store, steps)
+
+    def ids(self) -> list[str]:
+        """Return the ids of all jobs, sorted."""
+        return log.run(self.store, protocol.ids())
+
+    def job(self, job_id: str) -> Job:
+        """Return a job as it is now. Raises NotFoundError with the nearest names."""
+        found = log.run(self.store, protocol.load(job_id)) if jobs.is_id(job_id) else None
+        if found is None:
+            raise self._not_found(job_id)
+        return found
+
+    def jobs(self, on_error: Callable[[str, StoreError], None] | None = None) -> list[Job]:
+        """Return all jobs, sorted by id; two small reads for each.
+
+        A job whose records can't be read hides no other: `on_error` gets its id and why
+        (without it, a warning is logged).
+        """
+        found: list[Job] = []
+        for job_id, job in log.run(self.store, protocol.load_all()).items():
+            if isinstance(job, Job):
+                found.append(job)
+            elif on_error is not None:
+                on_error(job_id, job)
+            else:
+                logger.warning("job %s can't be read: %s", job_id, job)
+        return found
+
+    def spec(self, job_id: str) -> dict[str, Any]:
+        """Return the spec that a job was submitted with."""
+        first = None
+        if jobs.is_id(job_id):
+            first = log.run(self.store, log.read(protocol.base(job_id), 0))
+        if first is None:
+            raise self._not_found(job_id)
+        return dict(jobs.from_json(first, job_id).spec or {})
+
+    def availability(self, job: Job) -> Availability:
+        """Return whether the job may be claimed now, and if not, when.
+
+        Where the store keeps no times, ask repeatedly: the lease lapses when nothing changed
+        between two calls that are more than the lease apart.
+        """
+        steps = protocol.availability(job, watch=self._watch, clock=self._clock, alive=is_alive)
+        return log.run(self.store, steps)
+
+    def claim(self, job: Job, owner: Json, *, judged: Availability | None = None) -> Lease:
+        """Become the owner of a job, as it was read.
+
+        `judged` saves asking whether a running job may be claimed. Raises ConflictError if it
+        may not, if someone was first, or if anything else happened to the job meanwhile.
+        """
+        if job.state is State.RUNNING:
+            judged = judged or self.availability(job)
+            if not judged.claimable:
+                raise ConflictError(f"{job.id} can't be claimed: {judged.why}.")
+        steps = protocol.claim(
+            job, owner, lease_seconds=self.lease_seconds, nonce=self._nonce, now=self._now
+        )
+        claimed = log.run(self.store, steps)
+        return Lease(self.store, Holder(claimed, nonce=self._nonce, now=self._now))
+
+    def heartbeat(self, job: Job) -> Heartbeat | None:
+        """Return the last sign of life of the job's owner, None before the first."""
+        return log.run(self.store, protocol.heartbeat(job))
+
+    def heartbeats(self, running: Iterable[Job]) -> dict[str, Heartbeat]:
+        """Return the last signs of life of many jobs, by id; one read for each, all at once."""
+        return log.run(self.store, protocol.heartbeats(list(running)))
+
+    def cancel(self, job_id: str) -> Job:
+        """Stop a job for good. Its owner notices at its next renewal."""
+        self.job(job_id)
+        return log.run(self.store, protocol.cancel(job_id, nonce=self._nonce, now=self._now))
+
+    def hold(self, job_id: str) -> Job:
+        """Keep workers from claiming a queued job."""
+        return self._change(job_id, jobs.put_on_hold)
+
+    def unhold(self, job_id: str) -> Job:
+        """Queue a held job again."""
+        return self._change(job_id, jobs.let_go)
+
+    def retry(self, job_id: str) -> Job:
+        """Queue a failed or cancelled job again, where it stood."""
+        return self._change(job_id, jobs.retried)
+
+    def _change(self, job_id: str, transition: Transition) -> Job:
+        known = self.job(job_id)
+        steps = protocol.change(job_id, transition, nonce=self._nonce, now=self._now, known=known)
+        return log.run(self.store, steps)
+
+    def _not_found(self, job_id: str) -> NotFoundError:
+        from difflib import get_close_matches
+
+        known = self.ids()
+        near = get_close_matches(job_id, known, n=3)
+        words = f"there is no job {job_id!r} in {self.store.url}."
+        if near:
+            words += f" Did you mean {' or '.join(near)}?"
+        elif known:
+            words += f" There are: {', '.join(known[:5])}{', ...' if len(known) > 5 else ''}."
+        else:
+            words += " It has no jobs at all: is --store right?"
+        return NotFoundError(words)

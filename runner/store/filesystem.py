@@ -1,0 +1,367 @@
+"""A folder is a store: whole objects, exclusive creates, and what was answered is on the disk.
+
+fsspec's own exclusive create on local files checks and then writes: of 300 races 46 had two
+winners, and readers saw empty files. Here a record is written beside its place, synced, and
+then linked to its name: the link fails if the name is taken, and the name shows all or nothing.
+This module needs nothing but the standard library, so that `status` starts at once.
+"""
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+from runner.errors import NotFoundError, StoreError, StoreRefusedError
+from runner.store.base import (
+    MAX_READ,
+    MAX_RECORD,
+    Buffer,
+    Created,
+    Store,
+    check_key,
+    check_prefix,
+    check_record,
+    is_key,
+    pieces,
+    too_large,
+)
+
+_TEMPORARY = ".tmp-"  # no key starts with a dot: never listed, never confused
+_WHOLE = ".whole"  # the record inside a folder, where there are no hard links
+_STALE_SECONDS = 3600.0  # a temporary file this old belongs to a process that died
+_NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
+_ABSENT = {errno.ENOENT, errno.ENOTDIR}
+_MEND = {
+    errno.ENOSPC: "The disk is full: make room, then run it again.",
+    errno.EDQUOT: "The disk quota is used up: make room, then run it again.",
+    errno.EROFS: "It is mounted read-only: mount it writable or choose another --store.",
+    errno.EACCES: "This user may not do that: mend the permissions or choose another --store.",
+    errno.EPERM: "This user may not do that: mend the permissions or choose another --store.",
+    errno.ENOTDIR: "A file is in the way of a folder: choose another --store.",
+    errno.ENAMETOOLONG: "The path is too long for this disk: choose a shorter --store.",
+}
+
+
+def open_store(
+    url: str,
+    *,
+    storage_options: dict[str, Any] | None = None,
+    single_writer: bool | None = None,
+) -> Store:
+    """Return the store at a URL, or at a plain path.
+
+    `storage_options` go to the bucket's client; without them, RUNNER_STORAGE_OPTIONS (JSON)
+    and the settings file say what they are (see `settings.py`). Raises StoreRefusedError for a
+    place that can't create exclusively, unless `single_writer` promises that one process at a
+    time uses it.
+
+    >>> open_store("/tmp/quick").url
+    'file:///tmp/quick'
+    """
+    from runner.store.settings import mask, settings_for
+
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme in ("file", "local"):
+        path = Path(rest if separator else url).expanduser()
+        return FileStore(path, single_writer=settings_for(url).single_writer or bool(single_writer))
+    if scheme == "memory":
+        from runner.store.memory import MemoryStore
+
+        return _memories.setdefault(rest, MemoryStore(rest))
+    if not rest.strip("/"):
+        raise StoreRefusedError(f"{mask(url)} names no bucket: write {scheme}://BUCKET/FOLDER.")
+    from runner.store.remote import FsspecStore
+
+    settings = settings_for(url)
+    return FsspecStore(
+        url,
+        storage_options=settings.storage_options if storage_options is None else storage_options,
+        single_writer=settings.single_writer if single_writer is None else single_writer,
+    )
+
+
+_memories: dict[str, Store] = {}  # memory://NAME is the same store in the whole process
+
+
+class FileStore:
+    """Bytes under keys in a folder, which is made when first written to.
+
+    Safe for any number of processes on one machine, and for several machines on a network
+    file system with honest hard links (NFS, Lustre, GPFS).
+    """
+
+    def __init__(self, path: str | Path, *, single_writer: bool = False) -> None:
+        self._root = Path(os.path.abspath(path))  # noqa: PTH100  (resolve() would follow links)
+        self.url = self._root.as_uri()
+        self.single_writer = single_writer
+        self._swept: set[str] = set()
+        self._links = True
+
+    def read(self, key: str, *, max_bytes: int = MAX_READ) -> bytes | None:  # noqa: D102
+        path = self._path(key)
+        with self._explained("read", key), _opened(path) as file:
+            if file is None:
+                return None
+            size = os.fstat(file).st_size
+            if size > max_bytes:
+                raise too_large(key, size, max_bytes)
+            return _read_exactly(file, size)
+
+    def read_many(  # noqa: D102
+        self, keys: Sequence[str], *, max_bytes: int = MAX_RECORD
+    ) -> list[bytes | StoreError | None]:
+        return [self._read_or_error(key, max_bytes) for key in keys]
+
+    def _read_or_error(self, key: str, max_bytes: int) -> bytes | StoreError | None:
+        try:
+            return self.read(key, max_bytes=max_bytes)
+        except StoreError as error:
+            return error
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:  # noqa: D102
+        path = self._path(key)
+        with self._explained("read", key), _opened(path) as file:
+            if file is None:
+                raise NotFoundError(f"{key} is not in {self.url}.")
+            os.lseek(file, start, os.SEEK_SET)
+            data = _read_exactly(file, length)
+        if len(data) < length:
+            raise StoreError(f"{self.url}/{key} is too short: no {length} bytes from {start}.")
+        return data
+
+    def create(self, key: str, data: bytes) -> Created:  # noqa: D102
+        data, path = check_record(data), self._path(key)
+        with self._explained("create", key):
+            if os.path.lexists(path):
+                return Created.EXISTS
+            self._make_folder(path.parent)
+            with self._temporary(path.parent, [memoryview(data)]) as written:
+                if not self._place(written, path):
+                    return Created.EXISTS
+            _sync_folder(path.parent)
+        return Created.YES
+
+    def _place(self, written: Path, path: Path) -> bool:
+        """Give the written file its name if that is free; whether it was."""
+        if self._links:
+            try:
+                os.link(written, path)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                self._links = False
+            else:
+                return True
+        return self._place_in_folder(written, path)
+
+    def _place_in_folder(self, written: Path, path: Path) -> bool:
+        """Without hard links: a folder that holds the record can't be renamed onto another.
+
+        (O_EXCL would show a half-written record, and leave one if its writer dies.)
+        """
+        folder = written.with_name(f"{written.name}.d")
+        folder.mkdir()
+        inside = folder / _WHOLE
+        try:
+            written.rename(inside)
+            _sync_folder(folder)
+            folder.rename(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                inside.unlink()
+                folder.rmdir()
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                return False
+            raise
+        return True
+
+    def put(self, key: str, data: Buffer | Sequence[Buffer]) -> None:  # noqa: D102
+        path = self._path(key)
+        with self._explained("put", key):
+            self._make_folder(path.parent)
+            with self._temporary(path.parent, pieces(data)) as written:
+                self._sweep(path.parent, written)
+                written.replace(path / _WHOLE if (path / _WHOLE).exists() else path)
+            _sync_folder(path.parent)
+
+    def folders(self, prefix: str) -> list[str]:  # noqa: D102
+        check_prefix(prefix)
+        with self._explained("list", prefix):
+            entries = _entries(self._root / prefix)
+            return sorted(e.name for e in entries if is_key(e.name) and _is_folder(e))
+
+    def size(self, key: str) -> int | None:  # noqa: D102
+        found = self._status(key)
+        return None if found is None else found.st_size
+
+    def delete(self, key: str) -> None:  # noqa: D102
+        path = self._path(key)
+        with self._explained("delete", key):
+            try:
+                path.unlink()
+            except (IsADirectoryError, PermissionError):
+                if not (path / _WHOLE).exists():
+                    raise
+                (path / _WHOLE).unlink()
+                path.rmdir()
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
+
+    def age(self, key: str) -> float | None:  # noqa: D102
+        found = self._status(key)
+        if found is None:
+            return None
+        with self._explained("age", key), self._temporary(self._root, []) as now:
+            return max(0.0, now.stat().st_mtime - found.st_mtime)  # by the file server's clock
+
+    def _path(self, key: str) -> Path:
+        return self._root / check_key(key)
+
+    def _status(self, key: str) -> os.stat_result | None:
+        path = self._path(key)
+        with self._explained("read", key), _opened(path) as file:
+            return None if file is None else os.fstat(file)
+
+    @contextlib.contextmanager
+    def _explained(self, doing: str, key: str) -> Iterator[None]:
+        try:
+            yield
+        except StoreError:
+            raise
+        except OSError as error:
+            text = f"{doing} of {key} in {self.url} failed: {error.strerror or error}."
+            mend = _MEND.get(error.errno or 0)
+            if mend:
+                raise StoreRefusedError(f"{text} {mend}") from error
+            raise StoreError(text) from error
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder and those above it, so that they too are there after a power cut."""
+        if folder.is_dir():
+            return
+        self._make_folder(folder.parent)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            _sync_folder(folder.parent)
+
+    @contextlib.contextmanager
+    def _temporary(self, folder: Path, data: Sequence[memoryview]) -> Iterator[Path]:
+        """Yield a synced file with the data; it is removed unless it was renamed meanwhile."""
+        path = folder / f"{_TEMPORARY}{token_hex(8)}"
+        try:
+            with path.open("xb", buffering=0) as file:
+                for piece in data:
+                    _write_all(file.write, piece)
+                if data:
+                    os.fsync(file.fileno())
+            yield path
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+
+    def _sweep(self, folder: Path, fresh: Path) -> None:
+        """Remove what killed processes left, once for each folder."""
+        if str(folder) in self._swept:
+            return
+        self._swept.add(str(folder))
+        now = fresh.stat().st_mtime
+        for entry in _entries(folder):
+            with contextlib.suppress(OSError):
+                old = now - entry.stat(follow_symlinks=False).st_mtime > _STALE_SECONDS
+                if old and entry.name.startswith(_TEMPORARY) and entry.is_file():
+                    Path(entry.path).unlink()
+
+    def list(self, prefix: str, *, after: str = "") -> list[str]:  # noqa: D102
+        check_prefix(prefix)
+        with self._explained("list", prefix):
+            found = _walk(self._root / prefix, prefix)
+            return sorted(key for key in found if key > after and is_key(key))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int | None]:
+    """Yield a descriptor of the object, or None where it is absent."""
+    file = _open(path)
+    try:
+        yield file
+    finally:
+        if file is not None:
+            os.close(file)
+
+
+def _open(path: Path | str) -> int | None:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        raise
+    if not _is_directory(file):
+        return file
+    os.close(file)
+    return _open(f"{path}/{_WHOLE}")
+
+
+def _is_directory(file: int) -> bool:
+    return (os.fstat(file).st_mode & 0o170000) == 0o040000
+
+
+def _read_exactly(file: int, length: int) -> bytes:
+    """Return `length` bytes, fewer only at the end of the file."""
+    parts: list[bytes] = []
+    while length > 0 and (part := os.read(file, min(length, 1 << 26))):
+        parts.append(part)
+        length -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _write_all(write: Callable[[memoryview], int | None], piece: memoryview) -> None:
+    while len(piece):
+        written = write(piece)
+        if written is None:  # a file that does not block never says so
+            time.sleep(0.01)
+        else:
+            piece = piece[written:]
+
+
+def _sync_folder(folder: Path) -> None:
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some systems sync no folders
+            raise
+    finally:
+        os.close(file)
+
+
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return []
+        raise
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False) and not os.path.lexists(f"{entry.path}/{_WHOLE}")
+
+
+def _walk(folder: Path | str, prefix: str) -> Iterator[str]:
+    """Yield the keys below a folder. Links to folders are not followed: they lead elsewhere."""
+    for entry in _entries(folder):
+        if entry.name.startswith("."):
+            continue
+        if _is_folder(entry):
+            yield from _walk(entry.path, f"{prefix}{entry.name}/")
+        else:
+            yield f"{prefix}{entry.name}"

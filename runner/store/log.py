@@ -1,0 +1,334 @@
+"""A log of numbered records in which every record follows the one its writer had seen.
+
+A record is created under the next number, and only if nothing is there: of all writers that
+saw record n, one writes n+1, the others get to read what it says and decide anew. That is a
+compare-and-swap on any store with an honest create. Clocks play no part.
+
+The functions are generators: they yield what they want from the store and are sent the reply.
+So the very text that runs on buckets (`run`) also runs in the tests' simulator, which loses
+and delays replies. Failure sequences are in README.md, beside this file.
+
+Layout below a base such as "jobs/cats":
+    log/000000000007.json   record 7, whole state, never changed and never deleted
+    head.json               a copy of the last record that a writer got around to copying. A
+                            place to start walking, never an answer: it may be old or missing
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from random import random
+from typing import Any, TypeVar
+
+from runner.errors import NotFoundError, StoreError, StoreRefusedError
+from runner.store.base import MAX_RECORD, Created, Store
+
+T = TypeVar("T")
+Record = dict[str, Any]  #: has "number", "nonce" and "previous" (the nonce of the record before)
+Change = Callable[[Record], Record]  #: the next record's fields, or raises why there is none
+
+RESENDS = 12  #: times that one record is sent before its writer gives up in doubt
+FAR = 16  #: records to walk one by one before a listing is cheaper
+
+
+@dataclass(frozen=True)
+class Create:
+    """Create `key` if absent; the reply is a `Created`."""
+
+    key: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Read:
+    """Read a record; the reply is its bytes or None."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class ReadMany:
+    """Read many records; the reply is a list of bytes, None or StoreError."""
+
+    keys: Sequence[str]
+
+
+@dataclass(frozen=True)
+class List:
+    """List a folder; the reply is a list of keys."""
+
+    prefix: str
+
+
+@dataclass(frozen=True)
+class Folders:
+    """List the folders in a folder; the reply is a list of names."""
+
+    prefix: str
+
+
+@dataclass(frozen=True)
+class Put:
+    """Write `key`; the reply is None."""
+
+    key: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Age:
+    """Ask for the age of `key` by the store's own clock; the reply is seconds or None."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Wait a little before trying for the `attempt`-th time; the reply is None."""
+
+    attempt: int
+
+
+Operation = Create | Read | ReadMany | List | Folders | Put | Age | Pause
+Steps = Generator[Operation, Any, T]  #: a protocol: yields operations, returns a T
+
+
+def run(store: Store, steps: Steps[T], *, sleep: Callable[[float], None] = time.sleep) -> T:
+    """Drive a protocol on a store. The store's errors arrive inside it, where it yielded."""
+    try:
+        operation = next(steps)
+        while True:
+            try:
+                reply = perform(store, operation, sleep=sleep)
+            except StoreError as error:
+                operation = steps.throw(error)
+            else:
+                operation = steps.send(reply)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+def perform(store: Store, operation: Operation, *, sleep: Callable[[float], None]) -> object:
+    """Do one operation and return its reply."""
+    match operation:
+        case Create(key, data):
+            return store.create(key, data)
+        case Read(key):
+            return store.read(key, max_bytes=MAX_RECORD)
+        case ReadMany(keys):
+            return store.read_many(keys, max_bytes=MAX_RECORD)
+        case List(prefix):
+            return store.list(prefix)
+        case Folders(prefix):
+            return store.folders(prefix)
+        case Put(key, data):
+            store.put(key, data)
+        case Age(key):
+            return store.age(key)
+        case Pause(attempt):
+            sleep(random() * min(10.0, 0.1 * 2.0**attempt))
+    return None
+
+
+def slot(base: str, number: int) -> str:
+    """Return the key of record `number`."""
+    return f"{base}/log/{number:012d}.json"
+
+
+def hint(base: str) -> str:
+    """Return the key of the copy that says where to start walking."""
+    return f"{base}/head.json"
+
+
+def encode(record: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a record: JSON on one line."""
+    try:
+        text = json.dumps(record, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise StoreError(f"a record that is not plain finite JSON ({error}).") from error
+    return text.encode() + b"\n"
+
+
+def decode(data: bytes, key: str) -> Record:
+    """Return the record, or raise StoreError where the bytes are none."""
+    record = parse(data, key)
+    number = record.get("number")
+    if type(number) is not int or number < 0 or not isinstance(record.get("nonce"), str):
+        raise StoreError(f"{key} is not a record of a log: number {number!r}, no nonce.")
+    return record
+
+
+def parse(data: bytes, key: str) -> Record:
+    """Return the JSON object in `data`, or raise StoreError where there is none."""
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{key} is not a record ({type(error).__name__}: {error}).") from error
+    if not isinstance(record, dict):
+        raise StoreError(f"{key} is not a record: a JSON {type(record).__name__}.")
+    return record
+
+
+def read(base: str, number: int, before: Record | None = None) -> Steps[Record | None]:
+    """Return record `number` or None, checked against the record `before` it if given."""
+    key = slot(base, number)
+    data = yield Read(key)
+    return None if data is None else check(key, number, data, before)
+
+
+def check(key: str, number: int, data: bytes, before: Record | None = None) -> Record:
+    """Return the record in `data` if it belongs under `number` and follows `before`."""
+    record = decode(data, key)
+    if record["number"] != number:
+        raise StoreError(f"{key} says that it is record {record['number']}: moved by hand?")
+    if before is not None and record.get("previous") != before["nonce"]:
+        raise StoreRefusedError(
+            f"{key} does not follow the record before it: the store let two writers create one "
+            "record, or someone changed it. Check the store with 'runner doctor'."
+        )
+    return record
+
+
+def head(base: str, known: Record | None = None) -> Steps[Record | None]:
+    """Return the newest record, or None where there is no log.
+
+    Any record is a good start: records are never changed or deleted and have no gaps, so that
+    walking on to the first absent number always ends at the newest.
+    """
+    record = known or (yield from _start(base))
+    walked = 0
+    while record is not None:
+        following = yield from read(base, record["number"] + 1, record)
+        if following is None:
+            return record
+        record, walked = following, walked + 1
+        if walked == FAR:  # the start was far behind: jump
+            record = (yield from _newest_listed(base, record["number"])) or record
+    return None
+
+
+def _start(base: str) -> Steps[Record | None]:
+    data = yield Read(hint(base))
+    if data is not None:
+        try:
+            return decode(data, hint(base))
+        except StoreError:
+            pass  # a half-written or foreign hint is no answer; the listing is
+    record = yield from _newest_listed(base, -1)
+    if record is not None:
+        return record
+    return (yield from read(base, 0))  # the listing may be behind the first record
+
+
+def _newest_listed(base: str, after: int) -> Steps[Record | None]:
+    prefix = f"{base}/log/"
+    keys: list[str] = yield List(prefix)
+    numbers = [int(name) for name in (key[len(prefix) : -5] for key in keys) if name.isdecimal()]
+    newest = max(numbers, default=-1)
+    if newest <= after:
+        return None
+    return (yield from read(base, newest))
+
+
+def append(
+    base: str, change: Change, nonce: Callable[[], str], *, known: Record | None = None
+) -> Steps[Record]:
+    """Write the next record: `change(newest)` with number, nonce and previous filled in.
+
+    Where another writer was first, `change` is asked again with that writer's record, until it
+    returns or raises. A StoreError leaves it open whether the record landed; calling again
+    with the same `change` is safe as far as `change` recognises its own result.
+    """
+    record = yield from head(base, known)
+    if record is None:
+        raise NotFoundError(f"there is no log at {base}.")
+    while True:
+        following = {
+            **change(dict(record)),
+            "number": record["number"] + 1,
+            "nonce": nonce(),
+            "previous": record["nonce"],
+        }
+        winner = yield from settle(base, following, record)
+        if winner["nonce"] == following["nonce"]:
+            return following
+        record = (yield from head(base, winner)) or winner
+
+
+def settle(base: str, record: Record, before: Record | None) -> Steps[Record]:
+    """Create a record and return what its number holds in the end: this record or another's.
+
+    Anything but a plain YES may mean that it landed: clients resend by themselves, and are
+    then told that it exists. The nonce says whose it is. Absent means that nothing landed
+    *yet*: the same bytes are sent again to the same name, never to the next.
+    """
+    key, data = slot(base, record["number"]), encode(record)
+    for attempt in range(RESENDS):
+        said: Created = yield Create(key, data)
+        if said is Created.YES:
+            yield from _leave_hint(base, data)
+            return record
+        found = yield Read(key)
+        if found is not None:
+            winner = check(key, record["number"], found, before)
+            if winner["nonce"] == record["nonce"]:
+                yield from _leave_hint(base, data)
+            return winner
+        yield Pause(attempt)
+    raise StoreError(f"{key} could not be written in {RESENDS} tries, and nothing is there.")
+
+
+def _leave_hint(base: str, data: bytes) -> Steps[None]:
+    with suppress(StoreError):  # readers start from an older hint, or from a listing
+        yield Put(hint(base), data)
+
+
+def heads(bases: Sequence[str]) -> Steps[list[Record | StoreError | None]]:
+    """Return the newest record of each log; two reads a log where nothing is missing.
+
+    A log that can't be read is returned as its error, so that it hides no other.
+    """
+    hints = yield ReadMany([hint(base) for base in bases])
+    found: list[Record | StoreError | None] = [None] * len(bases)
+    walking: dict[int, Record] = {}
+    for index, data in enumerate(hints):
+        try:
+            walking[index] = decode(data, hint(bases[index])) if isinstance(data, bytes) else {}
+        except StoreError:
+            walking[index] = {}
+    for index in [index for index, record in walking.items() if not record]:
+        del walking[index]
+        try:
+            found[index] = yield from head(bases[index])
+        except StoreError as error:
+            found[index] = error
+    while walking:
+        walking = yield from _walk_together(bases, found, walking)
+    return found
+
+
+def _walk_together(
+    bases: Sequence[str], found: list[Record | StoreError | None], walking: dict[int, Record]
+) -> Steps[dict[int, Record]]:
+    keys = {index: slot(bases[index], record["number"] + 1) for index, record in walking.items()}
+    replies = yield ReadMany(list(keys.values()))
+    further: dict[int, Record] = {}
+    for (index, key), data in zip(keys.items(), replies, strict=True):
+        record = walking[index]
+        try:
+            if isinstance(data, bytes):
+                further[index] = check(key, record["number"] + 1, data, record)
+            else:
+                found[index] = record if data is None else data
+        except StoreError as error:
+            found[index] = error
+    return further
+
+
+def finite(value: float) -> float | None:
+    """Return a number that JSON can carry: None for NaN and the infinities."""
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,99 @@
+"""Credentials come from the environment or the user's settings, and are shown to nobody.
+
+A spec never holds them. The bucket libraries' own chains (application default credentials,
+profiles, environment) work without any of this. Where options are needed:
+
+    RUNNER_STORAGE_OPTIONS='{"profile": "lab"}'        for every store of this process
+    ~/.config/runner/settings.json                     by URL prefix, the longest that fits:
+        {"stores": {"s3://lab/": {"storage_options": {"profile": "lab"}},
+                    "sftp://nas/": {"single_writer": true}}}
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.errors import SpecError
+
+OPTIONS_VARIABLE = "RUNNER_STORAGE_OPTIONS"
+SETTINGS_VARIABLE = "RUNNER_SETTINGS"  #: another place for the settings file
+_KNOWN = ("storage_options", "single_writer")
+
+_USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
+_SECRET = re.compile(
+    r"(?i)\b([\w-]*(?:password|passwd|secret|token|signature|credential|access_?key|api_?key|"
+    r"account_?key|sig)[\w-]*)(\"?'?\s*[=:]\s*\"?'?)([^\s&;,'\"}]+)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """What the user's settings say about one store."""
+
+    storage_options: dict[str, Any] = field(default_factory=dict, repr=False)  #: for its client
+    single_writer: bool = False  #: one process at a time uses it, the user says
+
+
+def mask(text: str) -> str:
+    """Return the text without the passwords, tokens and signatures in it.
+
+    >>> mask("sftp://ann:geheim@nas/runs?sig=abc")
+    'sftp://***@nas/runs?sig=***'
+    """
+    return _SECRET.sub(r"\1\2***", _USERINFO.sub("***@", text))
+
+
+def settings_for(url: str, environment: Mapping[str, str] = os.environ) -> StoreSettings:
+    """Return the settings of the store at `url`. A settings file that is wrong: SpecError."""
+    path = Path(environment.get(SETTINGS_VARIABLE) or _default_path(environment))
+    stores = _object(_load(path), "stores", path)
+    fitting = max((prefix for prefix in stores if url.startswith(prefix)), key=len, default=None)
+    found = {} if fitting is None else _object(stores, fitting, path)
+    unknown = set(found) - set(_KNOWN)
+    if unknown:
+        raise SpecError(
+            f"{path}: stores[{mask(fitting or '')!r}] has {', '.join(sorted(unknown))}. "
+            f"Known: {', '.join(_KNOWN)}."
+        )
+    options = _object(found, "storage_options", path)
+    if environment.get(OPTIONS_VARIABLE):
+        options = {**options, **_parse(environment[OPTIONS_VARIABLE], f"${OPTIONS_VARIABLE}")}
+    return StoreSettings(
+        storage_options=options, single_writer=found.get("single_writer", False) is True
+    )
+
+
+def _default_path(environment: Mapping[str, str]) -> Path:
+    home = environment.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(home) / "runner" / "settings.json"
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        return _parse(path.read_text("utf-8"), str(path))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} can't be read ({error}). Mend or remove it.") from error
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    """Return the JSON object in `text`, which is never shown: it may hold secrets."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise SpecError(f"{where} is not a JSON object, such as {{'profile': 'lab'}} in JSON.")
+    return found
+
+
+def _object(parent: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
+    found = parent.get(name, {})
+    if not isinstance(found, dict):
+        raise SpecError(f"{path}: {mask(name)} has to be a JSON object.")
+    return found

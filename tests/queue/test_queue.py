@@ -1,0 +1,123 @@
+"""What a user of the queue may rely on, from submission to the evaluation."""
+
+from pathlib import Path
+
+import pytest
+
+from runner.errors import ConflictError, LeaseLostError, NotFoundError
+from runner.queue.job import Stage, State
+from runner.queue.queue import Queue
+from runner.store.base import Store
+from runner.store.filesystem import FileStore
+from runner.store.memory import MemoryStore
+
+ME = {"host": "here", "pid": 1}
+YOU = {"host": "there", "pid": 2}
+SPEC = {"seed": 1, "model": {"name": "mlp", "arguments": {"width": 8}}}
+
+
+@pytest.fixture(params=["memory", "file"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return MemoryStore() if request.param == "memory" else FileStore(tmp_path / "store")
+
+
+@pytest.fixture
+def queue(store: Store) -> Queue:
+    return Queue(store)
+
+
+def reference(step: int) -> dict[str, object]:
+    return {"step": step, "epoch": 0, "manifest": f"jobs/cats/checkpoints/{step}.json"}
+
+
+def test_a_whole_life(queue: Queue) -> None:
+    """Submit, train, commit, finish, evaluate: each is one record, and every step shows."""
+    queue.submit("cats", SPEC)
+    lease = queue.claim(queue.job("cats"), ME)
+    lease.renew(step=3, epoch=0, metrics={"loss": 1.5}, unsaved_seconds=2.0)
+    lease.commit(step=5, epoch=0, checkpoints=[reference(5)], notes=["threads 2 -> 4"])
+    trained = lease.finish(final=reference(5))
+    assert (trained.state, trained.stage) == (State.QUEUED, Stage.EVALUATE)
+    second = queue.claim(queue.job("cats"), YOU)
+    second.finish(evaluation={"top_1": 0.5})
+    job = queue.job("cats")
+    assert (job.state, job.token, job.attempts, job.number) == (State.SUCCEEDED, 2, 2, 5)
+    assert job.evaluation == {"top_1": 0.5}
+    assert job.final == reference(5)
+    assert job.notes == ("threads 2 -> 4",)
+    assert queue.spec("cats") == SPEC
+    assert queue.jobs() == [job]
+
+
+def test_submitting_the_same_again_changes_nothing(queue: Queue) -> None:
+    first = queue.submit("cats", SPEC)
+    lease = queue.claim(first, ME)
+    assert queue.submit("cats", dict(reversed(SPEC.items()))) == lease.job
+
+
+def test_another_spec_under_the_same_name_is_shown_field_by_field(queue: Queue) -> None:
+    queue.submit("cats", SPEC)
+    with pytest.raises(ConflictError, match=r"model.arguments.width is 8, not 9"):
+        queue.submit("cats", {"seed": 1, "model": {"name": "mlp", "arguments": {"width": 9}}})
+
+
+def test_an_unknown_job_names_the_nearest(queue: Queue) -> None:
+    queue.submit("cats", SPEC)
+    with pytest.raises(NotFoundError, match="Did you mean cats"):
+        queue.job("cat")
+    with pytest.raises(NotFoundError, match="no job '../up'"):
+        queue.job("../up")
+
+
+def test_of_two_claims_one_wins(queue: Queue) -> None:
+    job = queue.submit("cats", SPEC)
+    queue.claim(job, ME)
+    with pytest.raises(ConflictError):
+        queue.claim(job, YOU)
+
+
+def test_a_second_claim_after_the_lease_lapsed_fences_the_first_worker() -> None:
+    """A worker that wakes up after its lease lapsed can't commit, and learns it at once."""
+    time = [0.0]
+    store = MemoryStore(clock=lambda: time[0])
+    queue = Queue(store, lease_seconds=60)
+    first = queue.claim(queue.submit("cats", SPEC), ME)
+    first.renew(step=1)
+    assert not queue.availability(first.job).claimable
+    time[0] += 61
+    assert queue.availability(first.job).seen_seconds == 61
+    second = queue.claim(queue.job("cats"), YOU)
+    assert (second.token, second.job.preemptions) == (2, 1)
+    with pytest.raises(LeaseLostError, match="running on there"):
+        first.commit(step=9, epoch=0, checkpoints=[reference(9)])
+    with pytest.raises(LeaseLostError):
+        first.renew(step=10)
+    with pytest.raises(LeaseLostError):
+        first.finish(final=reference(9))
+    assert second.commit(step=2, epoch=0, checkpoints=[reference(2)]).step == 2
+
+
+def test_cancel_reaches_the_owner_at_its_next_renewal(queue: Queue) -> None:
+    lease = queue.claim(queue.submit("cats", SPEC), ME)
+    assert queue.cancel("cats").state is State.CANCELLED
+    with pytest.raises(LeaseLostError, match="cancelled"):
+        lease.renew(step=1)
+    assert queue.cancel("cats").state is State.CANCELLED
+
+
+def test_a_release_spends_no_retry_and_a_failure_does(queue: Queue) -> None:
+    job = queue.submit("cats", SPEC)
+    job = queue.claim(job, ME).release("notice of shutdown")
+    job = queue.claim(job, ME).fail("loss is NaN", retries=1)
+    assert (job.state, job.preemptions, job.failures) == (State.QUEUED, 1, 1)
+    job = queue.claim(job, ME).fail("loss is NaN", retries=1)
+    assert (job.state, job.reason) == (State.FAILED, "loss is NaN")
+    job = queue.retry("cats")
+    assert (job.state, job.failures, job.attempts) == (State.QUEUED, 0, 3)
+
+
+def test_a_failed_evaluation_keeps_the_training(queue: Queue) -> None:
+    job = queue.claim(queue.submit("cats", SPEC), ME).finish(final=reference(7))
+    job = queue.claim(job, ME).fail("out of memory", retries=0)
+    assert (job.state, job.stage, job.final) == (State.FAILED, Stage.EVALUATE, reference(7))
+    assert queue.retry("cats").stage is Stage.EVALUATE
