@@ -1,0 +1,1 @@
+"""A whole training state, saved and found again."""

@@ -1,0 +1,418 @@
+"""Checkpoints that count all at once or not at all, written while the training goes on.
+
+Order of writing: packs, manifest, commit. A death before the commit leaves garbage that no
+record refers to, never half a checkpoint; only after the commit is anything deleted, and only
+what no kept checkpoint uses. The commit is an append to the job's log by the lease's owner, so
+a worker that lost its lease can write nothing that counts.
+
+Memory: a snapshot refers to the training's own buffers; while it is written, TensorFlow puts
+new values into new buffers, so at most one extra copy of the state exists. While a write is
+under way a further snapshot is refused (and taken a step later), not queued: where the bucket
+is slower than the interval, the interval stretches. Only a best checkpoint may wait, and the
+final one.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from runner.checkpoint.manifest import Manifest, Position, Reference, name_of, used_packs
+from runner.checkpoint.plain import Array
+from runner.checkpoint.policy import Compaction, Keep, Latest
+from runner.checkpoint.reading import Restored, read_checkpoint, read_manifest
+from runner.checkpoint.writing import PACK_BYTES, PackWriter, Unchanged
+from runner.errors import CheckpointError, LeaseLostError, StoreError, StoreRefusedError
+from runner.store.base import Store
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["Checkpointer", "Commit", "Position", "Reference", "Restored", "Snapshot"]
+
+
+class Commit(Protocol):
+    """Makes a checkpoint count: one append to the job's log. LeaseLostError: it never will."""
+
+    def __call__(
+        self,
+        *,
+        step: int,
+        epoch: int,
+        checkpoints: Sequence[Mapping[str, Any]],
+        best: Mapping[str, Any] | None,
+        notes: Sequence[str] = (),
+    ) -> object:
+        """Append the record."""
+
+
+def as_array(value: Any) -> Array:
+    """Return a host array of a tensor, without copying where the tensor is on the host."""
+    return np.asarray(value)
+
+
+@dataclass(kw_only=True)
+class Snapshot:
+    """One moment of a training, held by reference until it is written."""
+
+    tensors: Sequence[tuple[str, Any]]  #: name and anything that `to_host` turns into an array
+    python: Any  #: JSON, see `plain`
+    position: Position
+    history: Mapping[str, Any] = field(default_factory=dict)  #: for people: finite floats or None
+    numerics: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()  #: said once, with the commit
+    to_host: Callable[[Any], Array] = as_array
+    taken_at: float = field(default_factory=time.monotonic)
+
+
+@dataclass
+class _Request:
+    snapshot: Snapshot
+    best: bool
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+class Checkpointer:
+    """Saves, keeps and restores the checkpoints of one job under one lease.
+
+    Args:
+        store: where to.
+        prefix: the job's folder, "jobs/cats"; "" for a store of its own.
+        token: of the lease; part of every name, so that no two owners write the same.
+        commit: makes a checkpoint count.
+        checkpoints: references from the job's log, newest first.
+        best: reference of the best checkpoint so far.
+        keep: which checkpoints stay, besides the best one.
+        patience_seconds: while the bucket fails, the training goes on until this much work is
+            unsaved; 0: the first failure surfaces at the next step.
+        warn: told what people should know (a damaged checkpoint was passed over).
+
+    Example:
+        >>> from runner.store.memory import MemoryStore
+        >>> saver = Checkpointer(MemoryStore(), "jobs/a", token=1, commit=lambda **record: None)
+        >>> state = [("weights", np.ones(3))]
+        >>> saver.save(Snapshot(tensors=state, python={}, position=Position()), wait=True)
+        True
+        >>> saver.restore().tensors["weights"]
+        array([1., 1., 1.])
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        prefix: str,
+        *,
+        token: int,
+        commit: Commit,
+        checkpoints: Sequence[Mapping[str, Any]] = (),
+        best: Mapping[str, Any] | None = None,
+        keep: Keep = Latest(2),  # noqa: B008 - frozen
+        compaction: Compaction = Compaction(),  # noqa: B008 - frozen
+        pack_bytes: int = PACK_BYTES,
+        patience_seconds: float = 0.0,
+        warn: Callable[[str], None] = logger.warning,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._folder = f"{prefix}/" if prefix else ""
+        self._token = token
+        self._commit = commit
+        self._keep = keep
+        self._compaction = compaction
+        self._pack_bytes = pack_bytes
+        self._patience = patience_seconds
+        self._warn = warn
+        self._clock = clock
+        self._references = [Reference.from_json(data) for data in checkpoints]
+        self._best = Reference.from_json(best) if best else None
+        self._manifests: dict[str, Manifest] = {}
+        self._garbage: list[str] = []
+        self._unchanged = Unchanged()
+        self._wake = threading.Condition()
+        self._waiting: _Request | None = None
+        self._writing: _Request | None = None
+        self._error: BaseException | None = None
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        self._saved_until = clock()  # the moment up to which work is committed
+        self.write_seconds = 0.0  #: what the last write took, in the background
+        self.bytes_written = 0  #: by this object, packs and manifests
+
+    # ------------------------------------------------------------------ what is known
+
+    @property
+    def last_committed(self) -> Reference | None:
+        """The newest checkpoint that counts."""
+        with self._wake:
+            return self._references[0] if self._references else None
+
+    @property
+    def best(self) -> Reference | None:
+        """The best checkpoint that counts."""
+        return self._best
+
+    @property
+    def committed_at(self) -> float:
+        """When (monotonic) the state of the newest checkpoint was taken; else the beginning."""
+        return self._saved_until
+
+    @property
+    def unsaved_seconds(self) -> float:
+        """Seconds of work that a death right now would repeat."""
+        return self._clock() - self._saved_until
+
+    def check(self) -> None:
+        """Raise what went wrong in the background since the last call, if anything did."""
+        with self._wake:
+            error = self._error
+            if error is None or self._is_patient(error):
+                return
+            if not isinstance(error, LeaseLostError):
+                self._error = None  # said once; the next save tries again
+        raise error
+
+    def _is_patient(self, error: BaseException) -> bool:
+        transient = isinstance(error, StoreError) and not isinstance(error, StoreRefusedError)
+        return transient and self.unsaved_seconds < self._patience
+
+    # ------------------------------------------------------------------ saving
+
+    @property
+    def busy(self) -> bool:
+        """Whether a plain `save` would be refused now."""
+        with self._wake:
+            return self._writing is not None or self._waiting is not None
+
+    def save(self, snapshot: Snapshot, *, best: bool = False, wait: bool = False) -> bool:
+        """Write a checkpoint in the background.
+
+        Args:
+            snapshot: the state; its tensors must not change (hold references or copies).
+            best: mark it as the best so far; it is written for sure, after one under way.
+            wait: return only when it is committed.
+
+        Returns:
+            False if it was refused because one is being written: try again a step later.
+
+        Raises:
+            LeaseLostError: the job has another owner; nothing more is written.
+            StoreError: an earlier write failed, or this one with `wait`.
+        """
+        self.check()
+        request = _Request(snapshot, best)
+        with self._wake:
+            if self._closed:
+                raise CheckpointError("the checkpointer is closed: nothing can be saved.")
+            busy = self._writing is not None or self._waiting is not None
+            if busy and not (best or wait):
+                return False
+            while wait and self._waiting is not None:
+                self._wake.wait()
+            self._waiting = request  # a waiting best gives way to a better one
+            self._start()
+            self._wake.notify_all()
+        if wait:
+            self.wait()
+        return True
+
+    def wait(self) -> None:
+        """Wait until everything is committed.
+
+        Raises:
+            LeaseLostError, StoreError: as `save`.
+        """
+        with self._wake:
+            while self._waiting is not None or self._writing is not None:
+                self._wake.wait()
+            error = self._error
+            if error is not None and not isinstance(error, LeaseLostError):
+                self._error = None
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        """Finish what is under way and end the thread; errors are only logged."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify_all()
+            thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        if self._error is not None:
+            logger.warning("the last checkpoint was not written: %s", self._error)
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while (request := self._next()) is not None:
+            error: BaseException | None = None
+            started = self._clock()
+            try:
+                self._write(request)
+            except BaseException as caught:  # noqa: BLE001 - it is raised where the training sees it
+                error = caught
+                if self._is_patient(caught):
+                    self._warn(f"a checkpoint could not be written, the next may be: {caught}")
+            with self._wake:
+                self.write_seconds = self._clock() - started
+                self._writing = None
+                self._error = error
+                if isinstance(error, LeaseLostError):
+                    self._waiting = None
+                self._wake.notify_all()
+            del request
+
+    def _next(self) -> _Request | None:
+        with self._wake:
+            while self._waiting is None and not self._closed:
+                self._wake.wait()
+            if self._waiting is None or isinstance(self._error, LeaseLostError):
+                return None
+            self._writing, self._waiting = self._waiting, None
+            return self._writing
+
+    # ------------------------------------------------------------------ in the background
+
+    def _write(self, request: _Request) -> None:
+        snapshot = request.snapshot
+        manifest = self._write_packs(snapshot)
+        data = manifest.to_bytes()
+        step = manifest.position.global_step
+        key = f"{self._folder}checkpoints/t{self._token}-s{step}-{name_of(data)}.json"
+        self._store.put(key, data)
+        self.bytes_written += len(data)
+        reference = manifest.reference(key)
+        references = self._keep.kept([reference, *self._references])
+        best = reference if request.best else self._best
+        self._commit(
+            step=reference.step,
+            epoch=reference.epoch,
+            checkpoints=[kept.to_json() for kept in references],
+            best=best.to_json() if best else None,
+            notes=tuple(snapshot.notes),
+        )
+        self._committed(key, manifest, references, best, snapshot.taken_at)
+
+    def _write_packs(self, snapshot: Snapshot) -> Manifest:
+        writer = PackWriter(
+            self._store,
+            f"{self._folder}packs/t{self._token}-",
+            self._kept_manifests(),
+            compaction=self._compaction,
+            pack_bytes=self._pack_bytes,
+        )
+        stored: dict[str, Any] = {}  # tensors that lie in a kept pack already
+        tensors, snapshot.tensors = list(snapshot.tensors), ()
+        tensors.reverse()
+        while tensors:  # each reference is let go as soon as its bytes have travelled
+            name, value = tensors.pop()
+            array = snapshot.to_host(value)
+            if not writer.add(name, array, self._unchanged.hash_of(name, array)):
+                stored[name] = value
+            del value, array
+        places, packs = writer.finish(lambda name: snapshot.to_host(stored[name]))
+        self.bytes_written += writer.bytes_written
+        return Manifest(
+            tensors=places,
+            packs=packs,
+            position=snapshot.position,
+            python=snapshot.python,
+            history=snapshot.history,
+            numerics=snapshot.numerics,
+            nonce=os.urandom(8).hex(),
+        )
+
+    def _committed(
+        self,
+        key: str,
+        manifest: Manifest,
+        references: list[Reference],
+        best: Reference | None,
+        taken_at: float,
+    ) -> None:
+        before = [*self._references, *([self._best] if self._best else [])]
+        with self._wake:
+            self._references, self._best = references, best
+            self._saved_until = taken_at
+        self._manifests[key] = manifest
+        kept = {kept.manifest for kept in references} | ({best.manifest} if best else set())
+        dropped = {reference.manifest for reference in before} - kept
+        used = used_packs(self._manifests[key] for key in kept if key in self._manifests)
+        all_known = all(key in self._manifests for key in kept)
+        for name in sorted(dropped):
+            old = self._manifests.pop(name, None)
+            if old is not None and all_known:
+                self._garbage += [pack.key for pack in old.packs if pack.key not in used]
+            self._garbage.append(name)
+        self._delete_garbage()
+
+    def _delete_garbage(self) -> None:
+        garbage, self._garbage = self._garbage, []
+        for index, key in enumerate(garbage):
+            try:
+                self._store.delete(key)
+            except StoreError as error:
+                self._garbage = garbage[index:]  # after the next commit again
+                logger.warning("%s could not be deleted yet: %s", key, error)
+                return
+
+    def _kept_manifests(self) -> list[Manifest]:
+        """The manifests of all checkpoints that count, as far as they can be read."""
+        references = [*self._references, *([self._best] if self._best else [])]
+        for key in {reference.manifest for reference in references} - self._manifests.keys():
+            try:
+                self._manifests[key] = read_manifest(self._store, key)
+            except CheckpointError as error:
+                self._warn(f"nothing is taken over from a damaged checkpoint: {error}")
+        return [self._manifests[r.manifest] for r in references if r.manifest in self._manifests]
+
+    # ------------------------------------------------------------------ restoring
+
+    def restore(self) -> Restored | None:
+        """Return the newest checkpoint that verifies, or None where none was ever committed.
+
+        One that is damaged is named through `warn`, forgotten, and the one before it is used.
+
+        Raises:
+            CheckpointError: there are checkpoints, and none verifies.
+            StoreError: the bucket does not answer.
+        """
+        candidates = list(self._references)
+        if self._best is not None and self._best not in candidates:
+            candidates.append(self._best)
+        problems = []
+        for reference in candidates:
+            try:
+                restored = read_checkpoint(self._store, reference)
+            except CheckpointError as error:
+                problems.append(f"step {reference.step}: {error}")
+                continue
+            for problem in problems:
+                self._warn(
+                    f"a damaged checkpoint was passed over, the one of step {reference.step} "
+                    f"is used: {problem}"
+                )
+            self._forget_newer(reference)
+            return restored
+        if not candidates:
+            return None
+        raise CheckpointError(
+            f"none of the {len(candidates)} checkpoints of this training can be read: "
+            + "; ".join(problems)
+            + ". Nothing was changed. Bring the missing objects back, or begin anew under "
+            "another name."
+        )
+
+    def _forget_newer(self, reference: Reference) -> None:
+        """Leave the damaged checkpoints out of the next commit."""
+        if reference in self._references:
+            self._references = self._references[self._references.index(reference) :]
+        else:
+            self._references = [reference]

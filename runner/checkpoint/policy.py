@@ -1,0 +1,216 @@
+"""When to save and what to keep: small pure objects that decide, and do nothing.
+
+What comes in is what happened since the last checkpoint; no object here reads a clock or a
+store, so every decision can be tested as a table.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from runner.errors import SpecError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Since:
+    """What happened since the last checkpoint was taken."""
+
+    steps: int  #: optimizer updates
+    epochs: int  #: epoch ends
+    seconds: float
+    epoch_end: bool  #: an epoch just ended
+    cost_seconds: float = 0.0  #: what the last checkpoint cost the training
+
+
+class Every(Protocol):
+    """Says when a checkpoint is due."""
+
+    def due(self, since: Since) -> bool:
+        """Whether to save now."""
+
+    def describe(self) -> str:
+        """Say the interval and its reason, for people."""
+
+
+@dataclass(frozen=True)
+class EverySteps:
+    """After this many optimizer updates, or as soon after them as a step ends."""
+
+    steps: int
+
+    def due(self, since: Since) -> bool:  # noqa: D102
+        return since.steps >= self.steps
+
+    def describe(self) -> str:  # noqa: D102
+        return f"every {self.steps} steps"
+
+
+@dataclass(frozen=True)
+class EverySeconds:
+    """After this much time, at the end of a step."""
+
+    seconds: float
+
+    def due(self, since: Since) -> bool:  # noqa: D102
+        return since.steps > 0 and since.seconds >= self.seconds
+
+    def describe(self) -> str:  # noqa: D102
+        return f"every {self.seconds:g} s"
+
+
+@dataclass(frozen=True)
+class EveryEpochs:
+    """At the end of each n-th epoch."""
+
+    epochs: int = 1
+
+    def due(self, since: Since) -> bool:  # noqa: D102
+        return since.epoch_end and since.epochs >= self.epochs
+
+    def describe(self) -> str:  # noqa: D102
+        return f"every {self.epochs} epochs" if self.epochs > 1 else "every epoch"
+
+
+@dataclass(frozen=True)
+class Never:
+    """Only the checkpoints that something else asks for (the first, the best, the final one)."""
+
+    def due(self, since: Since) -> bool:  # noqa: ARG002, D102
+        return False
+
+    def describe(self) -> str:  # noqa: D102
+        return "never"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Auto:
+    """At the interval that loses least: saving costs time, and so does repeating lost work.
+
+    Young (1974) and Daly (2006): with a cost C per checkpoint and a mean time M between
+    interruptions, the expected loss is least near sqrt(2 C M). The overhead budget keeps it from
+    being shorter, `max_loss_seconds` from being longer (and wins).
+    """
+
+    mtbf_seconds: float  #: mean time between interruptions, see `mean_time_between`
+    max_loss_seconds: float  #: at most this much work may be repeated
+    overhead: float = 0.01  #: largest share of the training's time that checkpoints may take
+    floor_seconds: float = 5.0  #: shorter intervals gain nothing and wear the bucket
+
+    def interval_seconds(self, cost_seconds: float) -> float:
+        """Return the seconds from one checkpoint to the next."""
+        wished = daly(cost_seconds, self.mtbf_seconds)
+        wished = max(wished, cost_seconds / self.overhead, self.floor_seconds)
+        return min(wished, self.max_loss_seconds)
+
+    def due(self, since: Since) -> bool:  # noqa: D102
+        return since.steps > 0 and since.seconds >= self.interval_seconds(since.cost_seconds)
+
+    def describe(self) -> str:  # noqa: D102
+        return (
+            f"auto: mean time between interruptions {self.mtbf_seconds:.0f} s, "
+            f"at most {self.max_loss_seconds:g} s lost, overhead at most {self.overhead:.1%}"
+        )
+
+    def explain(self, cost_seconds: float) -> str:
+        """Say the interval that a cost leads to, and what decided it."""
+        interval = self.interval_seconds(cost_seconds)
+        best = daly(cost_seconds, self.mtbf_seconds)
+        if interval == self.max_loss_seconds:
+            reason = "max_loss"
+        elif interval == cost_seconds / self.overhead:
+            reason = f"overhead budget of {self.overhead:.1%}"
+        elif interval == self.floor_seconds:
+            reason = "shortest sensible interval"
+        else:
+            reason = f"Young/Daly for an interruption every {self.mtbf_seconds:.0f} s"
+        return (
+            f"every {interval:.1f} s ({reason}; a checkpoint costs {cost_seconds:.3f} s, "
+            f"Young/Daly alone: {best:.1f} s)"
+        )
+
+
+def daly(cost_seconds: float, mtbf_seconds: float) -> float:
+    """Return the interval between checkpoints that loses least time.
+
+    Daly's higher-order estimate; for small costs it is Young's sqrt(2 C M).
+    """
+    if cost_seconds <= 0:
+        return 0.0
+    if cost_seconds >= 2 * mtbf_seconds:
+        return mtbf_seconds
+    ratio = math.sqrt(cost_seconds / (2 * mtbf_seconds))
+    interval = math.sqrt(2 * cost_seconds * mtbf_seconds) * (1 + ratio / 3 + ratio**2 / 9)
+    return interval - cost_seconds
+
+
+def mean_time_between(
+    *, running_seconds: float, interruptions: int, prior_seconds: float = 4 * 3600.0
+) -> float:
+    """Return the mean time between interruptions that this job's history suggests.
+
+    The prior counts as one interruption in `prior_seconds`, so that a young job has a sensible
+    figure and an old one its own.
+    """
+    return (running_seconds + prior_seconds) / (interruptions + 1)
+
+
+@dataclass(frozen=True)
+class Latest:
+    """Keep the newest n checkpoints."""
+
+    count: int = 2
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise SpecError(f"keep {self.count} checkpoints: at least 1 is needed to resume.")
+
+    def kept(self, newest_first: Sequence[T]) -> list[T]:
+        """Return those to keep, newest first."""
+        return list(newest_first[: self.count])
+
+
+class Keep(Protocol):
+    """Says which of the committed checkpoints stay; the best one stays besides."""
+
+    def kept(self, newest_first: Sequence[T]) -> list[T]:
+        """Return those to keep, newest first; never none of some."""
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """When a pack that is used only in part is given up and its rest rewritten."""
+
+    least_used: float = 0.5  #: share of a pack's bytes below which its rest is rewritten
+
+    def gives_up(self, *, used_bytes: int, pack_bytes: int) -> bool:
+        """Whether to rewrite what is still used of a pack."""
+        return used_bytes < self.least_used * pack_bytes
+
+
+_SECONDS = {"s": 1, "sec": 1, "second": 1, "seconds": 1, "m": 60, "min": 60, "minute": 60}
+_SECONDS |= {"minutes": 60, "h": 3600, "hour": 3600, "hours": 3600}
+_FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*")
+
+
+def parse(text: str) -> EverySteps | EverySeconds | EveryEpochs:
+    """Return the policy that "30s", "10m", "200 steps" or "2 epochs" names.
+
+    Raises:
+        SpecError: none of these. ("auto" needs figures: build `Auto`.)
+    """
+    match = _FORM.fullmatch(text.lower())
+    if match and float(match[1]) > 0:
+        number, unit = float(match[1]), match[2]
+        if unit in _SECONDS:
+            return EverySeconds(number * _SECONDS[unit])
+        if number.is_integer() and unit in ("step", "steps"):
+            return EverySteps(int(number))
+        if number.is_integer() and unit in ("epoch", "epochs"):
+            return EveryEpochs(int(number))
+    raise SpecError(
+        f"{text!r} is no checkpoint interval. Known: '30s', '10m', '1h', '200 steps', '1 epoch'."
+    )

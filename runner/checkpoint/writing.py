@@ -1,0 +1,196 @@
+"""Writing a checkpoint's packs: only bytes that no kept checkpoint has already travel.
+
+A tensor is known by its dtype, shape and hash. What a kept checkpoint stores is referred to,
+not written again; what is new goes into packs of bounded size, each written before the next is
+begun, so that host memory is bounded too. A pack of which little is still used is given up:
+its rest is rewritten once, into a pack of its own, and then stays there.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from blake3 import blake3
+
+from runner.checkpoint import packs
+from runner.checkpoint.manifest import PYTHON, Manifest, Pack, Place
+from runner.checkpoint.plain import Array
+from runner.checkpoint.policy import Compaction
+from runner.store.base import Store
+
+PACK_BYTES = 256 * 1024 * 1024  #: a pack is closed once it holds this much
+
+Content = tuple[str, tuple[int, ...], str]  #: dtype, shape, hash
+
+
+@dataclass
+class _Open:
+    """A pack that is being filled."""
+
+    arrays: list[tuple[str, Array, str]] = field(default_factory=list)  #: name, array, hash
+    bytes: int = 0
+
+    def add(self, name: str, array: Array, digest: str) -> None:
+        self.arrays.append((name, array, digest))
+        self.bytes += array.nbytes
+
+
+class PackWriter:
+    """Writes the tensors of one checkpoint.
+
+    Args:
+        store: where to.
+        folder: key of the packs' folder with the beginning of their names, "jobs/x/packs/t3-".
+        kept: manifests of the checkpoints whose packs may be referred to.
+        compaction: when a pack's rest is rewritten.
+        pack_bytes: a pack is closed once it holds this much.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        folder: str,
+        kept: Iterable[Manifest],
+        *,
+        compaction: Compaction = Compaction(),  # noqa: B008 - frozen
+        pack_bytes: int = PACK_BYTES,
+    ) -> None:
+        self._store = store
+        self._folder = folder
+        self._compaction = compaction
+        self._pack_bytes = pack_bytes
+        self._known: dict[Content, tuple[Pack, Place]] = {}
+        for manifest in kept:
+            for place in manifest.tensors.values():
+                self._known.setdefault(place.content, (manifest.packs[place.pack], place))
+        self._written: dict[Content, tuple[Pack, Place]] = {}
+        self._queued: set[Content] = set()
+        self._contents: dict[str, Content] = {}
+        self._open = _Open()
+        self.bytes_written = 0
+
+    def add(self, name: str, array: Array, digest: str) -> bool:
+        """Take up one tensor; writes a pack when enough has come together.
+
+        Returns:
+            Whether its bytes travel now. If not, `finish` may ask for the array again.
+        """
+        content = (array.dtype.name, array.shape, digest)
+        self._contents[name] = content
+        if content in self._known or content in self._queued:
+            return False
+        self._queued.add(content)
+        self._open.add(name, array, digest)
+        if self._open.bytes >= self._pack_bytes:
+            self._flush()
+        return True
+
+    def finish(self, array_of: Callable[[str], Array]) -> tuple[dict[str, Place], tuple[Pack, ...]]:
+        """Write the rest.
+
+        Args:
+            array_of: returns the array of a tensor once more, for those that are rewritten.
+
+        Returns:
+            The places of all tensors, and the packs they lie in.
+        """
+        self._flush()
+        for name in self._given_up():
+            content = self._contents[name]
+            if content not in self._queued:
+                self._queued.add(content)
+                self._open.add(name, array_of(name), content[2])
+        self._flush()
+        return self._places()
+
+    def _given_up(self) -> list[str]:
+        used: dict[Pack, dict[Content, int]] = {}
+        for content in self._contents.values():
+            if content not in self._written:
+                pack, place = self._known[content]
+                used.setdefault(pack, {})[content] = place.length
+        lost = {
+            pack
+            for pack, contents in used.items()
+            if self._compaction.gives_up(used_bytes=sum(contents.values()), pack_bytes=pack.bytes)
+        }
+        return [
+            name
+            for name, content in self._contents.items()
+            if content not in self._written and self._known[content][0] in lost
+        ]
+
+    def _flush(self) -> None:
+        if not self._open.arrays:
+            return
+        # the widest dtypes first, so that every tensor lies aligned
+        arrays = sorted(self._open.arrays, key=lambda item: (-item[1].dtype.itemsize, item[0]))
+        self._open = _Open()
+        header, entries = packs.build([(name, array) for name, array, _ in arrays])
+        content_name = blake3(header)
+        for _, _, digest in arrays:
+            content_name.update(digest.encode())
+        size = len(header) + sum(array.nbytes for _, array, _ in arrays)
+        pack = Pack(
+            key=f"{self._folder}{content_name.hexdigest()[:32]}.safetensors",
+            bytes=size,
+            header=packs.hash_bytes(header),
+        )
+        self._store.put(pack.key, [header, *(packs.as_bytes(array) for _, array, _ in arrays)])
+        self.bytes_written += size
+        for name, _, digest in arrays:
+            entry = entries[name]
+            place = Place(entry.dtype, entry.shape, digest, 0, name, entry.offset, entry.length)
+            self._written[place.content] = (pack, place)
+
+    def _places(self) -> tuple[dict[str, Place], tuple[Pack, ...]]:
+        index: dict[Pack, int] = {}
+        places = {}
+        for name, content in self._contents.items():
+            pack, place = self._written.get(content) or self._known[content]
+            number = index.setdefault(pack, len(index))
+            places[name] = Place(
+                place.dtype, place.shape, place.hash, number, place.name, place.offset, place.length
+            )
+        return places, tuple(index)
+
+
+@dataclass
+class Unchanged:
+    """Knows, without reading them, which arrays were not written since the last checkpoint.
+
+    TensorFlow writes a variable in place only while nobody else holds its buffer. So an array
+    that is still held, and whose address the variable still has, was never written. Only
+    arrays that were equal twice in a row are held (frozen layers): holding costs nothing as
+    long as they stay as they are.
+    """
+
+    _held: dict[str, tuple[Array, str]] = field(default_factory=dict)
+    _hashes: dict[str, str] = field(default_factory=dict)
+
+    def hash_of(self, name: str, array: Array) -> str:
+        """Return the array's hash, computed only where it must be."""
+        held = self._held.get(name)
+        if held is not None and _same_buffer(held[0], array):
+            return held[1]
+        digest = packs.hash_bytes(packs.as_bytes(array))
+        if self._hashes.get(name) == digest and _is_view(array) and not name.startswith(PYTHON):
+            self._held[name] = (array, digest)
+        else:
+            self._held.pop(name, None)
+        self._hashes[name] = digest
+        return digest
+
+
+def _same_buffer(one: Array, other: Array) -> bool:
+    return (
+        one.__array_interface__["data"] == other.__array_interface__["data"]
+        and one.dtype == other.dtype
+        and one.shape == other.shape
+        and one.flags.c_contiguous
+        and other.flags.c_contiguous
+    )
+
+
+def _is_view(array: Array) -> bool:
+    """Whether the memory belongs to someone else who copies before writing."""
+    return array.base is not None and not array.flags.writeable
