@@ -1,0 +1,131 @@
+"""The network gets its pixels in [-1, 1], rescaled exactly once, in training and prediction alike.
+
+What is trained, saved and exported is one model from uint8 images to class probabilities:
+rescaling, random changes (in training only), network. Its parts are kept beside it, so that
+evaluation can send augmented images through the network without rescaling them again.
+
+Keras's random layers take a call without `training` for training: call `model(x, training=False)`
+or `model.predict(x)` for the pictures as they are.
+
+The same arguments give the same model: initial weights, seeds and the names of all variables
+do not depend on what the process did before.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import SpecError
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembled:
+    """A model and what it is made of."""
+
+    model: "keras.Model"  #: uint8 images to class probabilities: the one that is trained
+    network: "keras.Model"  #: images in [-1, 1] to class probabilities, within `model`
+    augmentation: Mapping[str, Any] | None  #: as the spec has it: flip, rotation, zoom
+    image_shape: tuple[int, int, int]  #: height, width, channels
+
+    @property
+    def classes(self) -> int:
+        """Length of the output."""
+        return int(self.model.output_shape[-1])
+
+
+def assemble(
+    build: "Callable[..., keras.Model]",
+    arguments: Mapping[str, Any],
+    *,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    augmentation: Mapping[str, Any] | None,
+    seed: int,
+    dtype_policy: str = "float32",
+) -> Assembled:
+    """Build the model of a job. Keras's names and Python's and NumPy's seeds start anew.
+
+    Args:
+        build: The network's builder, as in runner/models.
+        arguments: The builder's own arguments.
+        image_shape: Height, width and channels.
+        classes: Number of classes.
+        augmentation: flip, rotation and zoom as in the spec; null for none.
+        seed: Of the initial weights and of every random layer.
+        dtype_policy: Keras's name of it: float32, mixed_float16, mixed_bfloat16.
+
+    Raises:
+        SpecError: the arguments do not fit the builder, or the network is no such network.
+    """
+    import keras
+
+    keras.utils.clear_session(free_memory=False)
+    keras.config.set_dtype_policy(dtype_policy)
+    keras.utils.set_random_seed(seed)
+    try:
+        network = build(input_shape=image_shape, classes=classes, **arguments)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, SpecError):
+            raise
+        msg = f"the network cannot be built with these arguments: {error}. Mend model.arguments."
+        raise SpecError(msg) from error
+    _check(network, classes)
+    pixels = keras.Input(image_shape, dtype="uint8", name="image")
+    x = rescaling()(pixels)
+    for layer in augmentation_layers(augmentation, seed=seed):
+        x = layer(x)
+    model = keras.Model(pixels, network(x), name="runner")
+    return Assembled(
+        model=model, network=network, augmentation=augmentation, image_shape=image_shape
+    )
+
+
+def rescaling() -> "keras.layers.Layer":
+    """Return the layer that brings pixels from 0..255 to [-1, 1], in float32."""
+    from keras import layers
+
+    return layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="rescale")
+
+
+def augmentation_layers(
+    augmentation: Mapping[str, Any] | None, *, seed: int
+) -> "Sequence[keras.layers.Layer]":
+    """Return Keras's random layers: flip, rotation, zoom; without those of no effect.
+
+    Args:
+        augmentation: flip ("horizontal", "vertical", "horizontal_and_vertical" or null),
+            rotation (share of a full turn, both ways), zoom (share, in and out).
+        seed: Each layer draws from a generator of its own, derived from this.
+    """
+    from keras import layers
+
+    if augmentation is None:
+        return []
+    flip, rotation, zoom = (augmentation[key] for key in ("flip", "rotation", "zoom"))
+    chosen: list[keras.layers.Layer] = []
+    if flip:
+        chosen.append(layers.RandomFlip(flip, **_settings("flip", seed)))
+    if rotation:
+        chosen.append(layers.RandomRotation(rotation, **_settings("rotation", seed)))
+    if zoom:
+        chosen.append(layers.RandomZoom(zoom, **_settings("zoom", seed)))
+    return chosen
+
+
+def _settings(name: str, seed: int) -> dict[str, Any]:
+    # two layers of one seed would draw the same numbers: every flipped image turned one way
+    key = hashlib.blake2b(f"augmentation {name} {seed}".encode(), digest_size=4).digest()
+    return {"name": name, "dtype": "float32", "seed": int.from_bytes(key, "little") >> 1}
+
+
+def _check(network: "keras.Model", classes: int) -> None:
+    if getattr(network, "output_shape", None) != (None, classes):
+        msg = (
+            f"the network returns {getattr(network, 'output_shape', type(network).__name__)};"
+            f" expected one probability for each of {classes} classes. Mend its build(...)."
+        )
+        raise SpecError(msg)

@@ -1,0 +1,112 @@
+"""One model from uint8 pixels to probabilities, the same for the same arguments."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from runner.errors import SpecError
+from runner.models import mlp
+from runner.training.assemble import assemble, augmentation_layers, rescaling
+
+ALL = {"flip": "horizontal_and_vertical", "rotation": 0.2, "zoom": 0.2}
+SHAPE = (8, 8, 1)
+
+
+def build(augmentation: dict[str, Any] | None = None, seed: int = 3, **arguments: Any) -> Any:
+    return assemble(
+        mlp.build,
+        {"units": (5,), "dropout": 0.5} | arguments,
+        image_shape=SHAPE,
+        classes=4,
+        augmentation=augmentation,
+        seed=seed,
+    )
+
+
+def test_pixels_reach_the_network_in_minus_one_to_one() -> None:
+    pixels = np.array([0, 51, 255], "uint8").reshape(1, 3, 1, 1)
+    np.testing.assert_allclose(np.ravel(rescaling()(pixels)), [-1, -0.6, 1], atol=1e-6)
+
+
+def test_model_is_rescaling_then_network() -> None:
+    parts = build(ALL)
+    x = np.random.default_rng(0).integers(0, 256, (3, *SHAPE)).astype("uint8")
+    expected = parts.network(x.astype("float32") / 127.5 - 1, training=False)
+    np.testing.assert_allclose(parts.model(x, training=False), expected, atol=1e-6)
+    kinds = [type(layer).__name__ for layer in parts.model.layers]
+    assert kinds == [
+        *("InputLayer", "Rescaling"),
+        *("RandomFlip", "RandomRotation", "RandomZoom"),
+        "Functional",
+    ]
+    assert parts.classes == 4
+
+
+def test_random_layers_work_in_training_only() -> None:
+    model = build(ALL, dropout=0.0).model
+    x = np.random.default_rng(0).integers(0, 256, (3, *SHAPE)).astype("uint8")
+    assert np.array_equal(model(x, training=False), model(x, training=False))
+    assert np.array_equal(model(x, training=False), model.predict_on_batch(x))
+    assert not np.array_equal(model(x, training=True), model(x, training=True))
+
+
+def test_layers_without_effect_are_left_out() -> None:
+    assert augmentation_layers(None, seed=1) == []
+    none = {"flip": None, "rotation": 0.0, "zoom": 0.0}
+    assert augmentation_layers(none, seed=1) == []
+    [only] = augmentation_layers(none | {"zoom": 0.1}, seed=1)
+    assert isinstance(only, keras.layers.RandomZoom)
+
+
+def test_random_layers_do_not_share_their_draws() -> None:
+    seeds = [layer.seed for layer in augmentation_layers(ALL, seed=1)]
+    assert len(set(seeds)) == 3
+    assert seeds == [layer.seed for layer in augmentation_layers(ALL, seed=1)]
+    assert seeds != [layer.seed for layer in augmentation_layers(ALL, seed=2)]
+
+
+def test_same_arguments_give_the_same_model_whatever_went_before() -> None:
+    first = build(ALL)
+    np.random.default_rng().random()
+    keras.layers.Dropout(0.5)
+    second, other = build(ALL), build(ALL, seed=4)
+    names = [[v.path for v in parts.model.variables] for parts in (first, second)]
+    assert names[0] == names[1]
+    for a, b in zip(first.model.variables, second.model.variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+    kernels = [parts.network.get_layer("head").kernel for parts in (first, other)]
+    assert not np.array_equal(*kernels)
+
+
+def test_mixed_precision_keeps_pixels_and_probabilities_exact() -> None:
+    try:
+        parts = assemble(
+            mlp.build,
+            {},
+            image_shape=SHAPE,
+            classes=4,
+            augmentation=ALL,
+            seed=1,
+            dtype_policy="mixed_bfloat16",
+        )
+        assert parts.network.get_layer("hidden1").compute_dtype == "bfloat16"
+        assert parts.model.get_layer("zoom").compute_dtype == "float32"
+        assert parts.model.output.dtype == "float32"
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_network_with_another_output_is_refused() -> None:
+    def pixels_back(**_: Any) -> keras.Model:
+        x = keras.Input(SHAPE)
+        return keras.Model(x, x)
+
+    with pytest.raises(SpecError, match="expected one probability for each of 4 classes"):
+        assemble(pixels_back, {}, image_shape=SHAPE, classes=4, augmentation=None, seed=1)
+
+
+def test_arguments_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(SpecError, match=r"cannot be built .*'depth'.* Mend model\.arguments"):
+        build(depth=3)
