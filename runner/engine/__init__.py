@@ -1,0 +1,1 @@
+"""Workers: claiming jobs, running their stages, letting go in time."""

@@ -1,0 +1,83 @@
+"""What several commands share: the store's options, opening it, the exit code of jobs."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from runner.cli.exit import Exit
+from runner.errors import SpecError
+from runner.queue.job import Job, State
+from runner.queue.queue import Queue
+from runner.store.base import Store
+from runner.store.filesystem import open_store
+
+DEFAULT_LEASE_SECONDS = 60.0
+
+
+def add_store_option(parser: argparse.ArgumentParser) -> None:
+    """`--store URL`, as every command that looks into a bucket has it."""
+    parser.add_argument(
+        "--store",
+        metavar="URL",
+        help="bucket or folder of the jobs, such as gs://bucket/runs (default: $RUNNER_STORE,"
+        " else a folder among your user data)",
+    )
+
+
+def say(text: str) -> None:
+    """A line for the user, beside the results."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def open_queue(options: argparse.Namespace, *, quiet: bool = False) -> tuple[Queue, Store]:
+    """The store that the options or the environment name, and its queue.
+
+    Raises:
+        StoreError: it cannot be opened.
+        SpecError: a setting in the environment is no number.
+    """
+    url = options.store or os.environ.get("RUNNER_STORE") or str(default_store())
+    store = open_store(url)
+    if not quiet:
+        say(f"store: {store.url}")
+    return Queue(store, lease_seconds=lease_seconds()), store
+
+
+def default_store() -> Path:
+    """The folder that holds the jobs where no store is named."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+        return Path(base) / "runner"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "runner"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "runner"
+
+
+def lease_seconds() -> float:
+    """How long a silent worker keeps its job; `RUNNER_LEASE_SECONDS` changes it."""
+    text = os.environ.get("RUNNER_LEASE_SECONDS", "")
+    if not text:
+        return DEFAULT_LEASE_SECONDS
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1 <= value <= 86400:
+        msg = f"RUNNER_LEASE_SECONDS received {text!r}; expected seconds from 1 to 86400"
+        raise SpecError(msg)
+    return value
+
+
+def exit_code(jobs: Iterable[Job]) -> Exit:
+    """What became of these jobs, the worst first."""
+    states = {job.state for job in jobs}
+    if State.FAILED in states:
+        return Exit.FAILED
+    if states & {State.QUEUED, State.RUNNING, State.HELD}:
+        return Exit.UNFINISHED
+    if State.CANCELLED in states:
+        return Exit.CANCELLED
+    return Exit.DONE

@@ -1,0 +1,103 @@
+"""The command `runner`: parses, imports what the command needs, turns errors into exit codes.
+
+Results go to standard output, everything said on the way to standard error, so that
+`runner submit … | xargs runner logs` works. A mistake of the user's is one sentence, never a
+traceback.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from runner import errors
+from runner.cli.exit import Exit
+
+#: command → (module that runs it, what it does); modules are imported when used
+COMMANDS: dict[str, tuple[str, str]] = {
+    "submit": ("submit", "store jobs and work on them here"),
+    "resume": ("resume", "take over what is queued, preempted or lost, until nothing is left"),
+    "status": ("status", "what every job is doing"),
+    "logs": ("logs", "what a job's attempts said"),
+    "retry": ("verbs", "queue a failed or cancelled job again"),
+    "cancel": ("verbs", "end a job for good"),
+    "hold": ("verbs", "keep a queued job from being taken up"),
+    "release": ("verbs", "let a held job be taken up again"),
+    "export": ("export", "write the trained model as a .keras file"),
+    "validate": ("validate", "check specs and print them with every default"),
+    "schema": ("schema", "print the JSON schema of specs"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code of the process."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser(arguments)
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return Exit.USAGE
+    module = importlib.import_module(f"runner.cli.{COMMANDS[options.command][0]}")
+    try:
+        return int(module.run(options))
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # the reader of our output went away (`| head`); nobody is left to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.DONE
+    except errors.RunnerError as error:
+        return _explain(error)
+
+
+def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser; only the command that is named gets its options, the rest are listed."""
+    parser = _Parser(
+        prog="runner",
+        description="Keras trainings that survive the death of their machine, bit for bit.",
+        epilog="exit codes: 0 done, 1 a job failed, 2 usage or spec, 3 no such job, 4 not finished"
+        " yet, 5 cancelled, 6 storage or credentials, 75 stopped with progress saved (run again),"
+        " 130 Ctrl-C",
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    named = next((argument for argument in arguments if argument in COMMANDS), None)
+    for command, (module, summary) in COMMANDS.items():
+        subparser = subparsers.add_parser(command, help=summary, description=_sentence(summary))
+        if named in (None, command):
+            importlib.import_module(f"runner.cli.{module}").add_arguments(subparser)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        sys.stderr.write(f"runner: {message}\n")
+        sys.exit(Exit.USAGE)
+
+
+class _Version(argparse.Action):
+    def __call__(self, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"runner {version('keras-runner')}\n")
+        sys.exit(Exit.DONE)
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
+
+
+def _explain(error: errors.RunnerError) -> Exit:
+    sys.stderr.write(f"runner: {error}\n")
+    if isinstance(error, errors.SpecError):
+        return Exit.USAGE
+    if isinstance(error, errors.NotFoundError):
+        return Exit.NOT_FOUND
+    if isinstance(error, errors.StoreError):
+        return Exit.STORAGE
+    if isinstance(error, errors.PreemptedError):
+        return Exit.PREEMPTED
+    return Exit.FAILED

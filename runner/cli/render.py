@@ -1,0 +1,257 @@
+"""What people see: live progress on a terminal, plain lines elsewhere, tables of jobs."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn
+from rich.progress import Progress as Bar
+
+from runner.queue.job import Job, Stage, State
+from runner.training.progress import Progress
+
+PLAIN_SECONDS = 10.0  #: between plain progress lines
+
+
+class Reporter(Protocol):
+    """What the command line gives to a worker."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+    def note(self, text: str) -> None:
+        """One line for the user."""
+
+    def started(self, job: Job) -> None:
+        """An attempt begins."""
+
+    def progressed(self, job: Job, progress: Progress) -> None:
+        """A look at the running stage."""
+
+    def ended(self, job: Job) -> None:
+        """The attempt is over."""
+
+
+def make_reporter(touched: list[str]) -> Reporter:
+    """Live progress where standard error is a terminal, else plain lines.
+
+    Args:
+        touched: gets the id of each job that is worked on.
+    """
+    console = Console(stderr=True)
+    return LiveReporter(console, touched) if console.is_terminal else PlainReporter(touched)
+
+
+def duration(seconds: float) -> str:
+    """`42s`, `3m`, `2h05m`: as long as a person wants to read."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s" if whole < 600 else f"{whole // 60}m"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def metrics_text(metrics: Mapping[str, float]) -> str:
+    """The metrics that people steer by, shortest form."""
+    shown = [name for name in ("loss", "top_1", "val_loss", "val_top_1") if name in metrics]
+    return "  ".join(f"{name} {metrics[name]:.4f}" for name in shown or list(metrics)[:3])
+
+
+def started_text(job: Job) -> str:
+    """The line that opens an attempt."""
+    what = "training" if job.stage is Stage.TRAIN else "evaluating"
+    if job.stage is Stage.TRAIN and job.checkpoints:
+        newest = job.checkpoints[0]
+        what = f"resuming at step {newest['step']} of epoch {int(str(newest['epoch'])) + 1}"
+    tries = f" (attempt {job.attempts})" if job.attempts > 1 else ""
+    return f"{job.id}: {what}{tries}"
+
+
+def ended_text(job: Job) -> str:
+    """The line that closes an attempt."""
+    if job.state is State.SUCCEEDED:
+        return f"{job.id}: succeeded{_result(job)}"
+    if job.state is State.QUEUED and job.stage is Stage.EVALUATE and job.kind == "finish":
+        return f"{job.id}: training finished at step {job.step}, evaluation queued"
+    if job.state is State.QUEUED:
+        return f"{job.id}: queued again at step {job.step}: {job.reason}"
+    why = f": {job.reason}" if job.reason else ""
+    return f"{job.id}: {job.state.value}{why}"
+
+
+def _result(job: Job) -> str:
+    if not job.evaluation:
+        return ""
+    names = [name for name in ("top_1", "top_5", "loss", "certainty") if name in job.evaluation]
+    return ": test " + ", ".join(f"{name} {job.evaluation[name]:.4f}" for name in names)
+
+
+def eta_seconds(progress: Progress, started_at: float, first: int) -> float | None:
+    """Seconds to the end at the pace since the attempt began; None while unknown."""
+    total = progress.epochs * progress.steps if progress.stage == "train" else progress.steps
+    done = progress.global_step if progress.stage == "train" else progress.step
+    if done <= first or not total:
+        return None
+    return max(0.0, (total - done) * (time.monotonic() - started_at) / (done - first))
+
+
+class PlainReporter:
+    """Lines for a log file: one every ten seconds and at each epoch's end."""
+
+    def __init__(self, touched: list[str]) -> None:
+        self._touched = touched
+        self._said_at = 0.0
+        self._said_epoch = -1
+        self._began: tuple[float, int] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        """Write the line."""
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+    def started(self, job: Job) -> None:
+        """Say what begins."""
+        self._touched.append(job.id)
+        self._began = None
+        self._said_at, self._said_epoch = time.monotonic(), job.epoch
+        self.note(started_text(job))
+
+    def progressed(self, job: Job, progress: Progress) -> None:
+        """Say where the stage is, now and then."""
+        now = time.monotonic()
+        if self._began is None:
+            done = progress.global_step if progress.stage == "train" else progress.step
+            self._began = (now, done)
+        new_epoch = progress.epoch > self._said_epoch
+        if not new_epoch and now - self._said_at < PLAIN_SECONDS:
+            return
+        self._said_at, self._said_epoch = now, progress.epoch
+        self.note(f"{job.id}: {progress_text(progress, self._began)}")
+
+    def ended(self, job: Job) -> None:
+        """Say what became of it."""
+        self.note(ended_text(job))
+
+
+def progress_text(progress: Progress, began: tuple[float, int]) -> str:
+    """Epoch, step, metrics, speed, time left, time since the last commit."""
+    parts = []
+    if progress.stage == "evaluate":
+        parts.append(f"evaluating {progress.step}/{progress.steps}")
+    else:
+        parts.append(f"epoch {progress.epoch}/{progress.epochs}")
+        parts.append(f"step {progress.step}/{progress.steps}")
+    if progress.stage == "validate":
+        parts.append("validating")
+    if progress.metrics:
+        parts.append(metrics_text(progress.metrics))
+    if progress.images_per_second:
+        parts.append(f"{progress.images_per_second:.0f} img/s")
+    if (eta := eta_seconds(progress, *began)) is not None:
+        parts.append(f"ETA {duration(eta)}")
+    if progress.unsaved_seconds is not None and progress.stage != "evaluate":
+        parts.append(f"saved {duration(progress.unsaved_seconds)} ago")
+    return ", ".join(parts)
+
+
+class LiveReporter:
+    """A line that moves, for terminals and notebooks."""
+
+    def __init__(self, console: Console, touched: list[str]) -> None:
+        self._touched = touched
+        self._bar = Bar(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[text]}"),
+            console=console,
+            transient=True,
+            refresh_per_second=4,
+        )
+        self._task: TaskID | None = None
+        self._began: tuple[float, int] | None = None
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def note(self, text: str) -> None:
+        """Write the line above the moving one."""
+        self._bar.console.print(text, markup=False, highlight=False)
+
+    def started(self, job: Job) -> None:
+        """Say what begins; until the first step the bar pulses."""
+        self._touched.append(job.id)
+        self._began = None
+        self.note(started_text(job))
+        text = "building the network and its graph"
+        self._task = self._bar.add_task(job.id, total=None, text=text)
+
+    def progressed(self, job: Job, progress: Progress) -> None:  # noqa: ARG002 - one bar, one job
+        """Move the line."""
+        if self._task is None:
+            return
+        if self._began is None:
+            done = progress.global_step if progress.stage == "train" else progress.step
+            self._began = (time.monotonic(), done)
+        self._bar.update(
+            self._task,
+            total=progress.steps or None,
+            completed=progress.step,
+            text=progress_text(progress, self._began),
+        )
+
+    def ended(self, job: Job) -> None:
+        """Take the line away and say what became of the job."""
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+        self.note(ended_text(job))
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A curve in one line of text.
+
+    Example:
+        >>> sparkline([0.0, 0.5, 1.0])
+        '▁▅█'
+    """
+    ticks = "▁▂▃▄▅▆▇█"
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    return "".join(ticks[round((value - low) / span * (len(ticks) - 1))] for value in values)
+
+
+def ago(delta: timedelta) -> str:
+    """`3m ago`."""
+    return f"{duration(max(0.0, delta.total_seconds()))} ago"

@@ -1,0 +1,46 @@
+"""Spec files on the command line: `SPEC… [--set key=value]`."""
+
+import argparse
+from pathlib import Path
+
+from runner import spec
+from runner.errors import SpecError
+
+
+def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
+    """The spec files, and changes to all of them."""
+    parser.add_argument("spec", metavar="SPEC", nargs="+", type=Path, help="a JSON file")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        dest="changes",
+        action="append",
+        default=[],
+        help="change a field, such as training.epochs=2 (again for more)",
+    )
+
+
+def load_all(options: argparse.Namespace) -> list[spec.JobSpec]:
+    """All specs, or all mistakes of all of them at once.
+
+    Raises:
+        SpecError: any file has a mistake, or two have the same name.
+    """
+    loaded: list[spec.JobSpec] = []
+    mistakes = []
+    for path in options.spec:
+        try:
+            loaded.append(spec.load(path, options.changes))
+        except SpecError as error:
+            mistakes.append(str(error))
+    seen: dict[str, Path] = {}
+    for path, one in zip(options.spec, loaded, strict=False):
+        if not mistakes and one.name in seen:
+            mistakes.append(
+                f"{path}: the name {one.name!r} is that of {seen[one.name]} too; each job needs"
+                " its own"
+            )
+        seen.setdefault(one.name, path)
+    if mistakes:
+        raise SpecError("\n".join(mistakes))
+    return loaded

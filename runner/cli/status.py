@@ -1,0 +1,229 @@
+"""`runner status`: what every job is doing, derived from what is in the bucket.
+
+Imports neither TensorFlow nor anything else that is slow: people call it often.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from runner.cli.common import add_store_option, open_queue, say
+from runner.cli.exit import Exit
+from runner.queue.job import Job, Stage, State
+from runner.queue.protocol import Availability, Heartbeat
+from runner.queue.queue import Queue
+from runner.store.base import Store
+
+WATCH_SECONDS = 2.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `status`."""
+    parser.add_argument("job", metavar="JOB", nargs="*", help="only these (default: all)")
+    parser.add_argument("--json", action="store_true", help="for programs: one JSON document")
+    parser.add_argument("-w", "--watch", action="store_true", help="go on showing, until Ctrl-C")
+    parser.add_argument(
+        "--state",
+        action="append",
+        choices=[*(state.value for state in State), "lost"],
+        help="only jobs in this state (again for more)",
+    )
+    add_store_option(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a table, or JSON."""
+    queue, store = open_queue(options, quiet=options.json)
+    if options.json:
+        document = [describe(queue, store, job) for job in _selected(queue, options)]
+        print(json.dumps(document[0] if len(options.job) == 1 and document else document, indent=2))
+        return Exit.DONE
+    from rich.console import Console
+
+    console = Console()
+    if not options.watch:
+        jobs = _selected(queue, options)
+        if not jobs:
+            say("no jobs" + (" in that state" if options.state else ""))
+            return Exit.DONE
+        console.print(_table(queue, jobs))
+        if options.job:
+            for job in jobs:
+                console.print(_detail(queue, store, job), markup=False, highlight=False)
+        return Exit.DONE
+    from rich.live import Live
+
+    with Live(console=console, refresh_per_second=4, screen=False) as live:
+        while True:
+            live.update(_table(queue, _selected(queue, options)))
+            time.sleep(WATCH_SECONDS)
+
+
+def describe(queue: Queue, store: Store, job: Job) -> dict[str, Any]:
+    """The contract of `runner status JOB --json`; NaN and infinity become null."""
+    state, availability = shown_state(queue, job)
+    manifest = _manifest(store, job.final or (job.checkpoints[0] if job.checkpoints else None))
+    document: dict[str, Any] = _strict(
+        {
+            "id": job.id,
+            "name": job.id,
+            "state": state,
+            "stage": job.stage.value,
+            "reason": job.reason,
+            "attempts": job.attempts,
+            "preemptions": job.preemptions,
+            "failures": job.failures,
+            "epoch": job.epoch,
+            "step": job.step,
+            "checkpoint": _position(job.checkpoints[0] if job.checkpoints else None),
+            "best": _position(job.best),
+            "final": _position(job.final),
+            "history": manifest.get("history", {}),
+            "evaluation": dict(job.evaluation) if job.evaluation else None,
+            "parameters": _parameters(manifest),
+            "notes": list(job.notes),
+            "worker": _worker(job) if job.state is State.RUNNING else None,
+            "seen_seconds": availability.seen_seconds if availability else None,
+            "submitted_at": job.submitted_at.isoformat(),
+            "updated_at": job.updated_at.isoformat(),
+            "store": store.url,
+        }
+    )
+    return document
+
+
+def shown_state(queue: Queue, job: Job) -> tuple[str, Availability | None]:
+    """The job's state; a running job whose worker is gone is `lost`."""
+    if job.state is not State.RUNNING:
+        return job.state.value, None
+    availability = queue.availability(job)
+    return ("lost" if availability.claimable else "running"), availability
+
+
+def _selected(queue: Queue, options: argparse.Namespace) -> list[Job]:
+    jobs = [queue.job(name) for name in options.job] if options.job else queue.jobs()
+    if options.state:
+        jobs = [job for job in jobs if shown_state(queue, job)[0] in options.state]
+    return sorted(jobs, key=lambda job: (job.submitted_at, job.id))
+
+
+def _position(reference: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if reference is None:
+        return None
+    return {"step": reference["step"], "digest": reference["digest"]}
+
+
+def _manifest(store: Store, reference: Mapping[str, Any] | None) -> dict[str, Any]:
+    if reference is None:
+        return {}
+    data = store.read(str(reference["manifest"]))
+    try:
+        manifest = json.loads(data or b"{}")
+    except ValueError:
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def _parameters(manifest: Mapping[str, Any]) -> int | None:
+    """The numbers in the model's weights and statistics; seeds are no parameters."""
+    sizes = [
+        math.prod(tensor[1])
+        for name, tensor in manifest.get("tensors", {}).items()
+        if name.startswith("model/") and "seed_generator" not in name
+    ]
+    return sum(sizes) or None
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    return value
+
+
+def _worker(job: Job) -> str:
+    owner = job.owner or {}
+    return f"{owner.get('host', '?')}:{owner.get('pid', '?')}"
+
+
+def _table(queue: Queue, jobs: list[Job]) -> Any:
+    from rich.table import Table
+
+    from runner.cli.render import duration
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("ID", "STATUS", "PROGRESS", "METRIC", "TRY", "WORKER", "SEEN", "UNSAVED"):
+        table.add_column(column, no_wrap=column == "ID", justify="left")
+    colours = {
+        "succeeded": "green", "running": "cyan", "failed": "red", "lost": "yellow",
+        "cancelled": "dim", "held": "yellow",
+    }  # fmt: skip
+    for job in jobs:
+        state, availability = shown_state(queue, job)
+        beat = queue.heartbeat(job) if job.state is State.RUNNING else None
+        seen = availability.seen_seconds if availability else None
+        text = state
+        if state == "lost":
+            text = f"lost{'' if seen is None else ' ' + duration(seen)}, can be resumed"
+        elif job.state in (State.QUEUED, State.RUNNING) and job.stage is Stage.EVALUATE:
+            text = f"{state} (evaluate)"
+        elif job.state is State.QUEUED and job.checkpoints:
+            text = "queued, can be resumed"
+        unsaved = beat.unsaved_seconds if beat and state == "running" else None
+        table.add_row(
+            job.id,
+            f"[{colours.get(state, 'default')}]{text}[/]",
+            f"epoch {job.epoch}, step {max(job.step, beat.step if beat else 0)}",
+            _metric(job, beat),
+            str(job.attempts),
+            _worker(job) if state == "running" else "",
+            duration(seen) + " ago" if seen is not None else "",
+            duration(unsaved) if unsaved is not None else "",
+        )
+    return table
+
+
+def _metric(job: Job, beat: Heartbeat | None) -> str:
+    from runner.cli.render import metrics_text
+
+    if job.evaluation:
+        return f"test top_1 {job.evaluation['top_1']:.4f}"
+    metrics = beat.metrics if beat else {}
+    return metrics_text({name: value for name, value in metrics.items() if value is not None})
+
+
+def _detail(queue: Queue, store: Store, job: Job) -> str:
+    from runner.cli.render import ago, sparkline
+
+    document = describe(queue, store, job)
+    now = datetime.now(UTC)
+    lines = [
+        "",
+        f"{job.id}: submitted {ago(now - job.submitted_at)},"
+        f" last record {ago(now - job.updated_at)},"
+        f" {job.attempts} attempts, {job.preemptions} preemptions, {job.failures} failures",
+    ]
+    if document["parameters"]:
+        lines.append(f"  parameters  {document['parameters']:,}")
+    for name in ("checkpoint", "best", "final"):
+        if document[name]:
+            one = document[name]
+            lines.append(f"  {name:<11} step {one['step']}, digest {one['digest'][:16]}")
+    for name, values in document["history"].items():
+        numbers = [value for value in values if isinstance(value, (int, float))]
+        if numbers:
+            lines.append(f"  {name:<11} {sparkline(numbers[-60:])}  {numbers[-1]:.4f}")
+    for name, value in (document["evaluation"] or {}).items():
+        if isinstance(value, float):
+            lines.append(f"  test {name:<12} {value:.4f}")
+    lines += [f"  note: {note}" for note in job.notes]
+    if job.reason:
+        lines.append(f"  reason: {job.reason}")
+    return "\n".join(lines)

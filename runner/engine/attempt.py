@@ -1,0 +1,151 @@
+"""What one attempt leaves behind besides its checkpoints: a heartbeat and a log.
+
+The heartbeat runs in a thread of its own, so that a long step, a trace or a
+validation does not look like a dead worker. It also reads the next number of the
+job's log: a takeover or a cancel shows within one beat. While the bucket is away
+the training goes on; what it may not do is decided by tokens, not by heartbeats.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from runner.errors import LeaseLostError, StoreError
+from runner.queue.lease import Lease
+from runner.store.base import Store
+from runner.training.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+HEAD_BYTES = 64 * 1024  #: kept of an attempt's log from its beginning
+TAIL_BYTES = 192 * 1024  #: and from its end
+
+
+class AttemptLog:
+    """Lines of one attempt, mirrored to `jobs/<id>/logs/<token>.log`, bounded in size."""
+
+    def __init__(self, store: Store, job_id: str, token: int) -> None:
+        self._store = store
+        self._key = log_key(job_id, token)
+        self._lock = threading.Lock()
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._cut = False
+        self._dirty = False
+
+    def write(self, text: str) -> None:
+        """Append a line, stamped with the time in UTC."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        data = "".join(f"{stamp} {line}\n" for line in text.splitlines() or [""]).encode()
+        with self._lock:
+            self._dirty = True
+            if not self._tail and len(self._head) + len(data) <= HEAD_BYTES:
+                self._head += data
+                return
+            self._tail += data
+            if len(self._tail) > TAIL_BYTES:
+                keep = self._tail.find(b"\n", len(self._tail) - TAIL_BYTES // 2) + 1
+                del self._tail[:keep]
+                self._cut = True
+
+    def flush(self) -> None:
+        """Bring the bucket up to date, if there is news."""
+        with self._lock:
+            if not self._dirty:
+                return
+            gap = b"[... lines left out ...]\n" if self._cut else b""
+            data = bytes(self._head + gap + self._tail)
+            self._dirty = False
+        try:
+            self._store.put(self._key, data)
+        except StoreError:
+            self._dirty = True
+            raise
+
+
+def log_key(job_id: str, token: int) -> str:
+    """Where the log of the attempt with this token lies."""
+    return f"jobs/{job_id}/logs/{token:06d}.log"
+
+
+class Heartbeat:
+    """Renews a lease until it is closed; knows when the lease is lost.
+
+    Args:
+        lease: what is renewed.
+        log: flushed at each beat.
+        interval_seconds: between beats; several fit into the lease's duration.
+        on_lost: called once, from the heartbeat's thread.
+    """
+
+    def __init__(
+        self,
+        lease: Lease,
+        log: AttemptLog,
+        *,
+        interval_seconds: float,
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._lease = lease
+        self._log = log
+        self._interval = interval_seconds
+        self._on_lost = on_lost
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self.lost: LeaseLostError | None = None
+        self.progress = Progress(stage="start")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._closing.set()
+        self._thread.join(timeout=30)
+
+    def check(self) -> None:
+        """Raise what the heartbeat found out.
+
+        Raises:
+            LeaseLostError: the job belongs to another worker, or was cancelled.
+        """
+        if self.lost is not None:
+            raise self.lost
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._beat()
+            except LeaseLostError as error:
+                self.lost = error
+                self._on_lost()
+                return
+            except StoreError as error:
+                logger.warning("the heartbeat could not be written, trying again: %s", error)
+            if self._closing.wait(self._interval):
+                return
+
+    def _beat(self) -> None:
+        progress = self.progress
+        self._lease.renew(
+            step=progress.global_step,
+            epoch=progress.epoch,
+            metrics=progress.metrics,
+            unsaved_seconds=progress.unsaved_seconds or 0.0,
+            details={
+                "stage": progress.stage,
+                "epochs": progress.epochs,
+                "step": progress.step,
+                "steps": progress.steps,
+                "images_per_second": progress.images_per_second,
+            },
+        )
+        self._log.flush()

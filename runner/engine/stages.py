@@ -1,0 +1,122 @@
+"""The two stages of a job, each run under a lease: train, then evaluate.
+
+What a stage produces is written first, under names that no other attempt uses; the
+record that makes it count comes last, and only the lease's owner can append it.
+"""
+
+import json
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import CheckpointError, SpecError
+from runner.queue.job import Stage
+from runner.queue.lease import Lease
+from runner.spec import JobSpec, parse
+from runner.store.base import Store
+from runner.training.progress import OnProgress
+
+if TYPE_CHECKING:
+    from runner.evaluation.evaluate import Evaluation
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One claim to its end."""
+
+    store: Store
+    lease: Lease
+    spec: Mapping[str, Any]  #: as the log keeps it
+    should_stop: Callable[[], str | None]  #: a reason to save and stop; raises LeaseLostError
+    on_progress: OnProgress
+
+    @property
+    def prefix(self) -> str:
+        """The job's folder in the store."""
+        return f"jobs/{self.lease.job.id}"
+
+
+def run_stage(attempt: Attempt) -> None:
+    """Run the stage that the job is in, to the record that ends it.
+
+    Raises:
+        PreemptedError: asked to stop; the state is saved.
+        LeaseLostError: the job is another worker's.
+        SpecError, TrainingError, CheckpointError: the job's own fault.
+        StoreError: the bucket failed for longer than the job may wait.
+    """
+    spec = parse(attempt.spec, source=attempt.lease.job.id)
+    if attempt.lease.job.stage is Stage.TRAIN:
+        _train(attempt, spec)
+    else:
+        _evaluate(attempt, spec)
+
+
+def _train(attempt: Attempt, spec: JobSpec) -> None:
+    from runner.training.trainer import train
+
+    job = attempt.lease.job
+    final = train(
+        spec,
+        store=attempt.store,
+        prefix=attempt.prefix,
+        token=attempt.lease.token,
+        commit=attempt.lease.commit,
+        checkpoints=job.checkpoints,
+        best=job.best,
+        should_stop=attempt.should_stop,
+        on_progress=attempt.on_progress,
+    )
+    attempt.lease.finish(final=final.to_json(), evaluate=spec.evaluation is not None)
+
+
+def _evaluate(attempt: Attempt, spec: JobSpec) -> None:
+    from runner.evaluation.evaluate import evaluate
+    from runner.training.restore import restored_model, restored_numerics
+    from runner.training.trainer import load_checked
+
+    if spec.evaluation is None:
+        msg = f"{spec.name} is to be evaluated, but its spec has no evaluation."
+        raise SpecError(msg)
+    job = attempt.lease.job
+    reference = job.best if spec.evaluation.checkpoint == "best" else job.final
+    if reference is None:
+        msg = f"{spec.name} has no {spec.evaluation.checkpoint} checkpoint to evaluate."
+        raise CheckpointError(msg)
+    differences = restored_numerics(attempt.store, spec, reference)
+    dataset = load_checked(spec)
+    assembled = restored_model(attempt.store, spec, dataset, reference)
+    evaluation = evaluate(
+        assembled,
+        dataset.x_test,
+        dataset.y_test,
+        class_names=dataset.class_names,
+        augmented_passes=spec.evaluation.augmented_passes,
+        batch_size=spec.evaluation.batch_size,
+        seed=spec.seed,
+        should_stop=attempt.should_stop,
+        on_progress=attempt.on_progress,
+    )
+    notes = [f"evaluated on different numerics: {', '.join(differences)}"] if differences else []
+    attempt.lease.finish(evaluation=_store_evaluation(attempt, evaluation), notes=notes)
+
+
+def _store_evaluation(attempt: Attempt, evaluation: "Evaluation") -> dict[str, Any]:
+    """Write the results; return what the job's record keeps of them: the scalars, and where."""
+    name = f"{attempt.prefix}/evaluation/t{attempt.lease.token}-{secrets.token_hex(8)}"
+    document = {**evaluation.metrics, "timing": dict(evaluation.timing)}
+    attempt.store.put(f"{name}.npz", evaluation.npz())
+    attempt.store.put(f"{name}.json", json.dumps(document, indent=1).encode())
+    scalars = {
+        key: value for key, value in evaluation.metrics.items() if isinstance(value, int | float)
+    }
+    return {
+        **scalars,
+        "images_per_second": evaluation.timing.get("images_per_second"),
+        "json": f"{name}.json",
+        "npz": f"{name}.npz",
+    }

@@ -1,0 +1,251 @@
+"""A worker takes up one job after the other: claim, run the stage, let go.
+
+Whatever ends an attempt, the job's log says so in one record, or says nothing and the
+lease lapses. The worker writes nothing for a job after it lost that job's lease.
+"""
+
+import logging
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from runner.engine.attempt import AttemptLog, Heartbeat
+from runner.engine.preemption import StopRequest
+from runner.engine.stages import Attempt, run_stage
+from runner.errors import (
+    ConflictError,
+    LeaseLostError,
+    PreemptedError,
+    SpecError,
+    StoreError,
+)
+from runner.queue.job import Job, Json, State
+from runner.queue.lease import Lease
+from runner.queue.owner import this_process
+from runner.queue.protocol import Availability
+from runner.queue.queue import Queue
+from runner.store.base import Store
+from runner.training.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+#: several beats fit into a lease, so that a lost one or two do not look like a death
+BEATS_PER_LEASE = 6
+#: a heartbeat younger than this share of the lease is a living worker's
+FRESH_SHARE = 0.4
+
+
+class Reporter(Protocol):
+    """Where a worker says what it does; the command line draws it."""
+
+    def note(self, text: str) -> None:
+        """One line for the user."""
+
+    def started(self, job: Job) -> None:
+        """An attempt begins."""
+
+    def progressed(self, job: Job, progress: Progress) -> None:
+        """A look at the running stage, several times a second at most."""
+
+    def ended(self, job: Job) -> None:
+        """The attempt is over; the job is as its log says now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owned:
+    """A job that another worker has."""
+
+    job: Job
+    availability: Availability
+
+
+class Worker:
+    """Works on a queue's jobs in this process.
+
+    Args:
+        queue: whose jobs.
+        store: the queue's store.
+        stop: asked between steps.
+        reporter: told what happens.
+        owner: who claims; this process, unless said otherwise.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        store: Store,
+        *,
+        stop: StopRequest,
+        reporter: Reporter,
+        owner: Json | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._queue = queue
+        self._store = store
+        self._stop = stop
+        self._reporter = reporter
+        self._sleep = sleep
+        self._owner = owner or this_process()
+
+    def work(self, ids: Sequence[str] | None = None) -> list[Owned]:
+        """Run what can be run until nothing is left.
+
+        Args:
+            ids: only these jobs; None for all of the queue.
+
+        Returns:
+            The jobs that were left because another worker has them.
+        """
+        while self._stop.reason is None:
+            job, owned = self._next(ids)
+            if job is not None:
+                self._attempt(job)
+            elif not (doubtful := [other for other in owned if not self._lives(other)]):
+                return owned
+            else:
+                self._watch(doubtful)
+        return []
+
+    def _candidates(self, ids: Sequence[str] | None) -> Iterable[Job]:
+        jobs = self._queue.jobs() if ids is None else [self._queue.job(name) for name in ids]
+        return sorted(
+            (job for job in jobs if job.state in (State.QUEUED, State.RUNNING)),
+            key=lambda job: (job.submitted_at, job.id),
+        )
+
+    def _next(self, ids: Sequence[str] | None) -> tuple[Job | None, list[Owned]]:
+        """The first job that may be claimed, or all that others have."""
+        owned = []
+        for job in self._candidates(ids):
+            availability = self._queue.availability(job)
+            if availability.claimable:
+                return job, []
+            owned.append(Owned(job=job, availability=availability))
+        return None, owned
+
+    def _lives(self, owned: Owned) -> bool:
+        """Whether the other worker surely lives, so that there is nothing to wait for."""
+        seen = owned.availability.seen_seconds
+        fresh = seen is not None and seen < FRESH_SHARE * self._queue.lease_seconds
+        return fresh and owned.availability.owner_alive is not False
+
+    def _watch(self, doubtful: Sequence[Owned]) -> None:
+        """Wait a little for a silent worker to beat or to lapse."""
+        for other in doubtful:
+            lapses = other.availability.lapses_in
+            self._reporter.note(
+                f"{other.job.id}: {other.availability.why}"
+                + (f"; can be taken over in {lapses:.0f} s" if lapses else "")
+            )
+        until = time.monotonic() + max(1.0, self._queue.lease_seconds / BEATS_PER_LEASE)
+        while time.monotonic() < until and self._stop.reason is None:
+            self._sleep(0.2)
+
+    def _attempt(self, job: Job) -> None:
+        try:
+            lease = self._queue.claim(job, self._owner)
+        except ConflictError as error:
+            self._reporter.note(f"{job.id}: {error}")
+            return
+        self._reporter.started(lease.job)
+        log = AttemptLog(self._store, job.id, lease.token)
+        handler = _LogHandler(log)
+        logging.getLogger("runner").addHandler(handler)
+        try:
+            self._run(lease, log)
+        finally:
+            logging.getLogger("runner").removeHandler(handler)
+            _quietly(log.flush)
+        self._reporter.ended(self._queue.job(job.id))
+
+    def _run(self, lease: Lease, log: AttemptLog) -> None:
+        job = lease.job
+        log.write(f"attempt {job.attempts} of {job.id}: {job.stage.value}, token {lease.token}")
+        interval = self._queue.lease_seconds / BEATS_PER_LEASE
+        try:
+            with Heartbeat(lease, log, interval_seconds=interval) as heartbeat:
+                run_stage(
+                    Attempt(
+                        store=self._store,
+                        lease=lease,
+                        spec=self._queue.spec(job.id),
+                        should_stop=lambda: _stop_reason(self._stop, heartbeat),
+                        on_progress=_Progressed(job, heartbeat, log, self._reporter),
+                    )
+                )
+        except PreemptedError as error:
+            reason = str(error)
+            log.write(f"preempted: {reason}")
+            self._conclude(lease, lambda: lease.release(reason))
+        except LeaseLostError as error:
+            log.write(f"lease lost: {error}")
+            self._reporter.note(f"{job.id}: {error} Nothing more is written here.")
+        except StoreError:
+            # the job stays as it is in the bucket: whoever reaches the bucket takes it up
+            log.write(traceback.format_exc())
+            raise
+        except SpecError as error:
+            reason = str(error)
+            log.write(f"failed: {reason}")
+            self._conclude(lease, lambda: lease.fail(reason, retries=0))
+        except Exception as error:  # noqa: BLE001 - the model's faults are the job's
+            log.write(traceback.format_exc())
+            reason = f"{type(error).__name__}: {error}"
+            retries = self._retries(job)
+            self._conclude(lease, lambda: lease.fail(reason, retries=retries))
+
+    def _retries(self, job: Job) -> int:
+        retries = self._queue.spec(job.id).get("retries", 0)
+        return retries if isinstance(retries, int) else 0
+
+    def _conclude(self, lease: Lease, append: Callable[[], object]) -> None:
+        try:
+            append()
+        except LeaseLostError as error:
+            self._reporter.note(f"{lease.job.id}: {error} Nothing more is written here.")
+
+
+class _Progressed:
+    """Passes progress on to the heartbeat and the reporter, and each epoch's metrics to the log."""
+
+    def __init__(self, job: Job, heartbeat: Heartbeat, log: AttemptLog, reporter: Reporter) -> None:
+        self._job = job
+        self._heartbeat = heartbeat
+        self._log = log
+        self._reporter = reporter
+        self._epoch: int | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        self._heartbeat.progress = progress
+        self._reporter.progressed(self._job, progress)
+        if progress.stage != "train":
+            return
+        if self._epoch is None:
+            self._log.write(f"training begins at step {progress.global_step}")
+        elif progress.epoch > self._epoch:
+            metrics = "  ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
+            self._log.write(f"epoch {progress.epoch}/{progress.epochs}: {metrics}")
+        self._epoch = progress.epoch
+
+
+class _LogHandler(logging.Handler):
+    def __init__(self, log: AttemptLog) -> None:
+        super().__init__(logging.INFO)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.write(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def _stop_reason(stop: StopRequest, heartbeat: Heartbeat) -> str | None:
+    heartbeat.check()
+    return stop.reason
+
+
+def _quietly(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except StoreError as error:
+        logger.warning("the attempt's log could not be written: %s", error)

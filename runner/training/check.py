@@ -1,0 +1,89 @@
+"""Whether a spec and its data fit together, before anything is stored or trained."""
+
+import math
+from pathlib import Path
+
+from runner import registry
+from runner.datasets.arrays import Dataset
+from runner.errors import DataError, SpecError
+from runner.spec import JobSpec
+
+
+def load_data(spec: JobSpec) -> Dataset:
+    """Load the spec's data set.
+
+    Raises:
+        DataError: missing, damaged or of the wrong form.
+        StoreError: its bucket failed for now.
+    """
+    load = registry.get("datasets", spec.data.name)
+    dataset = load(path=spec.data.path, **spec.data.arguments)
+    if not isinstance(dataset, Dataset):
+        msg = f"dataset '{spec.data.name}' returned a {type(dataset).__name__}, not a Dataset."
+        raise DataError(msg)
+    return dataset
+
+
+def check_fit(spec: JobSpec, dataset: Dataset) -> None:
+    """Refuse a split or a batch that this data cannot give.
+
+    Raises:
+        SpecError: with the numbers.
+    """
+    split = dataset.split(spec.data.validation_split, seed=spec.seed)
+    images = len(split.train) * spec.data.repeat
+    if spec.training.batch_size > images:
+        msg = (
+            f"training.batch_size: received {spec.training.batch_size}, but an epoch has"
+            f" {images} images ({len(split.train)} for training, repeated"
+            f" {spec.data.repeat} times). Choose at most {images}."
+        )
+        raise SpecError(msg)
+
+
+def check_data(spec: JobSpec, *, source: str) -> None:
+    """Check the spec against its data where they can be read without a download.
+
+    Args:
+        spec: a valid spec.
+        source: the spec's file, named in errors.
+
+    Raises:
+        SpecError: the data cannot be used, or not in this way.
+    """
+    path = spec.data.path
+    if path is not None and "://" in path:
+        return  # perhaps gigabytes away: the worker that trains on it checks it
+    if path is None and spec.data.name not in BUNDLED:
+        return  # a download
+    if path is not None and not Path(path).exists():
+        msg = f"{source}: data.path: {path} does not exist."
+        raise DataError(msg)
+    try:
+        check_fit(spec, load_data(spec))
+    except SpecError as error:
+        msg = f"{source}: {error}"
+        raise type(error)(msg) from None
+
+
+#: datasets that need neither a path nor a download
+BUNDLED = frozenset({"digits"})
+
+
+def build_report(spec: JobSpec, *, source: str) -> str:
+    """Build the network with the spec's data and say how large it is.
+
+    Raises:
+        SpecError: data, network or optimizer don't fit.
+    """
+    from runner.training.build import build
+
+    dataset = load_data(spec)
+    try:
+        check_fit(spec, dataset)
+        model = build(spec, dataset).model
+    except SpecError as error:
+        msg = f"{source}: {error}"
+        raise type(error)(msg) from None
+    trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    return f"{spec.name}: {model.count_params():,} parameters, {trainable:,} of them trainable"

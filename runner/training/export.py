@@ -1,0 +1,29 @@
+"""A trained model as one `.keras` file: uint8 images in, class probabilities out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runner.spec import parse
+from runner.store.base import Store
+from runner.training.check import load_data
+from runner.training.restore import restored_model
+
+
+def export(
+    store: Store, job_id: str, spec: Mapping[str, Any], reference: Mapping[str, Any], path: Path
+) -> None:
+    """Write the model of a checkpoint; the file appears whole or not at all.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+        DataError: the data set, which says how many classes there are, cannot be read.
+    """
+    parsed = parse(spec, source=job_id)
+    model = restored_model(store, parsed, load_data(parsed), reference).model
+    partial = path.with_name(f".{path.stem}-partial.keras")
+    try:
+        model.save(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

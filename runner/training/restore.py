@@ -1,0 +1,74 @@
+"""A model as a checkpoint has it: for evaluation and export, without the training around it."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from runner import registry
+from runner.checkpoint.manifest import Reference
+from runner.checkpoint.reading import read_checkpoint, read_manifest
+from runner.datasets.arrays import Dataset
+from runner.errors import CheckpointError
+from runner.spec import JobSpec
+from runner.store.base import Store
+from runner.training.assemble import Assembled, assemble
+
+if TYPE_CHECKING:
+    import keras
+
+    from runner.checkpoint.plain import Array
+
+
+def restored_model(
+    store: Store, spec: JobSpec, dataset: Dataset, reference: Mapping[str, Any]
+) -> Assembled:
+    """Build the spec's model and give it a checkpoint's weights and statistics.
+
+    Raises:
+        CheckpointError: missing, damaged, or another model's.
+    """
+    restored = read_checkpoint(store, Reference.from_json(reference))
+    assembled = assemble(
+        registry.get("models", spec.model.name),
+        spec.model.arguments,
+        image_shape=dataset.image_shape,
+        classes=dataset.classes,
+        augmentation=spec.augmentation.model_dump() if spec.augmentation else None,
+        seed=spec.seed,
+        dtype_policy=spec.training.dtype_policy,
+    )
+    _assign(assembled.model, restored.tensors)
+    return assembled
+
+
+def restored_numerics(store: Store, spec: JobSpec, reference: Mapping[str, Any]) -> list[str]:
+    """Set this process up as the checkpoint's was; what differs all the same."""
+    from runner.training import numerics
+
+    saved = read_manifest(store, Reference.from_json(reference).manifest).numerics
+    threads = saved.get("threads")
+    numerics.apply(
+        threads=threads if isinstance(threads, int) else spec.training.threads,
+        deterministic=spec.training.deterministic,
+    )
+    current = numerics.fingerprint()
+    known = {key: saved[key] for key in current if key in saved}
+    return numerics.differences(known, {key: current[key] for key in known})
+
+
+def _assign(model: "keras.Model", tensors: "Mapping[str, Array]") -> None:
+    """Set the model's variables from the tensors of the group `model`, which are in its order."""
+    names = sorted(name for name in tensors if name.startswith("model/"))
+    if len(names) != len(model.variables):
+        msg = (
+            f"the checkpoint holds {len(names)} variables of a model, and this one has"
+            f" {len(model.variables)}: it is another model's."
+        )
+        raise CheckpointError(msg)
+    for name, variable in zip(names, model.variables, strict=True):
+        if tuple(tensors[name].shape) != tuple(variable.shape):
+            msg = (
+                f"{name} is {list(tensors[name].shape)} in the checkpoint and"
+                f" {list(variable.shape)} in the model: it is another model's."
+            )
+            raise CheckpointError(msg)
+        variable.assign(tensors[name])

@@ -1,0 +1,250 @@
+"""Training a spec: stock `model.fit`, made exact and killable by the public callback.
+
+The checkpoint is fetched while TensorFlow is imported and the network built, since
+neither needs it; only the number of threads, which decides over bits, is read before.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from runner.checkpoint.checkpointer import Checkpointer, Commit
+from runner.checkpoint.manifest import Reference
+from runner.checkpoint.policy import Latest, parse
+from runner.checkpoint.reading import read_manifest
+from runner.datasets.arrays import Dataset
+from runner.errors import CheckpointError, TrainingError
+from runner.spec import EarlyStopping, JobSpec, ReduceLROnPlateau, seconds
+from runner.store.base import Store
+from runner.training.check import check_fit, load_data
+from runner.training.progress import OnProgress, Progress
+
+if TYPE_CHECKING:
+    import keras
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    spec: JobSpec,
+    *,
+    store: Store,
+    prefix: str,
+    token: int,
+    commit: Commit,
+    checkpoints: Sequence[Mapping[str, Any]] = (),
+    best: Mapping[str, Any] | None = None,
+    should_stop: Callable[[], str | None] = lambda: None,
+    on_progress: OnProgress = lambda _: None,
+) -> Reference:
+    """Train from the newest checkpoint that is whole, or from the beginning, to the end.
+
+    Args:
+        spec: what to train.
+        store: where checkpoints lie.
+        prefix: the job's folder in it.
+        token: of the lease.
+        commit: makes a checkpoint count.
+        checkpoints: references in the job's log, newest first.
+        best: reference of the best checkpoint so far.
+        should_stop: asked after each step; a text means save and stop.
+        on_progress: told several times a second at most.
+
+    Returns:
+        The final checkpoint: committed, after all callbacks have ended.
+
+    Raises:
+        PreemptedError: asked to stop; saved.
+        LeaseLostError: another worker owns the job.
+        SpecError, TrainingError, CheckpointError: the job's own fault.
+    """
+    checkpointer = Checkpointer(
+        store,
+        prefix,
+        token=token,
+        commit=commit,
+        checkpoints=checkpoints,
+        best=best,
+        keep=Latest(spec.checkpoint.keep),
+        patience_seconds=seconds(spec.checkpoint.max_loss),
+    )
+    threads = saved_threads(store, checkpoints) or spec.training.threads
+    with ThreadPoolExecutor(1, thread_name_prefix="restore") as pool:
+        restoring = pool.submit(checkpointer.restore)
+        try:
+            return _fit(
+                spec,
+                checkpointer,
+                threads=threads,
+                restore=restoring.result,
+                should_stop=should_stop,
+                on_progress=on_progress,
+            )
+        finally:
+            checkpointer.close()
+
+
+def load_checked(spec: JobSpec) -> Dataset:
+    """Load the spec's data and check that spec and data fit.
+
+    Raises:
+        SpecError: they don't, or the data cannot be used.
+    """
+    dataset = load_data(spec)
+    check_fit(spec, dataset)
+    return dataset
+
+
+def saved_threads(store: Store, checkpoints: Sequence[Mapping[str, Any]]) -> int | None:
+    """Threads that the job began with: part of its bits, so every machine uses as many."""
+    for checkpoint in checkpoints:
+        try:
+            manifest = read_manifest(store, Reference.from_json(checkpoint).manifest)
+        except CheckpointError:
+            continue  # the restore will say which piece is damaged
+        threads = manifest.numerics.get("threads")
+        return threads if isinstance(threads, int) else None
+    return None
+
+
+def _fit(
+    spec: JobSpec,
+    checkpointer: Checkpointer,
+    *,
+    threads: int | None,
+    restore: Callable[[], Any],
+    should_stop: Callable[[], str | None],
+    on_progress: OnProgress,
+) -> Reference:
+    from runner.training import numerics
+    from runner.training.best import Best
+    from runner.training.build import build
+    from runner.training.callback import BackupAndRestore
+    from runner.training.data import Batches
+
+    numerics.apply(threads=threads, deterministic=spec.training.deterministic)
+    dataset = load_checked(spec)
+    split = dataset.split(spec.data.validation_split, seed=spec.seed)
+    batches = Batches(
+        dataset.x_train[split.train],
+        dataset.y_train[split.train],
+        batch_size=spec.training.batch_size,
+        seed=spec.seed,
+        repeat=spec.data.repeat,
+    )
+    validation = Batches(
+        dataset.x_train[split.validation],
+        dataset.y_train[split.validation],
+        batch_size=spec.training.batch_size,
+        seed=spec.seed,
+        shuffle=False,
+    ) if len(split.validation) else None  # fmt: skip
+    keep = spec.checkpoint.best
+    backup = BackupAndRestore.for_job(
+        checkpointer,
+        every=parse(spec.checkpoint.every),
+        best=Best(keep.monitor, keep.mode) if keep else None,
+        should_stop=should_stop,
+        on_progress=_with_speed(on_progress, spec.training.batch_size),
+        restore=restore,
+    )
+    model = build(spec, dataset).model
+    model.fit(
+        batches,
+        epochs=spec.training.epochs,
+        validation_data=validation,
+        callbacks=[*make_callbacks(spec), backup],
+        verbose=0,
+    )
+    if backup.final is None:
+        msg = f"{spec.name} ended without a final checkpoint."
+        raise TrainingError(msg)
+    return backup.final
+
+
+def make_callbacks(spec: JobSpec) -> "list[keras.callbacks.Callback]":
+    """Make the Keras callbacks that the spec asks for."""
+    training = spec.training
+    callbacks = []
+    if training.terminate_on_nan:
+        callbacks.append(_stop_at_nan())
+    if training.early_stopping:
+        callbacks.append(_early_stopping(training.early_stopping))
+    if training.reduce_lr_on_plateau:
+        callbacks.append(_reduce_lr(training.reduce_lr_on_plateau))
+    return callbacks
+
+
+def _early_stopping(spec: EarlyStopping) -> "keras.callbacks.Callback":
+    import keras
+
+    return keras.callbacks.EarlyStopping(
+        monitor=spec.monitor,
+        mode=_mode(spec.monitor),
+        patience=spec.patience,
+        min_delta=spec.min_delta,
+        restore_best_weights=spec.restore_best_weights,
+    )
+
+
+def _reduce_lr(spec: ReduceLROnPlateau) -> "keras.callbacks.Callback":
+    import keras
+
+    return keras.callbacks.ReduceLROnPlateau(
+        monitor=spec.monitor,
+        mode=_mode(spec.monitor),
+        factor=spec.factor,
+        patience=spec.patience,
+        min_delta=spec.min_delta,
+        cooldown=spec.cooldown,
+        min_lr=spec.min_learning_rate,
+    )
+
+
+def _mode(monitor: str) -> str:
+    return "min" if monitor.endswith("loss") else "max"
+
+
+def _stop_at_nan() -> "keras.callbacks.Callback":
+    import keras
+
+    class StopAtNaN(keras.callbacks.Callback):  # type: ignore[misc]
+        """Ends a diverged training before its state can be committed.
+
+        Keras's TerminateOnNaN ends it like a finished one, broken weights and all.
+        """
+
+        def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+            loss = (logs or {}).get("loss")
+            if loss is not None and not math.isfinite(loss):
+                msg = (
+                    f"the loss became {loss} at step {batch + 1} of an epoch: the training has"
+                    " diverged. Lower optimizer.learning_rate, or set optimizer.arguments to"
+                    ' {"clipnorm": 1.0}.'
+                )
+                raise TrainingError(msg)
+
+    return StopAtNaN()
+
+
+def _with_speed(on_progress: OnProgress, batch_size: int) -> OnProgress:
+    """Add images per second, over the steps since the last look."""
+    last: tuple[float, int] | None = None
+    speed: float | None = None
+
+    def tell(progress: Progress) -> None:
+        nonlocal last, speed
+        now = time.perf_counter()
+        if progress.stage == "train":
+            if last is not None and progress.global_step > last[1] and progress.step > 0:
+                speed = (progress.global_step - last[1]) * batch_size / (now - last[0])
+            last = (now, progress.global_step)
+        else:
+            last = None  # a validation's time is no training speed
+        on_progress(replace(progress, images_per_second=speed))
+
+    return tell

@@ -1,0 +1,197 @@
+"""Every command answers a user's mistake in one sentence and with the documented exit code."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.harness import QUICKSTART, Runner
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    return Runner(tmp_path / "store")
+
+
+def test_submit_detached_prints_the_id_alone_and_is_idempotent(runner: Runner) -> None:
+    """The same name and content again is a no-op."""
+    first = runner.run("submit", str(QUICKSTART), "--detach")
+    assert (first.returncode, first.stdout) == (0, "quickstart\n")
+    again = runner.run("submit", str(QUICKSTART), "--detach")
+    assert (again.returncode, again.stdout) == (0, "quickstart\n")
+    assert "already there, queued" in again.stderr
+    job = runner.job("quickstart")
+    assert job is not None
+    assert (job.number, job.state.value) == (0, "queued")
+
+
+def test_same_name_with_other_content_shows_the_difference(runner: Runner) -> None:
+    """Nothing is stored, exit 2."""
+    runner.ok("submit", str(QUICKSTART), "--detach")
+    other = runner.run("submit", str(QUICKSTART), "--detach", "--set", "seed=5")
+    assert other.returncode == 2
+    assert "seed is 0, not 5" in other.stderr
+    assert other.stdout == ""
+    job = runner.job("quickstart")
+    assert job is not None
+    assert job.number == 0
+
+
+def test_mistakes_of_all_specs_are_told_and_nothing_is_stored(
+    runner: Runner, tmp_path: Path
+) -> None:
+    """One bad file among good ones keeps all of them out."""
+    bad = tmp_path / "bad.json"
+    bad.write_text('{"name": "bad", "training": {"epochs": 0}}')
+    worse = tmp_path / "worse.json"
+    worse.write_text('{"nam": "worse"}')
+    done = runner.run("submit", str(QUICKSTART), str(bad), str(worse), "--detach")
+    assert done.returncode == 2
+    assert "training.epochs: received 0" in done.stderr
+    assert "Did you mean 'name'?" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert runner.job("quickstart") is None
+
+
+def test_a_batch_larger_than_the_data_is_refused_before_anything_is_stored(
+    runner: Runner,
+) -> None:
+    """With both numbers."""
+    done = runner.run("submit", str(QUICKSTART), "--set", "training.batch_size=100000")
+    assert done.returncode == 2
+    assert "received 100000, but an epoch has" in done.stderr
+    assert runner.job("quickstart") is None
+
+
+@pytest.mark.parametrize("content", [None, b"PK\x03\x04 cut short", b""])
+def test_data_that_cannot_be_read_are_named(
+    runner: Runner, tmp_path: Path, content: bytes | None
+) -> None:
+    """A missing, a truncated and an empty file: exit 2, the file's name, nothing stored."""
+    path = tmp_path / "images.npz"
+    if content is not None:
+        path.write_bytes(content)
+    done = runner.run(
+        "submit",
+        str(QUICKSTART),
+        "--set", "data.name=cifar100",
+        "--set", f"data.path={path}",
+        "--set", "data.arguments={}",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "images.npz" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert runner.job("quickstart") is None
+
+
+def test_dry_run_stores_nothing(runner: Runner) -> None:
+    """It prints the effective spec."""
+    effective = json.loads(runner.ok("submit", str(QUICKSTART), "--dry-run"))
+    assert effective["name"] == "quickstart"
+    assert runner.job("quickstart") is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("status", "quickstrat"), 3, "there is no job 'quickstrat'"),
+        (("logs", "nobody"), 3, "there is no job 'nobody'"),
+        (("resume", "nobody"), 3, "there is no job 'nobody'"),
+        (("cancel", "nobody"), 3, "there is no job 'nobody'"),
+        (("export", "nobody", "x.keras"), 3, "there is no job 'nobody'"),
+        (("export", "nobody", "x.h5"), 2, "ends in .keras"),
+        (("submit",), 2, "required: SPEC"),
+        (("submit", "none.json"), 2, "no such file"),
+        (("frobnicate",), 2, "invalid choice"),
+        (("status", "--state", "asleep"), 2, "invalid choice"),
+        ((), 2, ""),
+    ],
+)
+def test_exit_codes_of_mistakes(
+    runner: Runner, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    """2 for usage and specs, 3 for jobs that don't exist."""
+    done = runner.run(*arguments)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_store_that_cannot_be_used_is_exit_6(runner: Runner, tmp_path: Path) -> None:
+    """A file in the place of the folder; a scheme that nobody knows."""
+    (tmp_path / "file").write_text("")
+    for store in (str(tmp_path / "file" / "store"), "nosuch://bucket/x"):
+        done = runner.run("submit", str(QUICKSTART), "--detach", "--store", store)
+        assert done.returncode == 6, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_status_of_an_empty_store(runner: Runner) -> None:
+    """Says so, and is no error; JSON is an empty list."""
+    assert "no jobs" in runner.run("status").stderr
+    assert json.loads(runner.ok("status", "--json")) == []
+
+
+def test_status_json_is_the_documented_contract(runner: Runner) -> None:
+    """A program may rely on these names; a queued job has them all."""
+    runner.ok("submit", str(QUICKSTART), "--detach")
+    status = runner.status("quickstart")
+    contract = {
+        "id", "name", "state", "stage", "attempts", "preemptions", "epoch", "step",
+        "checkpoint", "final", "history", "evaluation", "parameters", "store",
+    }  # fmt: skip
+    assert contract <= status.keys()
+    assert (status["state"], status["stage"]) == ("queued", "train")
+    assert isinstance(json.loads(runner.ok("status", "--json")), list)
+
+
+def test_hold_release_cancel_retry(runner: Runner) -> None:
+    """Each says the new state; what makes no sense is exit 2."""
+    runner.ok("submit", str(QUICKSTART), "--detach")
+    for verb, state in (("hold", "held"), ("release", "queued"), ("cancel", "cancelled")):
+        assert f"quickstart: {state}" in runner.run(verb, "quickstart").stderr
+    assert runner.run("hold", "quickstart").returncode == 2
+    assert runner.run("resume", "quickstart").returncode == 5
+    assert "quickstart: queued" in runner.run("retry", "quickstart").stderr
+
+
+def test_the_store_is_named_first_and_defaults_to_the_user_data_folder(tmp_path: Path) -> None:
+    """Without an option or a variable."""
+    environment = {key: value for key, value in os.environ.items() if key != "RUNNER_STORE"}
+    done = subprocess.run(
+        [sys.executable, "-m", "runner", "submit", str(QUICKSTART), "--detach"],
+        env={**environment, "XDG_DATA_HOME": str(tmp_path / "data")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.splitlines()[0] == f"store: {tmp_path / 'data' / 'runner'}"
+
+
+def test_broken_pipe_is_no_error(runner: Runner) -> None:
+    """`runner schema | head -1` ends quietly."""
+    done = subprocess.run(
+        f"{sys.executable} -m runner schema | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+
+
+def test_validate_prints_the_effective_spec(runner: Runner) -> None:
+    """With every default; and it is itself a valid spec."""
+    effective = json.loads(runner.ok("validate", str(QUICKSTART)))
+    assert effective["checkpoint"]["max_loss"]
+    assert effective["model"]["arguments"]
+
+
+def test_validate_build_prints_the_parameter_count(runner: Runner) -> None:
+    """The network is really built, on the spec's real data."""
+    done = runner.run("validate", str(QUICKSTART), "--build")
+    assert done.returncode == 0, done.stderr
+    assert "parameters" in done.stderr

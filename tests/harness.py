@@ -1,0 +1,141 @@
+"""Real `runner` processes for the tests: started, watched, really killed, compared."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.queue.job import Job
+from runner.queue.queue import Queue
+from runner.store.filesystem import open_store
+
+REPOSITORY = Path(__file__).parent.parent
+QUICKSTART = REPOSITORY / "jobs" / "quickstart.json"
+DATA = Path(os.environ.get("RUNNER_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+#: what decides over bits and may differ between the test's environment and a user's
+ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def cifar(name: str = "cifar100_2500.npz") -> Path:
+    """Return the real data, or skip the test."""
+    path = DATA / name
+    if not path.exists():
+        pytest.skip(f"{path} is not there; set RUNNER_TEST_DATA to the folder that holds it")
+    return path
+
+
+@dataclass
+class Runner:
+    """`runner` commands on one store folder, as a user's shell would run them."""
+
+    store: Path
+    environment: Mapping[str, str] | None = None
+
+    def start(
+        self, *arguments: str, sabotage: str = "", environment: Mapping[str, str] | None = None
+    ) -> "subprocess.Popen[str]":
+        """Start a command. `sabotage` names a moment at which the process kills itself."""
+        command = [sys.executable, "-m", "tests.saboteur" if sabotage else "runner", *arguments]
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+            env={
+                **os.environ,
+                **ENVIRONMENT,
+                "RUNNER_STORE": str(self.store),
+                **({"SABOTAGE": sabotage} if sabotage else {}),
+                **(self.environment or {}),
+                **(environment or {}),
+            },
+        )
+
+    def run(
+        self, *arguments: str, sabotage: str = "", environment: Mapping[str, str] | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a command to its end."""
+        process = self.start(*arguments, sabotage=sabotage, environment=environment)
+        out, err = process.communicate(timeout=540)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def ok(self, *arguments: str) -> str:
+        """Run a command that must succeed; its standard output."""
+        done = self.run(*arguments)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    def status(self, job: str) -> dict[str, Any]:
+        """Return `runner status JOB --json`."""
+        status: dict[str, Any] = json.loads(self.ok("status", job, "--json"))
+        return status
+
+    def queue(self) -> Queue:
+        """Return the store's queue, read from this process."""
+        return Queue(open_store(str(self.store)))
+
+    def job(self, name: str) -> Job | None:
+        """Return the job as its log says, None before it is submitted."""
+        queue = self.queue()
+        return queue.job(name) if name in queue.ids() else None
+
+
+def kill(process: "subprocess.Popen[str]") -> str:
+    """Kill for real, with nothing tidied up; what the process said."""
+    process.send_signal(signal.SIGKILL)
+    return process.communicate()[1]
+
+
+def wait_until(
+    condition: Callable[[], bool],
+    process: "subprocess.Popen[str]",
+    *,
+    seconds: float = 180,
+) -> bool:
+    """Wait for a condition; False if the process ended before."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        if process.poll() is not None:
+            return condition()
+        time.sleep(0.02)
+    pytest.fail(f"waited {seconds} s in vain; the process said:\n{kill(process)[-3000:]}")
+
+
+def outcome(status: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be identical between a run that was killed and one that nobody touched."""
+    evaluation = dict(status["evaluation"] or {})
+    for name in ("images_per_second", "json", "npz", "seconds"):
+        evaluation.pop(name, None)
+    return {
+        "state": status["state"],
+        "final": status["final"],
+        "history": status["history"],
+        "evaluation": evaluation,
+        "epoch": status["epoch"],
+        "step": status["step"],
+    }
+
+
+def assert_same(killed: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
+    """Compare bit for bit: digests are hashes, floats are compared by their shortest repr."""
+    assert json.dumps(outcome(killed), sort_keys=True) == json.dumps(
+        outcome(reference), sort_keys=True
+    )
+
+
+def sets(changes: Mapping[str, object]) -> Sequence[str]:
+    """Return `--set` arguments."""
+    return [
+        word for key, value in changes.items() for word in ("--set", f"{key}={json.dumps(value)}")
+    ]

@@ -1,0 +1,120 @@
+"""The architecture holds: imports go down only, and the heavy ones stay where they belong."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "runner"
+
+#: from the ground up; those of one floor don't know each other
+FLOORS: list[set[str]] = [
+    {"errors"},
+    {"registry", "store"},
+    {"spec", "queue", "checkpoint"},
+    {"models", "datasets"},
+    {"training"},
+    {"evaluation"},
+    {"engine"},
+    {"cli", "__main__", "__init__"},
+]
+FLOOR_OF = {part: number for number, parts in enumerate(FLOORS) for part in parts}
+
+#: heavy packages and the only places that may import them, at module level or inside a function
+ZONES = {
+    "pydantic": ("spec.py",),
+    "tensorflow": ("models/", "datasets/", "training/", "evaluation/evaluate.py"),
+    "keras": ("models/", "datasets/", "training/", "evaluation/evaluate.py"),
+    "ray": ("engine/ray.py",),
+    "matplotlib": ("evaluation/",),
+    "gcsfs": (),
+    "s3fs": (),
+    "pickle": (),
+    "dill": (),
+    "cloudpickle": (),
+}
+
+#: what `runner status` has no time for
+HEAVY = {"tensorflow", "keras", "pydantic", "gcsfs", "s3fs", "fsspec", "numpy", "sklearn"}
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part_of(dotted: str) -> str | None:
+    """The floor's part that `runner.part.…` names."""
+    pieces = dotted.split(".")
+    return pieces[1] if pieces[0] == "runner" and len(pieces) > 1 else None
+
+
+def test_every_part_has_a_floor() -> None:
+    """A new module or folder must say where it stands."""
+    parts = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir()}
+    assert parts - {"py", "__pycache__", "py.typed"} <= FLOOR_OF.keys()
+
+
+def test_imports_go_down_only() -> None:
+    """No module imports its neighbour on the floor, or anything above it."""
+    wrong = []
+    for name, tree in modules():
+        own = name.split("/")[0].removesuffix(".py")
+        for dotted in imports(tree):
+            other = part_of(dotted)
+            if other is None or other == own:
+                continue
+            assert other in FLOOR_OF, f"{name} imports {dotted}, which has no floor"
+            if FLOOR_OF[other] >= FLOOR_OF[own] and own != "__init__":
+                wrong.append(f"{name} imports {dotted}")
+    assert not wrong
+
+
+def test_heavy_packages_stay_in_their_zones() -> None:
+    """TensorFlow where training happens, pydantic in the spec, pickle nowhere."""
+    wrong = []
+    for name, tree in modules():
+        for dotted in imports(tree):
+            zone = ZONES.get(dotted.split(".")[0])
+            if zone is not None and not name.startswith(zone or ("-",)):
+                wrong.append(f"{name} imports {dotted}")
+    assert not wrong
+
+
+def test_no_code_is_made_from_text() -> None:
+    """Nothing that comes from a bucket or a spec can become code."""
+    wrong = []
+    for name, tree in modules():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            if isinstance(node.func, ast.Name) and node.func.id in {"eval", "exec", "compile"}:
+                wrong.append(f"{name}:{node.lineno}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("command", ["status", "logs", "cancel", "--help"])
+def test_light_commands_import_nothing_heavy(command: str, tmp_path: Path) -> None:
+    """`runner status` starts without TensorFlow, Keras, pydantic, gcsfs or NumPy."""
+    arguments = [command] if command == "--help" else [command, "x", "--store", str(tmp_path)]
+    code = (
+        "import sys\n"
+        "from runner.cli.main import main\n"
+        f"try: main({arguments!r})\n"
+        "except SystemExit: pass\n"
+        f"print(sorted({HEAVY!r} & sys.modules.keys()), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"

@@ -1,0 +1,159 @@
+"""What cannot work is refused at once, with the field, the value and the mend."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner import registry, spec
+from runner.errors import SpecError
+
+JOBS = sorted((Path(__file__).parent.parent / "jobs").glob("*.json"))
+
+
+def write(folder: Path, raw: Any) -> Path:
+    path = folder / "job.json"
+    path.write_text(raw if isinstance(raw, str) else json.dumps(raw), encoding="utf-8")
+    return path
+
+
+def mistakes(folder: Path, raw: Any, *changes: str) -> str:
+    with pytest.raises(SpecError) as caught:
+        spec.load(write(folder, raw), changes)
+    return str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    """Each with its path, what was given and what is known."""
+    text = mistakes(
+        tmp_path,
+        {
+            "name": "Bad Name",
+            "sed": 1,
+            "data": {"validation_split": 1.0},
+            "training": {"epochs": -1, "early_stopping": {"monitor": "val_top1"}},
+            "optimizer": {"name": "adm"},
+            "checkpoint": {"every": "30 parsecs"},
+        },
+    )
+    lines = text.splitlines()
+    assert lines[0].endswith("job.json: 7 mistakes")
+    assert 'name: received "Bad Name"' in text
+    assert "sed: no such field. Did you mean 'seed'?" in text
+    assert "data.validation_split: received 1.0; input should be less than 1" in text
+    assert "training.epochs: received -1" in text
+    assert "Did you mean 'val_top_1'?" in text
+    assert "Did you mean 'adam'?" in text
+    assert "checkpoint.every: received '30 parsecs'; expected '30s', '200 steps'" in text
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "word"),
+    [
+        ("training.epochs", 0, "greater than or equal to 1"),
+        ("training.batch_size", -5, "greater than or equal to 1"),
+        ("training.batch_size", "many", "valid integer"),
+        ("training.threads", 0, "greater than or equal to 1"),
+        ("optimizer.learning_rate", 0, "greater than 0"),
+        ("optimizer.learning_rate", "NaN", "valid number"),
+        ("data.validation_split", -0.1, "greater than or equal to 0"),
+        ("data.repeat", 0, "greater than or equal to 1"),
+        ("checkpoint.keep", 0, "greater than or equal to 1"),
+        ("checkpoint.max_loss", "soon", "expected a duration"),
+        ("checkpoint.every", "0 steps", "expected '30s'"),
+        ("checkpoint.every", "0s", "expected '30s'"),
+        ("seed", -1, "greater than or equal to 0"),
+        ("augmentation.zoom", 1.0, "less than 1"),
+    ],
+)
+def test_numbers_that_cannot_work_are_refused(
+    tmp_path: Path, field: str, value: object, word: str
+) -> None:
+    """The message names the field and the bound."""
+    text = mistakes(tmp_path, {"name": "x"}, f"{field}={json.dumps(value)}")
+    assert f"{field}:" in text
+    assert word in text
+
+
+def test_unknown_model_and_its_arguments_are_named(tmp_path: Path) -> None:
+    """The registry's nearest name, and the build function's own parameters."""
+    text = mistakes(tmp_path, {"name": "x", "model": {"name": "myinceptoin"}})
+    assert "Did you mean 'myinception'?" in text
+    text = mistakes(tmp_path, {"name": "x", "model": {"arguments": {"widht": 2.0}}})
+    assert "model.arguments.widht: no such field. Did you mean 'width'?" in text
+    text = mistakes(tmp_path, {"name": "x", "model": {"arguments": {"width": "big"}}})
+    assert 'model.arguments.width: received "big"' in text
+
+
+def test_monitor_of_a_validation_that_does_not_exist(tmp_path: Path) -> None:
+    """EarlyStopping on val_top_1 needs images held out."""
+    raw = {"name": "x", "training": {"early_stopping": {}}, "data": {"validation_split": 0.0}}
+    assert "hold images out" in mistakes(tmp_path, raw)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3", '{"name": "a", "name": "b"}', "\x00", "[" * 9999])
+def test_files_that_are_no_spec(tmp_path: Path, text: str) -> None:
+    """Not JSON, not an object, a field twice: the file is named, no traceback."""
+    assert "job.json" in mistakes(tmp_path, text)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    """The path is named."""
+    with pytest.raises(SpecError, match="no such file"):
+        spec.load(tmp_path / "none.json")
+
+
+def test_set_changes_fields_and_makes_parts(tmp_path: Path) -> None:
+    """Values are JSON, or plain text; a part that was null comes into being."""
+    loaded = spec.load(
+        write(tmp_path, {"name": "x"}),
+        ["training.epochs=2", "name=y", "augmentation.flip=horizontal"],
+    )
+    assert (loaded.training.epochs, loaded.name) == (2, "y")
+    assert loaded.augmentation is not None
+    assert loaded.augmentation.flip == "horizontal"
+
+
+@pytest.mark.parametrize("change", ["training.epochs", "=1", "training..epochs=1"])
+def test_set_without_key_or_value(tmp_path: Path, change: str) -> None:
+    """The form is shown."""
+    assert "expected key=value" in mistakes(tmp_path, {"name": "x"}, change)
+
+
+def test_effective_spec_shows_every_default_and_is_a_fixed_point(tmp_path: Path) -> None:
+    """What validate prints is itself a spec, and the same one."""
+    effective = spec.load(write(tmp_path, {"name": "x"})).effective()
+    assert (
+        effective["model"]["arguments"].keys()
+        == registry.parameters("models", "myinception").keys()
+    )
+    assert spec.parse(effective, source="again").effective() == effective
+
+
+def test_relative_data_path_is_relative_to_the_file_and_to_the_folder_in_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And absolute from then on, so that every folder of this machine reads the same file."""
+    path = write(tmp_path, {"name": "x", "data": {"name": "cifar100", "path": "a.npz"}})
+    assert spec.load(path).data.path == str(tmp_path / "a.npz")
+    (tmp_path / "deep").mkdir()
+    monkeypatch.chdir(tmp_path / "deep")
+    assert spec.load(path, ["data.path=b.npz"]).data.path == str(tmp_path / "deep" / "b.npz")
+    assert spec.load(path, ["data.path=gs://b/c.npz"]).data.path == "gs://b/c.npz"
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_jobs_validate_and_name_themselves(path: Path) -> None:
+    """Each ready job is valid, described, and named as its file."""
+    if path.stem == "schema":
+        return
+    loaded = spec.load(path)
+    assert loaded.name == path.stem
+    assert loaded.description
+
+
+def test_the_committed_schema_is_the_current_one() -> None:
+    """`make schema` writes it."""
+    schema = Path(__file__).parent.parent / "jobs" / "schema.json"
+    assert json.loads(schema.read_text(encoding="utf-8")) == spec.json_schema()
