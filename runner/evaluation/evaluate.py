@@ -136,15 +136,15 @@ class _Run:
     ) -> None:
         self._network = network
         self._x = x
-        self._batch_size = batch_size
+        self._batch_size = min(batch_size, len(x))
         self._should_stop = should_stop
         self._on_progress = on_progress
-        self._per_pass = -(-len(x) // batch_size)
+        self._per_pass = -(-len(x) // self._batch_size)
         self._steps = self._per_pass * (passes + 1)
 
     def warm_up(self) -> None:
         """Trace before the clock runs."""
-        self._ask([], self._x[: self._batch_size])
+        self._ask([], 0)
 
     def predict(
         self, layers: "Sequence[keras.layers.Layer]", number: int, seed: int
@@ -156,9 +156,8 @@ class _Run:
                 msg = f"evaluation stopped before its end: {reason}"
                 raise PreemptedError(msg)
             _seed(layers, f"evaluation {seed} {number} {batch}")
-            start = batch * self._batch_size
-            done.append(self._ask(layers, self._x[start : start + self._batch_size]))
-            seen = min(start + self._batch_size, len(self._x))
+            done.append(self._ask(layers, batch))
+            seen = min((batch + 1) * self._batch_size, len(self._x))
             self._on_progress(
                 Progress(
                     stage="evaluate",
@@ -169,11 +168,12 @@ class _Run:
             )
         return np.concatenate(done)
 
-    def _ask(
-        self, layers: "Sequence[keras.layers.Layer]", images: NDArray[np.uint8]
-    ) -> NDArray[np.float32]:
+    def _ask(self, layers: "Sequence[keras.layers.Layer]", batch: int) -> NDArray[np.float32]:
+        """Return the probabilities of a batch; the last is filled up: a new size is traced anew."""
+        places = np.arange(batch * self._batch_size, (batch + 1) * self._batch_size)
+        images = self._x.take(places, axis=0, mode="wrap")
         answer = self._network.predict_on_batch(_pixels(layers, images))
-        probabilities = np.asarray(answer, dtype=np.float32)
+        probabilities = np.asarray(answer, dtype=np.float32)[places < len(self._x)]
         if not np.isfinite(probabilities).all():
             msg = "the network's probabilities are not finite: its training has diverged."
             raise TrainingError(msg)

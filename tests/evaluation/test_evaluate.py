@@ -50,18 +50,18 @@ def measure(parts: Assembled, images: int = 90, passes: int = 3, **settings: Any
 
 
 def test_numbers_equal_those_of_scikit_learn(trained: Assembled) -> None:
-    found = measure(trained, images=360)
-    x, y = IMAGES.x_test, IMAGES.y_test
+    found = measure(trained, images=355)
+    x, y = IMAGES.x_test[:355], IMAGES.y_test[:355]
     p = trained.model.predict(x, batch_size=40, verbose=0)
-    np.testing.assert_array_equal(found.arrays["probabilities"], p)
+    np.testing.assert_allclose(found.arrays["probabilities"], p, rtol=1e-5)  # the last batch too
     assert found.metrics["top_1"] == sk.accuracy_score(y, p.argmax(axis=1)) > 0.2
     assert found.metrics["top_5"] == sk.top_k_accuracy_score(y, p, k=5)
-    assert found.metrics["loss"] == pytest.approx(sk.log_loss(y, p), abs=1e-6)
+    assert found.metrics["loss"] == pytest.approx(sk.log_loss(y, p), abs=1e-5)
     np.testing.assert_array_equal(
         found.arrays["confusion"], sk.confusion_matrix(y, p.argmax(axis=1))
     )
     predicted = found.arrays["predicted"]
-    assert predicted.shape == (4, 360)
+    assert predicted.shape == (4, 355)
     assert found.metrics["certainty"] == np.mean([sk.accuracy_score(y, row) for row in predicted])
     assert found.metrics["consistency"] == np.mean(
         [sk.accuracy_score(predicted[0], row) for row in predicted]
