@@ -1,0 +1,167 @@
+"""`BackupAndRestore`: Keras's callback of that name, but a resumed training is the same training.
+
+Keras's own brings back weights and the epoch. This one brings back everything that a step can
+see: optimizer slots, metrics, every seed, other callbacks, History, the position in the data.
+It works off the training thread and keeps no half-written file.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any, Self
+
+import keras
+
+from runner.checkpoint.checkpointer import Checkpointer
+from runner.checkpoint.manifest import Reference
+from runner.checkpoint.policy import Every, EveryEpochs, EverySteps, Latest, Never, parse
+from runner.checkpoint.reading import Restored
+from runner.errors import TrainingError
+from runner.training import private
+from runner.training.best import Best
+from runner.training.folder import Folder
+from runner.training.loop import Loop, Settings
+from runner.training.progress import OnProgress
+
+logger = logging.getLogger(__name__)
+
+Opened = tuple[Checkpointer, Restored | None]
+
+
+class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
+    """Backs up the whole training state, and continues from it, bit for bit.
+
+    Give it to `model.fit` like any callback, at any place in the list, with `runner.Batches` as
+    data; run the same program again after whatever killed it.
+
+    Args:
+        backup_dir: a folder or any fsspec URL, for this training alone.
+        save_freq: "epoch", or a number of steps.
+        double_checkpoint: keep the checkpoint before the newest one, too. Always done: a damaged
+            one is passed over.
+        delete_checkpoint: remove the folder when the training has ended.
+        every: instead of save_freq: "30s", "200 steps", "1 epoch".
+        best: keep the best epoch's checkpoint as well: the name of the metric that decides.
+        best_mode: "max", "min" or "auto".
+        keep: how many of the newest checkpoints stay.
+        should_stop: asked after each step; a text stops the training, with everything saved.
+        on_progress: told now and then how far it is.
+
+    Example:
+        >>> keras.utils.set_random_seed(1)
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> model.compile("adam", "mse")
+        >>> data = Batches(np.ones((8, 4)), np.ones(8), batch_size=2, seed=1)
+        >>> backup = BackupAndRestore(folder, save_freq=2)
+        >>> history = model.fit(data, epochs=2, callbacks=[backup], verbose=0)
+        >>> backup.final.step
+        8
+    """
+
+    def __init__(
+        self,
+        backup_dir: str,
+        save_freq: str | int = "epoch",
+        double_checkpoint: bool = False,
+        delete_checkpoint: bool = True,
+        *,
+        every: str | None = None,
+        best: str | None = None,
+        best_mode: str = "auto",
+        keep: int = 2,
+        should_stop: Callable[[], str | None] = lambda: None,
+        on_progress: OnProgress | None = None,
+        storage_options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not backup_dir:
+            raise ValueError("Empty `backup_dir` argument passed")
+        self.backup_dir = backup_dir
+        self.save_freq = save_freq
+        self.double_checkpoint = double_checkpoint
+        self.delete_checkpoint = delete_checkpoint
+        self._settings = Settings(
+            every=parse(every) if every else _save_freq(save_freq),
+            best=Best(best, best_mode) if best else None,
+            should_stop=should_stop,
+            on_progress=on_progress,
+        )
+        self._folder: Folder | None = Folder(
+            str(backup_dir), keep=Latest(keep), storage_options=storage_options
+        )
+        self._open: Callable[[], Opened] = self._folder.open
+        self._loop: Loop | None = None
+
+    @classmethod
+    def for_job(
+        cls,
+        checkpointer: Checkpointer,
+        *,
+        every: Every,
+        best: Best | None = None,
+        should_stop: Callable[[], str | None] = lambda: None,
+        on_progress: OnProgress | None = None,
+        restore: Callable[[], Restored | None] | None = None,
+        warn: Callable[[str], None] = logger.warning,
+    ) -> Self:
+        """Return the callback for a job whose checkpoints someone else commits.
+
+        Args:
+            checkpointer: of the job, under its lease. The caller closes it.
+            every: when to save.
+            best: which metric's best epoch is kept.
+            should_stop: asked after each step and within the validation; a text means: save,
+                then raise PreemptedError. May raise LeaseLostError.
+            on_progress: told now and then how far it is.
+            restore: gives what was restored; by default the checkpointer is asked. With it the
+                checkpoint can be fetched while the model is built.
+            warn: told what people should know.
+        """
+        callback = cls.__new__(cls)
+        keras.callbacks.Callback.__init__(callback)
+        callback.delete_checkpoint = False
+        callback._settings = Settings(
+            every=every, best=best, should_stop=should_stop, on_progress=on_progress, warn=warn
+        )
+        callback._folder = None
+        fetch = restore or checkpointer.restore
+        callback._open = lambda: (checkpointer, fetch())
+        callback._loop = None
+        return callback
+
+    @property
+    def final(self) -> Reference | None:
+        """The state after on_train_end, committed; None before that."""
+        return self._loop.final if self._loop is not None else None
+
+    @property
+    def blocked_seconds(self) -> list[float]:
+        """How long each checkpoint kept the training waiting."""
+        return list(self._loop.blocked_seconds) if self._loop is not None else []
+
+    def set_model(self, model: Any) -> None:
+        """Take over the list that fit has just put us into."""
+        super().set_model(model)
+        callbacks = private.callback_list_above(self)
+        if callbacks is not None and model is not None:
+            self._loop = Loop(callbacks, self, self._open, self._settings)
+
+    def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
+        """Check that the list was taken over."""
+        if self._loop is None:
+            raise TrainingError(
+                "BackupAndRestore must stand in fit's own list: callbacks=[..., BackupAndRestore()]"
+            )
+
+
+def _save_freq(save_freq: str | int) -> Every:
+    if save_freq == "epoch":
+        return EveryEpochs(1)
+    if save_freq is False:
+        return Never()
+    if isinstance(save_freq, int) and save_freq > 0:
+        return EverySteps(save_freq)
+    raise ValueError(
+        "Invalid value for argument `save_freq`. "
+        f"Received: save_freq={save_freq}. "
+        "Expected either 'epoch' or an integer value."
+    )

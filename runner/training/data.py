@@ -1,0 +1,204 @@
+"""The order of the data is a pure function of (seed, epoch): any step can be sought at once.
+
+Position k of epoch e is example `permutation(n, seed, e)[k]`, whatever was read before, in
+whatever process, with whatever version of NumPy or TensorFlow. So a resumed training reads the
+same batches as an undisturbed one, and seeking costs nothing.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from runner.errors import DataError
+from runner.training.private import DataAdapter
+
+_MASK = (1 << 64) - 1
+
+
+def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """SplitMix64's finaliser: a bijection of the 64-bit numbers that looks random."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def permutation(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """Return the order of n examples in an epoch.
+
+    The order of keyed 64-bit hashes; written out here, so that no library's update changes it.
+
+    >>> permutation(6, seed=1, epoch=0), permutation(6, seed=1, epoch=1)
+    (array([3, 1, 4, 5, 0, 2]), array([3, 2, 5, 1, 4, 0]))
+    """
+    with np.errstate(over="ignore"):
+        key = np.array([seed & _MASK, epoch & _MASK], dtype=np.uint64)
+        key = _mixed(key * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0xD1B54A32D192ED03))
+        start = _mixed(key[:1] ^ (key[1:] * np.uint64(0xD6E8FEB86659FD93)))
+        hashes = _mixed(
+            (np.arange(1, n + 1, dtype=np.uint64) + start) * np.uint64(0x9E3779B97F4A7C15)
+        )
+    return np.argsort(hashes, kind="stable").astype(np.int64)
+
+
+class Batches(DataAdapter):  # type: ignore[misc]
+    """Arrays in memory as data for `model.fit`, in an order that can be sought.
+
+    Args:
+        x: inputs, an array or a structure of arrays with the same first dimension. They stay as
+            they are (uint8 images stay uint8); rescale inside the model.
+        y: targets, likewise, or None.
+        batch_size: examples of a step; the last batch of an epoch may be smaller.
+        seed: of the order.
+        repeat: how often each example comes in one epoch.
+        shuffle: False keeps the arrays' order in every epoch.
+        sample_weight: one weight per example, or None.
+        class_weight: weight of each class of integer targets, multiplied into the sample weights.
+
+    Example:
+        >>> batches = Batches(np.arange(5), np.arange(5), batch_size=2, seed=1)
+        >>> len(batches), [x.tolist() for x, y in batches.numpy_batches(epoch=0)]
+        (3, [[4, 1], [2, 0], [3]])
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        batch_size: int,
+        seed: int,
+        repeat: int = 1,
+        shuffle: bool = True,
+        sample_weight: Any = None,
+        class_weight: dict[int, float] | None = None,
+    ) -> None:
+        if class_weight is not None:
+            sample_weight = _weights(y, class_weight, sample_weight)
+        parts = (x,) if y is None else (x, y)
+        self._arrays = parts if sample_weight is None else (x, y, sample_weight)
+        self._arrays = keras.tree.map_structure(np.asarray, self._arrays)
+        self.examples = _examples(self._arrays)
+        if batch_size < 1 or repeat < 1:
+            raise DataError(f"batch_size {batch_size} and repeat {repeat} must be at least 1.")
+        self._batch_size = batch_size
+        self.seed = seed
+        self.repeat = repeat
+        self.shuffle = shuffle
+        self._next = (0, 0)  # epoch and step of the next pass
+        self._started = False
+        self._variables: Any = None
+
+    def __len__(self) -> int:
+        return -(-self.examples * self.repeat // self._batch_size)
+
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Return the indices of the epoch's examples, in the order of training."""
+        total = self.examples * self.repeat
+        if not self.shuffle:
+            return np.arange(total, dtype=np.int64) % self.examples
+        return permutation(total, self.seed, epoch) % self.examples
+
+    def seek(self, epoch: int, step: int = 0) -> None:
+        """Let the next pass begin at this step of this epoch."""
+        self._next, self._started = (epoch, step), False
+        if self._variables is not None:
+            self._place()
+
+    def numpy_batches(self, epoch: int, step: int = 0) -> Iterator[Any]:
+        """Yield the batches of an epoch from a step on, without TensorFlow."""
+        order = self.order(epoch)
+        for start in range(step * self._batch_size, len(order), self._batch_size):
+            rows = order[start : start + self._batch_size]
+            yield keras.tree.map_structure(lambda part, rows=rows: part[rows], self._arrays)
+
+    # ------------------------------------------------------------------ keras's DataAdapter
+
+    def get_tf_dataset(self) -> Any:
+        """Return one pass as a tf.data pipeline; each iterator of it begins where `seek` said."""
+        import tensorflow as tf
+
+        if self._variables is None:  # shared by all pipelines: each of them follows `seek`
+            # On the host, whatever the accelerator: batches are put together by the CPU.
+            with tf.init_scope(), tf.device("CPU:0"):
+                order = tf.Variable(self.order(self._next[0]), trainable=False, dtype=tf.int64)
+                first = tf.Variable(self._next[1], trainable=False, dtype=tf.int64)
+                arrays = keras.tree.map_structure(tf.constant, self._arrays)
+            self._variables = (order, first, arrays)
+        order, first, arrays = self._variables
+        size, steps = self._batch_size, len(self)
+
+        def one_pass(_: Any) -> Any:
+            rows = order.read_value()  # once a pass: a later seek does not disturb a running one
+
+            def batch(step: Any) -> Any:
+                chosen = rows[step * size : (step + 1) * size]
+                return keras.tree.map_structure(lambda part: tf.gather(part, chosen), arrays)
+
+            numbers = tf.data.Dataset.range(first.read_value(), steps)
+            return numbers.map(batch, num_parallel_calls=2, deterministic=True)
+
+        return tf.data.Dataset.range(1).flat_map(one_pass).prefetch(2)
+
+    def get_numpy_iterator(self) -> Iterator[Any]:
+        """Yield the batches of one pass."""
+        return self.numpy_batches(*self._next)
+
+    def get_jax_iterator(self) -> Iterator[Any]:
+        """Yield the batches of one pass."""
+        return self.get_numpy_iterator()
+
+    def on_epoch_begin(self) -> None:
+        """Begin a pass: the one that was sought, or the epoch after the last one."""
+        if self._started:
+            self.seek(self._next[0] + 1)
+        self._started = True
+
+    @property
+    def num_batches(self) -> int:
+        """Steps of an epoch."""
+        return len(self)
+
+    @property
+    def batch_size(self) -> int:
+        """Examples of a full batch."""
+        return self._batch_size
+
+    @property
+    def has_partial_batch(self) -> bool:
+        """Whether the last batch of an epoch is smaller."""
+        return self.partial_batch_size is not None
+
+    @property
+    def partial_batch_size(self) -> int | None:
+        """Examples of the last batch if it is smaller."""
+        return (self.examples * self.repeat) % self._batch_size or None
+
+    def _place(self) -> None:
+        order, first, _ = self._variables
+        order.assign(self.order(self._next[0]))
+        first.assign(self._next[1])
+
+
+def _examples(arrays: Any) -> int:
+    lengths = {len(part) if part.ndim else -1 for part in keras.tree.flatten(arrays)}
+    if len(lengths) != 1 or min(lengths) < 1:
+        shapes = [part.shape for part in keras.tree.flatten(arrays)]
+        raise DataError(
+            f"inputs, targets and weights must be equally many; their shapes: {shapes}."
+        )
+    return lengths.pop()
+
+
+def _weights(y: Any, class_weight: dict[int, float], sample_weight: Any) -> Any:
+    labels = np.asarray(y)
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        labels = labels.argmax(axis=1)
+    labels = labels.reshape(-1).astype(np.int64)
+    table = np.ones(max(int(labels.max()), *class_weight) + 1, dtype=np.float32)
+    for label, weight in class_weight.items():
+        table[label] = weight
+    weights = table[labels]
+    return weights if sample_weight is None else weights * np.asarray(sample_weight)

@@ -1,0 +1,111 @@
+"""A training's own folder, for use without a queue: its log says which checkpoints count.
+
+The log is the same as a job's. Whoever opens the folder claims it with the next record, so a
+second program on the same folder takes over, and the first one is told so at its next commit.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from runner.checkpoint.checkpointer import Checkpointer
+from runner.checkpoint.policy import Keep
+from runner.checkpoint.reading import Restored
+from runner.errors import LeaseLostError, NotFoundError
+from runner.store import log
+from runner.store.filesystem import open_store
+
+BASE = "training"
+
+
+class Folder:
+    """Opens the checkpoints of one folder or bucket URL."""
+
+    def __init__(
+        self, url: str, *, keep: Keep, storage_options: dict[str, Any] | None = None
+    ) -> None:
+        self._store = open_store(url, storage_options=storage_options)
+        self._keep = keep
+        self._checkpointer: Checkpointer | None = None
+
+    def open(self) -> tuple[Checkpointer, Restored | None]:
+        """Claim the folder, and return its checkpointer and newest checkpoint."""
+        self.close()
+        record = self._claim()
+        token = int(record["token"])
+        self._checkpointer = Checkpointer(
+            self._store,
+            BASE,
+            token=token,
+            commit=_Commit(self._store, record),
+            checkpoints=record["checkpoints"],
+            best=record["best"],
+            keep=self._keep,
+        )
+        return self._checkpointer, self._checkpointer.restore()
+
+    def close(self) -> None:
+        """Finish what is being written."""
+        if self._checkpointer is not None:
+            self._checkpointer.close()
+
+    def delete(self) -> None:
+        """Remove everything, after the training has ended."""
+        self.close()
+        parts = urlparse(self._store.url)
+        if parts.scheme == "file":
+            shutil.rmtree(Path(unquote(parts.path)), ignore_errors=True)
+            return
+        for key in self._store.list(f"{BASE}/"):
+            self._store.delete(key)
+
+    def _claim(self) -> log.Record:
+        def claim(record: log.Record) -> log.Record:
+            return {**record, "token": record["token"] + 1}
+
+        first = {"number": 0, "nonce": token_hex(8), "token": 1, "checkpoints": [], "best": None}
+        if log.run(self._store, log.head(BASE)) is None:
+            winner = log.run(self._store, log.settle(BASE, {**first, "previous": ""}, None))
+            if winner["nonce"] == first["nonce"]:
+                return winner
+        return log.run(self._store, log.append(BASE, claim, lambda: token_hex(8)))
+
+
+class _Commit:
+    """Appends to the folder's log, while nobody else has claimed it."""
+
+    def __init__(self, store: Any, record: log.Record) -> None:
+        self._store = store
+        self._record = record
+
+    def __call__(
+        self,
+        *,
+        step: int,
+        epoch: int,
+        checkpoints: Sequence[Mapping[str, Any]],
+        best: Mapping[str, Any] | None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        token = self._record["token"]
+
+        def change(record: log.Record) -> log.Record:
+            if record["token"] != token:
+                raise LeaseLostError(
+                    f"another program has taken over {self._store.url}: this one saves no more."
+                )
+            news = {"step": step, "epoch": epoch, "notes": list(notes)}
+            return {**record, **news, "checkpoints": list(checkpoints), "best": best}
+
+        try:
+            self._record = log.run(
+                self._store,
+                log.append(BASE, change, lambda: token_hex(8), known=self._record),
+            )
+        except NotFoundError as error:
+            raise LeaseLostError(
+                f"{self._store.url} was removed: nothing more is saved."
+            ) from error

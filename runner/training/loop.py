@@ -1,0 +1,421 @@
+"""The running `fit`, taken over: our work comes after all other callbacks', in every hook.
+
+A callback in the list runs before the History that fit adds and sees one epoch less. So the
+list's own hooks are replaced, for this fit, by those of `Loop`: each calls the original (all
+other callbacks) and then does our part. A checkpoint therefore holds the others' final state.
+
+A training that is resumed within an epoch runs that epoch from its first step, but the steps
+already done are hidden: `fit` is given the saved logs, the data begins at the first new step,
+no callback is called, nothing is computed. So step numbers, epoch logs and the validation
+afterwards are those of an undisturbed epoch.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from runner.checkpoint.checkpointer import Checkpointer, Snapshot
+from runner.checkpoint.manifest import PYTHON, Position, Reference
+from runner.checkpoint.plain import NotPlainError, decode, encode
+from runner.checkpoint.policy import Every, Since
+from runner.checkpoint.reading import Restored
+from runner.errors import PreemptedError, TrainingError
+from runner.training import numerics, private
+from runner.training.best import Best
+from runner.training.observers import Observers
+from runner.training.progress import OnProgress, Progress
+from runner.training.sources import Source, source_of
+from runner.training.state import Variables
+
+logger = logging.getLogger(__name__)
+
+HOOKS = (
+    "on_train_begin",
+    "on_train_end",
+    "on_epoch_begin",
+    "on_epoch_end",
+    "on_train_batch_begin",
+    "on_train_batch_end",
+    "on_test_begin",
+    "on_test_batch_end",
+    "on_test_end",
+)
+Logs = Mapping[str, Any] | None
+PROGRESS_SECONDS = 0.5  #: between two looks at the metrics: each look waits for the device
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """What a training's checkpoints are to be like."""
+
+    every: Every
+    best: Best | None = None
+    should_stop: Callable[[], str | None] = lambda: None  #: asked after each step: why, or None
+    on_progress: OnProgress | None = None
+    warn: Callable[[str], None] = logger.warning
+
+
+class Loop:
+    """One fit under our care.
+
+    Args:
+        callbacks: the list that fit works with.
+        ours: the callback in it that is not anybody's state.
+        open_checkpoints: gives the checkpointer and what it restored, once fit has begun.
+        settings: see there.
+    """
+
+    def __init__(
+        self,
+        callbacks: Any,
+        ours: Any,
+        open_checkpoints: Callable[[], tuple[Checkpointer, Restored | None]],
+        settings: Settings,
+    ) -> None:
+        self._callbacks = callbacks
+        self._open = open_checkpoints
+        self._settings = settings
+        self._originals = {name: getattr(callbacks, name) for name in HOOKS}
+        for name in HOOKS:
+            setattr(callbacks, name, getattr(self, name))
+        self._ours = ours
+        self.model: Any = None
+        self.final: Reference | None = None
+        self.blocked_seconds: list[float] = []  #: what each checkpoint kept the training waiting
+        self._restored: Restored | None = None  # until it is applied
+        self._finished: Restored | None = None  # a restored state in which no epoch is left
+        self._hidden = 0  # train executions that are still to be hidden
+        self._stop_after_hidden = False
+        self._real_train_function: Any = None
+        self._logs: Any = None  # of the last step, for a hidden one
+        self._fresh = True
+        self._before_validation: Snapshot | None = None
+        self._position = Position()
+        self._epoch_base = 0  # global step at the epoch's beginning
+        self._saved = Position()
+        self._saved_at = time.monotonic()
+        self._notes: list[str] = []
+        self._progress_at = 0.0
+        self._validation_steps = 0
+
+    # ------------------------------------------------------------------ the whole training
+
+    def on_train_begin(self, logs: Logs = None) -> None:
+        """Prepare everything; restore at once if no epoch is left."""
+        private.self_test()
+        fit = private.fit_in_progress(self._callbacks)
+        self.model = self._callbacks.model
+        self._originals["on_train_begin"](logs)
+        private.build_everything(self.model, fit)
+        self._fit = fit
+        self._source: Source = source_of(fit, warn=self._settings.warn)
+        self._variables = Variables(self.model)
+        others = [c for c in self._callbacks.callbacks if c is not self._ours]
+        self._history = next(
+            (c for c in others if isinstance(c, keras.callbacks.History)), keras.callbacks.History()
+        )
+        self._observers = Observers(others, warn=self._settings.warn)
+        self._numerics = {**numerics.fingerprint(self.model), **self._source.fingerprint()}
+        self._checkpointer, self._restored = self._open()
+        self._position = Position(epoch=fit.initial_epoch)
+        if self._restored is not None:
+            self._begin_resumed(self._restored)
+        self._saved, self._saved_at = self._position, time.monotonic()
+        self._progress("train", None, force=True)
+
+    def _begin_resumed(self, restored: Restored) -> None:
+        state = {k: v for k, v in restored.tensors.items() if not k.startswith(PYTHON)}
+        self._variables.check(state)
+        self._fresh = False
+        self._position = position = restored.position
+        changed = numerics.differences(restored.numerics, self._numerics)
+        if changed:
+            note = f"continued on different numerics: {'; '.join(changed)}"
+            self._notes.append(note)
+            self._settings.warn(note)
+        ended = position.stop and position.step == 0
+        if ended or position.epoch >= self._fit.epochs:
+            self._apply(restored)
+            self.model.stop_training = position.stop
+            self._finished = restored
+            private.set_first_epoch(self.model, max(self._fit.epochs, 1))
+        else:
+            private.set_first_epoch(self.model, position.epoch)
+
+    def on_train_end(self, logs: Logs = None) -> None:
+        """Let the others end, then save what they made of the state."""
+        private.set_first_epoch(self.model, None)
+        finished, self._finished = self._finished, None
+        if finished is not None:
+            logs = self._saved_logs(finished)
+        self._originals["on_train_end"](logs)
+        if finished is not None and finished.position.phase == "final":
+            self._apply(finished)  # whatever the others did again, this is how it ended
+            self.final = finished.reference
+        elif self._position.global_step or finished is not None:
+            self._position = replace(self._position, step=0, phase="final", stop=self._stopped())
+            self._save(logs, wait=True)
+            self.final = self._checkpointer.last_committed
+        self._release()
+
+    def _release(self) -> None:
+        for name, original in self._originals.items():
+            setattr(self._callbacks, name, original)
+        self._variables = None  # type: ignore[assignment]
+
+    def _stopped(self) -> bool:
+        return bool(self.model.stop_training)
+
+    # ------------------------------------------------------------------ an epoch
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        """Restore what is to be restored, at the very point where it was saved."""
+        restored, self._restored = self._restored, None
+        if self._finished is not None:
+            raise TrainingError(f"epoch {epoch} begins, although the training had ended.")
+        step = restored.position.step if restored is not None else 0
+        if restored is not None and step == 0:
+            self._apply(restored)
+            self.model.reset_metrics()  # an epoch's end holds the validation's metrics
+        self._source.seek(epoch, step)
+        self._position = replace(self._position, epoch=epoch, step=step, stop=False)
+        self._epoch_base = self._position.global_step - step
+        if self._fresh:
+            # Written while the first step is traced; waited for at that step's end.
+            self._position = replace(self._position, phase="start")
+            self._save(None)
+        self._originals["on_epoch_begin"](epoch, logs)
+        if restored is not None and step > 0:
+            self._apply(restored)
+            self._hide(restored)
+
+    def _hide(self, restored: Restored) -> None:
+        position = restored.position
+        together = self.model.steps_per_execution
+        if position.step % together and position.step != self._fit.steps:
+            raise TrainingError(
+                f"the checkpoint is after step {position.step} of an epoch, which is no multiple "
+                f"of steps_per_execution={together}. Continue with one that divides it."
+            )
+        self._hidden = -(-position.step // together)
+        self._stop_after_hidden = position.stop
+        self._logs = self._saved_logs(restored)
+        real = self.model.train_function
+        self.model.train_function = lambda *state: (
+            self._logs if len(state) == 1 else (self._logs, state[0])
+        )
+        self._real_train_function = real
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        """Save what is due, and the best epoch for sure."""
+        self._originals["on_epoch_end"](epoch, logs)
+        self._position = Position(
+            epoch=epoch + 1,
+            global_step=self._position.global_step,
+            phase="epoch",
+            stop=self._stopped(),
+        )
+        best = self._settings.best
+        improved = best is not None and best.improved(epoch, logs or {}, self._settings.warn)
+        self._after_step(logs, epoch_end=True, best=improved)
+        self._progress("train", logs, force=True)
+
+    # ------------------------------------------------------------------ a step
+
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
+        """Pass on, unless the step is hidden."""
+        if not self._hidden:
+            self._originals["on_train_batch_begin"](batch, logs)
+
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        """Count the step, and save what is due."""
+        if self._hidden:
+            self._end_hidden()
+            return
+        self._originals["on_train_batch_end"](batch, logs)
+        self._logs = logs
+        steps = self._fit.steps
+        done = min(batch + 1, steps) if steps else batch + 1
+        self._position = replace(
+            self._position,
+            step=done,
+            global_step=self._epoch_base + done,
+            phase="batch",
+            stop=self._stopped(),
+        )
+        if self._fresh:
+            self._fresh = False
+            self._checkpointer.wait()  # nobody has seen a step of a training that can't be resumed
+        self._after_step(logs)
+        self._progress("train", logs)
+
+    def _end_hidden(self) -> None:
+        self._hidden -= 1
+        if self._hidden == 0:
+            self.model.train_function = self._real_train_function
+            if self._stop_after_hidden:
+                self.model.stop_training = True
+
+    def _after_step(self, logs: Logs, *, epoch_end: bool = False, best: bool = False) -> None:
+        self._checkpointer.check()
+        reason = self._settings.should_stop()
+        if reason:
+            self._save(logs, best=best, wait=True)
+            raise self._preempted(reason)
+        vouched = epoch_end or self._source.mid_epoch
+        if best or (vouched and self._settings.every.due(self._since(epoch_end))):
+            self._save(logs, best=best)
+
+    def _since(self, epoch_end: bool) -> Since:
+        return Since(
+            steps=self._position.global_step - self._saved.global_step,
+            epochs=self._position.epoch - self._saved.epoch,
+            seconds=time.monotonic() - self._saved_at,
+            epoch_end=epoch_end,
+            cost_seconds=self.blocked_seconds[-1] if self.blocked_seconds else 0.0,
+        )
+
+    def _preempted(self, reason: str) -> PreemptedError:
+        saved = self._checkpointer.last_committed
+        step = saved.step if saved else 0
+        return PreemptedError(f"stopped ({reason}); saved at step {step}.")
+
+    # ------------------------------------------------------------------ validation
+
+    def on_test_begin(self, logs: Logs = None) -> None:
+        """Hold the state before the validation: a stop within it saves that."""
+        self._validation_steps = 0
+        if self._source.mid_epoch:
+            self._before_validation = self._snapshot(self._logs)
+        self._originals["on_test_begin"](logs)
+
+    def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
+        """Stop at once if asked to; the validation is repeated after the resume."""
+        self._originals["on_test_batch_end"](batch, logs)
+        self._validation_steps = batch + 1
+        self._checkpointer.check()
+        reason = self._settings.should_stop()
+        if reason:
+            if self._before_validation is not None:
+                self._checkpointer.save(self._before_validation, wait=True)
+            raise self._preempted(reason)
+        self._progress("validate", logs)
+
+    def on_test_end(self, logs: Logs = None) -> None:
+        """Let go of the state before the validation."""
+        self._before_validation = None
+        self._originals["on_test_end"](logs)
+
+    # ------------------------------------------------------------------ saving and restoring
+
+    def _save(self, logs: Logs, *, best: bool = False, wait: bool = False) -> None:
+        if self._checkpointer.busy and not (best or wait):
+            return  # it stays due, and is taken a step later
+        started = time.perf_counter()
+        snapshot = self._snapshot(logs)
+        self._checkpointer.save(snapshot, best=best, wait=wait)
+        if not wait:
+            self.blocked_seconds.append(time.perf_counter() - started)
+        self._saved, self._saved_at = self._position, time.monotonic()
+        self._notes = []
+
+    def _snapshot(self, logs: Logs) -> Snapshot:
+        if self._callbacks._async_train:
+            self._callbacks._flush_futures()  # the others' state is to be of this step
+        tensors = self._variables.snapshot()
+        python, arrays = self._observers.capture()
+        python["logs"] = plain_logs(logs)
+        python["best"] = self._settings.best.to_json() if self._settings.best else None
+        return Snapshot(
+            tensors=[*tensors, *arrays],
+            python=python,
+            position=self._position,
+            history={k: [finite(v) for v in vs] for k, vs in self._history.history.items()},
+            numerics=self._numerics,
+            notes=tuple(self._notes),
+        )
+
+    def _apply(self, restored: Restored) -> None:
+        self._variables.assign(restored.tensors)
+        self._observers.restore(restored.python, restored.tensors)
+        if self._settings.best is not None:
+            self._settings.best.from_json(restored.python.get("best"))
+
+    def _saved_logs(self, restored: Restored) -> dict[str, Any]:
+        logs: dict[str, Any] = decode(restored.python["logs"], restored.tensors.__getitem__)
+        return logs
+
+    # ------------------------------------------------------------------ for people
+
+    def _progress(self, stage: str, logs: Logs, *, force: bool = False) -> None:
+        tell = self._settings.on_progress
+        now = time.monotonic()
+        if tell is None or not (force or now - self._progress_at >= PROGRESS_SECONDS):
+            return
+        self._progress_at = now
+        validating = stage == "validate"
+        prefix = "val_" if validating else ""
+        metrics = {f"{prefix}{k}": v for k, v in _numbers(logs).items()}
+        tell(
+            Progress(
+                stage=stage,
+                epoch=self._position.epoch,
+                epochs=self._fit.epochs,
+                step=self._validation_steps if validating else self._position.step,
+                steps=0 if validating else self._fit.steps or 0,
+                global_step=self._position.global_step,
+                metrics=metrics,
+                unsaved_seconds=self._checkpointer.unsaved_seconds,
+            )
+        )
+
+
+def finite(value: Any) -> float | None:
+    """Return a metric's value for people's JSON: None where it is no finite number."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) else None
+
+
+def _numbers(logs: Logs) -> dict[str, float]:
+    """Logs as plain numbers, nested ones flattened, as fit hands them to callbacks."""
+    numbers: dict[str, float] = {}
+    for key, value in (logs or {}).items():
+        if isinstance(value, Mapping):
+            numbers.update(_numbers(value))
+        else:
+            try:
+                numbers[key] = float(value)
+            except (TypeError, ValueError):
+                continue
+    return numbers
+
+
+def plain_logs(logs: Logs) -> Any:
+    """Return logs as JSON; what is neither number nor plain is left out."""
+    kept: dict[str, Any] = {}
+    for key, value in (logs or {}).items():
+        try:
+            kept[key] = encode(_plain(value), _refuse)
+        except (NotPlainError, TypeError):
+            continue
+    return kept
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, str | bool | int | float) or value is None:
+        return value
+    return float(value)
+
+
+def _refuse(path: str, array: Any) -> str:
+    raise NotPlainError(f"{path}: an array of shape {array.shape}")

@@ -1,0 +1,171 @@
+"""Every use of private Keras API, in one place, with a test that runs before the training.
+
+Exact resume needs four things that Keras keeps to itself: the callback list and the epoch
+iterator that `fit` works with, the epoch it begins at, the building of all state before the
+first step, and the global seed generator. `self_test` says at start-up, not after hours, if a
+Keras version lacks one of them.
+"""
+
+import inspect
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import keras
+from keras.src.random.seed_generator import global_seed_generator
+from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
+from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
+
+from runner.errors import TrainingError
+
+__all__ = [
+    "ArrayDataAdapter",
+    "DataAdapter",
+    "Fit",
+    "PyDatasetAdapter",
+    "TFDatasetAdapter",
+    "build_everything",
+    "callback_list_above",
+    "fit_in_progress",
+    "global_seed_generator",
+    "self_test",
+    "set_first_epoch",
+]
+
+_FIT_LOCALS = ("callbacks", "epoch_iterator", "epochs", "x", "y", "sample_weight", "class_weight")
+_DEPTH = 12  # frames between one of our hooks and fit: two, and some for wrappers of the user's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What a running `model.fit` works with."""
+
+    epoch_iterator: Any  #: yields (first step, last step, data); holds the data adapter
+    epochs: int
+    initial_epoch: int
+    x: Any
+    y: Any
+    sample_weight: Any
+    class_weight: Any
+    batch_size: int | None
+    shuffle: Any
+    steps_per_epoch: int | None
+
+    @property
+    def steps(self) -> int | None:
+        """Steps of an epoch, or None where nobody knows yet."""
+        steps: int | None = self.epoch_iterator.num_batches
+        return steps
+
+
+def _frames() -> Iterator[FrameType]:
+    frame: FrameType | None = sys._getframe(2)
+    for _ in range(_DEPTH):
+        if frame is None:
+            return
+        yield frame
+        frame = frame.f_back
+
+
+def callback_list_above(callback: Any) -> Any:
+    """Return the keras CallbackList that is calling into `callback` right now, or None."""
+    for frame in _frames():
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, keras.callbacks.CallbackList) and callback in owner.callbacks:
+            return owner
+    return None
+
+
+def fit_in_progress(callbacks: Any) -> Fit:
+    """Return what the `fit` that is calling this callback list works with.
+
+    Raises:
+        TrainingError: no `fit` is calling.
+    """
+    for frame in _frames():
+        names = frame.f_locals
+        if frame.f_code.co_name != "fit" or names.get("callbacks") is not callbacks:
+            continue
+        if all(name in names for name in _FIT_LOCALS):
+            return Fit(
+                epoch_iterator=names["epoch_iterator"],
+                epochs=int(names["epochs"]),
+                initial_epoch=int(names.get("initial_epoch") or 0),
+                x=names["x"],
+                y=names["y"],
+                sample_weight=names["sample_weight"],
+                class_weight=names["class_weight"],
+                batch_size=names.get("batch_size"),
+                shuffle=names.get("shuffle"),
+                steps_per_epoch=names.get("steps_per_epoch"),
+            )
+    raise TrainingError(
+        "BackupAndRestore found no keras model.fit above it. It works with the fit of Keras's own "
+        "models; a fit of your own must call Keras's (override train_step instead)."
+    )
+
+
+def set_first_epoch(model: Any, epoch: int | None) -> None:
+    """Let the running fit begin at this epoch (counted from 0); None: as its arguments say."""
+    model._initial_epoch = epoch
+
+
+def build_everything(model: Any, fit: Fit) -> None:
+    """Create optimizer slots and metric variables now, as the first step would.
+
+    Fresh and resumed runs do it alike: what is to be restored must exist, and the traced graph
+    must be the same in both.
+    """
+    spec = _element_spec(fit)
+    with _strategy_scope(model):
+        if spec is not None:
+            model._symbolic_build(data_batch=spec)
+        optimizer = getattr(model, "optimizer", None)
+        if optimizer is not None and not optimizer.built:
+            optimizer.build(model.trainable_variables)
+
+
+def _element_spec(fit: Fit) -> Any:
+    dataset = fit.epoch_iterator.data_adapter.get_tf_dataset()
+    spec = getattr(dataset, "element_spec", None)
+    shapes = [getattr(part, "shape", None) for part in keras.tree.flatten(spec)]
+    known = all(shape is not None and shape.rank is not None for shape in shapes)
+    return spec if shapes and known else None
+
+
+def _strategy_scope(model: Any) -> Any:
+    return model.distribute_strategy.scope()
+
+
+def self_test() -> None:
+    """Check that this Keras has what this module uses.
+
+    Raises:
+        TrainingError: it has not; says what is missing.
+    """
+    missing = []
+    fit = inspect.unwrap(keras.Model.fit)
+    code = getattr(fit, "__code__", None)
+    names = (*code.co_varnames, *code.co_cellvars) if code else ()
+    missing += [f"'{name}' in Model.fit" for name in _FIT_LOCALS if name not in names]
+    if code is None or "_initial_epoch" not in code.co_names:
+        missing.append("'_initial_epoch' in Model.fit")
+    missing += [
+        f"Model.{name}"
+        for name in ("_symbolic_build", "make_train_function", "reset_metrics")
+        if not hasattr(keras.Model, name)
+    ]
+    missing += [
+        f"CallbackList.{name}"
+        for name in ("_flush_futures", "on_train_begin", "on_test_batch_end")
+        if not hasattr(keras.callbacks.CallbackList, name)
+    ]
+    if missing:
+        raise TrainingError(
+            f"Keras {keras.__version__} works differently inside than runner knows: "
+            f"{', '.join(missing)} not found. Use a Keras version that runner was tested with."
+        )
