@@ -66,8 +66,12 @@ def open_store(
 
     scheme, separator, rest = url.partition("://")
     if not separator or scheme in ("file", "local"):
-        path = Path(rest if separator else url).expanduser()
-        return FileStore(path, single_writer=settings_for(url).single_writer or bool(single_writer))
+        from runner.store.schemes import check_folder
+
+        path = Path(os.path.abspath(Path(rest if separator else url).expanduser()))  # noqa: PTH100
+        alone = settings_for(url).single_writer if single_writer is None else single_writer
+        check_folder(path, single_writer=alone)
+        return FileStore(path, single_writer=alone)
     if scheme == "memory":
         from runner.store.memory import MemoryStore
 

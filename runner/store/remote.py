@@ -1,0 +1,344 @@
+"""A bucket is a store: conditional creates on the wire, no caches, faults waited out.
+
+Creates are sent as one request with the condition "only if absent" (`ifGenerationMatch=0`,
+`If-None-Match: *`) and never resent here: what is not a plain success or a plain "exists" is
+UNKNOWN, and the log reads it back. fsspec's caches are off: with them an object that exists
+was "not found". What gs, s3 and az need is set here; any other fsspec file system works for
+one writer at a time.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from secrets import token_hex
+from typing import Any, TypeVar
+
+from runner.errors import NotFoundError, StoreError, StoreRefusedError
+from runner.store import faults
+from runner.store.base import (
+    MAX_READ,
+    MAX_RECORD,
+    Buffer,
+    Created,
+    check_key,
+    check_prefix,
+    check_record,
+    is_key,
+    pieces,
+    too_large,
+)
+from runner.store.clients import client_options, make_client, modified_at
+from runner.store.schemes import HONEST, check_url
+from runner.store.settings import mask
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+_RANGED = 32 << 20  # up to here one ranged request reads it all; above, the client splits it
+_STREAMED = 64 << 20  # from here on an object is written in parts, without joining its pieces
+_PART = 32 << 20
+_AT_ONCE = 64  # small reads under way together
+_CLOCK_SECONDS = 300.0  # how long one look at the store's clock is good for
+
+
+class FsspecStore:
+    """Bytes under keys in a bucket, by any fsspec URL such as gs://bucket/folder."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        storage_options: dict[str, Any] | None = None,
+        single_writer: bool = False,
+        patience_seconds: float = faults.PATIENCE_SECONDS,
+    ) -> None:
+        check_url(url, single_writer=single_writer)
+        self.url = mask(url.rstrip("/"))
+        self.single_writer = single_writer
+        self.patience_seconds = patience_seconds
+        self._location = url.rstrip("/")
+        self._scheme = url.partition("://")[0].lower()
+        self._options = dict(storage_options or {})
+        self._client: tuple[int, Any, str] | None = None
+        self._reached = False  # the bucket is there: an absent object is just absent
+        self._clock: tuple[float, float] | None = None  # the store's time, at our time
+
+    def __reduce__(self) -> tuple[Callable[..., "FsspecStore"], tuple[Any, ...]]:
+        """Travel to another process as a URL: clients and their threads stay here."""
+        return _rebuild, (self._location, self._options, self.single_writer, self.patience_seconds)
+
+    def read(self, key: str, *, max_bytes: int = MAX_READ) -> bytes | None:  # noqa: D102
+        path = self._path(key)
+        if max_bytes > _RANGED:
+            size = self.size(key)
+            if size is None:
+                return None
+            if size > max_bytes:
+                raise too_large(key, size, max_bytes)
+            return self._absent_or("read", key, lambda: self._read(path, None))
+        data = self._absent_or("read", key, lambda: self._read(path, max_bytes + 1))
+        if data is not None and len(data) > max_bytes:
+            raise too_large(key, len(data), max_bytes)
+        return data
+
+    def _read(self, path: str, limit: int | None) -> bytes:
+        if limit is None:
+            return bytes(self._fs.cat_file(path))
+        try:
+            return bytes(self._fs.cat_file(path, start=0, end=limit))
+        except Exception as error:
+            if _beyond_the_end(error) and self._fs.info(path)["size"] == 0:
+                return b""
+            raise
+
+    def read_many(  # noqa: D102
+        self, keys: Sequence[str], *, max_bytes: int = MAX_RECORD
+    ) -> list[bytes | StoreError | None]:
+        if not keys:
+            return []
+        paths = [self._path(key) for key in keys]
+
+        def work() -> list[Any]:
+            found: list[Any] = self._fs.cat_ranges(
+                paths, 0, max_bytes + 1, batch_size=_AT_ONCE, on_error="return"
+            )
+            return found
+
+        replies = self._patiently(f"reading {len(keys)} objects", work)
+        return [self._reply(*one, max_bytes) for one in zip(keys, replies, strict=True)]
+
+    def _reply(self, key: str, reply: object, max_bytes: int) -> bytes | StoreError | None:
+        if isinstance(reply, FileNotFoundError) and self._reached:
+            return None
+        if isinstance(reply, bytes) and len(reply) <= max_bytes:
+            self._reached = True
+            return reply
+        try:
+            return self.read(key, max_bytes=max_bytes)
+        except StoreError as error:
+            return error
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:  # noqa: D102
+        path = self._path(key)
+        if length == 0:
+            return b""
+
+        def work() -> bytes:
+            try:
+                return bytes(self._fs.cat_file(path, start=start, end=start + length))
+            except Exception as error:
+                if _beyond_the_end(error):
+                    return b""
+                raise
+
+        data = self._absent_or("read", key, work)
+        if data is None:
+            raise NotFoundError(f"{key} is not in {self.url}.")
+        if len(data) != length:
+            raise StoreError(f"{self.url}/{key}: {len(data)} of {length} bytes from {start}.")
+        return data
+
+    def create(self, key: str, data: bytes) -> Created:  # noqa: D102
+        data, path = check_record(data), self._path(key)
+        try:
+            if self._scheme in HONEST:
+                self._fs.pipe_file(path, data, mode="create")
+            elif self._fs.exists(path):
+                return Created.EXISTS
+            else:
+                self._write_and_move(path, data)
+        except FileExistsError:
+            return Created.EXISTS
+        except Exception as error:  # clients raise anything
+            if faults.status_of(error) == 412:
+                return Created.EXISTS
+            mend = faults.mend_for(error)
+            if mend is not None and faults.status_of(error) != 409:
+                raise faults.refused(f"create of {key} in {self.url}", error, mend) from error
+            logger.warning("create of %s: no clear reply (%s)", key, faults.brief(error))
+            return Created.UNKNOWN
+        self._reached = True
+        return Created.YES
+
+    def put(self, key: str, data: Buffer | Sequence[Buffer]) -> None:  # noqa: D102
+        path, views = self._path(key), pieces(data)
+        if self._scheme not in HONEST:
+            self._written(key, lambda: self._write_and_move(path, b"".join(views)))
+        elif sum(view.nbytes for view in views) < _STREAMED:
+            whole = b"".join(views)
+            self._written(key, lambda: self._fs.pipe_file(path, whole))
+        else:
+            self._written(key, lambda: self._stream(path, views))
+        self._reached = True
+
+    def _written(self, key: str, work: Callable[[], None]) -> None:
+        try:
+            self._patiently(f"put of {key}", work)
+        except FileNotFoundError as error:
+            mend = faults.mend_for(error) or ""
+            raise faults.refused(f"put of {key} in {self.url}", error, mend) from error
+
+    def _stream(self, path: str, views: Sequence[memoryview]) -> None:
+        file = self._fs.open(path, "wb", block_size=_PART)
+        try:
+            for view in views:
+                for start in range(0, len(view), _PART):
+                    file.write(view[start : start + _PART])
+            file.close()
+        except BaseException:
+            file.closed = True  # else its __del__ would finish the object as it is
+            file.discard()
+            raise
+
+    def _write_and_move(self, path: str, data: bytes) -> None:
+        """Write aside, then move: readers of a server's folder see all or nothing."""
+        folder, _, name = path.rpartition("/")
+        self._fs.makedirs(folder, exist_ok=True)
+        aside = f"{folder}/.tmp-{token_hex(8)}-{name}"
+        self._fs.pipe_file(aside, data)
+        self._fs.mv(aside, path)
+
+    def folders(self, prefix: str) -> list[str]:  # noqa: D102
+        path = self._folder(prefix)
+
+        def work() -> list[Any]:
+            self._fs.invalidate_cache()
+            found: list[Any] = self._fs.ls(path, detail=True)
+            return found
+
+        entries = self._listed(prefix, work)
+        names = [e["name"].rstrip("/").rsplit("/", 1)[-1] for e in entries if _is_folder(e)]
+        return sorted(name for name in set(names) if is_key(name))
+
+    def size(self, key: str) -> int | None:  # noqa: D102
+        info = self._info(key)
+        return None if info is None else int(info["size"])
+
+    def delete(self, key: str) -> None:  # noqa: D102
+        path = self._path(key)
+        self._absent_or("delete", key, lambda: self._fs.rm_file(path))
+
+    def age(self, key: str) -> float | None:  # noqa: D102
+        info = self._info(key)
+        written = None if info is None else modified_at(info)
+        now = None if written is None else self._now()
+        return None if written is None or now is None else max(0.0, now - written)
+
+    def _now(self) -> float | None:
+        """Return the store's time or less: when it last wrote for us, and what passed since."""
+        here = _boot_seconds()
+        if self._clock is None or not 0 <= here - self._clock[1] < _CLOCK_SECONDS:
+            key = f"clock/{token_hex(8)}.json"
+            self.put(key, b"{}\n")
+            here = _boot_seconds()
+            info = self._info(key)
+            self.delete(key)
+            there = None if info is None else modified_at(info)
+            if there is None:
+                return None
+            self._clock = (there, here)
+        return self._clock[0] + here - self._clock[1]
+
+    def list(self, prefix: str, *, after: str = "") -> list[str]:  # noqa: D102
+        path, root = self._folder(prefix), f"{self._root}/"
+
+        def work() -> list[Any]:
+            self._fs.invalidate_cache()
+            found: list[Any] = self._fs.find(path)
+            return found
+
+        keys = [found.lstrip("/").removeprefix(root) for found in self._listed(prefix, work)]
+        return sorted(k for k in keys if k.startswith(prefix) and k > after and is_key(k))
+
+    def _listed(self, prefix: str, work: Callable[[], Sequence[Any]]) -> Sequence[Any]:
+        try:
+            found = self._patiently(f"listing of {prefix or 'the store'}", work)
+        except FileNotFoundError:
+            self._require_bucket()
+            return []
+        if found:
+            self._reached = True
+        else:
+            self._require_bucket()
+        return found
+
+    def _info(self, key: str) -> dict[str, Any] | None:
+        path = self._path(key)
+        info = self._absent_or("look at", key, lambda: self._fs.info(path))
+        return None if info is None or _is_folder(info) else info
+
+    def _absent_or(self, doing: str, key: str, work: Callable[[], T]) -> T | None:
+        try:
+            found = self._patiently(f"{doing} of {key}", work)
+        except FileNotFoundError:
+            self._require_bucket()
+            return None
+        self._reached = True
+        return found
+
+    def _require_bucket(self) -> None:
+        """Tell an absent object from an absent bucket, once."""
+        if self._reached or self._scheme not in HONEST:
+            return
+        bucket = self._root.split("/", 1)[0]
+
+        def work() -> bool:
+            self._fs.invalidate_cache()
+            return bool(self._fs.exists(bucket))
+
+        if not self._patiently(f"looking for bucket {bucket}", work):
+            missing = FileNotFoundError(bucket)
+            raise faults.refused(f"opening {self.url}", missing, faults.mend_for(missing) or "")
+        self._reached = True
+
+    def _patiently(self, doing: str, work: Callable[[], T]) -> T:
+        doing = f"{doing} in {self.url}"
+        return faults.patiently(doing, work, patience_seconds=self.patience_seconds)
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{check_key(key)}"
+
+    def _folder(self, prefix: str) -> str:
+        return f"{self._root}/{check_prefix(prefix)}".rstrip("/")
+
+    @property
+    def _fs(self) -> Any:
+        return self._made()[1]
+
+    @property
+    def _root(self) -> str:
+        return self._made()[2]
+
+    def _made(self) -> tuple[int, Any, str]:
+        """Return the client, made anew after a fork: its threads stay in the parent."""
+        if self._client is None or self._client[0] != os.getpid():
+            options = client_options(self._scheme, self._options)
+            client, root = make_client(self._location, options)
+            if "/" not in root and self._scheme in HONEST and not root:
+                raise StoreRefusedError(f"{self.url} names no bucket.")
+            self._client = (os.getpid(), client, root.strip("/") if root != "/" else "")
+        return self._client
+
+
+def _rebuild(
+    url: str, storage_options: dict[str, Any], single_writer: bool, patience_seconds: float
+) -> FsspecStore:
+    return FsspecStore(
+        url,
+        storage_options=storage_options,
+        single_writer=single_writer,
+        patience_seconds=patience_seconds,
+    )
+
+
+def _boot_seconds() -> float:
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def _is_folder(info: dict[str, Any]) -> bool:
+    return info.get("type") == "directory"
+
+
+def _beyond_the_end(error: BaseException) -> bool:
+    return faults.status_of(error) == 416 or "InvalidRange" in str(error)
