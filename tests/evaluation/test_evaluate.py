@@ -62,9 +62,11 @@ def test_numbers_equal_those_of_scikit_learn(trained: Assembled) -> None:
     )
     predicted = found.arrays["predicted"]
     assert predicted.shape == (4, 355)
-    assert found.metrics["certainty"] == np.mean([sk.accuracy_score(y, row) for row in predicted])
-    assert found.metrics["consistency"] == np.mean(
-        [sk.accuracy_score(predicted[0], row) for row in predicted]
+    assert found.metrics["certainty"] == pytest.approx(
+        np.mean([sk.accuracy_score(y, row) for row in predicted]), abs=1e-12
+    )
+    assert found.metrics["consistency"] == pytest.approx(
+        np.mean([sk.accuracy_score(predicted[0], row) for row in predicted]), abs=1e-12
     )
     np.testing.assert_array_equal(
         found.arrays["confusion_augmented"],
