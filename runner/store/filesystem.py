@@ -118,7 +118,7 @@ class FileStore:
     def read_many(  # noqa: D102
         self, keys: Sequence[str], *, max_bytes: int = MAX_RECORD
     ) -> list[bytes | StoreError | None]:
-        return [self._read_or_error(key, max_bytes) for key in keys]
+        return [self._read_or_error(key, max_bytes) for key in map(check_key, keys)]
 
     def _read_or_error(self, key: str, max_bytes: int) -> bytes | StoreError | None:
         try:

@@ -65,7 +65,7 @@ def test_an_unknown_job_names_the_nearest(queue: Queue) -> None:
     queue.submit("cats", SPEC)
     with pytest.raises(NotFoundError, match="Did you mean cats"):
         queue.job("cat")
-    with pytest.raises(NotFoundError, match="no job '../up'"):
+    with pytest.raises(NotFoundError, match=r"no job '\.\./up'"):
         queue.job("../up")
 
 

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
+import pytest
+
 from runner.store.base import Created
 from runner.store.memory import MemoryStore
 from tests.store.conftest import Place

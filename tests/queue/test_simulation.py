@@ -1,0 +1,104 @@
+"""The protocol holds under thousands of schedules, and the simulator would see if it did not."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from runner.errors import ConflictError
+from runner.queue import job as jobs
+from runner.store import log
+from runner.store.base import Created
+from runner.store.log import Create, Read, Record, Steps
+from tests.queue.simulator import Simulation, ViolationError
+
+
+def simulate(seeds: range, **broken: bool) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for seed in seeds:
+        try:
+            result = Simulation(seed, **broken).run()
+        except ViolationError as violation:
+            raise ViolationError(f"seed {seed}: {violation}") from violation
+        counts += result.counts
+        counts["ticks"] += result.ticks
+    return counts
+
+
+def test_no_promise_is_broken_in_600_schedules() -> None:
+    counts = simulate(range(600))
+    assert counts["takeovers"] > 100
+    assert counts["leases lost"] > 100
+    assert counts["lost replies"] > 100
+    assert counts["own resends"] > 50
+    assert counts["late landings"] > 30
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("part", range(10))
+def test_no_promise_is_broken_in_20_000_schedules(part: int) -> None:
+    counts = simulate(range(1_000 + 2_000 * part, 3_000 + 2_000 * part))
+    print(dict(counts))
+
+
+def test_the_same_seed_gives_the_same_schedule() -> None:
+    assert Simulation(7).run() == Simulation(7).run()
+
+
+# What the simulator must catch: each of these breaks the protocol in one place.
+
+
+def no_read_back(base: str, record: Record, before: Record | None) -> Steps[Record]:
+    key = log.slot(base, record["number"])
+    said = yield Create(key, log.encode(record))
+    if said is not Created.YES:
+        raise ConflictError("someone was first")
+    return record
+
+
+def exists_is_ours(base: str, record: Record, before: Record | None) -> Steps[Record]:
+    yield Create(log.slot(base, record["number"]), log.encode(record))
+    return record
+
+
+def moves_on_unresolved(base: str, record: Record, before: Record | None) -> Steps[Record]:
+    """In doubt, the next number is tried: a late create then lands in the middle."""
+    key = log.slot(base, record["number"])
+    said = yield Create(key, log.encode(record))
+    if said is Created.UNKNOWN:
+        record = {**record, "number": record["number"] + 1}
+        yield Create(log.slot(base, record["number"]), log.encode(record))
+        return record
+    if said is Created.YES:
+        return record
+    found = yield Read(key)
+    return log.decode(found, key)
+
+
+def hint_is_head(base: str, known: Record | None = None) -> Steps[Record | None]:
+    data = yield Read(log.hint(base))
+    return None if data is None else log.decode(data, "hint")
+
+
+MUTATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "no read-back": lambda patch: patch.setattr(log, "settle", no_read_back),
+    "exists is ours": lambda patch: patch.setattr(log, "settle", exists_is_ours),
+    "moves on unresolved": lambda patch: patch.setattr(log, "settle", moves_on_unresolved),
+    "no token check": lambda patch: patch.setattr(jobs, "held_by", lambda *_: None),
+    "the hint is the head": lambda patch: patch.setattr(log, "head", hint_is_head),
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_a_broken_protocol_is_caught(mutation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    MUTATIONS[mutation](monkeypatch)
+    with pytest.raises(ViolationError):
+        simulate(range(300))
+
+
+@pytest.mark.parametrize("broken", ["overwrite", "collect"])
+def test_a_store_that_breaks_the_rules_is_caught(broken: str) -> None:
+    """Creates that overwrite; log records that are deleted while the job can be written."""
+    with pytest.raises(ViolationError):
+        simulate(range(300), **{broken: True})
