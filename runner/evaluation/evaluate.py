@@ -57,6 +57,7 @@ def evaluate(
     augmented_passes: int,
     batch_size: int,
     seed: int,
+    augmentation: Mapping[str, Any] | None = None,
     jit_compile: bool = False,
     should_stop: Callable[[], str | None] = lambda: None,
     on_progress: OnProgress = lambda _: None,
@@ -68,11 +69,13 @@ def evaluate(
         x: uint8 images, N x height x width x channels.
         y: True classes.
         class_names: One per class.
-        augmented_passes: How often the images go through the augmentation; a model without
-            augmentation has none.
+        augmented_passes: How often the images go through the augmentation; where there is
+            none, they do not.
         batch_size: Images at a time; it divides the random numbers too, so another size sees
             other random changes.
         seed: Of the random changes.
+        augmentation: flip, rotation and zoom as in a spec, for a model that was trained without
+            them or with others; null for those that it was trained with.
         jit_compile: Compile with XLA.
         should_stop: Asked before every batch; a text ends the evaluation.
         on_progress: Told after every batch.
@@ -84,8 +87,8 @@ def evaluate(
     if len(x) == 0 or len(x) != len(y):
         msg = f"received {len(x)} test images and {len(y)} labels; expected one label each."
         raise SpecError(msg)
-    passes = augmented_passes if parts.augmentation and any(parts.augmentation.values()) else 0
-    layers = augmentation_layers(parts.augmentation, seed=seed)
+    layers = augmentation_layers(augmentation or parts.augmentation, seed=seed)
+    passes = augmented_passes if layers else 0
     network = _network(parts, jit_compile=jit_compile)
     run = _Run(network, x, batch_size, passes, should_stop, on_progress)
     run.warm_up()

@@ -129,6 +129,12 @@ def test_model_without_augmentation_has_no_augmented_passes() -> None:
     assert "confusion_augmented" not in found.arrays
 
 
+def test_model_without_augmentation_can_be_sent_augmented_images() -> None:
+    found = measure(model(None), augmentation=ALL)
+    assert found.metrics == measure(model(ALL)).metrics
+    assert found.metrics["augmented_passes"] == 3
+
+
 def test_metrics_are_plain_json_and_arrays_need_no_pickle(trained: Assembled) -> None:
     found = measure(trained)
     assert json.loads(json.dumps(found.metrics, allow_nan=False)) == found.metrics
