@@ -5,6 +5,7 @@ attributes are taken (numbers, text, arrays, containers of them); what can't be 
 matter is named once in a warning, never dropped in silence.
 """
 
+import csv
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -122,7 +123,8 @@ def _special(callback: Any, store: Callable[[str, Array], str], name: str) -> di
     if monitor_op is not None:  # set at the first epoch's end; setting it flips min_delta's sign
         special["monitor_op"] = getattr(monitor_op, "__name__", None)
     if isinstance(callback, keras.callbacks.CSVLogger) and callback.csv_file:
-        callback.csv_file.flush()
+        if not callback.csv_file.closed:
+            callback.csv_file.flush()
         special["csv"] = encode(Path(callback.filename).read_bytes(), store, name)
     return special
 
@@ -141,13 +143,17 @@ def _restore_callback(callback: Any, saved: Any) -> None:
 
 def _restore_csv(callback: Any, content: bytes) -> None:
     """Drop the rows written after the checkpoint, or make the file anew on another machine."""
-    if callback.csv_file and not callback.csv_file.closed:
-        callback.csv_file.close()
     path = Path(callback.filename)
+    if callback.csv_file is None or callback.csv_file.closed:  # the training has ended
+        path.write_bytes(content)
+        return
+    callback.csv_file.close()
     path.write_bytes(content)
     callback.csv_file = path.open("a", newline="")
-    callback.writer = None
-    callback.append_header = not content
+    callback.writer = None  # made anew at the next row, with a header
+    if content and callback.keys:
+        names = ["epoch", *callback.keys]
+        callback.writer = csv.DictWriter(callback.csv_file, names, delimiter=callback.sep)
 
 
 def _is_machinery(value: Any) -> bool:

@@ -1,0 +1,69 @@
+"""Run the training program in processes of its own, undisturbed or killed, and compare."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+PROGRAM = Path(__file__).with_name("program.py")
+ROOT = PROGRAM.parents[2]
+
+
+def attempt(
+    folder: Path, options: dict[str, Any], number: int, kill: dict[str, Any] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the program once."""
+    environment = {**os.environ, "ATTEMPT": str(number), "KILL": json.dumps(kill)}
+    environment["PYTHONPATH"] = str(ROOT)
+    return subprocess.run(
+        [sys.executable, str(PROGRAM), str(folder), json.dumps(options)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def undisturbed(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Run the program to its end without a kill."""
+    return killed(folder, options, [])
+
+
+def killed(
+    folder: Path,
+    options: dict[str, Any],
+    kills: Sequence[dict[str, Any]],
+    *,
+    may_finish: bool = False,
+) -> dict[str, Any]:
+    """Run the program, killed at each of these moments in turn, to its end."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for number, kill in enumerate([*kills, None]):
+        process = attempt(folder, options, number, kill)
+        if may_finish and process.returncode == 0:
+            break  # the kill came too late
+        if kill is not None:
+            assert process.returncode == -signal.SIGKILL, f"{kill}: {process.stderr[-3000:]}"
+    assert process.returncode == 0, process.stderr[-3000:]
+    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return found
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """What is not the same in two results, by name."""
+    found = []
+    for key in one:
+        if isinstance(one[key], dict):
+            names = one[key].keys() | other[key].keys()
+            wrong = sorted(n for n in names if one[key].get(n) != other[key].get(n))
+            found += [f"{key}: {name}" for name in wrong]
+        elif one[key] != other[key]:
+            found.append(key)
+    return found
