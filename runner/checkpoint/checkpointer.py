@@ -185,7 +185,7 @@ class Checkpointer:
     def busy(self) -> bool:
         """Whether a plain `save` would be refused now."""
         with self._wake:
-            return self._writing is not None or self._waiting is not None
+            return self._writing is not None
 
     def save(self, snapshot: Snapshot, *, best: bool = False, wait: bool = False) -> bool:
         """Write a checkpoint in the background.
@@ -207,12 +207,14 @@ class Checkpointer:
         with self._wake:
             if self._closed:
                 raise CheckpointError("the checkpointer is closed: nothing can be saved.")
-            busy = self._writing is not None or self._waiting is not None
-            if busy and not (best or wait):
+            if self._writing is not None and not (best or wait):
                 return False
             while wait and self._waiting is not None:
                 self._wake.wait()
-            self._waiting = request  # a waiting best gives way to a better one
+            if self._writing is None:
+                self._writing = request
+            else:
+                self._waiting = request  # a waiting best gives way to a better one
             self._start()
             self._wake.notify_all()
         if wait:
@@ -226,7 +228,7 @@ class Checkpointer:
             LeaseLostError, StoreError: as `save`.
         """
         with self._wake:
-            while self._waiting is not None or self._writing is not None:
+            while self._writing is not None:
                 self._wake.wait()
             error = self._error
             if error is not None and not isinstance(error, LeaseLostError):
@@ -262,20 +264,17 @@ class Checkpointer:
                     self._warn(f"a checkpoint could not be written, the next may be: {caught}")
             with self._wake:
                 self.write_seconds = self._clock() - started
-                self._writing = None
                 self._error = error
                 if isinstance(error, LeaseLostError):
                     self._waiting = None
+                self._writing, self._waiting = self._waiting, None
                 self._wake.notify_all()
             del request
 
     def _next(self) -> _Request | None:
         with self._wake:
-            while self._waiting is None and not self._closed:
+            while self._writing is None and not self._closed:
                 self._wake.wait()
-            if self._waiting is None or isinstance(self._error, LeaseLostError):
-                return None
-            self._writing, self._waiting = self._waiting, None
             return self._writing
 
     # ------------------------------------------------------------------ in the background

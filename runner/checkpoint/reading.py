@@ -82,35 +82,13 @@ def _read_pack(store: Store, pack: Pack, places: Mapping[str, Place]) -> dict[st
 
 def _read_places(store: Store, pack: Pack, places: Mapping[str, Place]) -> dict[str, Array]:
     distinct = {place.offset: place.length for place in places.values()}
-    if sum(distinct.values()) >= WHOLE_SHARE * pack.bytes:
-        whole = store.read(pack.key, max_bytes=max(pack.bytes, 1))
-        if whole is None:
-            raise CheckpointError(f"{pack.key} is missing.")
-        source = _Whole(pack, memoryview(whole))
-    else:
-        source = _Ranges(store, pack)
+    whole = sum(distinct.values()) >= WHOLE_SHARE * pack.bytes
+    source = _Whole(store, pack) if whole else _Ranges(store, pack)
     entries = source.entries()
     return {name: _tensor(name, place, pack, entries, source) for name, place in places.items()}
 
 
-class _Whole:
-    """A pack that was read in one request."""
-
-    def __init__(self, pack: Pack, data: memoryview) -> None:
-        self.pack = pack
-        self.data = data
-        if len(data) != pack.bytes:
-            raise CheckpointError(f"{pack.key} has {len(data)} bytes, expected {pack.bytes}.")
-
-    def entries(self) -> dict[str, packs.Entry]:
-        length = _located(self.pack, packs.header_length, bytes(self.data[:8]), self.pack.bytes)
-        return _entries(self.pack, bytes(self.data[:length]))
-
-    def bytes_of(self, offset: int, length: int) -> memoryview:
-        return self.data[offset : offset + length]
-
-
-class _Ranges(_Whole):
+class _Ranges:
     """A pack of which only some tensors are needed."""
 
     def __init__(self, store: Store, pack: Pack) -> None:
@@ -123,12 +101,28 @@ class _Ranges(_Whole):
             raise CheckpointError(f"{pack.key} has {size} bytes, expected {pack.bytes}.")
 
     def entries(self) -> dict[str, packs.Entry]:
-        start = self.store.read_range(self.pack.key, 0, 8)
+        """Return what the pack's own header says."""
+        start = bytes(self.bytes_of(0, 8))
         length = _located(self.pack, packs.header_length, start, self.pack.bytes)
-        return _entries(self.pack, self.store.read_range(self.pack.key, 0, length))
+        return _entries(self.pack, bytes(self.bytes_of(0, length)))
 
     def bytes_of(self, offset: int, length: int) -> memoryview:
+        """Return a part of the pack."""
         return memoryview(self.store.read_range(self.pack.key, offset, length) if length else b"")
+
+
+class _Whole(_Ranges):
+    """A pack that is read in one request."""
+
+    def __init__(self, store: Store, pack: Pack) -> None:
+        super().__init__(store, pack)
+        data = store.read(pack.key, max_bytes=pack.bytes)
+        if data is None or len(data) != pack.bytes:
+            raise CheckpointError(f"{pack.key} was changed while it was read.")
+        self.data = memoryview(data)
+
+    def bytes_of(self, offset: int, length: int) -> memoryview:
+        return self.data[offset : offset + length]
 
 
 def _entries(pack: Pack, header: bytes) -> dict[str, packs.Entry]:
@@ -145,7 +139,7 @@ def _located(pack: Pack, function: Any, *arguments: Any) -> Any:
 
 
 def _tensor(
-    name: str, place: Place, pack: Pack, entries: Mapping[str, packs.Entry], source: _Whole
+    name: str, place: Place, pack: Pack, entries: Mapping[str, packs.Entry], source: _Ranges
 ) -> Array:
     entry = entries.get(place.name)
     if entry != packs.Entry(place.dtype, place.shape, place.offset, place.length):

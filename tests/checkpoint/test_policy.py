@@ -1,0 +1,120 @@
+"""When to save and what to keep, as tables."""
+
+import math
+from typing import Any
+
+import pytest
+
+from runner.checkpoint.policy import (
+    Auto,
+    Compaction,
+    EveryEpochs,
+    EverySeconds,
+    EverySteps,
+    Latest,
+    Never,
+    Since,
+    daly,
+    mean_time_between,
+    parse,
+)
+from runner.errors import SpecError
+
+
+def since(**changes: Any) -> Since:
+    return Since(**{"steps": 1, "epochs": 0, "seconds": 0.0, "epoch_end": False, **changes})
+
+
+@pytest.mark.parametrize(
+    ("policy", "moment", "due"),
+    [
+        (EverySteps(3), since(steps=2), False),
+        (EverySteps(3), since(steps=3), True),
+        (EverySteps(3), since(steps=7), True),
+        (EverySeconds(30), since(seconds=29.9), False),
+        (EverySeconds(30), since(seconds=30), True),
+        (EverySeconds(30), since(seconds=99, steps=0), False),
+        (EveryEpochs(2), since(epochs=1, epoch_end=True), False),
+        (EveryEpochs(2), since(epochs=2, epoch_end=True), True),
+        (EveryEpochs(1), since(epochs=1, epoch_end=False), False),
+        (Never(), since(steps=10**9, seconds=1e9, epochs=9, epoch_end=True), False),
+    ],
+)
+def test_due(policy: Any, moment: Since, due: bool) -> None:
+    assert policy.due(moment) is due
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("30s", EverySeconds(30)),
+        ("10m", EverySeconds(600)),
+        ("1.5 h", EverySeconds(5400)),
+        ("200 steps", EverySteps(200)),
+        ("1 step", EverySteps(1)),
+        ("1 epoch", EveryEpochs(1)),
+        ("2 Epochs", EveryEpochs(2)),
+    ],
+)
+def test_parse(text: str, policy: Any) -> None:
+    assert parse(text) == policy
+
+
+@pytest.mark.parametrize("text", ["", "30", "0s", "-1s", "1.5 steps", "often", "s", "1 fortnight"])
+def test_parse_refuses(text: str) -> None:
+    with pytest.raises(SpecError, match="30s"):
+        parse(text)
+
+
+def test_daly_is_young_for_small_costs() -> None:
+    assert daly(0.01, 14400) == pytest.approx(math.sqrt(2 * 0.01 * 14400), rel=0.01)
+    assert daly(0, 100) == 0
+    assert daly(500, 100) == 100
+
+
+@pytest.mark.parametrize("cost", [0.01, 0.1, 1.0, 10.0])
+@pytest.mark.parametrize("mtbf", [600.0, 3600.0, 36000.0])
+def test_daly_loses_least(cost: float, mtbf: float) -> None:
+    """No interval around it has a smaller expected loss (exact model, exponential failures)."""
+
+    def time_per_work(interval: float) -> float:
+        return mtbf * (math.exp((interval + cost) / mtbf) - 1) / interval
+
+    best = daly(cost, mtbf)
+    optimum = min((best * f for f in [x / 100 for x in range(30, 300)]), key=time_per_work)
+    assert time_per_work(best) <= time_per_work(optimum) * 1.0005
+
+
+@pytest.mark.parametrize(
+    ("cost", "expected", "reason"),
+    [
+        (0.0, 5.0, "shortest"),
+        (0.01, daly(0.01, 3600), "Young/Daly"),
+        (2.0, 200.0, "overhead"),
+        (20.0, 600.0, "max_loss"),
+    ],
+)
+def test_auto_interval(cost: float, expected: float, reason: str) -> None:
+    auto = Auto(mtbf_seconds=3600, max_loss_seconds=600)
+    assert auto.interval_seconds(cost) == pytest.approx(expected)
+    assert reason in auto.explain(cost)
+    assert not auto.due(since(seconds=expected * 0.99, cost_seconds=cost))
+    assert auto.due(since(seconds=expected * 1.01, cost_seconds=cost))
+
+
+def test_mean_time_between_goes_from_the_prior_to_the_history() -> None:
+    assert mean_time_between(running_seconds=0, interruptions=0, prior_seconds=1000) == 1000
+    late = mean_time_between(running_seconds=360_000, interruptions=99, prior_seconds=1000)
+    assert late == pytest.approx(3610)
+
+
+def test_latest_keeps_at_least_one() -> None:
+    assert Latest(2).kept([5, 4, 3]) == [5, 4]
+    assert Latest(9).kept([5]) == [5]
+    with pytest.raises(SpecError):
+        Latest(0)
+
+
+def test_compaction_gives_up_packs_that_are_mostly_unused() -> None:
+    assert Compaction(0.5).gives_up(used_bytes=49, pack_bytes=100)
+    assert not Compaction(0.5).gives_up(used_bytes=50, pack_bytes=100)
