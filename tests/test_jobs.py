@@ -24,6 +24,7 @@ PARAMETERS = {
     **dict.fromkeys([f"myinception-dropout-small-{r}" for r in ("na", "au", "ma")], 2_884_612),
     "myinception-attention-au": 6_059_460,
     "myinception-factorised-au": 5_671_668,
+    **dict.fromkeys([f"transfer-inceptionv3-{r}" for r in ("na", "au", "ma")], 24_003_460),
 }
 
 

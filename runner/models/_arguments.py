@@ -12,6 +12,7 @@ Factor = Annotated[float, Gt(0)]
 Decay = Annotated[float, Ge(0)]
 Count = Annotated[int, Ge(0)]
 Units = Annotated[int, Ge(1)]
+Size = Annotated[int, Ge(1)]  #: in pixels
 
 Activation = Literal["relu", "gelu", "silu", "elu", "tanh"]
 Initializer = Literal[

@@ -30,6 +30,9 @@ class Assembled:
     network: "keras.Model"  #: images in [-1, 1] to class probabilities, within `model`
     augmentation: Mapping[str, Any] | None  #: as the spec has it: flip, rotation, zoom
     image_shape: tuple[int, int, int]  #: height, width, channels
+    #: loads the weights that a new job begins with, and returns what to record about them; only
+    #: where the network brings some, and only to be called while there is no checkpoint
+    pretrained: Callable[[], Mapping[str, str]] | None = None
 
     @property
     def classes(self) -> int:
@@ -80,7 +83,11 @@ def assemble(
         x = layer(x)
     model = keras.Model(pixels, network(x), name="runner")
     return Assembled(
-        model=model, network=network, augmentation=augmentation, image_shape=image_shape
+        model=model,
+        network=network,
+        augmentation=augmentation,
+        image_shape=image_shape,
+        pretrained=getattr(network, "pretrained", None),
     )
 
 

@@ -98,6 +98,19 @@ def test_mixed_precision_keeps_pixels_and_probabilities_exact() -> None:
         keras.config.set_dtype_policy("float32")
 
 
+def test_weights_to_begin_with_are_offered_not_loaded() -> None:
+    assert build().pretrained is None
+
+    def with_weights(**arguments: Any) -> keras.Model:
+        network = mlp.build(**arguments)
+        network.pretrained = lambda: {"weights": "mine"}
+        return network
+
+    parts = assemble(with_weights, {}, image_shape=SHAPE, classes=4, augmentation=None, seed=1)
+    assert parts.pretrained is not None
+    assert parts.pretrained() == {"weights": "mine"}
+
+
 def test_network_with_another_output_is_refused() -> None:
     def pixels_back(**_: Any) -> keras.Model:
         x = keras.Input(SHAPE)
