@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from runner.errors import NotFoundError
 from runner.queue.job import Job
 from runner.queue.queue import Queue
 from runner.store.filesystem import open_store
@@ -85,8 +86,10 @@ class Runner:
 
     def job(self, name: str) -> Job | None:
         """Return the job as its log says, None before it is submitted."""
-        queue = self.queue()
-        return queue.job(name) if name in queue.ids() else None
+        try:
+            return self.queue().job(name)
+        except NotFoundError:
+            return None
 
 
 def kill(process: "subprocess.Popen[str]") -> str:

@@ -11,10 +11,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-#: moment → (module, class or "", function, "before" or "after" it runs)
+#: moment → (module, class, function, whether the process dies "before" or "after" it)
 MOMENTS = {
-    "claim": ("runner.queue.queue", "Queue", "claim", "after"),
-    "pack": ("runner.store.filesystem", "FileStore", "put", "during"),
+    "claimed": ("runner.queue.queue", "Queue", "claim", "after"),
     "commit": ("runner.queue.lease", "Lease", "commit", "before"),
     "committed": ("runner.queue.lease", "Lease", "commit", "after"),
     "finish": ("runner.queue.lease", "Lease", "finish", "before"),
@@ -23,16 +22,18 @@ MOMENTS = {
     "epoch": ("keras.callbacks", "CallbackList", "on_epoch_end", "before"),
     "step": ("keras.callbacks", "CallbackList", "on_train_batch_end", "before"),
     "train_end": ("keras.callbacks", "CallbackList", "on_train_end", "before"),
+    "evaluation": ("runner.evaluation.evaluate", "_Run", "predict", "before"),
 }
 
 
 def sabotage(text: str) -> None:
     """Arrange the death."""
     moment, _, count = text.partition(":")
+    if moment == "pack":
+        die_in_the_middle_of_a_pack(int(count or 1))
+        return
     module, owner, function, when = MOMENTS[moment]
-    place: Any = importlib.import_module(module)
-    if owner:
-        place = getattr(place, owner)
+    place = getattr(importlib.import_module(module), owner)
     setattr(place, function, deadly(getattr(place, function), when, int(count or 1)))
 
 
@@ -44,13 +45,39 @@ def deadly(function: Callable[..., Any], when: str, count: int) -> Callable[...,
         nonlocal calls
         calls += 1
         if calls == count and when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         result = function(*args, **kwargs)
         if calls == count and when == "after":
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         return result
 
     return wrapped
+
+
+def die_in_the_middle_of_a_pack(count: int) -> None:
+    """Write half of the n-th pack's bytes, then die."""
+    from runner.store.filesystem import FileStore
+
+    packs = 0
+    put = FileStore.put
+
+    def half(store: FileStore, key: str, data: Any) -> None:
+        nonlocal packs
+        packs += "/packs/" in key
+        if packs == count and "/packs/" in key:
+            whole = b"".join(data) if isinstance(data, list | tuple) else bytes(data)
+            path = store._path(key)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_name(f".tmp-{path.name}").write_bytes(whole[: len(whole) // 2])
+            die()
+        put(store, key, data)
+
+    setattr(FileStore, "put", half)  # noqa: B010 - a method is not to be assigned
+
+
+def die() -> None:
+    """Be gone at once."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -95,13 +95,28 @@ def _result(job: Job) -> str:
     return ": test " + ", ".join(f"{name} {job.evaluation[name]:.4f}" for name in names)
 
 
-def eta_seconds(progress: Progress, started_at: float, first: int) -> float | None:
-    """Seconds to the end at the pace since the attempt began; None while unknown."""
-    total = progress.epochs * progress.steps if progress.stage == "train" else progress.steps
-    done = progress.global_step if progress.stage == "train" else progress.step
-    if done <= first or not total:
-        return None
-    return max(0.0, (total - done) * (time.monotonic() - started_at) / (done - first))
+class Pace:
+    """How fast a stage goes; the first step, which traces the graph, is not counted."""
+
+    def __init__(self) -> None:
+        self._first: int | None = None
+        self._began: tuple[float, int] | None = None
+
+    def eta_seconds(self, progress: Progress) -> float | None:
+        """Seconds to the end, if no callback ends it before; None while unknown."""
+        training = progress.stage != "evaluate"
+        done = progress.global_step if training else progress.step
+        total = progress.epochs * progress.steps if training else progress.steps
+        if self._first is None:
+            self._first = done
+        if self._began is None:
+            if done > self._first:
+                self._began = (time.monotonic(), done)
+            return None
+        began_at, first = self._began
+        if done <= first or not total:
+            return None
+        return max(0.0, (total - done) * (time.monotonic() - began_at) / (done - first))
 
 
 class PlainReporter:
@@ -111,7 +126,7 @@ class PlainReporter:
         self._touched = touched
         self._said_at = 0.0
         self._said_epoch = -1
-        self._began: tuple[float, int] | None = None
+        self._pace = Pace()
 
     def __enter__(self) -> Self:
         return self
@@ -132,43 +147,41 @@ class PlainReporter:
     def started(self, job: Job) -> None:
         """Say what begins."""
         self._touched.append(job.id)
-        self._began = None
+        self._pace = Pace()
         self._said_at, self._said_epoch = time.monotonic(), job.epoch
         self.note(started_text(job))
 
     def progressed(self, job: Job, progress: Progress) -> None:
         """Say where the stage is, now and then."""
         now = time.monotonic()
-        if self._began is None:
-            done = progress.global_step if progress.stage == "train" else progress.step
-            self._began = (now, done)
+        eta = self._pace.eta_seconds(progress)
         new_epoch = progress.epoch > self._said_epoch
         if not new_epoch and now - self._said_at < PLAIN_SECONDS:
             return
         self._said_at, self._said_epoch = now, progress.epoch
-        self.note(f"{job.id}: {progress_text(progress, self._began)}")
+        self.note(f"{job.id}: {progress_text(progress, eta)}")
 
     def ended(self, job: Job) -> None:
         """Say what became of it."""
         self.note(ended_text(job))
 
 
-def progress_text(progress: Progress, began: tuple[float, int]) -> str:
+def progress_text(progress: Progress, eta_seconds: float | None) -> str:
     """Epoch, step, metrics, speed, time left, time since the last commit."""
     parts = []
     if progress.stage == "evaluate":
         parts.append(f"evaluating {progress.step}/{progress.steps}")
     else:
         parts.append(f"epoch {progress.epoch}/{progress.epochs}")
-        parts.append(f"step {progress.step}/{progress.steps}")
-    if progress.stage == "validate":
-        parts.append("validating")
+        in_validation = progress.stage == "validate"
+        steps = f"/{progress.steps}" if progress.steps else ""
+        parts.append(f"{'validation ' if in_validation else ''}step {progress.step}{steps}")
     if progress.metrics:
         parts.append(metrics_text(progress.metrics))
     if progress.images_per_second:
         parts.append(f"{progress.images_per_second:.0f} img/s")
-    if (eta := eta_seconds(progress, *began)) is not None:
-        parts.append(f"ETA {duration(eta)}")
+    if eta_seconds is not None:
+        parts.append(f"ETA {duration(eta_seconds)}")
     if progress.unsaved_seconds is not None and progress.stage != "evaluate":
         parts.append(f"saved {duration(progress.unsaved_seconds)} ago")
     return ", ".join(parts)
@@ -189,7 +202,7 @@ class LiveReporter:
             refresh_per_second=4,
         )
         self._task: TaskID | None = None
-        self._began: tuple[float, int] | None = None
+        self._pace = Pace()
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -210,7 +223,7 @@ class LiveReporter:
     def started(self, job: Job) -> None:
         """Say what begins; until the first step the bar pulses."""
         self._touched.append(job.id)
-        self._began = None
+        self._pace = Pace()
         self.note(started_text(job))
         text = "building the network and its graph"
         self._task = self._bar.add_task(job.id, total=None, text=text)
@@ -219,14 +232,11 @@ class LiveReporter:
         """Move the line."""
         if self._task is None:
             return
-        if self._began is None:
-            done = progress.global_step if progress.stage == "train" else progress.step
-            self._began = (time.monotonic(), done)
         self._bar.update(
             self._task,
             total=progress.steps or None,
             completed=progress.step,
-            text=progress_text(progress, self._began),
+            text=progress_text(progress, self._pace.eta_seconds(progress)),
         )
 
     def ended(self, job: Job) -> None:

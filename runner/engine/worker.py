@@ -88,6 +88,8 @@ class Worker:
         self._reporter = reporter
         self._sleep = sleep
         self._owner = owner or this_process()
+        self._signs: dict[str, tuple[int, int]] = {}  # other workers' tokens and beats, first seen
+        self._said: set[str] = set()
 
     def work(self, ids: Sequence[str] | None = None) -> list[Owned]:
         """Run what can be run until nothing is left.
@@ -126,20 +128,28 @@ class Worker:
         return None, owned
 
     def _lives(self, owned: Owned) -> bool:
-        """Whether the other worker surely lives, so that there is nothing to wait for."""
+        """Whether the other worker surely lives, so that there is nothing to wait for.
+
+        Its process is seen on this machine, or it has beaten since we first looked.
+        """
         seen = owned.availability.seen_seconds
         fresh = seen is not None and seen < FRESH_SHARE * self._queue.lease_seconds
-        return fresh and owned.availability.owner_alive is not False
+        if owned.availability.owner_alive and fresh:
+            return True
+        beat = self._queue.heartbeat(owned.job)
+        sign = (owned.job.token, beat.sequence if beat else 0)
+        return self._signs.setdefault(owned.job.id, sign) != sign
 
     def _watch(self, doubtful: Sequence[Owned]) -> None:
         """Wait a little for a silent worker to beat or to lapse."""
         for other in doubtful:
-            lapses = other.availability.lapses_in
-            self._reporter.note(
-                f"{other.job.id}: {other.availability.why}"
-                + (f"; can be taken over in {lapses:.0f} s" if lapses else "")
-            )
-        until = time.monotonic() + max(1.0, self._queue.lease_seconds / BEATS_PER_LEASE)
+            if other.job.id not in self._said:
+                self._said.add(other.job.id)
+                self._reporter.note(
+                    f"{other.job.id}: {other.availability.why}; waiting for a sign of life,"
+                    f" else it is taken over in {other.availability.lapses_in or 0:.0f} s"
+                )
+        until = time.monotonic() + self._queue.lease_seconds / BEATS_PER_LEASE / 2
         while time.monotonic() < until and self._stop.reason is None:
             self._sleep(0.2)
 

@@ -17,7 +17,7 @@ from runner.checkpoint.manifest import Reference
 from runner.checkpoint.policy import Latest, parse
 from runner.checkpoint.reading import read_manifest
 from runner.datasets.arrays import Dataset
-from runner.errors import CheckpointError, TrainingError
+from runner.errors import CheckpointError, PreemptedError, TrainingError
 from runner.spec import EarlyStopping, JobSpec, ReduceLROnPlateau, seconds
 from runner.store.base import Store
 from runner.training.check import check_fit, load_data
@@ -126,8 +126,10 @@ def _fit(
     from runner.training.callback import BackupAndRestore
     from runner.training.data import Batches
 
+    _leave_if_asked(should_stop)  # the imports took seconds
     numerics.apply(threads=threads, deterministic=spec.training.deterministic)
     dataset = load_checked(spec)
+    _leave_if_asked(should_stop)
     split = dataset.split(spec.data.validation_split, seed=spec.seed)
     batches = Batches(
         dataset.x_train[split.train],
@@ -153,6 +155,7 @@ def _fit(
         restore=restore,
     )
     model = build(spec, dataset).model
+    _leave_if_asked(should_stop)
     model.fit(
         batches,
         epochs=spec.training.epochs,
@@ -164,6 +167,13 @@ def _fit(
         msg = f"{spec.name} ended without a final checkpoint."
         raise TrainingError(msg)
     return backup.final
+
+
+def _leave_if_asked(should_stop: Callable[[], str | None]) -> None:
+    """Stop before the first step, when there is nothing to save yet."""
+    if reason := should_stop():
+        msg = f"stopped ({reason}) before this attempt's first step; nothing is lost."
+        raise PreemptedError(msg)
 
 
 def make_callbacks(spec: JobSpec) -> "list[keras.callbacks.Callback]":
@@ -233,18 +243,21 @@ def _stop_at_nan() -> "keras.callbacks.Callback":
 
 def _with_speed(on_progress: OnProgress, batch_size: int) -> OnProgress:
     """Add images per second, over the steps since the last look."""
+    first: int | None = None  # the step at which this attempt began
     last: tuple[float, int] | None = None
     speed: float | None = None
 
     def tell(progress: Progress) -> None:
-        nonlocal last, speed
+        nonlocal first, last, speed
         now = time.perf_counter()
-        if progress.stage == "train":
-            if last is not None and progress.global_step > last[1] and progress.step > 0:
-                speed = (progress.global_step - last[1]) * batch_size / (now - last[0])
-            last = (now, progress.global_step)
-        else:
+        step = progress.global_step
+        first = step if first is None else first
+        if progress.stage != "train":
             last = None  # a validation's time is no training speed
+        elif step > first:  # the first step's time is the tracing's
+            if last is not None and step > last[1]:
+                speed = (step - last[1]) * batch_size / (now - last[0])
+            last = (now, step)
         on_progress(replace(progress, images_per_second=speed))
 
     return tell

@@ -117,5 +117,5 @@ def test_death_between_any_two_store_calls(undisturbed: tuple[dict[str, Any], in
         outcome = world.outcome()
         assert outcome["state"] == "succeeded", f"after a death at {dead.calls[number - 1]}"
         assert_same(outcome, reference)
-        evaluations = [key for key in world.store.list("jobs/enumerated/evaluation/")]
+        evaluations = world.store.list("jobs/enumerated/evaluation/")
         assert outcome["evaluation"]["json"] in evaluations

@@ -1,0 +1,143 @@
+"""The quickstart, killed for real at the worst moments, ends bit-identically.
+
+Real processes, really killed; each attempt is a new process. The outcome is compared with
+that of a run that nobody touched: final digest, History, evaluation.
+"""
+
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import QUICKSTART, Runner, assert_same, kill, sets, wait_until
+
+#: small steps between checkpoints, so that there is much to be lost and much to be wrong
+OFTEN = {"checkpoint.every": "3 steps"}
+#: one death after the other, in one training, and its evaluation at the end
+DEATHS = (
+    "claimed",
+    "pack:2",
+    "validation:2",
+    "epoch:2",
+    "committed:3",
+    "step:5",
+    "train_end",
+    "finish",
+    "evaluation:2",
+)
+#: every callback that has a memory, dropout, and every random layer
+EVERYTHING = {
+    "name": "everything",
+    "training.epochs": 5,
+    "training.early_stopping": {"monitor": "val_loss", "patience": 1, "min_delta": 0.02},
+    "training.reduce_lr_on_plateau": {"monitor": "val_loss", "patience": 0, "factor": 0.5},
+    "augmentation": {"flip": "horizontal", "rotation": 0.1, "zoom": 0.1},
+    "model.arguments.channel_dropout": 0.2,
+    "model.arguments.head_dropout": 0.3,
+    "checkpoint.best": {"monitor": "val_top_1"},
+    "evaluation.checkpoint": "best",
+    **OFTEN,
+}
+
+
+def finish(runner: Runner, name: str, *deaths: str) -> dict[str, Any]:
+    """Die at each of these moments, then end the job; its status."""
+    for death in deaths:
+        done = runner.run("resume", name, sabotage=death)
+        assert done.returncode == -9, f"{death} never came: {done.stderr[-2000:]}"
+        lost = runner.status(name)
+        assert lost["state"] == "lost", f"a dead worker is shown as {lost['state']}"
+    done = runner.run("resume", name)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return runner.status(name)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    runner = Runner(tmp_path_factory.mktemp("undisturbed"))
+    done = runner.run("submit", str(QUICKSTART))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == "quickstart\n"
+    return runner.status("quickstart")
+
+
+def test_quickstart_learns(undisturbed: dict[str, Any]) -> None:
+    """At least 90 % of the test images are recognised."""
+    assert undisturbed["state"] == "succeeded"
+    assert undisturbed["evaluation"]["top_1"] >= 0.9
+    assert undisturbed["final"]["step"] == undisturbed["step"]
+    assert undisturbed["parameters"] == undisturbed["evaluation"]["parameters"]
+    assert len(undisturbed["history"]["val_top_1"]) == undisturbed["epoch"]
+
+
+def test_killed_at_chosen_moments(undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    """Nine deaths in one training: no difference, not even how often checkpoints were taken."""
+    runner = Runner(tmp_path)
+    runner.ok("submit", str(QUICKSTART), "--detach", *sets(OFTEN))
+    status = finish(runner, "quickstart", *DEATHS)
+    assert_same(status, undisturbed)
+    assert status["preemptions"] == len(DEATHS)
+    assert status["attempts"] == len(DEATHS) + 2
+    assert status["failures"] == 0
+    log = runner.ok("logs", "quickstart")
+    assert log.count("attempt ") == status["attempts"]
+    evaluations = list((tmp_path / "jobs/quickstart/evaluation").glob("*.json"))
+    assert [path.name for path in evaluations] == [Path(status["evaluation"]["json"]).name]
+
+
+def test_killed_at_random_moments(undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    """Whenever the power fails."""
+    seed = random.randrange(1 << 30)
+    kills = killed_at_random(Runner(tmp_path), undisturbed, kills=4, seed=seed)
+    assert kills >= 3, f"seed {seed}"
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(3600)
+def test_killed_twenty_times_in_one_training(undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    """Twenty deaths at random moments of one job."""
+    seed = random.randrange(1 << 30)
+    kills = killed_at_random(Runner(tmp_path), undisturbed, kills=25, seed=seed)
+    assert kills >= 20, f"seed {seed}"
+
+
+def killed_at_random(runner: Runner, undisturbed: dict[str, Any], *, kills: int, seed: int) -> int:
+    """Kill at random steps of the whole job, spread over its length; how often it was."""
+    generator = random.Random(seed)
+    total = undisturbed["step"]
+    runner.ok("submit", str(QUICKSTART), "--detach", *sets(OFTEN))
+    killed = 0
+    for target in sorted(generator.sample(range(total), kills)):
+        process = runner.start("resume", "quickstart")
+
+        def far_enough(target: int = target) -> bool:
+            job = runner.job("quickstart")
+            return job is not None and job.step >= target and job.state.value == "running"
+
+        reached = wait_until(far_enough, process)
+        time.sleep(generator.random() * 0.3)
+        if not reached or process.poll() is not None:
+            process.communicate()
+            continue
+        kill(process)
+        killed += 1
+    status = finish(runner, "quickstart")
+    print(f"seed {seed}: {killed} kills", json.dumps(status["final"]))
+    assert_same(status, undisturbed)
+    return killed
+
+
+def test_all_that_remembers_together(tmp_path: Path) -> None:
+    """EarlyStopping, ReduceLROnPlateau, dropout, augmentation and the best checkpoint."""
+    reference = Runner(tmp_path / "reference")
+    reference.ok("submit", str(QUICKSTART), "--detach", *sets(EVERYTHING))
+    undisturbed = finish(reference, "everything")
+    assert undisturbed["epoch"] < 5 or len(undisturbed["history"]["learning_rate"]) == 5
+    runner = Runner(tmp_path / "killed")
+    runner.ok("submit", str(QUICKSTART), "--detach", *sets(EVERYTHING))
+    status = finish(runner, "everything", "step:4", "validation:1", "epoch:2", "train_end")
+    assert_same(status, undisturbed)
+    assert status["best"] == undisturbed["best"]
