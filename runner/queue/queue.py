@@ -19,6 +19,7 @@ from runner.queue.owner import is_alive
 from runner.queue.protocol import Availability, Heartbeat, Holder, Transition, Watch
 from runner.store import log
 from runner.store.base import Store
+from runner.store.probe import check_once
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class Queue:
 
         The same name and content again returns the job as it is. Other content: ConflictError.
         """
+        check_once(self.store)
         steps = protocol.submit(job_id, spec, nonce=self._nonce, now=self._now)
         return log.run(self.store, steps)
 

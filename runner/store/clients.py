@@ -1,15 +1,21 @@
 """How the clients of fsspec have to be set up to be honest, and what they call a time.
 
-gcsfs has no timeout of its own (a stalled request still hung after 330 s); s3fs and botocore
-both retry, each inside the other. Retrying is done in one place, `faults.patiently`.
+gcsfs has no timeout of its own (a stalled request still hung after 330 s) and makes six tries in
+half a minute, whatever it is told; s3fs and botocore both retry, each inside the other. Retrying
+is done in one place, `faults.patiently`, which says so. Only uploads in parts have tries of their
+own for each part, else a long one would never end on a bad line.
 """
 
+import asyncio
 import logging
 import os
+from collections.abc import Awaitable, Callable
 from datetime import datetime
+from random import random
 from typing import Any
 
 from runner.errors import StoreRefusedError
+from runner.store.faults import mend_for
 from runner.store.settings import mask
 
 _CONNECT_SECONDS = 10.0
@@ -27,14 +33,14 @@ _PACKAGES = {
 _TIMES = ("LastModified", "last_modified", "updated", "mtime", "modified")
 
 
-def client_options(scheme: str, given: dict[str, Any]) -> dict[str, Any]:
+def client_options(scheme: str, given: dict[str, Any], *, tries: int = 1) -> dict[str, Any]:
     """Return the options of the client; those given by the user win, but for the caches."""
     options = dict(given)
     if scheme in ("s3", "s3a"):
         config = {
             "connect_timeout": _CONNECT_SECONDS,
             "read_timeout": _SILENT_SECONDS,
-            "retries": {"total_max_attempts": 1},
+            "retries": {"total_max_attempts": tries, "mode": "standard"},
         }
         options["config_kwargs"] = {**config, **options.get("config_kwargs", {})}
     elif scheme in ("gs", "gcs"):
@@ -52,13 +58,16 @@ def client_options(scheme: str, given: dict[str, Any]) -> dict[str, Any]:
     return {**options, "use_listings_cache": False, "skip_instance_cache": True}
 
 
-def make_client(url: str, options: dict[str, Any]) -> tuple[Any, str]:
-    """Return the fsspec file system of a URL, and the path in it."""
+def make_client(url: str, given: dict[str, Any], *, tries: int = 1) -> tuple[Any, str]:
+    """Return the fsspec file system of a URL, and the path in it.
+
+    It sends each request up to `tries` times by itself.
+    """
     scheme = url.partition("://")[0].lower()
     try:
         from fsspec.core import url_to_fs
 
-        client, path = url_to_fs(url, **options)
+        client, path = url_to_fs(url, **client_options(scheme, given, tries=tries))
     except ImportError as error:
         package = _PACKAGES.get(scheme, "its fsspec package")
         raise StoreRefusedError(
@@ -72,7 +81,27 @@ def make_client(url: str, options: dict[str, Any]) -> tuple[Any, str]:
         ) from error
     if scheme in ("s3", "s3a"):
         client.retries = 1
+    elif scheme in ("gs", "gcs"):
+        plain = getattr(type(client)._request, "__wrapped__", None)
+        if plain is not None:  # else it retries for half a minute by itself, which is safe too
+            client._request = _tried(plain.__get__(client), tries)
     return client, str(path)
+
+
+def _tried(request: Callable[..., Awaitable[Any]], tries: int) -> Callable[..., Awaitable[Any]]:
+    async def send(*arguments: Any, **named: Any) -> Any:
+        for attempt in range(1, tries):
+            try:
+                return await request(*arguments, **named)
+            except (FileNotFoundError, FileExistsError):
+                raise
+            except Exception as error:
+                if mend_for(error) is not None:
+                    raise
+            await asyncio.sleep(random() * 2.0**attempt)
+        return await request(*arguments, **named)
+
+    return send
 
 
 def modified_at(info: dict[str, Any]) -> float | None:

@@ -54,8 +54,8 @@ def status_of(error: BaseException) -> int | None:
         if isinstance(response, dict):
             found: Any = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         else:
-            found = getattr(one, "code", None) or getattr(one, "status", None)
-        found = getattr(one, "status_code", None) if found is None else found
+            named = (getattr(one, name, None) for name in ("status", "status_code", "code"))
+            found = next((value for value in named if value is not None), None)
         if str(found).isdecimal():
             return int(found)
     return None
@@ -68,6 +68,8 @@ def mend_for(error: BaseException) -> str | None:
         return _NO_CREDENTIALS
     if any(word in text.lower().replace("_", "") for word in _THROTTLED):
         return None
+    if status == 401 and "Invalid Credentials" in text:
+        return None  # a token that expired on its way: the next request has a new one
     if isinstance(error, PermissionError) or status in (401, 403) or text.startswith("Forbidden"):
         return _ACCESS
     if type(error).__name__ == "RefreshError" and not getattr(error, "retryable", False):
@@ -151,6 +153,8 @@ def patiently(
         return retrying(once)
     except _TransientError as error:
         cause = _cause(error)
+        if status_of(cause) == 401:
+            raise refused(doing, cause, _ACCESS) from cause
         raise StoreError(
             f"{doing} failed for {patience_seconds:.0f} s on end ({brief(cause)}). Is the network "
             "up, and the bucket's service?"

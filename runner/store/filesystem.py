@@ -76,7 +76,7 @@ def open_store(
         from runner.store.memory import MemoryStore
 
         return _memories.setdefault(rest, MemoryStore(rest))
-    if not rest.strip("/"):
+    if not rest.split("/", 1)[0]:
         raise StoreRefusedError(f"{mask(url)} names no bucket: write {scheme}://BUCKET/FOLDER.")
     from runner.store.remote import FsspecStore
 

@@ -7,6 +7,7 @@ was "not found". What gs, s3 and az need is set here; any other fsspec file syst
 one writer at a time.
 """
 
+import contextlib
 import logging
 import os
 import time
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 from secrets import token_hex
 from typing import Any, TypeVar
 
-from runner.errors import NotFoundError, StoreError, StoreRefusedError
+from runner.errors import NotFoundError, StoreError
 from runner.store import faults
 from runner.store.base import (
     MAX_READ,
@@ -28,7 +29,7 @@ from runner.store.base import (
     pieces,
     too_large,
 )
-from runner.store.clients import client_options, make_client, modified_at
+from runner.store.clients import make_client, modified_at
 from runner.store.schemes import HONEST, check_url
 from runner.store.settings import mask
 
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 _RANGED = 32 << 20  # up to here one ranged request reads it all; above, the client splits it
 _STREAMED = 64 << 20  # from here on an object is written in parts, without joining its pieces
 _PART = 32 << 20
+_PART_TRIES = 5
 _AT_ONCE = 64  # small reads under way together
 _CLOCK_SECONDS = 300.0  # how long one look at the store's clock is good for
 
@@ -180,7 +182,8 @@ class FsspecStore:
             raise faults.refused(f"put of {key} in {self.url}", error, mend) from error
 
     def _stream(self, path: str, views: Sequence[memoryview]) -> None:
-        file = self._fs.open(path, "wb", block_size=_PART)
+        client, _ = make_client(self._location, self._options, tries=_PART_TRIES)
+        file = client.open(path, "wb", block_size=_PART)
         try:
             for view in views:
                 for start in range(0, len(view), _PART):
@@ -188,7 +191,8 @@ class FsspecStore:
             file.close()
         except BaseException:
             file.closed = True  # else its __del__ would finish the object as it is
-            file.discard()
+            with contextlib.suppress(Exception):
+                file.discard()
             raise
 
     def _write_and_move(self, path: str, data: bytes) -> None:
@@ -250,6 +254,19 @@ class FsspecStore:
 
         keys = [found.lstrip("/").removeprefix(root) for found in self._listed(prefix, work)]
         return sorted(k for k in keys if k.startswith(prefix) and k > after and is_key(k))
+
+    def ignores_conditions(self) -> str:
+        """Return why this bucket is known to take every create; "" if nothing is known."""
+        if self._scheme not in ("gs", "gcs"):
+            return ""
+        bucket = self._root.split("/", 1)[0]
+        try:
+            info = self._fs.info(bucket)
+        except Exception as error:  # noqa: BLE001  (it takes a permission workers may not have)
+            logger.debug("looking at bucket %s: %s", bucket, faults.brief(error))
+            return ""
+        zonal = info.get("locationType") == "zone"
+        return "zonal buckets ignore the condition of a create" if zonal else ""
 
     def _listed(self, prefix: str, work: Callable[[], Sequence[Any]]) -> Sequence[Any]:
         try:
@@ -313,11 +330,8 @@ class FsspecStore:
     def _made(self) -> tuple[int, Any, str]:
         """Return the client, made anew after a fork: its threads stay in the parent."""
         if self._client is None or self._client[0] != os.getpid():
-            options = client_options(self._scheme, self._options)
-            client, root = make_client(self._location, options)
-            if "/" not in root and self._scheme in HONEST and not root:
-                raise StoreRefusedError(f"{self.url} names no bucket.")
-            self._client = (os.getpid(), client, root.strip("/") if root != "/" else "")
+            client, root = make_client(self._location, self._options)
+            self._client = (os.getpid(), client, root.strip("/"))
         return self._client
 
 

@@ -23,7 +23,8 @@ OPTIONS_VARIABLE = "RUNNER_STORAGE_OPTIONS"
 SETTINGS_VARIABLE = "RUNNER_SETTINGS"  #: another place for the settings file
 _KNOWN = ("storage_options", "single_writer")
 
-_USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
+_USERINFO = re.compile(r"\b([a-z][a-z0-9+]*)://([^/@\s]+)@")
+_BEARER = re.compile(r"(?i)\b(bearer\s+)[^\s'\"]+")
 _SECRET = re.compile(
     r"(?i)\b([\w-]*(?:password|passwd|secret|token|signature|credential|access_?key|api_?key|"
     r"account_?key|sig)[\w-]*)(\"?'?\s*[=:]\s*\"?'?)([^\s&;,'\"}]+)"
@@ -44,7 +45,15 @@ def mask(text: str) -> str:
     >>> mask("sftp://ann:geheim@nas/runs?sig=abc")
     'sftp://***@nas/runs?sig=***'
     """
-    return _SECRET.sub(r"\1\2***", _USERINFO.sub("***@", text))
+    text = _BEARER.sub(r"\1***", _USERINFO.sub(_masked_user, text))
+    return _SECRET.sub(r"\1\2***", text)
+
+
+def _masked_user(found: re.Match[str]) -> str:
+    scheme, user = found.groups()
+    if scheme in ("abfs", "abfss") and ":" not in user:
+        return found[0]  # there it is the container's name
+    return f"{scheme}://***@"
 
 
 def settings_for(url: str, environment: Mapping[str, str] = os.environ) -> StoreSettings:

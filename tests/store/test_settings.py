@@ -1,0 +1,161 @@
+"""Credentials come from the environment or the settings file, and are never shown."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from runner.errors import SpecError, StoreRefusedError
+from runner.store.filesystem import FileStore, open_store
+from runner.store.remote import FsspecStore
+from runner.store.schemes import check_folder, check_url
+from runner.store.settings import mask, settings_for
+
+SECRET = "geheim-42"
+
+
+@pytest.fixture
+def settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "settings.json"
+    monkeypatch.setenv("RUNNER_SETTINGS", str(path))
+    monkeypatch.delenv("RUNNER_STORAGE_OPTIONS", raising=False)
+    return path
+
+
+def test_the_longest_fitting_prefix_counts(settings_file: Path) -> None:
+    stores = {
+        "s3://lab": {"storage_options": {"profile": "lab"}},
+        "s3://lab/secret": {"storage_options": {"profile": "boss"}, "single_writer": True},
+    }
+    settings_file.write_text(json.dumps({"stores": stores}))
+    assert settings_for("s3://lab/runs").storage_options == {"profile": "lab"}
+    assert settings_for("s3://lab/secret/runs").storage_options == {"profile": "boss"}
+    assert settings_for("s3://lab/secret/runs").single_writer
+    assert settings_for("gs://other").storage_options == {}
+
+
+def test_the_environment_wins(settings_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores = {"s3://": {"storage_options": {"profile": "lab", "anon": False}}}
+    settings_file.write_text(json.dumps({"stores": stores}))
+    monkeypatch.setenv("RUNNER_STORAGE_OPTIONS", '{"profile": "mine"}')
+    assert settings_for("s3://lab/runs").storage_options == {"profile": "mine", "anon": False}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"stores": 3}', '{"stores": {"s3://": {"storage_option": {}}}}', "\xff"],
+)
+def test_a_wrong_settings_file_is_named(settings_file: Path, text: str) -> None:
+    settings_file.write_bytes(text.encode("latin1"))
+    with pytest.raises(SpecError, match=r"settings\.json"):
+        settings_for("s3://lab/runs")
+
+
+def test_a_wrong_variable_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNNER_STORAGE_OPTIONS", f'{{"secret": "{SECRET}"')
+    with pytest.raises(SpecError, match="RUNNER_STORAGE_OPTIONS") as raised:
+        settings_for("s3://lab/runs")
+    assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"s3://AKIA123:{SECRET}@bucket/runs",
+        f"sftp://ann:{SECRET}@nas/runs",
+        f"https://x.blob.core.windows.net/c?sv=1&sig={SECRET}&se=2",
+        f"gs://bucket/x?access_token={SECRET}",
+        f"password={SECRET}",
+        f"{{'secret': '{SECRET}', 'key': 'k'}}",
+        f'{{"aws_secret_access_key": "{SECRET}"}}',
+        f"AccountName=a;AccountKey={SECRET};x=1",
+        f"X-Amz-Signature={SECRET}",
+        f"Authorization: Bearer {SECRET}",
+    ],
+)
+def test_secrets_are_masked(text: str) -> None:
+    assert SECRET not in mask(text)
+    assert "***" in mask(text)
+
+
+def test_plain_urls_stay_as_they_are() -> None:
+    for url in ("gs://bucket/runs", "s3://my-tokens/keys", "/home/ann/runs", "memory://x"):
+        assert mask(url) == url
+
+
+def test_no_output_of_a_store_shows_its_password(caplog: pytest.LogCaptureFixture) -> None:
+    """Not its url, not its errors, not its log lines, not its representation."""
+    caplog.set_level(logging.DEBUG)
+    store = FsspecStore(
+        f"s3://user:{SECRET}@bucket/runs",
+        storage_options={"secret": SECRET, "endpoint_url": "http://127.0.0.1:1"},
+        patience_seconds=0.1,
+    )
+    with pytest.raises(OSError, match="s3://") as raised:
+        store.put("a", b"1")
+    ours = [record for record in caplog.records if record.name.startswith("runner")]
+    shown = [store.url, repr(store), str(raised.value), *(r.getMessage() for r in ours)]
+    assert SECRET not in " ".join(shown)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sftp://nas/runs",
+        "hf://datasets/me/runs",
+        "ftp://h/x",
+        "webdav://h/x",
+        "simplecache::s3://b",
+    ],
+)
+def test_places_without_an_honest_create_are_refused(url: str, settings_file: Path) -> None:
+    with pytest.raises(StoreRefusedError, match="single_writer"):
+        open_store(url)
+
+
+def test_they_serve_a_single_writer(settings_file: Path) -> None:
+    check_url("sftp://nas/runs", single_writer=True)
+    settings_file.write_text('{"stores": {"sftp://nas/": {"single_writer": true}}}')
+    assert settings_for("sftp://nas/runs").single_writer
+
+
+def test_a_bucket_mounted_as_a_folder_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "mounts"
+    table.write_text(
+        "/dev/sda1 / ext4 rw 0 0\n"
+        f"drive {tmp_path}/my\\040drive fuse.rclone rw 0 0\n"
+        f"/dev/sdb1 {tmp_path}/my\\040drive/disk ext4 rw 0 0\n"
+    )
+    with pytest.raises(StoreRefusedError, match=r"fuse\.rclone"):
+        check_folder(tmp_path / "my drive" / "runs", single_writer=False, table=table)
+    check_folder(tmp_path / "my drive" / "disk" / "runs", single_writer=False, table=table)
+    check_folder(tmp_path / "my drive" / "runs", single_writer=True, table=table)
+    with pytest.raises(StoreRefusedError, match="Drive keeps two files of one name"):
+        open_store("/content/drive/MyDrive/runs")
+
+
+@pytest.mark.parametrize("url", ["s3://", "gs:///", "s3:///folder"])
+def test_a_url_without_a_bucket_is_refused(url: str) -> None:
+    with pytest.raises(StoreRefusedError, match="names no bucket"):
+        open_store(url)
+
+
+def test_wrong_storage_options_are_said(settings_file: Path) -> None:
+    with pytest.raises(StoreRefusedError, match="storage_options"):
+        open_store("gs://bucket/x", storage_options={"no_such_option_at_all": 1, "token": 3}).read(
+            "a"
+        )
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}", "local://{}"])
+def test_paths_and_file_urls_are_folders(tmp_path: Path, form: str) -> None:
+    store = open_store(form.format(tmp_path))
+    assert isinstance(store, FileStore)
+    assert store.url == f"file://{tmp_path}"
+
+
+def test_a_memory_url_is_one_store_in_the_process() -> None:
+    open_store("memory://one").put("a", b"1")
+    assert open_store("memory://one").read("a") == b"1"
+    assert open_store("memory://other").read("a") is None
