@@ -79,19 +79,36 @@ class Pretrained:
 
         try:
             if file.suffix != ".keras":
-                with warnings.catch_warnings():
-                    # "layers will retain their freshly-initialized weights" is no success
-                    warnings.simplefilter("error", UserWarning)
-                    self._base.load_weights(file)
+                self._load_weights(file)
                 return
             whole = keras.saving.load_model(file, compile=False, safe_mode=True)
-        except (ValueError, TypeError, OSError, KeyError, UserWarning) as error:
+        except (ValueError, TypeError, OSError, KeyError) as error:
             msg = (
                 f"{self._weights} does not hold the weights of {self._base.name}: {error}"
                 " Give the file of that network, saved without its top."
             )
             raise DataError(msg) from None
         _copy(whole, self._base, source=self._weights)
+
+    def _load_weights(self, file: Path) -> None:
+        import h5py  # type: ignore[import-untyped]  # Keras's own dependency
+
+        with warnings.catch_warnings():
+            # "layers will retain their freshly-initialized weights" is no success
+            warnings.simplefilter("error", UserWarning)
+            try:
+                self._base.load_weights(file)
+            except UserWarning:
+                arrays: list[str] = []
+                with h5py.File(file) as content:
+                    content.visititems(
+                        lambda name, item: (
+                            arrays.append(name) if isinstance(item, h5py.Dataset) else None
+                        )
+                    )
+                wanted = len(self._base.weights)
+                msg = f"it holds {len(arrays)} arrays in other layers, the network has {wanted}."
+                raise ValueError(msg) from None
 
 
 def _copy(whole: Any, base: Any, *, source: str) -> None:
