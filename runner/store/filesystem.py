@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from secrets import token_hex
+from stat import S_ISDIR
 from typing import Any
 
 from runner.errors import NotFoundError, StoreError, StoreRefusedError
@@ -32,6 +33,7 @@ from runner.store.base import (
 
 _TEMPORARY = ".tmp-"  # no key starts with a dot: never listed, never confused
 _WHOLE = ".whole"  # the record inside a folder, where there are no hard links
+_NO_LINKS_HERE = ".no-hard-links"  # in the root: some records are folders that hold _WHOLE
 _STALE_SECONDS = 3600.0  # a temporary file this old belongs to a process that died
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
 _ABSENT = {errno.ENOENT, errno.ENOTDIR}
@@ -107,10 +109,10 @@ class FileStore:
 
     def read(self, key: str, *, max_bytes: int = MAX_READ) -> bytes | None:  # noqa: D102
         path = self._path(key)
-        with self._explained("read", key), _opened(path) as file:
-            if file is None:
+        with self._explained("read", key), _opened(path) as found:
+            if found is None:
                 return None
-            size = os.fstat(file).st_size
+            file, size = found[0], found[1].st_size
             if size > max_bytes:
                 raise too_large(key, size, max_bytes)
             return _read_exactly(file, size)
@@ -128,11 +130,11 @@ class FileStore:
 
     def read_range(self, key: str, start: int, length: int) -> bytes:  # noqa: D102
         path = self._path(key)
-        with self._explained("read", key), _opened(path) as file:
-            if file is None:
+        with self._explained("read", key), _opened(path) as found:
+            if found is None:
                 raise NotFoundError(f"{key} is not in {self.url}.")
-            os.lseek(file, start, os.SEEK_SET)
-            data = _read_exactly(file, length)
+            os.lseek(found[0], start, os.SEEK_SET)
+            data = _read_exactly(found[0], length)
         if len(data) < length:
             raise StoreError(f"{self.url}/{key} is too short: no {length} bytes from {start}.")
         return data
@@ -169,6 +171,7 @@ class FileStore:
 
         (O_EXCL would show a half-written record, and leave one if its writer dies.)
         """
+        (self._root / _NO_LINKS_HERE).touch()
         folder = written.with_name(f"{written.name}.d")
         folder.mkdir()
         inside = folder / _WHOLE
@@ -197,8 +200,8 @@ class FileStore:
     def folders(self, prefix: str) -> list[str]:  # noqa: D102
         check_prefix(prefix)
         with self._explained("list", prefix):
-            entries = _entries(self._root / prefix)
-            return sorted(e.name for e in entries if is_key(e.name) and _is_folder(e))
+            entries, mixed = _entries(self._root / prefix), self._has_record_folders()
+            return sorted(e.name for e in entries if is_key(e.name) and _is_folder(e, mixed))
 
     def size(self, key: str) -> int | None:  # noqa: D102
         found = self._status(key)
@@ -222,16 +225,22 @@ class FileStore:
         found = self._status(key)
         if found is None:
             return None
-        with self._explained("age", key), self._temporary(self._root, []) as now:
-            return max(0.0, now.stat().st_mtime - found.st_mtime)  # by the file server's clock
+        try:
+            with self._explained("age", key), self._temporary(self._root, []) as now:
+                return max(0.0, now.stat().st_mtime - found.st_mtime)  # the file server's clock
+        except StoreRefusedError:
+            return None  # for someone who may only look, the store has no clock
+
+    def _has_record_folders(self) -> bool:
+        return (self._root / _NO_LINKS_HERE).exists()
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
 
     def _status(self, key: str) -> os.stat_result | None:
         path = self._path(key)
-        with self._explained("read", key), _opened(path) as file:
-            return None if file is None else os.fstat(file)
+        with self._explained("read", key), _opened(path) as found:
+            return None if found is None else found[1]
 
     @contextlib.contextmanager
     def _explained(self, doing: str, key: str) -> Iterator[None]:
@@ -279,42 +288,44 @@ class FileStore:
         for entry in _entries(folder):
             with contextlib.suppress(OSError):
                 old = now - entry.stat(follow_symlinks=False).st_mtime > _STALE_SECONDS
-                if old and entry.name.startswith(_TEMPORARY) and entry.is_file():
+                if not old or not entry.name.startswith(_TEMPORARY):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    (Path(entry.path) / _WHOLE).unlink(missing_ok=True)
+                    Path(entry.path).rmdir()
+                else:
                     Path(entry.path).unlink()
 
     def list(self, prefix: str, *, after: str = "") -> list[str]:  # noqa: D102
         check_prefix(prefix)
         with self._explained("list", prefix):
-            found = _walk(self._root / prefix, prefix)
+            found = _walk(self._root / prefix, prefix, self._has_record_folders())
             return sorted(key for key in found if key > after and is_key(key))
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int | None]:
-    """Yield a descriptor of the object, or None where it is absent."""
-    file = _open(path)
+def _opened(path: Path) -> Iterator[tuple[int, os.stat_result] | None]:
+    """Yield a descriptor of the object and its status, or None where it is absent."""
+    found = _open(str(path))
     try:
-        yield file
+        yield found
     finally:
-        if file is not None:
-            os.close(file)
+        if found is not None:
+            os.close(found[0])
 
 
-def _open(path: Path | str) -> int | None:
+def _open(path: str) -> tuple[int, os.stat_result] | None:
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in _ABSENT:
             return None
         raise
-    if not _is_directory(file):
-        return file
+    status = os.fstat(file)
+    if not S_ISDIR(status.st_mode):
+        return file, status
     os.close(file)
     return _open(f"{path}/{_WHOLE}")
-
-
-def _is_directory(file: int) -> bool:
-    return (os.fstat(file).st_mode & 0o170000) == 0o040000
 
 
 def _read_exactly(file: int, length: int) -> bytes:
@@ -356,16 +367,18 @@ def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
         raise
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir(follow_symlinks=False) and not os.path.lexists(f"{entry.path}/{_WHOLE}")
+def _is_folder(entry: os.DirEntry[str], mixed: bool) -> bool:
+    if not entry.is_dir(follow_symlinks=False):
+        return False
+    return not (mixed and os.path.lexists(f"{entry.path}/{_WHOLE}"))
 
 
-def _walk(folder: Path | str, prefix: str) -> Iterator[str]:
+def _walk(folder: Path | str, prefix: str, mixed: bool) -> Iterator[str]:
     """Yield the keys below a folder. Links to folders are not followed: they lead elsewhere."""
     for entry in _entries(folder):
         if entry.name.startswith("."):
             continue
-        if _is_folder(entry):
-            yield from _walk(entry.path, f"{prefix}{entry.name}/")
+        if _is_folder(entry, mixed):
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", mixed)
         else:
             yield f"{prefix}{entry.name}"

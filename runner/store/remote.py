@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from secrets import token_hex
 from typing import Any, TypeVar
 
-from runner.errors import NotFoundError, StoreError
+from runner.errors import NotFoundError, StoreError, StoreRefusedError
 from runner.store import faults
 from runner.store.base import (
     MAX_READ,
@@ -226,7 +226,10 @@ class FsspecStore:
     def age(self, key: str) -> float | None:  # noqa: D102
         info = self._info(key)
         written = None if info is None else modified_at(info)
-        now = None if written is None else self._now()
+        try:
+            now = None if written is None else self._now()
+        except StoreRefusedError:
+            return None  # for someone who may only look, the store has no clock
         return None if written is None or now is None else max(0.0, now - written)
 
     def _now(self) -> float | None:

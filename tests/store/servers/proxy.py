@@ -122,6 +122,10 @@ class Proxy:
         self._ready.set()
         self._loop.run_forever()
         server.close()
+        open_lines = asyncio.all_tasks(self._loop)
+        for line in open_lines:
+            line.cancel()
+        self._loop.run_until_complete(asyncio.gather(*open_lines, return_exceptions=True))
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):

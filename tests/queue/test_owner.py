@@ -1,0 +1,59 @@
+"""Only a process that is certainly gone is called gone."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from runner.queue.owner import is_alive, this_process
+
+
+def test_this_process_is_alive() -> None:
+    assert is_alive(this_process()) is True
+
+
+def test_a_process_that_ended_is_gone() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert is_alive({**this_process(), "pid": ended.pid}) is False
+
+
+def test_a_zombie_is_gone() -> None:
+    program = "import json, runner.queue.owner as o; print(json.dumps(o.this_process()))"
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    owner = json.loads(process.stdout.read())
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert is_alive(owner) is False
+    process.wait()
+
+
+def test_another_process_with_the_same_number_is_not_the_owner() -> None:
+    assert is_alive({**this_process(), "started": "12345"}) is False
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"host": "elsewhere"},
+        {"boot": "another boot"},
+        {"pid_namespace": "pid:[1]"},
+        {"boot": ""},
+        {"boot": None},
+        {"pid": "1"},
+        {"pid": -1},
+        {"pid": True},
+        {"started": ""},
+        {"started": None},
+    ],
+)
+def test_from_elsewhere_nothing_can_be_told(other: dict[str, Any]) -> None:
+    assert is_alive({**this_process(), **other}) is None
+
+
+def test_no_owner_is_no_answer() -> None:
+    assert is_alive(None) is None
+    assert is_alive({}) is None

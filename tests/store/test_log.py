@@ -1,0 +1,213 @@
+"""Every record follows the one its writer had seen, whatever became of the replies."""
+
+from contextlib import suppress
+
+import pytest
+
+from runner.errors import ConflictError, NotFoundError, StoreError, StoreRefusedError
+from runner.store import log
+from runner.store.base import Created
+from runner.store.log import Operation, Record, Steps, append, head, heads, run, settle
+from runner.store.memory import Fault, Killed, MemoryStore
+
+
+def first(nonce: str = "n0") -> Record:
+    return {"number": 0, "nonce": nonce, "previous": "", "value": 0}
+
+
+def add_one(record: Record) -> Record:
+    return {"value": record["value"] + 1}
+
+
+class Nonces:
+    def __init__(self, name: str = "n") -> None:
+        self.name, self.count = name, 0
+
+    def __call__(self) -> str:
+        self.count += 1
+        return f"{self.name}{self.count}"
+
+
+def started() -> MemoryStore:
+    store = MemoryStore()
+    run(store, settle("job", first(), None))
+    return store
+
+
+def no_sleep(_seconds: float) -> None:
+    pass
+
+
+def resumed(steps: Steps[Record], operation: Operation) -> Steps[Record]:
+    """The rest of a protocol that stands at an operation."""
+    while True:
+        try:
+            operation = steps.send((yield operation))
+        except StopIteration as end:
+            found: Record = end.value
+            return found
+
+
+def test_records_are_numbered_and_follow_each_other() -> None:
+    store, nonce = started(), Nonces()
+    for value in range(1, 6):
+        record = run(store, append("job", add_one, nonce))
+        assert (record["number"], record["value"], record["previous"]) == (
+            value,
+            value,
+            f"n{value - 1}",
+        )
+    assert run(store, head("job")) == record
+    assert store.list("job/log/")[-1] == "job/log/000000000005.json"
+
+
+def test_no_log_is_none_and_cannot_be_appended_to() -> None:
+    assert run(MemoryStore(), head("job")) is None
+    with pytest.raises(NotFoundError):
+        run(MemoryStore(), append("job", add_one, Nonces()))
+
+
+def test_who_was_late_decides_anew_with_the_winners_record() -> None:
+    """Two writers saw record 0. The second is asked again, and may refuse."""
+    store = started()
+    late = append("job", add_one, Nonces("late"), known=first())
+    operation = next(late)  # it looks whether record 1 is there
+    reply = store.read(operation.key)  # type: ignore[union-attr]
+    run(store, append("job", add_one, Nonces("early")))
+    assert run(store, resumed(late, late.send(reply)))["value"] == 2
+
+    def refuse(_record: Record) -> Record:
+        raise ConflictError("no")
+
+    with pytest.raises(ConflictError):
+        run(store, append("job", refuse, Nonces()))
+
+
+@pytest.mark.parametrize("fault", [Fault.REPLY_LOST, Fault.SAYS_EXISTS, Fault.NOT_DONE])
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_lost_reply_is_read_back(fault: Fault, times: int) -> None:
+    """Our nonce there is success; nothing there, and the same bytes are sent again."""
+    store, creates = started(), []
+
+    def hook(_n: int, operation: str, _key: str) -> Fault | None:
+        creates.append(operation)
+        failing = operation == "create" and creates.count("create") <= times
+        return fault if failing else None
+
+    store.hook = hook
+    record = run(store, append("job", add_one, Nonces()), sleep=no_sleep)
+    store.hook = None
+    assert run(store, head("job")) == record
+    assert len(store.list("job/log/")) == 2
+
+
+def test_another_record_under_the_number_is_no_success() -> None:
+    """`exists` with a foreign nonce is the other's record."""
+    store = started()
+    assert run(store, settle("job", first("other"), None)) == first()
+
+
+def test_a_writer_that_never_gets_an_answer_gives_up() -> None:
+    store = started()
+    store.hook = lambda _n, operation, _key: Fault.NOT_DONE if operation == "create" else None
+    with pytest.raises(StoreError, match="in 12 tries"):
+        run(store, append("job", add_one, Nonces()), sleep=no_sleep)
+
+
+def test_the_head_is_found_however_old_the_hint_and_the_listing() -> None:
+    store, nonce = started(), Nonces()
+    old = store.read("job/head.json")
+    assert old is not None
+    for _ in range(40):
+        last = run(store, append("job", add_one, nonce))
+    for hint in (old, b"", b"{", b"[]", b'{"number": -1, "nonce": "x"}', None):
+        if hint is None:
+            store.delete("job/head.json")
+        else:
+            store.put("job/head.json", hint)
+        store.hook = lambda _n, operation, _key: Fault.STALE if operation == "list" else None
+        assert run(store, head("job")) == last
+        store.hook = None
+
+
+def test_a_far_head_takes_few_requests() -> None:
+    store, nonce = started(), Nonces()
+    old = store.read("job/head.json")
+    for _ in range(500):
+        run(store, append("job", add_one, nonce))
+    store.put("job/head.json", old or b"")
+    before = store.operations
+    assert (run(store, head("job")) or {})["value"] == 500
+    assert store.operations - before <= log.FAR + 4
+
+
+def test_many_heads_take_two_reads_each_and_hide_no_error() -> None:
+    store, nonce = MemoryStore(), Nonces()
+    bases = [f"jobs/j{n}" for n in range(20)]
+    for base in bases:
+        run(store, settle(base, first(), None))
+        run(store, append(base, add_one, nonce))
+    before = store.operations
+    found = run(store, heads([*bases, "jobs/none"]))
+    assert store.operations - before <= 2 * 20 + 5
+    assert [record["value"] if isinstance(record, dict) else record for record in found] == [
+        *[1] * 20,
+        None,
+    ]
+    store.delete("jobs/j3/head.json")
+    store.put("jobs/j4/log/000000000002.json", b"damaged")
+    store.put("jobs/j5/head.json", b"damaged")
+    found = run(store, heads(bases))
+    assert isinstance(found[4], StoreError)
+    assert [n for n, record in enumerate(found) if isinstance(record, dict)] == [
+        n for n in range(20) if n != 4
+    ]
+
+
+def test_two_records_under_one_number_are_noticed() -> None:
+    """A record that does not follow the one before it: the store let two writers win."""
+    store = started()
+    run(store, append("job", add_one, Nonces()))
+    run(store, append("job", add_one, Nonces("m")))
+    other = {"number": 1, "nonce": "zz", "previous": "n0", "value": 7}
+    store.put("job/log/000000000001.json", log.encode(other))
+    store.delete("job/head.json")
+    with pytest.raises(StoreRefusedError, match="two writers"):
+        run(store, head("job", first()))
+
+
+@pytest.mark.parametrize("call", range(1, 8))
+def test_a_death_between_any_two_calls_leaves_a_whole_log(call: int) -> None:
+    store, nonce = started(), Nonces()
+
+    def die(_n: int, _operation: str, _key: str) -> None:
+        nonlocal call
+        call -= 1
+        if call == 0:
+            raise Killed
+
+    store.hook = die
+    with suppress(Killed):
+        run(store, append("job", add_one, nonce))
+    store.hook = None
+    found = run(store, head("job"))
+    assert found is not None
+    assert run(store, append("job", add_one, Nonces("m")))["number"] == found["number"] + 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, 2}])
+def test_only_plain_finite_json_is_written(value: object) -> None:
+    with pytest.raises(StoreError, match="plain finite JSON"):
+        run(started(), append("job", lambda _record: {"value": value}, Nonces()))
+
+
+def test_a_record_too_large_for_one_request_is_refused() -> None:
+    with pytest.raises(StoreError, match="created exclusively"):
+        run(started(), append("job", lambda _record: {"value": "x" * (1 << 20)}, Nonces()))
+
+
+def test_an_unknown_create_is_resolved_by_reading() -> None:
+    store = MemoryStore(hook=lambda _n, op, _key: Fault.REPLY_LOST if op == "create" else None)
+    assert store.create("a", b"1") is Created.UNKNOWN
+    assert store.create("a", b"1") is Created.UNKNOWN
+    assert store.read("a") == b"1"
