@@ -83,7 +83,7 @@ def test_killed_at_chosen_moments(undisturbed: dict[str, Any], tmp_path: Path) -
     assert status["attempts"] == len(DEATHS) + 2
     assert status["failures"] == 0
     log = runner.ok("logs", "quickstart")
-    assert log.count("attempt ") == status["attempts"]
+    assert log.count("attempt ") == status["attempts"] - 1, "one died before it could say a word"
     evaluations = list((tmp_path / "jobs/quickstart/evaluation").glob("*.json"))
     assert [path.name for path in evaluations] == [Path(status["evaluation"]["json"]).name]
 
