@@ -45,7 +45,7 @@ def kinds(proxy: Proxy, work: Callable[[], object]) -> Counter[str]:
 
 
 def test_requests_of_a_jobs_life(server: Server) -> None:
-    """An hour of training: 120 commits and 240 renewals are 240 + 240 writes and 360 reads."""
+    """An hour: 120 commits and 360 renewals are 240 + 360 writes and 120 + 360 reads."""
     with Proxy(server.port) as proxy:
         queue = Queue(server.store(f"cost-{token_hex(4)}", port=proxy.port))
         queue.submit("warm-up", {"seed": 1})
