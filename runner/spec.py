@@ -35,7 +35,7 @@ METRICS = (*TRAINING_METRICS, *(f"val_{name}" for name in TRAINING_METRICS))
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(s|m|h)")
-_EVERY = re.compile(r"\d+(?:\.\d+)? ?[smh]|\d+ (?:steps?|epochs?)|auto")
+_EVERY = re.compile(r"(?=.*[1-9])(\d+(\.\d+)? ?[smh]|\d+ (steps?|epochs?))|auto")
 
 
 def seconds(duration: str) -> float:
@@ -58,9 +58,7 @@ def _check_duration(value: Any) -> Any:
 
 
 def _check_every(value: Any) -> Any:
-    if isinstance(value, str) and (
-        _EVERY.fullmatch(value.strip()) is None or value.strip().startswith("0 ")
-    ):
+    if isinstance(value, str) and _EVERY.fullmatch(value.strip()) is None:
         msg = f"received {value!r}; expected '30s', '200 steps', '1 epoch' or 'auto'"
         raise ValueError(msg)
     return value

@@ -19,7 +19,8 @@ FLOORS: list[set[str]] = [
     {"training"},
     {"evaluation"},
     {"engine"},
-    {"cli", "__main__", "__init__"},
+    {"cli", "__init__"},
+    {"__main__"},
 ]
 FLOOR_OF = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 

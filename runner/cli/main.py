@@ -66,7 +66,7 @@ def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     named = next((argument for argument in arguments if argument in COMMANDS), None)
     for command, (module, summary) in COMMANDS.items():
         subparser = subparsers.add_parser(command, help=summary, description=_sentence(summary))
-        if named in (None, command):
+        if command == named:
             importlib.import_module(f"runner.cli.{module}").add_arguments(subparser)
     return parser
 
