@@ -51,7 +51,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
         >>> model.compile("adam", "mse")
         >>> data = Batches(np.ones((8, 4)), np.ones(8), batch_size=2, seed=1)
-        >>> backup = BackupAndRestore(folder, save_freq=2)
+        >>> backup = BackupAndRestore(folder, save_freq=2, delete_checkpoint=False)
         >>> history = model.fit(data, epochs=2, callbacks=[backup], verbose=0)
         >>> backup.final.step
         8
@@ -79,16 +79,15 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         self.save_freq = save_freq
         self.double_checkpoint = double_checkpoint
         self.delete_checkpoint = delete_checkpoint
+        self._folder = Folder(str(backup_dir), keep=Latest(keep), storage_options=storage_options)
+        self._open: Callable[[], Opened] = self._folder.open
         self._settings = Settings(
             every=parse(every) if every else _save_freq(save_freq),
             best=Best(best, best_mode) if best else None,
             should_stop=should_stop,
             on_progress=on_progress,
+            discard=self._folder.delete if delete_checkpoint else None,
         )
-        self._folder: Folder | None = Folder(
-            str(backup_dir), keep=Latest(keep), storage_options=storage_options
-        )
-        self._open: Callable[[], Opened] = self._folder.open
         self._loop: Loop | None = None
 
     @classmethod
@@ -122,7 +121,6 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         callback._settings = Settings(
             every=every, best=best, should_stop=should_stop, on_progress=on_progress, warn=warn
         )
-        callback._folder = None
         fetch = restore or checkpointer.restore
         callback._open = lambda: (checkpointer, fetch())
         callback._loop = None
@@ -130,7 +128,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
 
     @property
     def final(self) -> Reference | None:
-        """The state after on_train_end, committed; None before that."""
+        """The state after on_train_end, committed; None before that, and if it was deleted."""
         return self._loop.final if self._loop is not None else None
 
     @property

@@ -31,7 +31,7 @@ def permutation(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     The order of keyed 64-bit hashes; written out here, so that no library's update changes it.
 
     >>> permutation(6, seed=1, epoch=0), permutation(6, seed=1, epoch=1)
-    (array([3, 1, 4, 5, 0, 2]), array([3, 2, 5, 1, 4, 0]))
+    (array([5, 0, 1, 4, 2, 3]), array([1, 2, 0, 5, 4, 3]))
     """
     with np.errstate(over="ignore"):
         key = np.array([seed & _MASK, epoch & _MASK], dtype=np.uint64)
@@ -60,7 +60,7 @@ class Batches(DataAdapter):  # type: ignore[misc]
     Example:
         >>> batches = Batches(np.arange(5), np.arange(5), batch_size=2, seed=1)
         >>> len(batches), [x.tolist() for x, y in batches.numpy_batches(epoch=0)]
-        (3, [[4, 1], [2, 0], [3]])
+        (3, [[0, 1], [4, 2], [3]])
     """
 
     def __init__(

@@ -4,12 +4,14 @@ The log is the same as a job's. Whoever opens the folder claims it with the next
 second program on the same folder takes over, and the first one is told so at its next commit.
 """
 
+import atexit
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 from urllib.parse import unquote, urlparse
+from weakref import WeakValueDictionary
 
 from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.policy import Keep
@@ -19,6 +21,21 @@ from runner.store import log
 from runner.store.filesystem import open_store
 
 BASE = "training"
+
+_open: WeakValueDictionary[str, Checkpointer] = WeakValueDictionary()
+
+
+@atexit.register
+def _finish_all() -> None:
+    """Let what a failed fit was writing be finished, before the process ends."""
+    for url in list(_open):
+        _finish(url)
+
+
+def _finish(url: str) -> None:
+    checkpointer = _open.pop(url, None)
+    if checkpointer is not None:
+        checkpointer.close()
 
 
 class Folder:
@@ -30,21 +47,29 @@ class Folder:
         self._store = open_store(url, storage_options=storage_options)
         self._keep = keep
         self._checkpointer: Checkpointer | None = None
+        self._commit: _Commit | None = None
+
+    @property
+    def checkpointer(self) -> Checkpointer | None:
+        """The one that is in use."""
+        return self._checkpointer
 
     def open(self) -> tuple[Checkpointer, Restored | None]:
         """Claim the folder, and return its checkpointer and newest checkpoint."""
         self.close()
+        _finish(self._store.url)  # an earlier fit of this process may still be writing
         record = self._claim()
-        token = int(record["token"])
+        self._commit = _Commit(self._store, record)
         self._checkpointer = Checkpointer(
             self._store,
             BASE,
-            token=token,
-            commit=_Commit(self._store, record),
+            token=int(record["token"]),
+            commit=self._commit,
             checkpoints=record["checkpoints"],
             best=record["best"],
             keep=self._keep,
         )
+        _open[self._store.url] = self._checkpointer
         return self._checkpointer, self._checkpointer.restore()
 
     def close(self) -> None:
@@ -53,14 +78,23 @@ class Folder:
             self._checkpointer.close()
 
     def delete(self) -> None:
-        """Remove everything, after the training has ended."""
+        """Remove everything, after the training has ended.
+
+        First the log says that nothing counts any more, and its last record goes last: whoever
+        is killed in between leaves an empty folder, not a damaged one.
+        """
         self.close()
+        if self._commit is not None:
+            self._commit(step=0, epoch=0, checkpoints=[], best=None)
+        keys = self._store.list(f"{BASE}/")
+        for key in sorted(keys, key=lambda key: (key.startswith(f"{BASE}/log/"), key)):
+            self._store.delete(key)
         parts = urlparse(self._store.url)
         if parts.scheme == "file":
-            shutil.rmtree(Path(unquote(parts.path)), ignore_errors=True)
-            return
-        for key in self._store.list(f"{BASE}/"):
-            self._store.delete(key)
+            folder = Path(unquote(parts.path))
+            shutil.rmtree(folder / BASE, ignore_errors=True)
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
     def _claim(self) -> log.Record:
         def claim(record: log.Record) -> log.Record:

@@ -25,7 +25,7 @@ from runner.checkpoint.plain import NotPlainError, decode, encode
 from runner.checkpoint.policy import Every, Since
 from runner.checkpoint.reading import Restored
 from runner.errors import PreemptedError, TrainingError
-from runner.training import numerics, private
+from runner.training import inspection, numerics, private
 from runner.training.best import Best
 from runner.training.observers import Observers
 from runner.training.progress import OnProgress, Progress
@@ -58,6 +58,7 @@ class Settings:
     should_stop: Callable[[], str | None] = lambda: None  #: asked after each step: why, or None
     on_progress: OnProgress | None = None
     warn: Callable[[str], None] = logger.warning
+    discard: Callable[[], None] | None = None  #: removes all at the end, instead of saving it
 
 
 class Loop:
@@ -94,6 +95,7 @@ class Loop:
         self._real_train_function: Any = None
         self._logs: Any = None  # of the last step, for a hidden one
         self._fresh = True
+        self._looked = False  # through the traced step
         self._before_validation: Snapshot | None = None
         self._position = Position()
         self._epoch_base = 0  # global step at the epoch's beginning
@@ -111,9 +113,9 @@ class Loop:
         fit = private.fit_in_progress(self._callbacks)
         self.model = self._callbacks.model
         self._originals["on_train_begin"](logs)
-        private.build_everything(self.model, fit)
         self._fit = fit
-        self._source: Source = source_of(fit, warn=self._settings.warn)
+        self._source: Source = source_of(self.model, fit, warn=self._settings.warn)
+        private.build_everything(self.model, fit)
         self._variables = Variables(self.model)
         others = [c for c in self._callbacks.callbacks if c is not self._ours]
         self._history = next(
@@ -131,6 +133,7 @@ class Loop:
     def _begin_resumed(self, restored: Restored) -> None:
         state = {k: v for k, v in restored.tensors.items() if not k.startswith(PYTHON)}
         self._variables.check(state)
+        self._source.from_json(restored.python.get("source"))
         self._fresh = False
         self._position = position = restored.position
         changed = numerics.differences(restored.numerics, self._numerics)
@@ -154,7 +157,9 @@ class Loop:
         if finished is not None:
             logs = self._saved_logs(finished)
         self._originals["on_train_end"](logs)
-        if finished is not None and finished.position.phase == "final":
+        if self._settings.discard is not None:
+            self._settings.discard()
+        elif finished is not None and finished.position.phase == "final":
             self._apply(finished)  # whatever the others did again, this is how it ended
             self.final = finished.reference
         elif self._position.global_step or finished is not None:
@@ -251,6 +256,9 @@ class Loop:
         if self._fresh:
             self._fresh = False
             self._checkpointer.wait()  # nobody has seen a step of a training that can't be resumed
+        if not self._looked:
+            self._looked = True
+            inspection.in_background(self.model, self._variables.handles, self._settings.warn)
         self._after_step(logs)
         self._progress("train", logs)
 
@@ -330,6 +338,7 @@ class Loop:
         tensors = self._variables.snapshot()
         python, arrays = self._observers.capture()
         python["logs"] = plain_logs(logs)
+        python["source"] = self._source.to_json()
         python["best"] = self._settings.best.to_json() if self._settings.best else None
         return Snapshot(
             tensors=[*tensors, *arrays],

@@ -76,8 +76,8 @@ class Observers:
                 _restore_callback(callback, decode(saved.pop(name), load))
             elif _is_stateful(callback):
                 self._warn(f"the callback {name} was not there when the checkpoint was written.")
-        for name in saved:
-            if saved[name]:
+        for name, state in saved.items():
+            if any(state.values()):
                 self._warn(f"the callback {name} of the checkpoint is not there any more.")
         random.setstate(decode(data["random"], load))
         np.random.set_state(decode(data["numpy"], load))

@@ -19,6 +19,7 @@ from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
+from keras.src.utils.rng_utils import get_random_seed
 
 from runner.errors import TrainingError
 
@@ -31,9 +32,13 @@ __all__ = [
     "build_everything",
     "callback_list_above",
     "fit_in_progress",
+    "get_random_seed",
     "global_seed_generator",
+    "replace_data",
+    "replace_dataset",
     "self_test",
     "set_first_epoch",
+    "step_functions",
 ]
 
 _FIT_LOCALS = ("callbacks", "epoch_iterator", "epochs", "x", "y", "sample_weight", "class_weight")
@@ -112,6 +117,29 @@ def fit_in_progress(callbacks: Any) -> Fit:
 def set_first_epoch(model: Any, epoch: int | None) -> None:
     """Let the running fit begin at this epoch (counted from 0); None: as its arguments say."""
     model._initial_epoch = epoch
+
+
+def replace_data(model: Any, fit: Fit, adapter: Any) -> None:
+    """Let the running fit take its batches from another data adapter, from the next epoch on."""
+    fit.epoch_iterator.data_adapter = adapter
+    replace_dataset(model, fit, adapter.get_tf_dataset())
+    fit.epoch_iterator.reset()
+
+
+def replace_dataset(model: Any, fit: Fit, dataset: Any) -> None:
+    """Let the running fit begin its next iterator on this tf.data pipeline."""
+    distributed = model.distribute_strategy.experimental_distribute_dataset(dataset)
+    fit.epoch_iterator._distributed_dataset = distributed
+
+
+def step_functions(model: Any) -> list[Any]:
+    """Return the traced functions of the training step; none before the first, or if eager."""
+    found = []
+    for cell in getattr(model.train_function, "__closure__", None) or ():
+        function = cell.cell_contents
+        if hasattr(function, "_list_all_concrete_functions"):
+            found += function._list_all_concrete_functions()
+    return found
 
 
 def build_everything(model: Any, fit: Fit) -> None:

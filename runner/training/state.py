@@ -15,12 +15,12 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from runner.checkpoint.plain import Array
 from runner.errors import CheckpointError
 from runner.training.hidden import hidden_generators
 from runner.training.private import global_seed_generator
+from runner.training.reading import Reader
 
 _SHOWN = 4  #: differences named in an error
 
@@ -42,8 +42,7 @@ class Variables:
                         seen.add(id(part))
                         name = f"{group}/{index:05d}/{_stable(_path(variable))}{replica}"
                         self._variables.append((name, part))
-        # handles are looked up once: 9 us a variable instead of 29
-        self._handles = [(name, part.handle, part.dtype) for name, part in self._variables]
+        self._reader = Reader([variable for _, variable in self._variables])
 
     @property
     def names(self) -> list[str]:
@@ -53,12 +52,11 @@ class Variables:
     @property
     def handles(self) -> list[Any]:
         """The variables' resource handles, in order."""
-        return [handle for _, handle, _ in self._handles]
+        return self._reader.handles
 
     def snapshot(self) -> list[tuple[str, Any]]:
         """Return every variable's current tensor, held by reference."""
-        read = tf.raw_ops.ReadVariableOp
-        return [(name, read(resource=handle, dtype=dtype)) for name, handle, dtype in self._handles]
+        return list(zip(self.names, self._reader.read(), strict=True))
 
     def assign(self, tensors: Mapping[str, Array]) -> None:
         """Set every variable. Call `check` first."""

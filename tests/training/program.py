@@ -236,7 +236,7 @@ def main() -> None:
         keep=OPTIONS.get("keep", 2),
     )
     if KILL and KILL["kind"] == "store":
-        backup._folder._store = KillingStore(backup._folder._store)  # type: ignore[union-attr]
+        backup._folder._store = KillingStore(backup._folder._store)
     chosen = callbacks(keras)
     fit_arguments: dict[str, Any] = {}
     if OPTIONS.get("validation_steps"):

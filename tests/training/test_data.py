@@ -1,0 +1,151 @@
+"""The order of the data is a pure function of (seed, epoch), and any step can be sought."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runner.errors import DataError
+from runner.training.data import Batches, permutation
+
+
+def test_permutation_is_one() -> None:
+    for n in (1, 2, 7, 1000):
+        for epoch in (0, 1, 200):
+            assert sorted(permutation(n, 3, epoch)) == list(range(n))
+
+
+def test_permutation_never_changes() -> None:
+    """Bits of a training depend on it: no version of anything may change it."""
+    text = ",".join(str(i) for e in range(3) for i in permutation(1000, 42, e))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    assert digest == "5c650cdc700075a14d27a75a7fe273d5663e4b497304ae17cf929e9998e0a4f7"
+
+
+@pytest.mark.parametrize("seed", [0, 1, -1, 2**63, 2**64 + 5])
+def test_any_seed_will_do(seed: int) -> None:
+    assert sorted(permutation(10, seed, 0)) == list(range(10))
+
+
+def test_epochs_and_seeds_have_unrelated_orders() -> None:
+    """No two share more places than chance would have it; positions are uniform."""
+    n = 2000
+    orders = [permutation(n, seed, epoch) for seed in range(4) for epoch in range(4)]
+    for i, one in enumerate(orders):
+        for other in orders[:i]:
+            assert (one == other).sum() < 12  # 1 expected
+            assert abs(np.corrcoef(one, other)[0, 1]) < 0.1
+    first_half = np.mean([np.argsort(order)[: n // 2] < n // 2 for order in orders])
+    assert abs(first_half - 0.5) < 0.02
+
+
+def arrays(n: int = 23) -> tuple[Any, Any]:
+    x = np.arange(n * 12, dtype="uint8").reshape(n, 2, 2, 3)
+    return x, np.arange(n, dtype="int64")
+
+
+def listed(batches: Any) -> list[list[int]]:
+    return [np.asarray(batch[1]).tolist() for batch in batches]
+
+
+@pytest.mark.parametrize("repeat", [1, 3])
+@pytest.mark.parametrize("step", [0, 2])
+def test_pipeline_and_numpy_give_the_same_batches(repeat: int, step: int) -> None:
+    x, y = arrays()
+    data = Batches(x, y, batch_size=5, seed=7, repeat=repeat)
+    pipeline = data.get_tf_dataset()
+    for epoch in (0, 4, 1):
+        data.seek(epoch, step)
+        expected = list(data.numpy_batches(epoch, step))
+        found = list(pipeline)
+        assert len(found) == len(data) - step
+        for (x1, y1), (x2, y2) in zip(expected, found, strict=True):
+            assert x2.numpy().dtype == np.uint8
+            np.testing.assert_array_equal(x1, x2.numpy())
+            np.testing.assert_array_equal(y1, y2.numpy())
+
+
+def test_all_pipelines_of_the_data_follow_a_seek() -> None:
+    """Keras makes more than one."""
+    x, y = arrays()
+    data = Batches(x, y, batch_size=5, seed=7)
+    first, second = data.get_tf_dataset(), data.get_tf_dataset()
+    data.seek(3)
+    assert listed(first) == listed(second) == listed(data.numpy_batches(3))
+
+
+def test_running_pass_is_not_disturbed_by_a_seek() -> None:
+    x, y = arrays()
+    data = Batches(x, y, batch_size=5, seed=7)
+    data.seek(0)
+    running = iter(data.get_tf_dataset())
+    begun = [next(running)]
+    data.seek(1)
+    assert listed([*begun, *running]) == listed(data.numpy_batches(0))
+
+
+def test_each_pass_without_a_seek_is_the_next_epoch() -> None:
+    x, y = arrays()
+    data = Batches(x, y, batch_size=5, seed=7)
+    pipeline = data.get_tf_dataset()
+    found = []
+    for _ in range(3):
+        data.on_epoch_begin()
+        found.append(listed(pipeline))
+        data.on_epoch_end()
+    assert found == [listed(data.numpy_batches(epoch)) for epoch in range(3)]
+
+
+def test_every_example_comes_repeat_times() -> None:
+    x, y = arrays()
+    data = Batches(x, y, batch_size=5, seed=7, repeat=4)
+    counts = np.bincount(np.concatenate([b[1] for b in data.numpy_batches(0)]))
+    assert (counts == 4).all()
+    assert len(data) == 19
+    assert data.partial_batch_size == 2
+
+
+def test_without_shuffle_the_order_is_that_of_the_arrays() -> None:
+    x, y = arrays()
+    data = Batches(x, y, batch_size=10, seed=7, shuffle=False)
+    assert [b for batch in listed(data.numpy_batches(5)) for b in batch] == list(range(23))
+
+
+def test_weights_of_classes_and_samples_are_multiplied() -> None:
+    y = np.array([0, 1, 2, 1])
+    data = Batches(
+        np.zeros((4, 1)),
+        y,
+        batch_size=4,
+        seed=0,
+        shuffle=False,
+        sample_weight=np.array([1, 1, 1, 2.0]),
+        class_weight={1: 0.5, 2: 3.0},
+    )
+    ((_, _, weights),) = data.numpy_batches(0)
+    assert weights.tolist() == [1, 0.5, 3, 1]
+
+
+def test_structures_are_kept() -> None:
+    data = Batches({"a": np.arange(4), "b": np.ones((4, 2))}, batch_size=3, seed=0)
+    ((first,), _) = list(data.get_tf_dataset())
+    assert set(first) == {"a", "b"}
+    assert first["b"].shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"y": np.arange(22)},
+        {"x": np.zeros((0, 2)), "y": np.zeros(0)},
+        {"x": np.array(3.0)},
+        {"batch_size": 0},
+        {"repeat": 0},
+        {"sample_weight": np.ones(5)},
+    ],
+)
+def test_what_can_not_be_batched_is_refused(broken: dict[str, Any]) -> None:
+    x, y = arrays()
+    with pytest.raises(DataError):
+        Batches(**{"x": x, "y": y, "batch_size": 5, "seed": 0, **broken})
