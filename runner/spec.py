@@ -198,6 +198,9 @@ class Evaluation(_Part):
     augmented_passes: int = Field(
         10, ge=0, le=1000, description="passes through the augmentation (none without one)"
     )
+    augmentation: Augmentation | None = Field(
+        None, description="of these passes; null for the one that the model was trained with"
+    )
     batch_size: int = Field(256, ge=1)
 
 

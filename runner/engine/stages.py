@@ -90,6 +90,7 @@ def _evaluate(attempt: Attempt, spec: JobSpec) -> None:
     differences = restored_numerics(attempt.store, spec, reference)
     dataset = load_checked(spec)
     assembled = restored_model(attempt.store, spec, dataset, reference)
+    augmentation = spec.evaluation.augmentation
     evaluation = evaluate(
         assembled,
         dataset.x_test,
@@ -98,6 +99,7 @@ def _evaluate(attempt: Attempt, spec: JobSpec) -> None:
         augmented_passes=spec.evaluation.augmented_passes,
         batch_size=spec.evaluation.batch_size,
         seed=spec.seed,
+        augmentation=augmentation.model_dump() if augmentation else None,
         should_stop=attempt.should_stop,
         on_progress=attempt.on_progress,
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from runner.checkpoint.checkpointer import Checkpointer, Commit
 from runner.checkpoint.manifest import Reference
 from runner.checkpoint.policy import Latest, parse
-from runner.checkpoint.reading import read_manifest
+from runner.checkpoint.reading import Restored, read_manifest
 from runner.datasets.arrays import Dataset
 from runner.errors import CheckpointError, PreemptedError, TrainingError
 from runner.spec import EarlyStopping, JobSpec, ReduceLROnPlateau, seconds
@@ -62,11 +62,12 @@ def train(
         LeaseLostError: another worker owns the job.
         SpecError, TrainingError, CheckpointError: the job's own fault.
     """
+    notes: list[str] = []
     checkpointer = Checkpointer(
         store,
         prefix,
         token=token,
-        commit=commit,
+        commit=_with_notes(commit, notes),
         checkpoints=checkpoints,
         best=best,
         keep=Latest(spec.checkpoint.keep),
@@ -81,6 +82,7 @@ def train(
                 checkpointer,
                 threads=threads,
                 restore=restoring.result,
+                notes=notes,
                 should_stop=should_stop,
                 on_progress=on_progress,
             )
@@ -116,7 +118,8 @@ def _fit(
     checkpointer: Checkpointer,
     *,
     threads: int | None,
-    restore: Callable[[], Any],
+    restore: Callable[[], Restored | None],
+    notes: list[str],
     should_stop: Callable[[], str | None],
     on_progress: OnProgress,
 ) -> Reference:
@@ -154,9 +157,12 @@ def _fit(
         on_progress=_with_speed(on_progress, spec.training.batch_size),
         restore=restore,
     )
-    model = build(spec, dataset).model
+    assembled = build(spec, dataset)
     _leave_if_asked(should_stop)
-    model.fit(
+    if assembled.pretrained is not None and restore() is None:
+        weights = assembled.pretrained()  # part of checkpoint 0: no later attempt needs them
+        notes.append(f"began with {', '.join(f'{key} {value}' for key, value in weights.items())}")
+    assembled.model.fit(
         batches,
         epochs=spec.training.epochs,
         validation_data=validation,
@@ -167,6 +173,19 @@ def _fit(
         msg = f"{spec.name} ended without a final checkpoint."
         raise TrainingError(msg)
     return backup.final
+
+
+def _with_notes(commit: Commit, notes: list[str]) -> Commit:
+    """Say the notes with the next commit, once."""
+
+    def call(**record: Any) -> object:
+        said = len(notes)
+        record["notes"] = [*notes[:said], *record.get("notes", ())]
+        result = commit(**record)
+        del notes[:said]
+        return result
+
+    return call
 
 
 def _leave_if_asked(should_stop: Callable[[], str | None]) -> None:
