@@ -125,7 +125,7 @@ def network(keras: Any) -> Any:
     inputs = keras.Input((12, 12, 3), dtype="uint8")
     h = layers.Rescaling(1 / 127.5, offset=-1)(inputs)
     for name in OPTIONS.get("augmentation", ["RandomFlip", "RandomRotation", "RandomZoom"]):
-        arguments = {"RandomRotation": (0.1,), "RandomZoom": (0.1,)}.get(name, ())
+        arguments = () if name == "RandomFlip" else (0.1,)
         h = getattr(layers, name)(*arguments)(h)
     h = layers.Conv2D(8, 3, use_bias=False)(h)
     h = layers.ReLU()(layers.BatchNormalization()(h))

@@ -1,0 +1,57 @@
+"""Exactness on what Keras has: each combination is killed twice and must end the same."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.killing import differences, killed, undisturbed
+
+OPTIMIZERS = ["SGD", "RMSprop", "Adam", "AdamW", "Adadelta", "Adagrad", "Adamax", "Adafactor"]
+OPTIMIZERS += ["Nadam", "Ftrl", "Lion", "Lamb", "Muon"]
+
+MATRIX: dict[str, dict[str, Any]] = {
+    "steps_per_execution 4, not dividing": {"steps_per_execution": 4},
+    "steps_per_execution 3, dividing": {"steps_per_execution": 3},
+    "float16": {"precision": "mixed_float16"},
+    "float16, growing loss scale": {"precision": "mixed_float16", "loss_scale": True},
+    "bfloat16": {"precision": "mixed_bfloat16"},
+    "moving average": {"optimizer_arguments": {"use_ema": True, "ema_overwrite_frequency": 4}},
+    "moving average at the end": {"optimizer_arguments": {"use_ema": True}},
+    "moving average swapped in": {"optimizer_arguments": {"use_ema": True}, "swap_ema": True},
+    "gradient accumulation": {"optimizer_arguments": {"gradient_accumulation_steps": 4}},
+    "clipped gradients": {"optimizer_arguments": {"global_clipnorm": 0.5}},
+    "schedule": {"schedule": True},
+    "LearningRateScheduler": {"scheduler": True, "plateau": False},
+    "TerminateOnNaN": {"terminate": True},
+    "TensorBoard": {"tensorboard": True},
+    "class and sample weights": {"class_weight": True, "sample_weight": True},
+    "XLA": {"jit_compile": True, "augmentation": ["RandomFlip"], "deterministic": False},
+    "eager": {"eager": True},
+    "two replicas": {"replicas": 2},
+    "two replicas, float16": {"replicas": 2, "precision": "mixed_float16"},
+    "validation_steps": {"validation_steps": 2},
+    "validation_freq": {"validation_freq": 2, "patience": 1},
+    "other augmentation": {
+        "augmentation": ["RandomFlip", "RandomBrightness", "RandomContrast", "GaussianNoise"]
+    },
+    **{f"optimizer {name}": {"optimizer": name} for name in OPTIMIZERS},
+}
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("name", MATRIX)
+def test_killed_twice_and_the_same(tmp_path: Path, name: str) -> None:
+    options = {"epochs": 3, **MATRIX[name]}
+    reference = undisturbed(tmp_path / "reference", options)
+    kills = [{"kind": "batch_end", "at": 4}, {"kind": "validation", "at": 1}]
+    assert differences(reference, killed(tmp_path / "killed", options, kills)) == []
+
+
+@pytest.mark.chaos
+def test_more_threads_are_recorded_and_the_training_goes_on(tmp_path: Path) -> None:
+    options = {"epochs": 3, "later_threads": 2}
+    found = killed(tmp_path / "run", options, [{"kind": "batch_end", "at": 8}])
+    assert found["epochs"] == [0, 1, 2]
+    records = [path.read_text() for path in (tmp_path / "run/backup/training/log").iterdir()]
+    assert any("continued on different numerics: threads 1 -> 2" in text for text in records)
