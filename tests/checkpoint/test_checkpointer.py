@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from runner.checkpoint.checkpointer import Checkpointer, Position, Restored, Snapshot
+from runner.checkpoint.checkpointer import Checkpointer, Position, Reference, Restored, Snapshot
 from runner.checkpoint.policy import Compaction, Latest
-from runner.checkpoint.reading import read_manifest
+from runner.checkpoint.reading import read_checkpoint, read_manifest
 from runner.errors import CheckpointError, LeaseLostError, StoreError, StoreRefusedError
 from runner.store.memory import Killed, MemoryStore
 
@@ -328,12 +328,13 @@ def test_damaged_checkpoint_is_dropped_at_the_next_commit() -> None:
 # ---------------------------------------------------------------------- death at any moment
 
 
+@pytest.mark.parametrize("keep", [1, 2])
 @pytest.mark.parametrize("compaction", [0.0, 0.99])
-def test_death_between_any_two_store_calls(compaction: float) -> None:
-    """Killed before each single call in turn: the committed state is whole, and goes on."""
+def test_death_between_any_two_store_calls(compaction: float, keep: int) -> None:
+    """Killed before each single call in turn: all that is committed is whole, and goes on."""
     for fatal in range(1, 200):
         store, log = MemoryStore(), Log()
-        saver = saved(store, log, 1, 2, compaction=Compaction(compaction))
+        saver = saved(store, log, 1, 2, compaction=Compaction(compaction), keep=Latest(keep))
         first = store.operations
 
         def kill(number: int, operation: str, key: str) -> None:
@@ -350,6 +351,8 @@ def test_death_between_any_two_store_calls(compaction: float) -> None:
             assert fatal > 9
             return
         store.hook = None
+        for reference in log.last["checkpoints"]:
+            read_checkpoint(store, Reference.from_json(reference))
         survivor = log.claim(store)
         assert_is(survivor.restore(), log.last["checkpoints"][0]["step"])
         survivor.save(snapshot(6), wait=True)
