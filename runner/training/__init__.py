@@ -1,0 +1,1 @@
+"""The Keras zone: model.fit, made exact and killable."""
