@@ -175,7 +175,8 @@ def progress_text(progress: Progress, eta_seconds: float | None) -> str:
         parts.append(f"epoch {progress.epoch}/{progress.epochs}")
         in_validation = progress.stage == "validate"
         steps = f"/{progress.steps}" if progress.steps else ""
-        parts.append(f"{'validation ' if in_validation else ''}step {progress.step}{steps}")
+        if progress.step or not progress.epoch:
+            parts.append(f"{'validation ' if in_validation else ''}step {progress.step}{steps}")
     if progress.metrics:
         parts.append(metrics_text(progress.metrics))
     if progress.images_per_second:
@@ -183,7 +184,7 @@ def progress_text(progress: Progress, eta_seconds: float | None) -> str:
     if eta_seconds is not None:
         parts.append(f"ETA {duration(eta_seconds)}")
     if progress.unsaved_seconds is not None and progress.stage != "evaluate":
-        parts.append(f"saved {duration(progress.unsaved_seconds)} ago")
+        parts.append(f"unsaved {duration(progress.unsaved_seconds)}")
     return ", ".join(parts)
 
 

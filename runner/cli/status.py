@@ -45,6 +45,8 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)  # a file or a pipe has no edge to wrap at
     if not options.watch:
         jobs = _selected(queue, options)
         if not jobs:
@@ -160,7 +162,7 @@ def _table(queue: Queue, jobs: list[Job]) -> Any:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("ID", "STATUS", "PROGRESS", "METRIC", "TRY", "WORKER", "SEEN", "UNSAVED"):
-        table.add_column(column, no_wrap=column == "ID", justify="left")
+        table.add_column(column, no_wrap=True)
     colours = {
         "succeeded": "green", "running": "cyan", "failed": "red", "lost": "yellow",
         "cancelled": "dim", "held": "yellow",
@@ -180,7 +182,7 @@ def _table(queue: Queue, jobs: list[Job]) -> Any:
         table.add_row(
             job.id,
             f"[{colours.get(state, 'default')}]{text}[/]",
-            f"epoch {job.epoch}, step {max(job.step, beat.step if beat else 0)}",
+            f"epoch {job.epoch} step {max(job.step, beat.step if beat else 0)}",
             _metric(job, beat),
             str(job.attempts),
             _worker(job) if state == "running" else "",

@@ -1,6 +1,5 @@
 """Working on jobs from the command line, with the signals handled and the progress drawn."""
 
-import os
 import signal
 from collections.abc import Sequence
 
@@ -14,8 +13,6 @@ from runner.store.base import Store
 
 def catch_signals() -> StopRequest:
     """Be ready for a signal before anything slow is imported or stored."""
-    # TensorFlow's C++ start-up lines would bury ours; a user who wants them sets the variable
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     stop = StopRequest(say)
     stop.install()
     return stop

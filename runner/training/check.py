@@ -77,7 +77,9 @@ def build_report(spec: JobSpec, *, source: str) -> str:
         SpecError: data, network or optimizer don't fit.
     """
     from runner.training.build import build
+    from runner.training.quiet import import_tensorflow
 
+    import_tensorflow()
     dataset = load_data(spec)
     try:
         check_fit(spec, dataset)

@@ -7,6 +7,7 @@ from typing import Any
 from runner.spec import parse
 from runner.store.base import Store
 from runner.training.check import load_data
+from runner.training.quiet import import_tensorflow
 from runner.training.restore import restored_model
 
 
@@ -19,6 +20,7 @@ def export(
         CheckpointError: the checkpoint is damaged.
         DataError: the data set, which says how many classes there are, cannot be read.
     """
+    import_tensorflow()
     parsed = parse(spec, source=job_id)
     model = restored_model(store, parsed, load_data(parsed), reference).model
     partial = path.with_name(f".{path.stem}-partial.keras")

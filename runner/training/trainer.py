@@ -123,6 +123,9 @@ def _fit(
     should_stop: Callable[[], str | None],
     on_progress: OnProgress,
 ) -> Reference:
+    from runner.training.quiet import import_tensorflow
+
+    import_tensorflow()
     from runner.training import numerics
     from runner.training.best import Best
     from runner.training.build import build

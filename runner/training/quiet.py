@@ -1,0 +1,54 @@
+"""TensorFlow, imported without the lines that its C++ side prints on the way.
+
+They come before any log level counts, and would bury what the user has to read.
+"""
+
+import os
+import re
+import sys
+import tempfile
+import threading
+
+_NOISE = re.compile(rb"WARNING: All log messages before absl::Init|[IWE]\d{4} \d\d:|[IWE]0000 ")
+_REBUILD = b"To enable the following instructions"
+_lock = threading.Lock()
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow and Keras; what is printed and is no noise comes out afterwards.
+
+    Users who want to see all of it set TF_CPP_MIN_LOG_LEVEL themselves.
+    """
+    with _lock:
+        if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+            _load()
+            return
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        try:
+            _load_filtered()
+        except OSError:  # no standard error to be filtered
+            _load()
+
+
+def _load() -> None:
+    import keras  # noqa: F401 - to have it loaded
+    import tensorflow  # noqa: F401, ICN001 - likewise
+
+
+def _load_filtered() -> None:
+    real = os.dup(2)
+    python_stderr = sys.stderr
+    with tempfile.TemporaryFile() as said, os.fdopen(real, "w", closefd=False) as direct:
+        sys.stderr = direct  # Python's own lines still go out at once
+        os.dup2(said.fileno(), 2)
+        try:
+            _load()
+        finally:
+            direct.flush()
+            os.dup2(real, 2)
+            sys.stderr = python_stderr
+            said.seek(0)
+            for line in said:
+                if not _NOISE.match(line) and not line.startswith(_REBUILD):
+                    os.write(2, line)
+    os.close(real)
