@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from runner.checkpoint.collection import GRACE_SECONDS, unreferenced
 from runner.checkpoint.manifest import Manifest, Position, Reference, name_of, used_packs
 from runner.checkpoint.plain import Array
 from runner.checkpoint.policy import Compaction, Keep, Latest
@@ -89,6 +90,7 @@ class Checkpointer:
         keep: which checkpoints stay, besides the best one.
         patience_seconds: while the bucket fails, the training goes on until this much work is
             unsaved; 0: the first failure surfaces at the next step.
+        grace_seconds: leftovers of earlier owners are removed when they are older than this.
         warn: told what people should know (a damaged checkpoint was passed over).
 
     Example:
@@ -114,6 +116,7 @@ class Checkpointer:
         compaction: Compaction = Compaction(),  # noqa: B008 - frozen
         pack_bytes: int = PACK_BYTES,
         patience_seconds: float = 0.0,
+        grace_seconds: float = GRACE_SECONDS,
         warn: Callable[[str], None] = logger.warning,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -125,12 +128,14 @@ class Checkpointer:
         self._compaction = compaction
         self._pack_bytes = pack_bytes
         self._patience = patience_seconds
+        self._grace = grace_seconds
         self._warn = warn
         self._clock = clock
         self._references = [Reference.from_json(data) for data in checkpoints]
         self._best = Reference.from_json(best) if best else None
         self._manifests: dict[str, Manifest] = {}
         self._garbage: list[str] = []
+        self._collected = False
         self._unchanged = Unchanged()
         self._wake = threading.Condition()
         self._waiting: _Request | None = None
@@ -350,7 +355,26 @@ class Checkpointer:
             if old is not None and all_known:
                 self._garbage += [pack.key for pack in old.packs if pack.key not in used]
             self._garbage.append(name)
+        if all_known:
+            self._collect_once(kept)
         self._delete_garbage()
+
+    def _collect_once(self, kept: set[str]) -> None:
+        """Once an attempt, look for what attempts before this one left behind."""
+        if self._collected or self._token <= 1:
+            return
+        self._collected = True
+        try:
+            self._garbage += unreferenced(
+                self._store,
+                self._folder,
+                token=self._token,
+                manifests=[self._manifests[key] for key in kept],
+                keys=kept,
+                grace_seconds=self._grace,
+            )
+        except StoreError as error:
+            logger.warning("leftovers could not be looked for: %s", error)
 
     def _delete_garbage(self) -> None:
         garbage, self._garbage = self._garbage, []

@@ -189,6 +189,41 @@ def test_best_stays_however_old_it_is() -> None:
     assert store.read(log.last["best"]["manifest"]) is not None
 
 
+def leftovers(store: MemoryStore, token: int) -> list[str]:
+    keys = [f"{PREFIX}/packs/t{token}-aa.safetensors", f"{PREFIX}/checkpoints/t{token}-s1-aa.json"]
+    for key in keys:
+        store.put(key, b"left behind")
+    return keys
+
+
+def test_leftovers_of_earlier_owners_are_removed_after_a_grace() -> None:
+    now = [0.0]
+    store, log = MemoryStore(clock=lambda: now[0]), Log()
+    saved(store, log, 1, 2)
+    old, current = leftovers(store, token=1), leftovers(store, token=2)
+    now[0] = 50
+    young = f"{PREFIX}/packs/t1-bb.safetensors"
+    store.put(young, b"left behind")
+    now[0] = 100
+    saved(store, log, 3, grace_seconds=60)
+    there = set(store.list(""))
+    assert not there & set(old)
+    assert {*current, young} <= there
+    for reference in log.last["checkpoints"]:
+        read_checkpoint(store, Reference.from_json(reference))
+
+
+def test_nothing_is_collected_while_a_kept_manifest_can_not_be_read() -> None:
+    now = [0.0]
+    store, log = MemoryStore(clock=lambda: now[0]), Log()
+    saved(store, log, 1).save(snapshot(2), best=True, wait=True)
+    store.put(log.last["best"]["manifest"], b"damaged")
+    old = leftovers(store, token=1)
+    now[0] = 100
+    saved(store, log, 3, 4, 5, grace_seconds=60, warn=lambda _: None)
+    assert set(old) <= set(store.list(""))
+
+
 # ---------------------------------------------------------------------- damage
 
 

@@ -42,6 +42,8 @@ MATRIX: dict[str, dict[str, Any]] = {
 @pytest.mark.chaos
 @pytest.mark.parametrize("name", MATRIX)
 def test_killed_twice_and_the_same(tmp_path: Path, name: str) -> None:
+    if name == "TensorBoard":
+        pytest.importorskip("tensorboard")
     options = {"epochs": 3, **MATRIX[name]}
     reference = undisturbed(tmp_path / "reference", options)
     kills = [{"kind": "batch_end", "at": 4}, {"kind": "validation", "at": 1}]

@@ -1,0 +1,50 @@
+"""What no checkpoint refers to is garbage, once nobody can refer to it any more.
+
+A death between writing and committing leaves packs and manifests behind. They are collected
+only under older tokens than the current one (their writers can't commit), only where every kept
+manifest could be read (else something in use might look unused), and only after a long grace.
+"""
+
+import re
+from collections.abc import Iterable
+
+from runner.checkpoint.manifest import Manifest, used_packs
+from runner.store.base import Store
+
+GRACE_SECONDS = 24 * 3600.0
+
+_TOKEN = re.compile(r"t(\d+)-[^/]*")
+
+
+def unreferenced(
+    store: Store,
+    folder: str,
+    *,
+    token: int,
+    manifests: Iterable[Manifest],
+    keys: Iterable[str],
+    grace_seconds: float = GRACE_SECONDS,
+) -> list[str]:
+    """Return the keys of packs and manifests that can be deleted.
+
+    Args:
+        store: where they lie.
+        folder: of the job, "" or ending in "/".
+        token: the current one; only what older ones wrote is returned.
+        manifests: of all checkpoints that count.
+        keys: of those manifests.
+        grace_seconds: what is younger than this by the store's own clock stays.
+    """
+    used = used_packs(manifests) | set(keys)
+    found = [*store.list(f"{folder}packs/"), *store.list(f"{folder}checkpoints/")]
+    candidates = [key for key in found if key not in used and _is_older(key, token)]
+    return [key for key in candidates if _is_past(store.age(key), grace_seconds)]
+
+
+def _is_older(key: str, token: int) -> bool:
+    match = _TOKEN.fullmatch(key.rsplit("/", 1)[-1])
+    return match is not None and int(match[1]) < token
+
+
+def _is_past(age: float | None, grace_seconds: float) -> bool:
+    return age is not None and age >= grace_seconds
