@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from runner.errors import NotFoundError
 from runner.queue.job import Job
 from runner.queue.queue import Queue
 from runner.store.filesystem import open_store
@@ -86,10 +85,7 @@ class Runner:
 
     def job(self, name: str) -> Job | None:
         """Return the job as its log says, None before it is submitted."""
-        try:
-            return self.queue().job(name)
-        except NotFoundError:
-            return None
+        return self.queue().find(name)
 
 
 def kill(process: "subprocess.Popen[str]") -> str:

@@ -37,12 +37,13 @@ def run(options: argparse.Namespace) -> int:
     queue, store = open_queue(options)
     ids = []
     for spec in specs:
+        known = queue.find(spec.name)
         try:
             job = queue.submit(spec.name, spec.effective())
         except ConflictError as error:
             say(f"runner: {error}")
             return Exit.USAGE
-        if job.number > 0:
+        if known is not None:
             say(f"{job.id}: already there, {job.state.value}")
         print(job.id, flush=True)
         ids.append(job.id)

@@ -81,10 +81,14 @@ class Queue:
 
     def job(self, job_id: str) -> Job:
         """Return a job as it is now. Raises NotFoundError with the nearest names."""
-        found = log.run(self.store, protocol.load(job_id)) if jobs.is_id(job_id) else None
+        found = self.find(job_id)
         if found is None:
             raise self._not_found(job_id)
         return found
+
+    def find(self, job_id: str) -> Job | None:
+        """Return a job as it is now, or None."""
+        return log.run(self.store, protocol.load(job_id)) if jobs.is_id(job_id) else None
 
     def jobs(self, on_error: Callable[[str, StoreError], None] | None = None) -> list[Job]:
         """Return all jobs, sorted by id; two small reads for each.
@@ -169,7 +173,7 @@ class Queue:
     def _not_found(self, job_id: str) -> NotFoundError:
         from difflib import get_close_matches
 
-        known = self.ids()
+        known = [name for name in self.ids() if name != job_id]
         near = get_close_matches(job_id, known, n=3)
         words = f"there is no job {job_id!r} in {self.store.url}."
         if near:

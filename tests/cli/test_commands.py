@@ -33,7 +33,7 @@ def test_same_name_with_other_content_shows_the_difference(runner: Runner) -> No
     runner.ok("submit", str(QUICKSTART), "--detach")
     other = runner.run("submit", str(QUICKSTART), "--detach", "--set", "seed=5")
     assert other.returncode == 2
-    assert "seed is 0, not 5" in other.stderr
+    assert "seed is 7, not 5" in other.stderr
     assert other.stdout == ""
     job = runner.job("quickstart")
     assert job is not None
@@ -168,7 +168,7 @@ def test_the_store_is_named_first_and_defaults_to_the_user_data_folder(tmp_path:
         text=True,
         check=True,
     )
-    assert done.stderr.splitlines()[0] == f"store: {tmp_path / 'data' / 'runner'}"
+    assert done.stderr.splitlines()[0] == f"store: file://{tmp_path / 'data' / 'runner'}"
 
 
 def test_broken_pipe_is_no_error(runner: Runner) -> None:
