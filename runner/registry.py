@@ -53,9 +53,10 @@ def get(kind: Kind, name: str) -> Callable[..., Any]:
         known = names(kind)
         msg = (
             f"{kind.removesuffix('s')} '{name}' is not in runner/{kind}.{nearest(name, known)}"
-            f" Known: {', '.join(known)}. To add one, create runner/{kind}/{name}.py"
-            f" with {function}(...)."
+            f" Known: {', '.join(known)}."
         )
+        if name.isidentifier():
+            msg += f" To add one, create runner/{kind}/{name}.py with {function}(...)."
         raise NotFoundError(msg)
     if not callable(found):
         msg = f"{kind} entry '{name}' does not lead to a function {function}(...)."

@@ -34,8 +34,8 @@ TRAINING_METRICS = ("loss", "top_1", "top_5")
 METRICS = (*TRAINING_METRICS, *(f"val_{name}" for name in TRAINING_METRICS))
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(s|m|h)")
-_EVERY = re.compile(r"(?=.*[1-9])(\d+(\.\d+)? ?[smh]|\d+ (steps?|epochs?))|auto")
+_DURATION = re.compile(r"(\d{1,7}(?:\.\d+)?) ?(s|m|h)")
+_EVERY = re.compile(r"(?=.*[1-9])(\d{1,7}(\.\d+)? ?[smh]|\d{1,9} (steps?|epochs?))")
 
 
 def seconds(duration: str) -> float:
@@ -59,7 +59,7 @@ def _check_duration(value: Any) -> Any:
 
 def _check_every(value: Any) -> Any:
     if isinstance(value, str) and _EVERY.fullmatch(value.strip()) is None:
-        msg = f"received {value!r}; expected '30s', '200 steps', '1 epoch' or 'auto'"
+        msg = f"received {value!r}; expected '30s', '200 steps' or '1 epoch'"
         raise ValueError(msg)
     return value
 
@@ -153,12 +153,16 @@ class ReduceLROnPlateau(_Part):
 class Training(_Part):
     """How long and with what numerics."""
 
-    epochs: int = Field(10, ge=1, description="passes over the training images at most")
-    batch_size: int = Field(64, ge=1, description="images per optimizer update")
+    epochs: int = Field(
+        10, ge=1, le=1_000_000, description="passes over the training images at most"
+    )
+    batch_size: int = Field(64, ge=1, le=10_000_000, description="images per optimizer update")
     early_stopping: EarlyStopping | None = None
     reduce_lr_on_plateau: ReduceLROnPlateau | None = None
     terminate_on_nan: bool = Field(True, description="end at the first loss that is no number")
-    steps_per_execution: int = Field(1, ge=1, description="updates per call into the graph")
+    steps_per_execution: int = Field(
+        1, ge=1, le=10_000, description="updates per call into the graph"
+    )
     jit_compile: bool | Literal["auto"] = Field("auto", description="compile the step with XLA")
     dtype_policy: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     deterministic: bool = Field(
@@ -167,6 +171,7 @@ class Training(_Part):
     threads: int | None = Field(
         None,
         ge=1,
+        le=4096,
         description="intra-op threads; null: the first machine's cores, kept from then on",
     )
 
@@ -182,7 +187,7 @@ class Checkpoint(_Part):
     """When the whole state is saved, and what is kept."""
 
     every: Annotated[str, BeforeValidator(_check_every)] = Field(
-        "30s", description="'30s', '200 steps', '1 epoch' or 'auto'"
+        "30s", description="'30s', '200 steps' or '1 epoch'"
     )
     max_loss: Duration = Field(
         "10m", description="pause rather than run longer than this without a commit"
@@ -201,7 +206,7 @@ class Evaluation(_Part):
     augmentation: Augmentation | None = Field(
         None, description="of these passes; null for the one that the model was trained with"
     )
-    batch_size: int = Field(256, ge=1)
+    batch_size: int = Field(256, ge=1, le=10_000_000)
 
 
 class JobSpec(_Part):
@@ -278,7 +283,7 @@ def parse(raw: Mapping[str, Any], *, source: str) -> JobSpec:
         spec = JobSpec.model_validate_json(json.dumps(raw))
     except ValidationError as error:
         raise SpecError(_explain(error, source)) from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         msg = f"{source}: {error}"
         raise SpecError(msg) from None
     mistakes: list[str] = []
@@ -306,7 +311,17 @@ def json_schema() -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates)
+        if path.exists() and not path.is_file():
+            msg = f"{path}: is no regular file. Give the path of a spec."
+            raise SpecError(msg)
+        # utf-8-sig: editors on Windows begin files with a byte order mark
+        raw = json.loads(
+            path.read_text(encoding="utf-8-sig"),
+            object_pairs_hook=_no_duplicates,
+            parse_constant=_no_constant,
+        )
+    except SpecError:
+        raise
     except FileNotFoundError:
         msg = f"{path}: no such file. Give the path of a spec, such as jobs/quickstart.json."
         raise SpecError(msg) from None
@@ -325,6 +340,11 @@ def _read(path: Path) -> dict[str, Any]:
     return raw
 
 
+def _no_constant(name: str) -> None:
+    msg = f"{name} is no number that JSON knows; give a finite one"
+    raise ValueError(msg)
+
+
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
@@ -341,7 +361,11 @@ def _resolve_data_path(raw: dict[str, Any], folder: Path) -> None:
     if isinstance(data, dict) and isinstance(path := data.get("path"), str):
         is_url = "://" in path or "::" in path
         if path and not is_url:
-            data["path"] = str((folder / Path(path).expanduser()).resolve())
+            try:
+                data["path"] = str((folder / Path(path).expanduser()).resolve())
+            except (RuntimeError, OSError, ValueError) as error:
+                msg = f"data.path: received {_short(path)}; it cannot be a path: {error}"
+                raise SpecError(msg) from None
 
 
 def _apply(raw: dict[str, Any], change: str) -> str:
@@ -351,9 +375,12 @@ def _apply(raw: dict[str, Any], change: str) -> str:
         msg = f"--set received {change!r}; expected key=value such as training.epochs=2"
         raise SpecError(msg)
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_no_constant)
     except json.JSONDecodeError:
         value = text
+    except (ValueError, RecursionError) as error:
+        msg = f"--set {key}: received {_short(text)}; {error}"
+        raise SpecError(msg) from None
     *parents, last = key.split(".")
     place = raw
     for parent in parents:
@@ -410,7 +437,7 @@ def _report(source: str, mistakes: list[str]) -> str:
 
 def _sentence(prefix: tuple[str, ...], detail: Any, known: list[str]) -> str:
     """One mistake in one line: field, what was given, what is known."""
-    path = ".".join(str(part) for part in (*prefix, *detail["loc"]))
+    path = ".".join(str(part) for part in (*prefix, *detail["loc"])) or "the spec"
     given = detail.get("input")
     if detail["type"] == "extra_forbidden":
         hint = registry.nearest(str(detail["loc"][-1]), known)
@@ -419,7 +446,7 @@ def _sentence(prefix: tuple[str, ...], detail: Any, known: list[str]) -> str:
         return f"{path}: is missing."
     if detail["type"] == "value_error":
         text = str(detail["ctx"]["error"])
-        return f"{path}: {text}." if path else text
+        return f"{path}: {text}." if detail["loc"] else text
     if detail["type"] == "literal_error":
         options = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
         hint = registry.nearest(str(given), options)

@@ -50,6 +50,7 @@ class Runner:
             stderr=subprocess.PIPE,
             text=True,
             cwd=REPOSITORY,
+            preexec_fn=_hear_ctrl_c,
             env={
                 **os.environ,
                 **ENVIRONMENT,
@@ -86,6 +87,11 @@ class Runner:
     def job(self, name: str) -> Job | None:
         """Return the job as its log says, None before it is submitted."""
         return self.queue().find(name)
+
+
+def _hear_ctrl_c() -> None:
+    # a test run in the background of a shell has it ignored, and children inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def kill(process: "subprocess.Popen[str]") -> str:

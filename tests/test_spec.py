@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from runner import registry, spec
+from runner.checkpoint import policy
 from runner.errors import SpecError
 
 JOBS = sorted((Path(__file__).parent.parent / "jobs").glob("*.json"))
@@ -74,6 +75,42 @@ def test_numbers_that_cannot_work_are_refused(
     text = mistakes(tmp_path, {"name": "x"}, f"{field}={json.dumps(value)}")
     assert f"{field}:" in text
     assert word in text
+
+
+@pytest.mark.parametrize(
+    "every", ["30s", "1.5 h", "2m", "200 steps", "1 epoch", "3 epochs", "1 step"]
+)
+def test_every_interval_that_a_spec_takes_is_one_for_the_checkpoints(
+    tmp_path: Path, every: str
+) -> None:
+    """Nothing that was stored is refused by the worker."""
+    loaded = spec.load(write(tmp_path, {"name": "x"}), [f"checkpoint.every={every}"])
+    policy.parse(loaded.checkpoint.every)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "data.path=~nobody-of-that-name/x",
+        'data.path="a\\u0000b"',
+        f"training.epochs={'9' * 5000}",
+        f"model.arguments={'[' * 5000}",
+        'optimizer.arguments={"beta_1": NaN}',
+        "checkpoint.every=auto",
+        f"checkpoint.every={'9' * 400} steps",
+        f"checkpoint.max_loss={'9' * 400}h",
+        f"training.epochs=1{'0' * 400}",
+        "training.threads=99999999999",
+    ],
+)
+def test_absurd_changes_are_refused_in_words(tmp_path: Path, change: str) -> None:
+    """A SpecError, whatever Python itself would raise."""
+    assert mistakes(tmp_path, {"name": "x"}, change)
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    """Editors on Windows write one."""
+    assert spec.load(write(tmp_path, '\ufeff{"name": "x"}')).name == "x"
 
 
 def test_unknown_model_and_its_arguments_are_named(tmp_path: Path) -> None:

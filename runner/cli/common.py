@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from runner.cli.exit import Exit
-from runner.errors import SpecError
+from runner.errors import SpecError, StoreRefusedError
 from runner.queue.job import Job, State
 from runner.queue.queue import Queue
 from runner.store.base import Store
@@ -39,8 +39,15 @@ def open_queue(options: argparse.Namespace, *, quiet: bool = False) -> tuple[Que
         StoreError: it cannot be opened.
         SpecError: a setting in the environment is no number.
     """
+    if options.store == "":
+        msg = "--store received ''; expected a folder or a URL such as gs://bucket/runs"
+        raise SpecError(msg)
     url = options.store or os.environ.get("RUNNER_STORE") or str(default_store())
-    store = open_store(url)
+    try:
+        store = open_store(url)
+    except RuntimeError as error:  # ~nobody
+        msg = f"the store {url!r} cannot be a folder: {error}"
+        raise StoreRefusedError(msg) from None
     if not quiet:
         say(f"store: {store.url}")
     return Queue(store, lease_seconds=lease_seconds()), store

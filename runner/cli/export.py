@@ -30,6 +30,9 @@ def run(options: argparse.Namespace) -> int:
     if not path.parent.is_dir():
         msg = f"FILE received {str(path)!r}; the folder {str(path.parent)!r} does not exist"
         raise SpecError(msg)
+    if path.is_dir():
+        msg = f"FILE received {str(path)!r}, which is a folder; expected a file's name"
+        raise SpecError(msg)
     queue, store = open_queue(options)
     job = queue.job(options.job)
     latest = job.checkpoints[0] if job.checkpoints else None
@@ -42,5 +45,5 @@ def run(options: argparse.Namespace) -> int:
     from runner.training.export import export
 
     export(store, job.id, queue.spec(job.id), reference, path)
-    say(f"wrote {path} (step {reference['step']}, digest {str(reference['digest'])[:12]})")
+    say(f"wrote {path} (step {reference.get('step')}, digest {str(reference.get('digest'))[:12]})")
     return Exit.DONE

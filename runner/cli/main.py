@@ -6,10 +6,13 @@ traceback.
 """
 
 import argparse
+import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from runner import errors
@@ -33,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code of the process."""
+    _mend_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser(arguments)
     options = parser.parse_args(arguments)
@@ -41,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.USAGE
     module = importlib.import_module(f"runner.cli.{COMMANDS[options.command][0]}")
     try:
-        return int(module.run(options))
+        code = int(module.run(options))
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:
@@ -50,6 +56,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.DONE
     except errors.RunnerError as error:
         return _explain(error)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO):
+            raise
+        sys.stderr.write(f"runner: the output cannot be written: {error.strerror}\n")
+        return Exit.STORAGE
+
+
+def _mend_streams() -> None:
+    """Give a process without output some, and let no character end a command."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -96,7 +117,7 @@ def _explain(error: errors.RunnerError) -> Exit:
         return Exit.USAGE
     if isinstance(error, errors.NotFoundError):
         return Exit.NOT_FOUND
-    if isinstance(error, errors.StoreError):
+    if isinstance(error, errors.StoreError | errors.CheckpointError):
         return Exit.STORAGE
     if isinstance(error, errors.PreemptedError):
         return Exit.PREEMPTED

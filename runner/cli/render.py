@@ -71,7 +71,7 @@ def started_text(job: Job) -> str:
     what = "training" if job.stage is Stage.TRAIN else "evaluating"
     if job.stage is Stage.TRAIN and job.checkpoints:
         newest = job.checkpoints[0]
-        what = f"resuming at step {newest['step']} of epoch {int(str(newest['epoch'])) + 1}"
+        what = f"resuming, last checkpoint at step {newest.get('step', 0)} (epoch {job.epoch + 1})"
     tries = f" (attempt {job.attempts})" if job.attempts > 1 else ""
     return f"{job.id}: {what}{tries}"
 
@@ -91,8 +91,10 @@ def ended_text(job: Job) -> str:
 def _result(job: Job) -> str:
     if not job.evaluation:
         return ""
-    names = [name for name in ("top_1", "top_5", "loss", "certainty") if name in job.evaluation]
-    return ": test " + ", ".join(f"{name} {job.evaluation[name]:.4f}" for name in names)
+    shown = {name: job.evaluation.get(name) for name in ("top_1", "top_5", "loss", "certainty")}
+    return ": test " + ", ".join(
+        f"{name} {value:.4f}" for name, value in shown.items() if isinstance(value, int | float)
+    )
 
 
 class Pace:

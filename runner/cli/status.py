@@ -13,6 +13,7 @@ from typing import Any
 
 from runner.cli.common import add_store_option, open_queue, say
 from runner.cli.exit import Exit
+from runner.errors import StoreError
 from runner.queue.job import Job, Stage, State
 from runner.queue.protocol import Availability, Heartbeat
 from runner.queue.queue import Queue
@@ -36,32 +37,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a table, or JSON."""
+    """Print a table, or JSON; exit code 6 if a job's records can't be read."""
     queue, store = open_queue(options, quiet=options.json)
+    unreadable: dict[str, str] = {}
     if options.json:
-        document = [describe(queue, store, job) for job in _selected(queue, options)]
-        print(json.dumps(document[0] if len(options.job) == 1 and document else document, indent=2))
-        return Exit.DONE
+        jobs = _selected(queue, options, unreadable)
+        document: list[dict[str, Any]] = [describe(queue, store, job) for job in jobs]
+        document += [{"id": name, "state": "unreadable"} for name in unreadable]
+        alone = len(options.job) == 1 and len(document) == 1
+        print(json.dumps(document[0] if alone else document, indent=2))
+        return _said(unreadable)
     from rich.console import Console
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)  # a file or a pipe has no edge to wrap at
-    if not options.watch:
-        jobs = _selected(queue, options)
-        if not jobs:
-            say("no jobs" + (" in that state" if options.state else ""))
-            return Exit.DONE
+    if options.watch:
+        _watch(queue, options, console)
+    jobs = _selected(queue, options, unreadable)
+    if jobs:
         console.print(_table(queue, jobs))
-        if options.job:
-            for job in jobs:
-                console.print(_detail(queue, store, job), markup=False, highlight=False)
-        return Exit.DONE
+    elif not unreadable:
+        say("no jobs" + (" in that state" if options.state else ""))
+    if options.job:
+        for job in jobs:
+            console.print(_detail(queue, store, job), markup=False, highlight=False)
+    return _said(unreadable)
+
+
+def _said(unreadable: Mapping[str, str]) -> int:
+    for name, why in unreadable.items():
+        say(f"{name}: cannot be read: {why}")
+    return Exit.STORAGE if unreadable else Exit.DONE
+
+
+def _watch(queue: Queue, options: argparse.Namespace, console: Any) -> None:
+    """Show the table until Ctrl-C."""
     from rich.live import Live
 
     with Live(console=console, refresh_per_second=4, screen=False) as live:
         while True:
-            live.update(_table(queue, _selected(queue, options)))
+            live.update(_table(queue, _selected(queue, options, {})))
             time.sleep(WATCH_SECONDS)
 
 
@@ -84,7 +100,7 @@ def describe(queue: Queue, store: Store, job: Job) -> dict[str, Any]:
             "checkpoint": _position(job.checkpoints[0] if job.checkpoints else None),
             "best": _position(job.best),
             "final": _position(job.final),
-            "history": manifest.get("history", {}),
+            "history": _history(manifest),
             "evaluation": dict(job.evaluation) if job.evaluation else None,
             "parameters": _parameters(manifest),
             "notes": list(job.notes),
@@ -106,8 +122,11 @@ def shown_state(queue: Queue, job: Job) -> tuple[str, Availability | None]:
     return ("lost" if availability.claimable else "running"), availability
 
 
-def _selected(queue: Queue, options: argparse.Namespace) -> list[Job]:
-    jobs = [queue.job(name) for name in options.job] if options.job else queue.jobs()
+def _selected(queue: Queue, options: argparse.Namespace, unreadable: dict[str, str]) -> list[Job]:
+    if options.job:
+        jobs = [queue.job(name) for name in options.job]
+    else:
+        jobs = queue.jobs(lambda name, error: unreadable.__setitem__(name, str(error)))
     if options.state:
         jobs = [job for job in jobs if shown_state(queue, job)[0] in options.state]
     return sorted(jobs, key=lambda job: (job.submitted_at, job.id))
@@ -116,28 +135,38 @@ def _selected(queue: Queue, options: argparse.Namespace) -> list[Job]:
 def _position(reference: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if reference is None:
         return None
-    return {"step": reference["step"], "digest": reference["digest"]}
+    return {"step": reference.get("step", 0), "digest": reference.get("digest", "")}
 
 
 def _manifest(store: Store, reference: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a checkpoint says of itself, for people; a damaged one says nothing."""
     if reference is None:
         return {}
-    data = store.read(str(reference["manifest"]))
     try:
-        manifest = json.loads(data or b"{}")
-    except ValueError:
+        manifest = json.loads(store.read(str(reference.get("manifest", ""))) or b"{}")
+    except (ValueError, RecursionError, StoreError):
         return {}
     return manifest if isinstance(manifest, dict) else {}
 
 
+def _history(manifest: Mapping[str, Any]) -> dict[str, list[Any]]:
+    history = manifest.get("history")
+    if not isinstance(history, dict):
+        return {}
+    return {str(name): values for name, values in history.items() if isinstance(values, list)}
+
+
 def _parameters(manifest: Mapping[str, Any]) -> int | None:
     """The numbers in the model's weights and statistics; seeds are no parameters."""
-    sizes = [
-        math.prod(tensor[1])
-        for name, tensor in manifest.get("tensors", {}).items()
-        if name.startswith("model/") and "seed_generator" not in name
-    ]
-    return sum(sizes) or None
+    try:
+        sizes = [
+            math.prod(tensor[1])
+            for name, tensor in manifest["tensors"].items()
+            if name.startswith("model/") and "seed_generator" not in name
+        ]
+        return int(sum(sizes)) or None
+    except (TypeError, KeyError, IndexError, AttributeError, ValueError):
+        return None
 
 
 def _strict(value: Any) -> Any:
@@ -195,8 +224,9 @@ def _table(queue: Queue, jobs: list[Job]) -> Any:
 def _metric(job: Job, beat: Heartbeat | None) -> str:
     from runner.cli.render import metrics_text
 
-    if job.evaluation:
-        return f"test top_1 {job.evaluation['top_1']:.4f}"
+    top_1 = (job.evaluation or {}).get("top_1")
+    if isinstance(top_1, int | float):
+        return f"test top_1 {top_1:.4f}"
     metrics = beat.metrics if beat else {}
     return metrics_text({name: value for name, value in metrics.items() if value is not None})
 

@@ -24,11 +24,14 @@ def work(queue: Queue, store: Store, ids: Sequence[str] | None, stop: StopReques
 
     touched: list[str] = []
     with make_reporter(touched) as reporter:
-        owned = Worker(queue, store, stop=stop, reporter=reporter).work(ids)
+        worker = Worker(queue, store, stop=stop, reporter=reporter)
+        owned = worker.work(ids)
     for other in owned:
         say(f"{other.job.id}: {other.availability.why}")
     if stop.reason is not None:
         return Exit.INTERRUPTED if stop.signal == signal.SIGINT else Exit.PREEMPTED
+    if worker.unreadable:
+        return Exit.STORAGE
     if ids is None and not touched:
         say("nothing to resume" if not owned else "nothing else to resume")
     return exit_code(queue.job(name) for name in ids or [*touched, *(o.job.id for o in owned)])

@@ -20,6 +20,7 @@ from runner.errors import (
     PreemptedError,
     SpecError,
     StoreError,
+    TrainingError,
 )
 from runner.queue.job import Job, Json, State
 from runner.queue.lease import Lease
@@ -90,6 +91,7 @@ class Worker:
         self._owner = owner or this_process()
         self._signs: dict[str, tuple[int, int]] = {}  # other workers' tokens and beats, first seen
         self._said: set[str] = set()
+        self.unreadable: set[str] = set()  #: jobs whose records make no sense
 
     def work(self, ids: Sequence[str] | None = None) -> list[Owned]:
         """Run what can be run until nothing is left.
@@ -111,11 +113,19 @@ class Worker:
         return []
 
     def _candidates(self, ids: Sequence[str] | None) -> Iterable[Job]:
-        jobs = self._queue.jobs() if ids is None else [self._queue.job(name) for name in ids]
+        if ids is None:
+            jobs = self._queue.jobs(self._cannot_read)
+        else:
+            jobs = [self._queue.job(name) for name in ids]
         return sorted(
             (job for job in jobs if job.state in (State.QUEUED, State.RUNNING)),
             key=lambda job: (job.submitted_at, job.id),
         )
+
+    def _cannot_read(self, job_id: str, error: StoreError) -> None:
+        if job_id not in self.unreadable:
+            self.unreadable.add(job_id)
+            self._reporter.note(f"{job_id}: cannot be read: {error}")
 
     def _next(self, ids: Sequence[str] | None) -> tuple[Job | None, list[Owned]]:
         """The first job that may be claimed, or all that others have."""
@@ -161,7 +171,7 @@ class Worker:
             return
         self._reporter.started(lease.job)
         log = AttemptLog(self._store, job.id, lease.token)
-        handler = _LogHandler(log)
+        handler = _LogHandler(log, self._reporter)
         logging.getLogger("runner").addHandler(handler)
         try:
             self._run(lease, log)
@@ -188,33 +198,34 @@ class Worker:
         except PreemptedError as error:
             reason = str(error)
             log.write(f"preempted: {reason}")
-            self._conclude(lease, lambda: lease.release(reason))
+            self._conclude(lambda: lease.release(reason))
         except LeaseLostError as error:
             log.write(f"lease lost: {error}")
-            self._reporter.note(f"{job.id}: {error} Nothing more is written here.")
+            self._reporter.note(str(error))
         except StoreError:
             # the job stays as it is in the bucket: whoever reaches the bucket takes it up
             log.write(traceback.format_exc())
             raise
-        except SpecError as error:
+        except (SpecError, TrainingError) as error:
+            # the same again would end the same; other faults may be the machine's
             reason = str(error)
             log.write(f"failed: {reason}")
-            self._conclude(lease, lambda: lease.fail(reason, retries=0))
+            self._conclude(lambda: lease.fail(reason, retries=0))
         except Exception as error:  # noqa: BLE001 - the model's faults are the job's
             log.write(traceback.format_exc())
             reason = f"{type(error).__name__}: {error}"
             retries = self._retries(job)
-            self._conclude(lease, lambda: lease.fail(reason, retries=retries))
+            self._conclude(lambda: lease.fail(reason, retries=retries))
 
     def _retries(self, job: Job) -> int:
         retries = self._queue.spec(job.id).get("retries", 0)
         return retries if isinstance(retries, int) else 0
 
-    def _conclude(self, lease: Lease, append: Callable[[], object]) -> None:
+    def _conclude(self, append: Callable[[], object]) -> None:
         try:
             append()
         except LeaseLostError as error:
-            self._reporter.note(f"{lease.job.id}: {error} Nothing more is written here.")
+            self._reporter.note(str(error))
 
 
 class _Progressed:
@@ -241,12 +252,18 @@ class _Progressed:
 
 
 class _LogHandler(logging.Handler):
-    def __init__(self, log: AttemptLog) -> None:
+    """What is logged while an attempt runs goes into its log, and warnings to the user too."""
+
+    def __init__(self, log: AttemptLog, reporter: Reporter) -> None:
         super().__init__(logging.INFO)
         self._log = log
+        self._reporter = reporter
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._log.write(f"{record.levelname.lower()}: {record.getMessage()}")
+        text = f"{record.levelname.lower()}: {record.getMessage()}"
+        self._log.write(text)
+        if record.levelno >= logging.WARNING:
+            self._reporter.note(text)
 
 
 def _stop_reason(stop: StopRequest, heartbeat: Heartbeat) -> str | None:

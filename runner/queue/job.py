@@ -327,6 +327,33 @@ def _maybe(name: str) -> Any:
     return take
 
 
+def _reference(value: Any) -> Json:
+    """Return a checkpoint's reference if its fields, where given, are what readers expect."""
+    if not isinstance(value, dict):
+        raise TypeError(f"a checkpoint is a {type(value).__name__}, not an object")
+    for name, kind in (("step", int), ("manifest", str), ("digest", str)):
+        if name in value and type(value[name]) is not kind:
+            raise TypeError(f"a checkpoint's {name} is {str(value[name])[:40]}")
+    return value
+
+
+def _references(record: Json) -> tuple[Json, ...]:
+    return tuple(_reference(value) for value in _many("checkpoints", dict)(record))
+
+
+def _maybe_reference(name: str) -> Any:
+    def take(record: Json) -> Json | None:
+        value = record.get(name)
+        return None if value is None else _reference(value)
+
+    return take
+
+
+def _line(text: str) -> str:
+    """Return a text from the bucket as one line that is safe to print."""
+    return "".join(letter if letter.isprintable() else " " for letter in text).strip()
+
+
 def _many(name: str, kind: type) -> Any:
     def take(record: Json) -> tuple[Any, ...]:
         values = record.get(name, [])
@@ -368,12 +395,12 @@ _FIELDS = {
     "failures": _count("failures"),
     "epoch": _count("epoch"),
     "step": _count("step"),
-    "checkpoints": _many("checkpoints", dict),
-    "best": _maybe("best"),
-    "final": _maybe("final"),
+    "checkpoints": _references,
+    "best": _maybe_reference("best"),
+    "final": _maybe_reference("final"),
     "evaluation": _maybe("evaluation"),
-    "reason": _a("reason", str, ""),
-    "notes": _many("notes", str),
+    "reason": lambda record: _line(_a("reason", str, "")(record)),
+    "notes": lambda record: tuple(_line(note) for note in _many("notes", str)(record)),
     "submitted_at": _time("submitted_at"),
     "updated_at": _time("updated_at"),
     "nonce": _a("nonce", str),

@@ -71,6 +71,8 @@ def open_store(
         from runner.store.schemes import check_folder
 
         path = Path(os.path.abspath(Path(rest if separator else url).expanduser()))  # noqa: PTH100
+        if os.path.lexists(path) and not path.is_dir():
+            raise StoreRefusedError(f"{path} is no folder: name a folder, or one that may be made.")
         alone = settings_for(url).single_writer if single_writer is None else single_writer
         check_folder(path, single_writer=alone)
         return FileStore(path, single_writer=alone)

@@ -56,14 +56,21 @@ def check_data(spec: JobSpec, *, source: str) -> None:
         return  # perhaps gigabytes away: the worker that trains on it checks it
     if path is None and spec.data.name not in BUNDLED:
         return  # a download
-    if path is not None and not Path(path).exists():
-        msg = f"{source}: data.path: {path} does not exist."
+    if path is not None and not _exists(path):
+        msg = f"{source}: data.path: {path[:200]} does not exist."
         raise DataError(msg)
     try:
         check_fit(spec, load_data(spec))
     except SpecError as error:
         msg = f"{source}: {error}"
         raise type(error)(msg) from None
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # longer than a path can be
+        return False
 
 
 #: datasets that need neither a path nor a download

@@ -63,6 +63,12 @@ def train(
         SpecError, TrainingError, CheckpointError: the job's own fault.
     """
     notes: list[str] = []
+
+    def warn(text: str) -> None:
+        logger.warning(text)
+        if text not in notes:
+            notes.append(text)
+
     checkpointer = Checkpointer(
         store,
         prefix,
@@ -72,6 +78,7 @@ def train(
         best=best,
         keep=Latest(spec.checkpoint.keep),
         patience_seconds=seconds(spec.checkpoint.max_loss),
+        warn=warn,
     )
     threads = saved_threads(store, checkpoints) or spec.training.threads
     with ThreadPoolExecutor(1, thread_name_prefix="restore") as pool:

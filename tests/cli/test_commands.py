@@ -195,3 +195,75 @@ def test_validate_build_prints_the_parameter_count(runner: Runner) -> None:
     done = runner.run("validate", str(QUICKSTART), "--build")
     assert done.returncode == 0, done.stderr
     assert "parameters" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "record",
+    ["", "{", '{"state": "frob"}', "[1]", '{"checkpoints": [1]}', '{"final": {"step": "a"}}'],
+)
+def test_a_job_that_cannot_be_read_is_named_and_hides_no_other(runner: Runner, record: str) -> None:
+    """Never "no jobs" with exit 0: a script would believe that all is done."""
+    runner.ok("submit", str(QUICKSTART), "--detach")
+    runner.ok("submit", str(QUICKSTART), "--detach", "--set", "name=other")
+    log = runner.store / "jobs" / "other" / "log" / "000000000000.json"
+    content = json.loads(log.read_text())
+    patch = json.loads(record) if record.startswith('{"') else None
+    log.write_text(json.dumps({**content, **patch}) if patch else record)
+    log.parent.parent.joinpath("head.json").unlink()  # only a hint
+    status = runner.run("status")
+    assert status.returncode == 6
+    assert "other: cannot be read" in status.stderr
+    assert "quickstart" in status.stdout
+    listed = json.loads(runner.run("status", "--json").stdout)
+    assert {job["id"]: job["state"] for job in listed} == {
+        "quickstart": "queued",
+        "other": "unreadable",
+    }
+    one = runner.run("status", "other")
+    assert (one.returncode, "Traceback" in one.stderr) == (6, False)
+
+
+@pytest.mark.parametrize(
+    "manifest", [b"", b"{", b'{"tensors":5}', b'{"tensors":{"model/a":[]}}', b"[" * 100_000]
+)
+def test_a_manifest_without_sense_breaks_no_status(runner: Runner, manifest: bytes) -> None:
+    """What it would have told is left out."""
+    runner.ok("submit", str(QUICKSTART), "--detach")
+    log = runner.store / "jobs" / "quickstart" / "log" / "000000000000.json"
+    reference = {"step": 1, "epoch": 0, "manifest": "jobs/quickstart/m", "digest": "d", "bytes": 1}
+    log.write_text(json.dumps({**json.loads(log.read_text()), "checkpoints": [reference]}))
+    (runner.store / "jobs" / "quickstart" / "m").write_bytes(manifest)
+    assert runner.status("quickstart")["parameters"] is None
+    runner.ok("status", "quickstart")
+
+
+def test_text_from_the_bucket_cannot_steer_the_terminal(runner: Runner) -> None:
+    """Control characters are taken out."""
+    runner.ok("submit", str(QUICKSTART), "--detach")
+    log = runner.store / "jobs" / "quickstart" / "log" / "000000000000.json"
+    log.write_text(json.dumps({**json.loads(log.read_text()), "reason": "\u001b[31mred\u0007"}))
+    assert "\x1b" not in runner.ok("status", "quickstart")
+
+
+def test_output_that_cannot_be_written_and_streams_that_are_closed(runner: Runner) -> None:
+    """One sentence and exit 6; without standard error the job is stored all the same."""
+    base = f"RUNNER_STORE={runner.store} {sys.executable} -m runner"
+    full = subprocess.run(f"{base} schema > /dev/full", shell=True, capture_output=True, text=True)
+    assert (full.returncode, "Traceback" in full.stderr) == (6, False)
+    closed = subprocess.run(f"{base} submit {QUICKSTART} --detach 2>&-", shell=True)
+    assert closed.returncode == 0
+    assert runner.job("quickstart") is not None
+
+
+def test_ascii_terminals_get_a_table(runner: Runner) -> None:
+    """A locale without UTF-8 ends no command."""
+    runner.ok("submit", str(QUICKSTART), "--detach")
+    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    assert runner.run("status", "quickstart", environment=environment).returncode == 0
+
+
+def test_a_store_that_is_no_folder_is_not_empty(runner: Runner, tmp_path: Path) -> None:
+    """It is refused, for reading too."""
+    (tmp_path / "file").write_text("")
+    assert runner.run("status", "--store", str(tmp_path / "file")).returncode == 6
+    assert runner.run("status", "--store", "").returncode == 2
