@@ -44,7 +44,7 @@ def test_a_frozen_worker_that_thaws_changes_nothing(tmp_path: Path) -> None:
     try:
         assert wait_until(lambda: _committed_by(runner, token=2), second)
         os.kill(frozen.pid, signal.SIGCONT)
-        _, err = frozen.communicate(timeout=60)
+        _, err = frozen.communicate(timeout=180)
         assert frozen.returncode in (0, 4), err
         assert "no longer this worker's" in err
         assert "Traceback" not in err
@@ -64,7 +64,7 @@ def test_asked_to_stop_it_saves_releases_and_says_run_me_again(
     worker = runner.start("submit", str(QUICKSTART), *sets({**LONG, "checkpoint.every": "1h"}))
     wait_until(lambda: _beaten_step(runner) > 3, worker)
     worker.send_signal(number)
-    _, err = worker.communicate(timeout=60)
+    _, err = worker.communicate(timeout=180)
     assert worker.returncode == (130 if number == signal.SIGINT else 75), err
     job = runner.job("quickstart")
     assert job is not None
@@ -79,7 +79,7 @@ def test_asked_to_stop_before_the_first_step(tmp_path: Path) -> None:
     worker = runner.start("submit", str(QUICKSTART))
     wait_until(lambda: _token(runner) == 1, worker)
     worker.send_signal(signal.SIGTERM)
-    _, err = worker.communicate(timeout=90)
+    _, err = worker.communicate(timeout=180)
     assert worker.returncode == 75, err
     job = runner.job("quickstart")
     assert job is not None
