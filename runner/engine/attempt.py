@@ -9,7 +9,6 @@ the training goes on; what it may not do is decided by tokens, not by heartbeats
 import logging
 import threading
 import time
-from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -78,7 +77,6 @@ class Heartbeat:
         lease: what is renewed.
         log: flushed at each beat.
         interval_seconds: between beats; several fit into the lease's duration.
-        on_lost: called once, from the heartbeat's thread.
     """
 
     def __init__(
@@ -87,12 +85,10 @@ class Heartbeat:
         log: AttemptLog,
         *,
         interval_seconds: float,
-        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._lease = lease
         self._log = log
         self._interval = interval_seconds
-        self._on_lost = on_lost
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self.lost: LeaseLostError | None = None
@@ -126,7 +122,6 @@ class Heartbeat:
                 self._beat()
             except LeaseLostError as error:
                 self.lost = error
-                self._on_lost()
                 return
             except StoreError as error:
                 logger.warning("the heartbeat could not be written, trying again: %s", error)

@@ -94,6 +94,10 @@ def test_a_second_claim_after_the_lease_lapsed_fences_the_first_worker() -> None
         first.renew(step=10)
     with pytest.raises(LeaseLostError):
         first.finish(final=reference(9))
+    after = queue.job("cats")
+    assert (after.kind, after.token, after.checkpoints) == ("claim", second.token, ()), (
+        "a record of the fenced worker landed, whatever it was told"
+    )
     assert second.commit(step=2, epoch=0, checkpoints=[reference(2)]).step == 2
 
 
