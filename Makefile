@@ -19,7 +19,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 pytest: $(VENV)/.installed-dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile --durations=15
 
 chaos: $(VENV)/.installed-dev  ## long: many kills, many schedules
 	$(BIN)/pytest -m chaos
