@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from runner import registry
+from runner import mistakes, registry
 from runner.errors import NotFoundError, SpecError
 
 #: Keras's built-in optimizers, by the names of their classes in lower case
@@ -229,7 +229,7 @@ class JobSpec(_Part):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        mistakes = []
+        wrong = []
         if self.data.validation_split == 0:
             for where, part in (
                 ("training.early_stopping", self.training.early_stopping),
@@ -237,18 +237,18 @@ class JobSpec(_Part):
                 ("checkpoint.best", self.checkpoint.best),
             ):
                 if part is not None and part.monitor.startswith("val_"):
-                    mistakes.append(
+                    wrong.append(
                         f"{where}.monitor is {part.monitor!r}, but data.validation_split is 0:"
                         f" monitor {part.monitor.removeprefix('val_')!r} or hold images out"
                     )
         evaluation = self.evaluation
         if evaluation and evaluation.checkpoint == "best" and self.checkpoint.best is None:
-            mistakes.append(
+            wrong.append(
                 "evaluation.checkpoint is 'best', but checkpoint.best is null:"
                 ' set checkpoint.best to {"monitor": "val_top_1"}'
             )
-        if mistakes:
-            raise ValueError("\n".join(mistakes))
+        if wrong:
+            raise ValueError("\n".join(wrong))
         return self
 
     def effective(self) -> dict[str, Any]:
@@ -282,15 +282,15 @@ def parse(raw: Mapping[str, Any], *, source: str) -> JobSpec:
     try:
         spec = JobSpec.model_validate_json(json.dumps(raw))
     except ValidationError as error:
-        raise SpecError(_explain(error, source)) from None
+        raise SpecError(mistakes.explain(error, JobSpec, source)) from None
     except (TypeError, ValueError, RecursionError) as error:
         msg = f"{source}: {error}"
         raise SpecError(msg) from None
-    mistakes: list[str] = []
-    data = _with_defaults("datasets", spec.data.name, spec.data.arguments, "data", mistakes)
-    model = _with_defaults("models", spec.model.name, spec.model.arguments, "model", mistakes)
-    if mistakes:
-        raise SpecError(_report(source, mistakes))
+    found: list[str] = []
+    data = _with_defaults("datasets", spec.data.name, spec.data.arguments, "data", found)
+    model = _with_defaults("models", spec.model.name, spec.model.arguments, "model", found)
+    if found:
+        raise SpecError(mistakes.report(source, found))
     return spec.model_copy(
         update={
             "data": spec.data.model_copy(update={"arguments": data}),
@@ -364,7 +364,7 @@ def _resolve_data_path(raw: dict[str, Any], folder: Path) -> None:
             try:
                 data["path"] = str((folder / Path(path).expanduser()).resolve())
             except (RuntimeError, OSError, ValueError) as error:
-                msg = f"data.path: received {_short(path)}; it cannot be a path: {error}"
+                msg = f"data.path: received {mistakes.short(path)}; it cannot be a path: {error}"
                 raise SpecError(msg) from None
 
 
@@ -379,7 +379,7 @@ def _apply(raw: dict[str, Any], change: str) -> str:
     except json.JSONDecodeError:
         value = text
     except (ValueError, RecursionError) as error:
-        msg = f"--set {key}: received {_short(text)}; {error}"
+        msg = f"--set {key}: received {mistakes.short(text)}; {error}"
         raise SpecError(msg) from None
     *parents, last = key.split(".")
     place = raw
@@ -393,13 +393,13 @@ def _apply(raw: dict[str, Any], change: str) -> str:
 
 
 def _with_defaults(
-    kind: registry.Kind, name: str, arguments: Mapping[str, Any], part: str, mistakes: list[str]
+    kind: registry.Kind, name: str, arguments: Mapping[str, Any], part: str, found: list[str]
 ) -> dict[str, Any]:
     """Check an entry's arguments against its signature; fill in what was left out."""
     try:
         known = registry.parameters(kind, name)
     except NotFoundError as error:
-        mistakes.append(f"{part}.name: {error}")
+        found.append(f"{part}.name: {error}")
         return dict(arguments)
     fields: dict[str, Any] = {
         key: (
@@ -417,61 +417,7 @@ def _with_defaults(
         values = checked.model_validate_json(json.dumps(arguments))
     except ValidationError as error:
         prefix = (part, "arguments")
-        mistakes += [_sentence(prefix, detail, list(known)) for detail in error.errors()]
+        found += [mistakes.sentence(prefix, detail, list(known)) for detail in error.errors()]
         return dict(arguments)
     dumped: dict[str, Any] = values.model_dump(mode="json")
     return dumped
-
-
-def _explain(error: ValidationError, source: str) -> str:
-    return _report(
-        source, [_sentence((), detail, _known_at(detail["loc"])) for detail in error.errors()]
-    )
-
-
-def _report(source: str, mistakes: list[str]) -> str:
-    lines = [line for mistake in mistakes for line in mistake.splitlines()]
-    count = f"{len(lines)} mistakes" if len(lines) > 1 else "1 mistake"
-    return "\n".join([f"{source}: {count}", *(f"  {line}" for line in lines)])
-
-
-def _sentence(prefix: tuple[str, ...], detail: Any, known: list[str]) -> str:
-    """One mistake in one line: field, what was given, what is known."""
-    path = ".".join(str(part) for part in (*prefix, *detail["loc"])) or "the spec"
-    given = detail.get("input")
-    if detail["type"] == "extra_forbidden":
-        hint = registry.nearest(str(detail["loc"][-1]), known)
-        return f"{path}: no such field.{hint} Known: {', '.join(known) or 'none'}."
-    if detail["type"] == "missing":
-        return f"{path}: is missing."
-    if detail["type"] == "value_error":
-        text = str(detail["ctx"]["error"])
-        return f"{path}: {text}." if detail["loc"] else text
-    if detail["type"] == "literal_error":
-        options = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
-        hint = registry.nearest(str(given), options)
-        return f"{path}: received {_short(given)}; expected {detail['ctx']['expected']}.{hint}"
-    if detail["type"] == "string_pattern_mismatch" and path == "name":
-        return (
-            f"name: received {_short(given)}; expected up to 63 lower-case letters, digits,"
-            " '.', '_' or '-', beginning with a letter or digit."
-        )
-    expected = detail["msg"][0].lower() + detail["msg"][1:]
-    return f"{path}: received {_short(given)}; {expected}."
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _known_at(location: tuple[int | str, ...]) -> list[str]:
-    """The field names of the part that a location lies in."""
-    part: Any = JobSpec
-    for name in location[:-1]:
-        field = part.model_fields.get(str(name)) if hasattr(part, "model_fields") else None
-        if field is None:
-            return []
-        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        part = next((option for option in options if hasattr(option, "model_fields")), None)
-    return [field.alias or name for name, field in part.model_fields.items()] if part else []

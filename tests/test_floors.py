@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parent.parent / "runner"
 FLOORS: list[set[str]] = [
     {"errors"},
     {"registry", "store"},
-    {"spec", "queue", "checkpoint"},
+    {"mistakes", "queue", "checkpoint"},
+    {"spec"},
     {"models", "datasets"},
     {"training"},
     {"evaluation"},
@@ -26,7 +27,7 @@ FLOOR_OF = {part: number for number, parts in enumerate(FLOORS) for part in part
 
 #: heavy packages and the only places that may import them, at module level or inside a function
 ZONES = {
-    "pydantic": ("spec.py",),
+    "pydantic": ("spec.py", "mistakes.py"),
     "tensorflow": ("models/", "datasets/", "training/", "evaluation/evaluate.py"),
     "keras": ("models/", "datasets/", "training/", "evaluation/evaluate.py"),
     "ray": ("engine/ray.py",),

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn
@@ -17,30 +17,7 @@ from runner.training.progress import Progress
 PLAIN_SECONDS = 10.0  #: between plain progress lines
 
 
-class Reporter(Protocol):
-    """What the command line gives to a worker."""
-
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
-    def note(self, text: str) -> None:
-        """One line for the user."""
-
-    def started(self, job: Job) -> None:
-        """An attempt begins."""
-
-    def progressed(self, job: Job, progress: Progress) -> None:
-        """A look at the running stage."""
-
-    def ended(self, job: Job) -> None:
-        """The attempt is over."""
-
-
-def make_reporter(touched: list[str]) -> Reporter:
+def make_reporter(touched: list[str]) -> "LiveReporter | PlainReporter":
     """Live progress where standard error is a terminal, else plain lines.
 
     Args:

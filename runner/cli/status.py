@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.cli.common import add_store_option, open_queue, say
 from runner.cli.exit import Exit
-from runner.errors import StoreError
+from runner.errors import SpecError, StoreError
 from runner.queue.job import Job, Stage, State
 from runner.queue.protocol import Availability, Heartbeat
 from runner.queue.queue import Queue
@@ -38,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print a table, or JSON; exit code 6 if a job's records can't be read."""
+    if options.job and options.state:
+        msg = "--state chooses among all jobs, JOB names one: give one of the two"
+        raise SpecError(msg)
     queue, store = open_queue(options, quiet=options.json)
     unreadable: dict[str, str] = {}
     if options.json:

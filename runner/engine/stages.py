@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from runner.errors import CheckpointError, SpecError
+from runner.errors import CheckpointError, SpecError, StoreError
 from runner.queue.job import Stage
 from runner.queue.lease import Lease
 from runner.spec import JobSpec, parse
@@ -107,7 +107,9 @@ def _evaluate(attempt: Attempt, spec: JobSpec) -> None:
         on_progress=attempt.on_progress,
     )
     notes = [f"evaluated on different numerics: {', '.join(differences)}"] if differences else []
-    attempt.lease.finish(evaluation=_store_evaluation(attempt, evaluation), notes=notes)
+    stored = _store_evaluation(attempt, evaluation)
+    attempt.lease.finish(evaluation=stored, notes=notes)
+    _remove_leftovers(attempt, {stored["json"], stored["npz"]})
 
 
 def _store_evaluation(attempt: Attempt, evaluation: "Evaluation") -> dict[str, Any]:
@@ -125,3 +127,13 @@ def _store_evaluation(attempt: Attempt, evaluation: "Evaluation") -> dict[str, A
         "json": f"{name}.json",
         "npz": f"{name}.npz",
     }
+
+
+def _remove_leftovers(attempt: Attempt, kept: set[str]) -> None:
+    """Remove what attempts that died had written: no record names it, and none can any more."""
+    try:
+        for key in attempt.store.list(f"{attempt.prefix}/evaluation/"):
+            if key not in kept:
+                attempt.store.delete(key)
+    except StoreError as error:
+        logger.warning("leftovers of earlier evaluations stay: %s", error)

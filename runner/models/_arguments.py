@@ -5,14 +5,14 @@ The bounds are plain annotations; the spec's check reads them from the signature
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 Share = Annotated[float, Ge(0), Lt(1)]  #: of values dropped
-Factor = Annotated[float, Gt(0)]
+Factor = Annotated[float, Gt(0), Le(64)]  #: on the filters of a convolution
 Decay = Annotated[float, Ge(0)]
-Count = Annotated[int, Ge(0)]
-Units = Annotated[int, Ge(1)]
-Size = Annotated[int, Ge(1)]  #: in pixels
+Count = Annotated[int, Ge(0), Le(256)]
+Units = Annotated[int, Ge(1), Le(1 << 20)]
+Size = Annotated[int, Ge(1), Le(4096)]  #: in pixels
 
 Activation = Literal["relu", "gelu", "silu", "elu", "tanh"]
 Initializer = Literal[

@@ -107,6 +107,7 @@ def test_dry_run_stores_nothing(runner: Runner) -> None:
         (("submit", "none.json"), 2, "no such file"),
         (("frobnicate",), 2, "invalid choice"),
         (("status", "--state", "asleep"), 2, "invalid choice"),
+        (("status", "quickstart", "--state", "lost"), 2, "give one of the two"),
         ((), 2, ""),
     ],
 )

@@ -77,6 +77,9 @@ def test_killed_at_chosen_moments(undisturbed: dict[str, Any], tmp_path: Path) -
     """Nine deaths in one training: no difference, not even how often checkpoints were taken."""
     runner = Runner(tmp_path)
     runner.ok("submit", str(QUICKSTART), "--detach", *sets(OFTEN))
+    stray = tmp_path / "jobs/quickstart/evaluation/t1-of-a-worker-that-died.npz"
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(b"half an evaluation")
     status = finish(runner, "quickstart", *DEATHS)
     assert_same(status, undisturbed)
     assert status["preemptions"] == len(DEATHS)
@@ -84,8 +87,8 @@ def test_killed_at_chosen_moments(undisturbed: dict[str, Any], tmp_path: Path) -
     assert status["failures"] == 0
     log = runner.ok("logs", "quickstart")
     assert log.count("attempt ") == status["attempts"] - 1, "one died before it could say a word"
-    evaluations = list((tmp_path / "jobs/quickstart/evaluation").glob("*.json"))
-    assert [path.name for path in evaluations] == [Path(status["evaluation"]["json"]).name]
+    left = {str(path.relative_to(tmp_path)) for path in stray.parent.iterdir()}
+    assert left == {status["evaluation"]["json"], status["evaluation"]["npz"]}, "exactly once"
 
 
 def test_killed_at_random_moments(undisturbed: dict[str, Any], tmp_path: Path) -> None:

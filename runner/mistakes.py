@@ -1,0 +1,65 @@
+"""Mistakes in a spec, in words: the field, what was given, what is known, the nearest name."""
+
+import json
+import re
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from runner import registry
+
+
+def explain(error: ValidationError, model: type[BaseModel], source: str) -> str:
+    """All mistakes that pydantic found in a spec; `source` names the spec."""
+    found = [sentence((), detail, _known_at(model, detail["loc"])) for detail in error.errors()]
+    return report(source, found)
+
+
+def report(source: str, mistakes: list[str]) -> str:
+    """The mistakes below each other, with their number."""
+    lines = [line for mistake in mistakes for line in mistake.splitlines()]
+    count = f"{len(lines)} mistakes" if len(lines) > 1 else "1 mistake"
+    return "\n".join([f"{source}: {count}", *(f"  {line}" for line in lines)])
+
+
+def sentence(prefix: tuple[str, ...], detail: Any, known: list[str]) -> str:
+    """One mistake in one line: field, what was given, what is known."""
+    path = ".".join(str(part) for part in (*prefix, *detail["loc"])) or "the spec"
+    given = detail.get("input")
+    if detail["type"] == "extra_forbidden":
+        hint = registry.nearest(str(detail["loc"][-1]), known)
+        return f"{path}: no such field.{hint} Known: {', '.join(known) or 'none'}."
+    if detail["type"] == "missing":
+        return f"{path}: is missing."
+    if detail["type"] == "value_error":
+        text = str(detail["ctx"]["error"])
+        return f"{path}: {text}." if detail["loc"] else text
+    if detail["type"] == "literal_error":
+        options = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
+        hint = registry.nearest(str(given), options)
+        return f"{path}: received {short(given)}; expected {detail['ctx']['expected']}.{hint}"
+    if detail["type"] == "string_pattern_mismatch" and path == "name":
+        return (
+            f"name: received {short(given)}; expected up to 63 lower-case letters, digits,"
+            " '.', '_' or '-', beginning with a letter or digit."
+        )
+    expected = detail["msg"][0].lower() + detail["msg"][1:]
+    return f"{path}: received {short(given)}; {expected}."
+
+
+def short(value: Any) -> str:
+    """What was given, as JSON of at most 60 characters."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _known_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The field names of the part that a location lies in."""
+    part: Any = model
+    for name in location[:-1]:
+        field = part.model_fields.get(str(name)) if hasattr(part, "model_fields") else None
+        if field is None:
+            return []
+        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        part = next((option for option in options if hasattr(option, "model_fields")), None)
+    return [field.alias or name for name, field in part.model_fields.items()] if part else []

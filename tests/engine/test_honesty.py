@@ -1,0 +1,56 @@
+"""What a worker says when it can't do as if nothing had happened."""
+
+import signal
+import threading
+from pathlib import Path
+
+from runner.queue.job import State
+from tests.harness import QUICKSTART, Runner, sets
+
+
+def test_damage_and_other_numerics_are_said_and_the_job_goes_on(tmp_path: Path) -> None:
+    """The newest checkpoint is cut short, and the next machine has no oneDNN."""
+    runner = Runner(tmp_path)
+    short = {"training.epochs": 2, "checkpoint.every": "5 steps", "evaluation": None}
+    died = runner.run("submit", str(QUICKSTART), *sets(short), sabotage="committed:4")
+    assert died.returncode == -9, died.stderr[-2000:]
+    job = runner.job("quickstart")
+    assert job is not None
+    newest, before = job.checkpoints[:2]
+    manifest = tmp_path / newest["manifest"]
+    manifest.write_bytes(manifest.read_bytes()[:-20])
+    resumed = runner.run("resume", environment={"TF_ENABLE_ONEDNN_OPTS": "0"})
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert (
+        f"a damaged checkpoint was passed over, the one of step {before['step']} is used: "
+        f"step {newest['step']}: {newest['manifest']}"
+    ) in resumed.stderr
+    different = "continued on different numerics: onednn default -> 0"
+    assert different in resumed.stderr
+    status = runner.status("quickstart")
+    assert different in status["notes"]
+    assert status["state"] == "succeeded"
+    assert different in runner.ok("status", "quickstart")
+
+
+def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
+    """Nothing is tidied up: the job is lost, as after a kill, and can be resumed."""
+    runner = Runner(tmp_path)
+    worker = runner.start("submit", str(QUICKSTART))
+    assert worker.stderr is not None
+    watchdog = threading.Timer(120, worker.kill)
+    watchdog.start()
+    for line in worker.stderr:
+        if "saving and letting go" in line:
+            worker.send_signal(signal.SIGTERM)
+            break
+        if line.startswith("quickstart: training"):
+            worker.send_signal(signal.SIGTERM)
+    _, rest = worker.communicate()
+    watchdog.cancel()
+    assert worker.returncode == 128 + signal.SIGTERM, rest
+    assert "leaving at once" in rest
+    job = runner.job("quickstart")
+    assert job is not None
+    assert job.state is State.RUNNING, "it released, so it had not left at once"
+    assert runner.status("quickstart")["state"] == "lost"
