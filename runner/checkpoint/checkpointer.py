@@ -10,6 +10,10 @@ new values into new buffers, so at most one extra copy of the state exists. Whil
 under way a further snapshot is refused (and taken a step later), not queued: where the bucket
 is slower than the interval, the interval stretches. Only a best checkpoint may wait, and the
 final one.
+
+While the bucket is away, a plain write that failed is given up for one of the newest state; a
+best one is owed: nothing is committed before it, so that no state remembers a best that is
+nowhere. `overdue` says when too much is unsaved for going on.
 """
 
 import logging
@@ -88,8 +92,8 @@ class Checkpointer:
         checkpoints: references from the job's log, newest first.
         best: reference of the best checkpoint so far.
         keep: which checkpoints stay, besides the best one.
-        patience_seconds: while the bucket fails, the training goes on until this much work is
-            unsaved; 0: the first failure surfaces at the next step.
+        patience_seconds: while the bucket fails in ways that pass, nothing is raised, and
+            `overdue` once this much work is unsaved; 0: a failure surfaces at the next call.
         grace_seconds: leftovers of earlier owners are removed when they are older than this.
         warn: told what people should know (a damaged checkpoint was passed over).
 
@@ -141,6 +145,8 @@ class Checkpointer:
         self._waiting: _Request | None = None
         self._writing: _Request | None = None
         self._error: BaseException | None = None
+        self._owed: _Request | None = None  # a best that failed: nothing is committed before it
+        self._unsaid: tuple[str, ...] = ()  # notes of snapshots that were not committed
         self._closed = False
         self._thread: threading.Thread | None = None
         self._saved_until = clock()  # the moment up to which work is committed
@@ -170,6 +176,22 @@ class Checkpointer:
         """Seconds of work that a death right now would repeat."""
         return self._clock() - self._saved_until
 
+    @property
+    def overdue(self) -> str | None:
+        """Why the training has to wait: too much of it is unsaved, and the bucket fails or lags."""
+        unsaved = self.unsaved_seconds
+        with self._wake:
+            if not 0 < self._patience <= unsaved or not (self._writing or self._error):
+                return None
+            why = str(self._error) if self._error else "a checkpoint is still being written"
+        return f"{unsaved:.0f} s of training are unsaved: {why}"
+
+    @property
+    def behind(self) -> bool:
+        """Whether the last write failed, so that the next is due at once."""
+        with self._wake:
+            return self._error is not None and self._writing is None
+
     def check(self) -> None:
         """Raise what went wrong in the background since the last call, if anything did."""
         with self._wake:
@@ -182,7 +204,7 @@ class Checkpointer:
 
     def _is_patient(self, error: BaseException) -> bool:
         transient = isinstance(error, StoreError) and not isinstance(error, StoreRefusedError)
-        return transient and self.unsaved_seconds < self._patience
+        return transient and self._patience > 0
 
     # ------------------------------------------------------------------ saving
 
@@ -201,7 +223,7 @@ class Checkpointer:
             wait: return only when it is committed.
 
         Returns:
-            False if it was refused because one is being written: try again a step later.
+            False if it was refused because another comes first: try again a step later.
 
         Raises:
             LeaseLostError: the job has another owner; nothing more is written.
@@ -209,11 +231,14 @@ class Checkpointer:
         """
         self.check()
         request = _Request(snapshot, best)
+        taken = True
         with self._wake:
             if self._closed:
                 raise CheckpointError("the checkpointer is closed: nothing can be saved.")
             if self._writing is not None and not (best or wait):
                 return False
+            if self._owed is not None and not (best or wait):
+                request, taken = self._owed, False  # first this one, so that one copy is held
             while wait and self._waiting is not None:
                 self._wake.wait()
             if self._writing is None:
@@ -224,7 +249,7 @@ class Checkpointer:
             self._wake.notify_all()
         if wait:
             self.wait()
-        return True
+        return taken
 
     def wait(self) -> None:
         """Wait until everything is committed.
@@ -262,11 +287,17 @@ class Checkpointer:
             error: BaseException | None = None
             started = self._clock()
             try:
+                owed = self._owed
+                if owed is not None and owed is not request and not request.best:
+                    self._write(owed)
                 self._write(request)
             except BaseException as caught:  # noqa: BLE001 - it is raised where the training sees it
                 error = caught
+                self._unsaid = tuple(dict.fromkeys([*self._unsaid, *request.snapshot.notes]))
+                if request.best and self._is_patient(caught):
+                    self._owed = request
                 if self._is_patient(caught):
-                    self._warn(f"a checkpoint could not be written, the next may be: {caught}")
+                    self._warn(f"a checkpoint could not be written yet: {caught}")
             with self._wake:
                 self.write_seconds = self._clock() - started
                 self._error = error
@@ -286,7 +317,7 @@ class Checkpointer:
 
     def _write(self, request: _Request) -> None:
         snapshot = request.snapshot
-        manifest = self._write_packs(snapshot)
+        manifest = self._write_packs(snapshot, again=request.best)
         data = manifest.to_bytes()
         step = manifest.position.global_step
         key = f"{self._folder}checkpoints/t{self._token}-s{step}-{name_of(data)}.json"
@@ -300,11 +331,13 @@ class Checkpointer:
             epoch=reference.epoch,
             checkpoints=[kept.to_json() for kept in references],
             best=best.to_json() if best else None,
-            notes=tuple(snapshot.notes),
+            notes=tuple(dict.fromkeys([*self._unsaid, *snapshot.notes])),
         )
+        self._unsaid = ()
+        self._owed = None
         self._committed(key, manifest, references, best, snapshot.taken_at)
 
-    def _write_packs(self, snapshot: Snapshot) -> Manifest:
+    def _write_packs(self, snapshot: Snapshot, *, again: bool) -> Manifest:
         writer = PackWriter(
             self._store,
             f"{self._folder}packs/t{self._token}-",
@@ -313,8 +346,9 @@ class Checkpointer:
             pack_bytes=self._pack_bytes,
         )
         stored: dict[str, Any] = {}  # tensors that lie in a kept pack already
-        tensors, snapshot.tensors = list(snapshot.tensors), ()
-        tensors.reverse()
+        tensors = list(reversed(snapshot.tensors))
+        if not again:
+            snapshot.tensors = ()
         while tensors:  # each reference is let go as soon as its bytes have travelled
             name, value = tensors.pop()
             array = snapshot.to_host(value)

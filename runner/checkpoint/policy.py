@@ -86,6 +86,24 @@ class Never:
         return "never"
 
 
+@dataclass(frozen=True)
+class Within:
+    """Another interval, cut short where more than `max_loss_seconds` would be at stake.
+
+    Half of it, so that the other half is left for the writing.
+    """
+
+    every: Every
+    max_loss_seconds: float
+
+    def due(self, since: Since) -> bool:  # noqa: D102
+        late = since.steps > 0 and since.seconds >= self.max_loss_seconds / 2
+        return late or self.every.due(since)
+
+    def describe(self) -> str:  # noqa: D102
+        return f"{self.every.describe()}, at most {self.max_loss_seconds / 2:g} s apart"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Auto:
     """At the interval that loses least: saving costs time, and so does repeating lost work.

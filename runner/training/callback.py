@@ -119,7 +119,12 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         keras.callbacks.Callback.__init__(callback)
         callback.delete_checkpoint = False
         callback._settings = Settings(
-            every=every, best=best, should_stop=should_stop, on_progress=on_progress, warn=warn
+            every=every,
+            best=best,
+            should_stop=should_stop,
+            on_progress=on_progress,
+            warn=warn,
+            waits=True,
         )
         fetch = restore or checkpointer.restore
         callback._open = lambda: (checkpointer, fetch())

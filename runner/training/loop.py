@@ -24,7 +24,7 @@ from runner.checkpoint.manifest import PYTHON, Position, Reference
 from runner.checkpoint.plain import NotPlainError, decode, encode
 from runner.checkpoint.policy import Every, Since
 from runner.checkpoint.reading import Restored
-from runner.errors import PreemptedError, TrainingError
+from runner.errors import PreemptedError, StoreError, StoreRefusedError, TrainingError
 from runner.training import inspection, numerics, private
 from runner.training.best import Best
 from runner.training.observers import Observers
@@ -46,6 +46,7 @@ HOOKS = (
     "on_test_end",
 )
 Logs = Mapping[str, Any] | None
+PAUSE_SECONDS = 0.5  #: between two looks whether the bucket is back
 PROGRESS_SECONDS = 0.5  #: between two looks at the metrics: each look waits for the device
 
 
@@ -58,6 +59,7 @@ class Settings:
     should_stop: Callable[[], str | None] = lambda: None  #: asked after each step: why, or None
     on_progress: OnProgress | None = None
     warn: Callable[[str], None] = logger.warning
+    waits: bool = False  #: for a bucket that is away when the training has ended
     discard: Callable[[], None] | None = None  #: removes all at the end, instead of saving it
 
 
@@ -164,9 +166,22 @@ class Loop:
             self.final = finished.reference
         elif self._position.global_step or finished is not None:
             self._position = replace(self._position, step=0, phase="final", stop=self._stopped())
-            self._save(logs, wait=True)
+            self._save_last(logs)
             self.final = self._checkpointer.last_committed
         self._release()
+
+    def _save_last(self, logs: Logs) -> None:
+        """Commit the final state, however long the bucket is away: nothing else is left to do."""
+        while True:
+            try:
+                return self._save(logs, wait=True)
+            except StoreRefusedError:
+                raise
+            except StoreError as error:
+                if not self._settings.waits or self._settings.should_stop():
+                    raise
+                self._settings.warn(f"the training has ended, its last state is unsaved: {error}")
+                time.sleep(PAUSE_SECONDS)
 
     def _release(self) -> None:
         for name, original in self._originals.items():
@@ -271,13 +286,28 @@ class Loop:
 
     def _after_step(self, logs: Logs, *, epoch_end: bool = False, best: bool = False) -> None:
         self._checkpointer.check()
+        vouched = epoch_end or self._source.mid_epoch
+        if vouched and self._checkpointer.overdue:
+            self._pause(logs, best=best)
         reason = self._settings.should_stop()
         if reason:
             self._save(logs, best=best, wait=True)
             raise self._preempted(reason)
-        vouched = epoch_end or self._source.mid_epoch
-        if best or (vouched and self._settings.every.due(self._since(epoch_end))):
+        due = self._checkpointer.behind or self._settings.every.due(self._since(epoch_end))
+        if best or (vouched and due):
             self._save(logs, best=best)
+
+    def _pause(self, logs: Logs, *, best: bool = False) -> None:
+        """Wait for a bucket that is away or slow, so that no more work than agreed is at stake."""
+        step = self._position.global_step
+        self._settings.warn(f"paused at step {step}: {self._checkpointer.overdue}")
+        while self._checkpointer.overdue and not self._settings.should_stop():
+            if not self._checkpointer.busy:
+                self._save(logs, best=best)
+            time.sleep(PAUSE_SECONDS)
+            self._checkpointer.check()
+            self._progress("train", logs)
+        self._settings.warn(f"going on at step {step}")
 
     def _since(self, epoch_end: bool) -> Since:
         return Since(
@@ -326,9 +356,11 @@ class Loop:
             return  # it stays due, and is taken a step later
         started = time.perf_counter()
         snapshot = self._snapshot(logs)
-        self._checkpointer.save(snapshot, best=best, wait=wait)
+        taken = self._checkpointer.save(snapshot, best=best, wait=wait)
         if not wait:
             self.blocked_seconds.append(time.perf_counter() - started)
+        if not taken:
+            return
         self._saved, self._saved_at = self._position, time.monotonic()
         self._notes = []
 

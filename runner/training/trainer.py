@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.checkpoint.checkpointer import Checkpointer, Commit
 from runner.checkpoint.manifest import Reference
-from runner.checkpoint.policy import Latest, parse
+from runner.checkpoint.policy import Latest, Within, parse
 from runner.checkpoint.reading import Restored, read_manifest
 from runner.datasets.arrays import Dataset
 from runner.errors import CheckpointError, PreemptedError, TrainingError
@@ -161,7 +161,7 @@ def _fit(
     keep = spec.checkpoint.best
     backup = BackupAndRestore.for_job(
         checkpointer,
-        every=parse(spec.checkpoint.every),
+        every=Within(parse(spec.checkpoint.every), seconds(spec.checkpoint.max_loss)),
         best=Best(keep.monitor, keep.mode) if keep else None,
         should_stop=should_stop,
         on_progress=_with_speed(on_progress, spec.training.batch_size),

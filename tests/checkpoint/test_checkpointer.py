@@ -489,20 +489,72 @@ def test_patience_lets_the_training_go_on_until_too_much_is_unsaved() -> None:
     store, log = MemoryStore(), Log()
     warnings: list[str] = []
     saver = log.claim(store, patience_seconds=600, clock=lambda: now[0], warn=warnings.append)
-
-    def away(number: int, operation: str, key: str) -> None:
-        raise StoreError("the bucket is away.")
-
     store.hook = away
     now[0] = 500
     saver.save(snapshot(1))
-    while saver.busy:
-        time.sleep(0.01)
+    idle(saver)
     saver.check()
     assert "away" in warnings[0]
+    assert (saver.behind, saver.overdue) == (True, None)
     now[0] = 601
+    saver.check()
+    assert saver.overdue == "601 s of training are unsaved: the bucket is away."
     with pytest.raises(StoreError, match="away"):
-        saver.check()
+        saver.save(snapshot(1), wait=True)
+    store.hook = None
+    saver.save(snapshot(1), wait=True)
+    assert not saver.behind
+    assert_is(log.claim(store).restore(), 1)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_best_that_could_not_be_written_is_written_before_anything_else(waits: bool) -> None:
+    """Else the state says that it was seen, and it is nowhere."""
+    store, log = MemoryStore(), Log()
+    saver = log.claim(store, patience_seconds=600, warn=lambda _: None)
+    store.hook = away
+    saver.save(snapshot(3, notes=("began here",)), best=True)
+    idle(saver)
+    for _ in range(2):
+        assert not saver.save(snapshot(4)), "two copies are held"
+        idle(saver)
+    store.hook = None
+    if waits:
+        assert saver.save(snapshot(5), wait=True)
+    else:
+        assert not saver.save(snapshot(4))
+        idle(saver)
+        assert saver.save(snapshot(5))
+        idle(saver)
+    assert [record["step"] for record in log.records] == [3, 5]
+    assert log.last["best"]["step"] == 3
+    assert [record["notes"] for record in log.records] == [("began here",), ()]
+    best = read_checkpoint(store, Reference.from_json(log.last["best"]))
+    assert_is(best, 3)
+
+
+def test_a_better_best_takes_the_place_of_one_that_is_owed() -> None:
+    store, log = MemoryStore(), Log()
+    saver = log.claim(store, patience_seconds=600, warn=lambda _: None)
+    store.hook = away
+    saver.save(snapshot(3), best=True)
+    idle(saver)
+    store.hook = None
+    assert saver.save(snapshot(6), best=True)
+    idle(saver)
+    assert saver.save(snapshot(7))
+    idle(saver)
+    assert [record["step"] for record in log.records] == [6, 7]
+    assert log.last["best"]["step"] == 6
+
+
+def away(number: int, operation: str, key: str) -> None:
+    raise StoreError("the bucket is away.")
+
+
+def idle(saver: Checkpointer) -> None:
+    while saver.busy:
+        time.sleep(0.01)
 
 
 def test_after_a_lost_lease_nothing_more_is_written() -> None:

@@ -14,6 +14,7 @@ from runner.checkpoint.policy import (
     Latest,
     Never,
     Since,
+    Within,
     daly,
     mean_time_between,
     parse,
@@ -37,6 +38,10 @@ def since(**changes: Any) -> Since:
         (EveryEpochs(2), since(epochs=1, epoch_end=True), False),
         (EveryEpochs(2), since(epochs=2, epoch_end=True), True),
         (EveryEpochs(1), since(epochs=1, epoch_end=False), False),
+        (Within(EveryEpochs(1), 600), since(seconds=299), False),
+        (Within(EveryEpochs(1), 600), since(seconds=300), True),
+        (Within(EveryEpochs(1), 600), since(seconds=300, steps=0), False),
+        (Within(EverySteps(3), 600), since(steps=3), True),
         (Never(), since(steps=10**9, seconds=1e9, epochs=9, epoch_end=True), False),
     ],
 )

@@ -1,0 +1,110 @@
+"""While the bucket is away the training goes on, then pauses, and loses nothing."""
+
+import logging
+import time
+from typing import Any
+
+import pytest
+
+from runner import spec as specs
+from runner.checkpoint.manifest import Reference
+from runner.errors import PreemptedError, StoreError
+from runner.queue.queue import Queue
+from runner.store.memory import Fault, MemoryStore
+from runner.training.trainer import train
+
+SPEC: dict[str, Any] = {
+    "name": "away",
+    "data": {"name": "digits", "arguments": {"image_size": 8}},
+    "model": {"name": "mlp"},
+    "training": {"epochs": 4, "batch_size": 128, "threads": 1},
+    "checkpoint": {"every": "2 steps", "max_loss": "1s", "best": {"monitor": "val_loss"}},
+}
+
+
+class Bucket(MemoryStore):
+    """Goes away when the training has reached a step, and is back some seconds later."""
+
+    def __init__(self, away_at: int = 0, seconds: float = 0.0, key: str = "") -> None:
+        super().__init__(hook=self.fail)
+        self.step = 0
+        self._away_at = away_at
+        self._key = key  # or when this is first written
+        self._seconds = seconds
+        self._until: float | None = None
+
+    @property
+    def is_away(self) -> bool:
+        if self._away_at and self.step >= self._away_at and self._until is None:
+            self._until = time.monotonic() + self._seconds
+        return self._until is not None and time.monotonic() < self._until
+
+    def fail(self, number: int, operation: str, key: str) -> Fault | None:
+        if self._key and self._key in key and self._until is None:
+            self._until = time.monotonic() + self._seconds
+        return Fault.NOT_DONE if self.is_away and operation == "put" else None
+
+    def stepped(self) -> None:
+        """Take as long as a step of a real network."""
+        self.step += 1
+        time.sleep(0.1)
+
+
+def run(store: Bucket, stop_after: int = 10**9) -> Reference:
+    queue = Queue(store)
+    spec = specs.parse(SPEC, source="test")
+    job = queue.submit("away", spec.effective())
+    lease = queue.claim(job, {"host": "here", "pid": 1})
+
+    def should_stop() -> str | None:
+        store.stepped()
+        return "SIGTERM" if store.step >= stop_after else None
+
+    final = train(
+        spec,
+        store=store,
+        prefix="jobs/away",
+        token=lease.token,
+        commit=lease.commit,
+        checkpoints=job.checkpoints,
+        best=job.best,
+        should_stop=should_stop,
+    )
+    assert queue.job("away").checkpoints[0] == final.to_json()
+    return final
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> Reference:
+    return run(Bucket())
+
+
+def test_the_training_pauses_and_goes_on_when_the_bucket_is_back(
+    undisturbed: Reference, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Steps are taken while it is away, but no more than max_loss allows."""
+    store = Bucket(away_at=8, seconds=4.0)
+    with caplog.at_level(logging.WARNING, "runner"):
+        final = run(store)
+    assert final.digest == undisturbed.digest
+    assert "paused at step" in caplog.text
+    assert "going on at step" in caplog.text
+
+
+def test_the_end_waits_for_the_bucket(
+    undisturbed: Reference, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It goes away with the last step: the final state is committed all the same."""
+    store = Bucket(key=f"-s{undisturbed.step}-", seconds=3.0)
+    with caplog.at_level(logging.WARNING, "runner"):
+        final = run(store)
+    assert final.digest == undisturbed.digest
+    assert "the training has ended, its last state is unsaved" in caplog.text
+
+
+def test_asked_to_stop_while_it_is_away(undisturbed: Reference) -> None:
+    """It does not wait then: the error says that the last steps could not be saved."""
+    store = Bucket(away_at=8, seconds=60.0)
+    with pytest.raises((StoreError, PreemptedError)) as caught:
+        run(store, stop_after=12)
+    assert isinstance(caught.value, StoreError), "it says that it saved, and could not"
