@@ -23,6 +23,9 @@ DATA = Path(os.environ.get("RUNNER_TEST_DATA", REPOSITORY.parent / "shared" / "d
 #: what decides over bits and may differ between the test's environment and a user's
 ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
 
+#: small steps between checkpoints, so that there is much to be lost and much to be wrong
+OFTEN = {"checkpoint.every": "3 steps"}
+
 
 def cifar(name: str = "cifar100_2500.npz") -> Path:
     """Return the real data, or skip the test."""
@@ -144,3 +147,15 @@ def sets(changes: Mapping[str, object]) -> Sequence[str]:
     return [
         word for key, value in changes.items() for word in ("--set", f"{key}={json.dumps(value)}")
     ]
+
+
+def finish(runner: Runner, name: str, *deaths: str) -> dict[str, Any]:
+    """Die at each of these moments, then end the job; its status."""
+    for death in deaths:
+        done = runner.run("resume", name, sabotage=death)
+        assert done.returncode == -9, f"{death} never came: {done.stderr[-2000:]}"
+        lost = runner.status(name)
+        assert lost["state"] == "lost", f"a dead worker is shown as {lost['state']}"
+    done = runner.run("resume", name)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return runner.status(name)

@@ -233,6 +233,11 @@ class FileStore:
         except StoreRefusedError:
             return None  # for someone who may only look, the store has no clock
 
+    def clock_ahead(self) -> float | None:
+        """Return the seconds by which the file server's clock is ahead of this machine's."""
+        with self._explained("clock", ""), self._temporary(self._root, []) as now:
+            return now.stat().st_mtime - time.time()
+
     def _has_record_folders(self) -> bool:
         return (self._root / _NO_LINKS_HERE).exists()
 

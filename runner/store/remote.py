@@ -232,6 +232,11 @@ class FsspecStore:
             return None  # for someone who may only look, the store has no clock
         return None if written is None or now is None else max(0.0, now - written)
 
+    def clock_ahead(self) -> float | None:
+        """Return the seconds by which the store's clock is ahead of this machine's, or None."""
+        there = self._now()
+        return None if there is None else there - time.time()
+
     def _now(self) -> float | None:
         """Return the store's time or less: when it last wrote for us, and what passed since."""
         here = _boot_seconds()

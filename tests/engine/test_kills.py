@@ -12,10 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.harness import QUICKSTART, Runner, assert_same, kill, sets, wait_until
+from tests.harness import OFTEN, QUICKSTART, Runner, assert_same, finish, kill, sets, wait_until
 
-#: small steps between checkpoints, so that there is much to be lost and much to be wrong
-OFTEN = {"checkpoint.every": "3 steps"}
 #: one death after the other, in one training, and its evaluation at the end
 DEATHS = (
     "claimed",
@@ -28,31 +26,6 @@ DEATHS = (
     "finish",
     "evaluation:2",
 )
-#: every callback that has a memory, dropout, and every random layer
-EVERYTHING = {
-    "name": "everything",
-    "training.epochs": 5,
-    "training.early_stopping": {"monitor": "val_loss", "patience": 1, "min_delta": 0.02},
-    "training.reduce_lr_on_plateau": {"monitor": "val_loss", "patience": 0, "factor": 0.5},
-    "augmentation": {"flip": "horizontal", "rotation": 0.1, "zoom": 0.1},
-    "model.arguments.channel_dropout": 0.2,
-    "model.arguments.head_dropout": 0.3,
-    "checkpoint.best": {"monitor": "val_top_1"},
-    "evaluation.checkpoint": "best",
-    **OFTEN,
-}
-
-
-def finish(runner: Runner, name: str, *deaths: str) -> dict[str, Any]:
-    """Die at each of these moments, then end the job; its status."""
-    for death in deaths:
-        done = runner.run("resume", name, sabotage=death)
-        assert done.returncode == -9, f"{death} never came: {done.stderr[-2000:]}"
-        lost = runner.status(name)
-        assert lost["state"] == "lost", f"a dead worker is shown as {lost['state']}"
-    done = runner.run("resume", name)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return runner.status(name)
 
 
 @pytest.fixture(scope="module")
@@ -131,16 +104,3 @@ def killed_at_random(runner: Runner, undisturbed: dict[str, Any], *, kills: int,
     print(f"seed {seed}: {killed} kills", json.dumps(status["final"]))
     assert_same(status, undisturbed)
     return killed
-
-
-def test_all_that_remembers_together(tmp_path: Path) -> None:
-    """EarlyStopping, ReduceLROnPlateau, dropout, augmentation and the best checkpoint."""
-    reference = Runner(tmp_path / "reference")
-    reference.ok("submit", str(QUICKSTART), "--detach", *sets(EVERYTHING))
-    undisturbed = finish(reference, "everything")
-    assert undisturbed["epoch"] < 5 or len(undisturbed["history"]["learning_rate"]) == 5
-    runner = Runner(tmp_path / "killed")
-    runner.ok("submit", str(QUICKSTART), "--detach", *sets(EVERYTHING))
-    status = finish(runner, "everything", "step:4", "validation:1", "epoch:2", "train_end")
-    assert_same(status, undisturbed)
-    assert status["best"] == undisturbed["best"]
