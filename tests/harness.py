@@ -16,6 +16,7 @@ import pytest
 from runner.queue.job import Job
 from runner.queue.queue import Queue
 from runner.store.filesystem import open_store
+from runner.store.settings import OPTIONS_VARIABLE
 
 REPOSITORY = Path(__file__).parent.parent
 QUICKSTART = REPOSITORY / "jobs" / "quickstart.json"
@@ -37,10 +38,11 @@ def cifar(name: str = "cifar100_2500.npz") -> Path:
 
 @dataclass
 class Runner:
-    """`runner` commands on one store folder, as a user's shell would run them."""
+    """`runner` commands on one store, as a user's shell would run them."""
 
     store: Path
     environment: Mapping[str, str] | None = None
+    url: str = ""  #: of a bucket, instead of the folder
 
     def start(
         self, *arguments: str, sabotage: str = "", environment: Mapping[str, str] | None = None
@@ -57,7 +59,7 @@ class Runner:
             env={
                 **os.environ,
                 **ENVIRONMENT,
-                "RUNNER_STORE": str(self.store),
+                "RUNNER_STORE": self.url or str(self.store),
                 **({"SABOTAGE": sabotage} if sabotage else {}),
                 **(self.environment or {}),
                 **(environment or {}),
@@ -85,7 +87,9 @@ class Runner:
 
     def queue(self) -> Queue:
         """Return the store's queue, read from this process."""
-        return Queue(open_store(str(self.store)))
+        options = (self.environment or {}).get(OPTIONS_VARIABLE)
+        found = json.loads(options) if options else None
+        return Queue(open_store(self.url or str(self.store), storage_options=found))
 
     def job(self, name: str) -> Job | None:
         """Return the job as its log says, None before it is submitted."""

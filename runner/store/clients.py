@@ -104,6 +104,24 @@ def _tried(request: Callable[..., Awaitable[Any]], tries: int) -> Callable[..., 
     return send
 
 
+def has_bucket(client: Any, scheme: str, bucket: str) -> bool:
+    """Return whether there is such a bucket, asked with the permission to list alone.
+
+    The clients' own `exists` says no at any fault, and gcsfs's at an empty bucket too, where the
+    account may not look at the bucket itself.
+    """
+    try:
+        if scheme in ("s3", "s3a"):
+            client.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
+        elif scheme in ("gs", "gcs"):
+            client.call("GET", f"b/{bucket}/o", maxResults=1, json_out=True)
+        else:
+            return bool(client.exists(bucket))
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def modified_at(info: dict[str, Any]) -> float | None:
     """Return when an object was written, in seconds of the store's clock, or None."""
     for name in _TIMES:

@@ -29,7 +29,7 @@ from runner.store.base import (
     pieces,
     too_large,
 )
-from runner.store.clients import make_client, modified_at
+from runner.store.clients import has_bucket, make_client, modified_at
 from runner.store.schemes import HONEST, check_url
 from runner.store.settings import mask
 
@@ -310,7 +310,7 @@ class FsspecStore:
 
         def work() -> bool:
             self._fs.invalidate_cache()
-            return bool(self._fs.exists(bucket))
+            return has_bucket(self._fs, self._scheme, bucket)
 
         if not self._patiently(f"looking for bucket {bucket}", work):
             missing = FileNotFoundError(bucket)

@@ -22,6 +22,7 @@ from tests.store.servers.proxy import (
     CUT,
     LOSE,
     RESET,
+    Fault,
     Proxy,
     Request,
     answer,
@@ -174,6 +175,18 @@ def test_a_missing_bucket_is_not_an_empty_one(server: Server, use: Use) -> None:
     url = server.url("runs").replace("//bucket", "//no-such-bucket")
     with pytest.raises(StoreRefusedError, match="no such bucket"):
         use(FsspecStore(url, storage_options=server.options, patience_seconds=5.0))
+
+
+@pytest.mark.parametrize("fault", [answer(500), answer(503), RESET], ids=["500", "503", "reset"])
+def test_a_bucket_behind_a_bad_line_is_not_missing(
+    server: Server, proxy: Proxy, fault: Fault
+) -> None:
+    """The clients' own `exists` says no at any fault: a user would make the bucket again."""
+    proxy.rule = first(1, fault)
+    store = server.store(f"bad-{token_hex(4)}", port=proxy.port, patience_seconds=20.0)
+    assert store.read("nothing") is None
+    again = server.store(f"bad-{token_hex(4)}", port=proxy.port, patience_seconds=20.0)
+    assert again.list("jobs/") == []
 
 
 def test_a_server_that_is_not_there_is_waited_for(server: Server) -> None:

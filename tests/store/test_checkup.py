@@ -1,0 +1,109 @@
+"""What `runner doctor` finds out about a store: real faults are found, sound stores pass."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import pytest
+
+from runner.store.base import Buffer, Store
+from runner.store.checkup import Finding, Verdict, check_up
+from runner.store.filesystem import FileStore
+from runner.store.memory import MemoryStore
+from tests.store.servers import serving
+
+NAMES = [
+    "access",
+    "create-if-absent",
+    "read after write",
+    "listing",
+    "small objects",
+    "large objects",
+    "clock",
+]
+
+
+def examine(store: Store) -> dict[str, Finding]:
+    return {finding.name: finding for finding in check_up(store)}
+
+
+def test_a_sound_store_passes_and_is_left_clean(store: Store) -> None:
+    found = examine(store)
+    assert list(found) == NAMES
+    assert {name for name in NAMES if found[name].verdict is Verdict.BAD} == set()
+    assert found["create-if-absent"].verdict is Verdict.OK
+    assert store.list("probe/") == []
+
+
+@pytest.mark.parametrize("kind", ["s3", "gcs"])
+def test_a_store_that_ignores_the_condition_is_bad(kind: str) -> None:
+    """And only a drawback where one process at a time was promised."""
+    with serving(kind, "--dishonest") as server:
+        found = examine(server.store(f"doctor-{token_hex(4)}"))
+        assert found["create-if-absent"].verdict is Verdict.BAD
+        alone = examine(server.store(f"doctor-{token_hex(4)}", single_writer=True))
+        assert alone["create-if-absent"].verdict is Verdict.WARNING
+
+
+class Cached(MemoryStore):
+    """Shows what was read before, as a cache does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cache: dict[str, bytes | None] = {}
+
+    def read(self, key: str, *, max_bytes: int = 1 << 30) -> bytes | None:
+        if key not in self._cache:
+            self._cache[key] = super().read(key, max_bytes=max_bytes)
+        return self._cache[key]
+
+
+class Corrupting(MemoryStore):
+    """Changes large objects on their way."""
+
+    def put(self, key: str, data: Buffer | Sequence[Buffer]) -> None:
+        if isinstance(data, bytes) and len(data) > 1000:
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        super().put(key, data)
+
+
+def test_a_cache_is_found() -> None:
+    assert examine(Cached())["read after write"].verdict is Verdict.BAD
+
+
+def test_changed_bytes_are_found() -> None:
+    found = examine(Corrupting())["access"]
+    assert (found.verdict, "came back changed" in found.text) == (Verdict.BAD, True)
+
+
+def test_a_folder_that_cannot_be_written_is_bad(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    found = examine(FileStore(tmp_path / "file" / "store"))
+    assert list(found) == ["access"]
+    assert found["access"].verdict is Verdict.BAD
+
+
+def doctor(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "runner", "doctor", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_tells_all_and_its_json_is_json(tmp_path: Path) -> None:
+    done = doctor("--store", str(tmp_path / "new"), "--json")
+    assert done.returncode == 0, done.stderr
+    document: list[dict[str, Any]] = json.loads(done.stdout)
+    assert [one["name"] for one in document] == [*NAMES, "disk", "versions", "machine", "GPU"]
+    assert {one["verdict"] for one in document} <= {"ok", "warning"}
+
+
+def test_the_command_ends_with_6_where_the_store_is_refused(tmp_path: Path) -> None:
+    """The rest is told all the same."""
+    done = doctor("--store", "sftp://nas/runs")
+    assert done.returncode == 6
+    assert "can't be shared" in done.stdout
+    assert "tensorflow" in done.stdout
+    assert "Traceback" not in done.stderr
