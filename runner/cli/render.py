@@ -10,10 +10,12 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 from runner.queue.job import Job, Stage, State
 from runner.training.progress import Progress
 
+MANY_LINES = 500
 PLAIN_SECONDS = 10.0  #: between plain progress lines
 
 
@@ -225,6 +227,32 @@ class LiveReporter:
             self._bar.remove_task(self._task)
             self._task = None
         self.note(ended_text(job))
+
+
+def columns(
+    rows: Sequence[Sequence[str]], *, styles: Sequence[str], styled: int
+) -> list[list[tuple[str, str]]]:
+    """Align the cells of a table; column `styled` gets the style of its row.
+
+    Every line is a list of (text, style). rich's own table takes a millisecond a row.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row, style in zip(rows, styles, strict=True):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        before, after = "  ".join(cells[:styled]), "  ".join(cells[styled + 1 :])
+        lines.append([(f"{before}  ", ""), (cells[styled], style), (f"  {after.rstrip()}", "")])
+    return lines
+
+
+def show(lines: Sequence[Sequence[tuple[str, str]]]) -> None:
+    """Print lines, in colour on a terminal; a long table there goes without, to be fast."""
+    console = Console()
+    if not console.is_terminal or len(lines) > MANY_LINES:
+        sys.stdout.write("".join("".join(text for text, _ in line) + "\n" for line in lines))
+        return
+    for line in lines:
+        console.print(Text.assemble(*line), soft_wrap=True)
 
 
 def sparkline(values: Sequence[float]) -> str:

@@ -7,7 +7,9 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +22,8 @@ from runner.queue.queue import Queue
 from runner.store.base import Store
 
 WATCH_SECONDS = 2.0
+AT_ONCE = 16  #: requests under way together
+Line = list[tuple[str, str]]  #: text and style of each piece
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,27 +48,25 @@ def run(options: argparse.Namespace) -> int:
     queue, store = open_queue(options, quiet=options.json)
     unreadable: dict[str, str] = {}
     if options.json:
-        jobs = _selected(queue, options, unreadable)
-        document: list[dict[str, Any]] = [describe(queue, store, job) for job in jobs]
+        views = _views(queue, options, unreadable)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            document = list(pool.map(lambda view: describe(store, view), views))
         document += [{"id": name, "state": "unreadable"} for name in unreadable]
         alone = len(options.job) == 1 and len(document) == 1
         print(json.dumps(document[0] if alone else document, indent=2))
         return _said(unreadable)
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)  # a file or a pipe has no edge to wrap at
     if options.watch:
-        _watch(queue, options, console)
-    jobs = _selected(queue, options, unreadable)
-    if jobs:
-        console.print(_table(queue, jobs))
+        _watch(queue, options)
+    views = _views(queue, options, unreadable)
+    if views:
+        from runner.cli.render import show
+
+        show(_table(views))
     elif not unreadable:
         say("no jobs" + (" in that state" if options.state else ""))
     if options.job:
-        for job in jobs:
-            console.print(_detail(queue, store, job), markup=False, highlight=False)
+        for view in views:
+            print(_detail(store, view))
     return _said(unreadable)
 
 
@@ -74,19 +76,48 @@ def _said(unreadable: Mapping[str, str]) -> int:
     return Exit.STORAGE if unreadable else Exit.DONE
 
 
-def _watch(queue: Queue, options: argparse.Namespace, console: Any) -> None:
+def _watch(queue: Queue, options: argparse.Namespace) -> None:
     """Show the table until Ctrl-C."""
     from rich.live import Live
+    from rich.text import Text
 
-    with Live(console=console, refresh_per_second=4, screen=False) as live:
+    with Live(refresh_per_second=4, screen=False) as live:
         while True:
-            live.update(_table(queue, _selected(queue, options, {})))
+            lines = _table(_views(queue, options, {}))
+            live.update(Text("\n").join(Text.assemble(*line, no_wrap=True) for line in lines))
             time.sleep(WATCH_SECONDS)
 
 
-def describe(queue: Queue, store: Store, job: Job) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A job and what is known of its worker."""
+
+    job: Job
+    availability: Availability | None = None  #: of a running job
+    beat: Heartbeat | None = None
+
+    @property
+    def state(self) -> str:
+        """The job's state; a running job whose worker is gone is `lost`."""
+        if self.availability is None or not self.availability.claimable:
+            return self.job.state.value
+        return "lost"
+
+
+def view_all(queue: Queue, jobs: Sequence[Job]) -> list[View]:
+    """Look at the workers of all running jobs at once."""
+    running = [job for job in jobs if job.state is State.RUNNING]
+    beats = queue.heartbeats(running)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        seen = dict(
+            zip((j.id for j in running), pool.map(queue.availability, running), strict=True)
+        )
+    return [View(job=j, availability=seen.get(j.id), beat=beats.get(j.id)) for j in jobs]
+
+
+def describe(store: Store, view: View) -> dict[str, Any]:
     """The contract of `runner status JOB --json`; NaN and infinity become null."""
-    state, availability = shown_state(queue, job)
+    job, state, availability = view.job, view.state, view.availability
     manifest = _manifest(store, job.final or (job.checkpoints[0] if job.checkpoints else None))
     document: dict[str, Any] = _strict(
         {
@@ -117,22 +148,13 @@ def describe(queue: Queue, store: Store, job: Job) -> dict[str, Any]:
     return document
 
 
-def shown_state(queue: Queue, job: Job) -> tuple[str, Availability | None]:
-    """The job's state; a running job whose worker is gone is `lost`."""
-    if job.state is not State.RUNNING:
-        return job.state.value, None
-    availability = queue.availability(job)
-    return ("lost" if availability.claimable else "running"), availability
-
-
-def _selected(queue: Queue, options: argparse.Namespace, unreadable: dict[str, str]) -> list[Job]:
+def _views(queue: Queue, options: argparse.Namespace, unreadable: dict[str, str]) -> list[View]:
     if options.job:
         jobs = [queue.job(name) for name in options.job]
     else:
         jobs = queue.jobs(lambda name, error: unreadable.__setitem__(name, str(error)))
-    if options.state:
-        jobs = [job for job in jobs if shown_state(queue, job)[0] in options.state]
-    return sorted(jobs, key=lambda job: (job.submitted_at, job.id))
+    views = view_all(queue, sorted(jobs, key=lambda job: (job.submitted_at, job.id)))
+    return [view for view in views if not options.state or view.state in options.state]
 
 
 def _position(reference: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -187,41 +209,43 @@ def _worker(job: Job) -> str:
     return f"{owner.get('host', '?')}:{owner.get('pid', '?')}"
 
 
-def _table(queue: Queue, jobs: list[Job]) -> Any:
-    from rich.table import Table
+COLUMNS = ("ID", "STATUS", "PROGRESS", "METRIC", "TRY", "WORKER", "SEEN", "UNSAVED")
+COLOURS = {
+    "succeeded": "green", "running": "cyan", "failed": "red", "lost": "yellow",
+    "cancelled": "dim", "held": "yellow",
+}  # fmt: skip
 
+
+def _table(views: Sequence[View]) -> list[Line]:
+    from runner.cli.render import columns
+
+    styles = [COLOURS.get(view.state, "") for view in views]
+    return columns([COLUMNS, *map(_row, views)], styles=["", *styles], styled=1)
+
+
+def _row(view: View) -> tuple[str, ...]:
     from runner.cli.render import duration
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("ID", "STATUS", "PROGRESS", "METRIC", "TRY", "WORKER", "SEEN", "UNSAVED"):
-        table.add_column(column, no_wrap=True)
-    colours = {
-        "succeeded": "green", "running": "cyan", "failed": "red", "lost": "yellow",
-        "cancelled": "dim", "held": "yellow",
-    }  # fmt: skip
-    for job in jobs:
-        state, availability = shown_state(queue, job)
-        beat = queue.heartbeat(job) if job.state is State.RUNNING else None
-        seen = availability.seen_seconds if availability else None
-        text = state
-        if state == "lost":
-            text = f"lost{'' if seen is None else ' ' + duration(seen)}, can be resumed"
-        elif job.state in (State.QUEUED, State.RUNNING) and job.stage is Stage.EVALUATE:
-            text = f"{state} (evaluate)"
-        elif job.state is State.QUEUED and job.checkpoints:
-            text = "queued, can be resumed"
-        unsaved = beat.unsaved_seconds if beat and state == "running" else None
-        table.add_row(
-            job.id,
-            f"[{colours.get(state, 'default')}]{text}[/]",
-            f"epoch {job.epoch} step {max(job.step, beat.step if beat else 0)}",
-            _metric(job, beat),
-            str(job.attempts),
-            _worker(job) if state == "running" else "",
-            duration(seen) + " ago" if seen is not None else "",
-            duration(unsaved) if unsaved is not None else "",
-        )
-    return table
+    job, state, beat = view.job, view.state, view.beat
+    seen = view.availability.seen_seconds if view.availability else None
+    text = state
+    if state == "lost":
+        text = f"lost{'' if seen is None else ' ' + duration(seen)}, can be resumed"
+    elif job.state in (State.QUEUED, State.RUNNING) and job.stage is Stage.EVALUATE:
+        text = f"{state} (evaluate)"
+    elif job.state is State.QUEUED and job.checkpoints:
+        text = "queued, can be resumed"
+    unsaved = beat.unsaved_seconds if beat and state == "running" else None
+    return (
+        job.id,
+        text,
+        f"epoch {job.epoch} step {max(job.step, beat.step if beat else 0)}",
+        _metric(job, beat),
+        str(job.attempts),
+        _worker(job) if state == "running" else "",
+        duration(seen) + " ago" if seen is not None else "",
+        duration(unsaved) if unsaved is not None else "",
+    )
 
 
 def _metric(job: Job, beat: Heartbeat | None) -> str:
@@ -234,10 +258,10 @@ def _metric(job: Job, beat: Heartbeat | None) -> str:
     return metrics_text({name: value for name, value in metrics.items() if value is not None})
 
 
-def _detail(queue: Queue, store: Store, job: Job) -> str:
+def _detail(store: Store, view: View) -> str:
     from runner.cli.render import ago, sparkline
 
-    document = describe(queue, store, job)
+    job, document = view.job, describe(store, view)
     now = datetime.now(UTC)
     lines = [
         "",

@@ -8,6 +8,7 @@ any doubt, it says None, and the lease has to lapse instead.
 import os
 import socket
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ _PROC = Path("/proc")
 
 def this_process() -> dict[str, Any]:
     """Return the identity of this process, as it is written into a claim."""
+    return {**_here(os.getpid()), "pid": os.getpid(), "started": _started(os.getpid()) or ""}
+
+
+@lru_cache(1)
+def _here(pid: int) -> dict[str, str]:  # noqa: ARG001 - a fork may change its namespace
     return {
         "host": socket.gethostname(),
         "boot": _text(_PROC / "sys/kernel/random/boot_id"),
         "pid_namespace": _link(_PROC / "self/ns/pid"),
-        "pid": os.getpid(),
-        "started": _started(os.getpid()) or "",
     }
 
 
@@ -29,7 +33,7 @@ def is_alive(owner: Mapping[str, Any] | None) -> bool | None:
     """Whether the owner's process still exists; None where that can't be told from here."""
     if not owner:
         return None
-    here = this_process()
+    here = _here(os.getpid())
     where = ("host", "boot", "pid_namespace")
     if not all(here[name] and here[name] == owner.get(name) for name in where):
         return None

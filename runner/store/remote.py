@@ -10,6 +10,7 @@ one writer at a time.
 import contextlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from secrets import token_hex
@@ -65,6 +66,7 @@ class FsspecStore:
         self._client: tuple[int, Any, str] | None = None
         self._reached = False  # the bucket is there: an absent object is just absent
         self._clock: tuple[float, float] | None = None  # the store's time, at our time
+        self._clock_lock = threading.Lock()  # one of many askers writes the object
 
     def __reduce__(self) -> tuple[Callable[..., "FsspecStore"], tuple[Any, ...]]:
         """Travel to another process as a URL: clients and their threads stay here."""
@@ -227,14 +229,16 @@ class FsspecStore:
         info = self._info(key)
         written = None if info is None else modified_at(info)
         try:
-            now = None if written is None else self._now()
+            with self._clock_lock:
+                now = None if written is None else self._now()
         except StoreRefusedError:
             return None  # for someone who may only look, the store has no clock
         return None if written is None or now is None else max(0.0, now - written)
 
     def clock_ahead(self) -> float | None:
         """Return the seconds by which the store's clock is ahead of this machine's, or None."""
-        there = self._now()
+        with self._clock_lock:
+            there = self._now()
         return None if there is None else there - time.time()
 
     def _now(self) -> float | None:

@@ -13,7 +13,7 @@ import pytest
 
 from runner import spec as specs
 from runner.cli.render import PlainReporter
-from runner.cli.status import describe
+from runner.cli.status import View, describe
 from runner.engine.preemption import StopRequest
 from runner.engine.worker import Worker
 from runner.queue.job import State
@@ -91,7 +91,7 @@ class World:
 
     def outcome(self) -> dict[str, Any]:
         queue = Queue(self.store, lease_seconds=LEASE_SECONDS)
-        return describe(queue, self.store, queue.job(SPEC["name"]))
+        return describe(self.store, View(job=queue.job(SPEC["name"])))
 
 
 @pytest.fixture(scope="module")

@@ -1,21 +1,24 @@
 """What the queue asks of a bucket, counted on the wire, and what status costs with many jobs."""
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
 from secrets import token_hex
 
+import numpy as np
 import pytest
 
-from runner.errors import ConflictError
+from runner.checkpoint.checkpointer import Checkpointer, Position, Snapshot
+from runner.cli.status import view_all
+from runner.errors import ConflictError, StoreError
 from runner.queue import job as transitions
 from runner.queue import protocol
 from runner.queue.protocol import Holder
 from runner.queue.queue import Queue, random_nonce, utc_now
 from runner.store import log
+from runner.store.base import MAX_RECORD
 from runner.store.filesystem import FileStore
 from runner.store.memory import MemoryStore
 from tests.store.servers import Server, serving
@@ -40,12 +43,13 @@ def kinds(proxy: Proxy, work: Callable[[], object]) -> Counter[str]:
         listing = request.method == "GET" and (
             "list-type=2" in path or path.split("?")[0][-2:] == "/o"
         )
-        counts["list" if listing else "write" if request.method in ("PUT", "POST") else "read"] += 1
+        kind = {"PUT": "write", "POST": "write", "DELETE": "delete"}.get(request.method, "read")
+        counts["list" if listing else kind] += 1
     return counts
 
 
 def test_requests_of_a_jobs_life(server: Server) -> None:
-    """An hour: 120 commits and 360 renewals are 240 + 360 writes and 120 + 360 reads."""
+    """An hour has 120 commits and 360 renewals."""
     with Proxy(server.port) as proxy:
         queue = Queue(server.store(f"cost-{token_hex(4)}", port=proxy.port))
         queue.submit("warm-up", {"seed": 1})
@@ -67,6 +71,25 @@ def test_requests_of_a_jobs_life(server: Server) -> None:
         assert count(lambda: lease.finish(final={"step": 1})) == {"read": 1, "write": 2}
 
 
+def test_requests_of_a_checkpoint(server: Server) -> None:
+    """The pack, the manifest, and the commit; what is no longer kept is deleted, which is free."""
+    with Proxy(server.port) as proxy:
+        queue = Queue(server.store(f"cost-{token_hex(4)}", port=proxy.port))
+        lease = queue.claim(queue.submit("cats", {"seed": 1}), ME)
+        saver = Checkpointer(queue.store, "jobs/cats", token=lease.token, commit=lease.commit)
+
+        def save(step: int) -> dict[str, int]:
+            weights = np.full(1000, step, "float32")
+            snapshot = Snapshot(
+                tensors=[("model/0", weights)], python={}, position=Position(global_step=step)
+            )
+            counts = kinds(proxy, lambda: saver.save(snapshot, wait=True))
+            return {name: number for name, number in counts.items() if name != "delete"}
+
+        for step in range(1, 5):
+            assert save(step) == {"write": 4, "read": 1}
+
+
 def test_requests_of_status(server: Server) -> None:
     """Two reads a job, and a listing for each page of names (1,000 on real buckets, 50 here)."""
     with Proxy(server.port) as proxy:
@@ -81,8 +104,11 @@ def test_requests_of_status(server: Server) -> None:
         running = [queue.claim(job, ME) for job in queue.jobs()[:10]]
         for lease in running:
             lease.renew(step=1)
-        counts = kinds(proxy, lambda: queue.heartbeats([lease.job for lease in running]))
-        assert counts == {"read": 10}
+        counts = kinds(proxy, lambda: view_all(queue, queue.jobs()))
+        # of a running job: the heartbeat for people, and its content and age (GCS looks twice)
+        assert counts["read"] - 2 * 60 in (3 * 10, 4 * 10)
+        # once in five minutes the store's clock is read: an object written, looked at, deleted
+        assert counts["write"] <= 1
 
 
 def write_jobs(root: Path, jobs: int) -> None:
@@ -107,27 +133,37 @@ def write_jobs(root: Path, jobs: int) -> None:
             path.write_bytes(data.replace(f'"id":"{old}"'.encode(), f'"id":"{name}"'.encode()))
 
 
-def test_status_of_1_000_jobs_takes_at_most_a_third_of_a_second(tmp_path: Path) -> None:
-    time_status(tmp_path, 1_000, seconds=0.33)
+class Counting(FileStore):
+    """Counts what a bucket would be asked for."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.asked: Counter[str] = Counter()
+
+    def read_many(
+        self, keys: Sequence[str], *, max_bytes: int = MAX_RECORD
+    ) -> list[bytes | StoreError | None]:
+        self.asked["round trips"] += 1
+        self.asked["reads"] += len(keys)
+        return super().read_many(keys, max_bytes=max_bytes)
+
+    def folders(self, prefix: str) -> list[str]:
+        self.asked["listings"] += 1
+        return super().folders(prefix)
+
+    def list(self, prefix: str, *, after: str = "") -> list[str]:
+        self.asked["listings"] += 1
+        return super().list(prefix, after=after)
 
 
-@pytest.mark.chaos
-def test_status_of_10_000_jobs_takes_at_most_3_seconds(tmp_path: Path) -> None:
-    time_status(tmp_path, 10_000, seconds=3)
-
-
-def time_status(root: Path, count: int, *, seconds: float) -> None:
-    """The best of three: the machine may be busy."""
-    write_jobs(root, count)
-    queue, taken = Queue(FileStore(root)), []
-    for _ in range(3):
-        started = time.perf_counter()
-        jobs = queue.jobs()
-        taken.append(time.perf_counter() - started)
-    print(f"{count} jobs in {min(taken):.2f} s")
-    assert len(jobs) == count
-    assert [job.id for job in jobs] == sorted(job.id for job in jobs)
-    assert min(taken) <= seconds
+@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.chaos)])
+def test_status_of_many_jobs_asks_for_little(tmp_path: Path, count: int) -> None:
+    """Two reads a job in two round trips, one listing. (Its time: `make bench`.)"""
+    write_jobs(tmp_path, count)
+    store = Counting(tmp_path)
+    jobs = Queue(store).jobs()
+    assert [job.id for job in jobs] == [f"job-{number:05d}" for number in range(count)]
+    assert store.asked == {"listings": 1, "round trips": 2, "reads": 2 * count}
 
 
 def test_64_workers_run_every_job_once() -> None:
