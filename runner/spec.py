@@ -35,7 +35,7 @@ METRICS = (*TRAINING_METRICS, *(f"val_{name}" for name in TRAINING_METRICS))
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d{1,7}(?:\.\d+)?) ?(s|m|h)")
-_EVERY = re.compile(r"(?=.*[1-9])(\d{1,7}(\.\d+)? ?[smh]|\d{1,9} (steps?|epochs?))")
+_EVERY = re.compile(r"auto|(?=.*[1-9])(\d{1,7}(\.\d+)? ?[smh]|\d{1,9} (steps?|epochs?))")
 
 
 def seconds(duration: str) -> float:
@@ -59,7 +59,7 @@ def _check_duration(value: Any) -> Any:
 
 def _check_every(value: Any) -> Any:
     if isinstance(value, str) and _EVERY.fullmatch(value.strip()) is None:
-        msg = f"received {value!r}; expected '30s', '200 steps' or '1 epoch'"
+        msg = f"received {value!r}; expected '30s', '200 steps', '1 epoch' or 'auto'"
         raise ValueError(msg)
     return value
 
@@ -187,7 +187,9 @@ class Checkpoint(_Part):
     """When the whole state is saved, and what is kept."""
 
     every: Annotated[str, BeforeValidator(_check_every)] = Field(
-        "30s", description="'30s', '200 steps' or '1 epoch'"
+        "30s",
+        description="'30s', '200 steps', '1 epoch', or 'auto': from what a checkpoint costs and how"
+        " often this job is interrupted",
     )
     max_loss: Duration = Field(
         "10m", description="pause rather than run longer than this without a commit"

@@ -96,7 +96,7 @@ def test_every_interval_that_a_spec_takes_is_one_for_the_checkpoints(
         f"training.epochs={'9' * 5000}",
         f"model.arguments={'[' * 5000}",
         'optimizer.arguments={"beta_1": NaN}',
-        "checkpoint.every=auto",
+        "checkpoint.every=automatic",
         f"checkpoint.every={'9' * 400} steps",
         f"checkpoint.max_loss={'9' * 400}h",
         f"training.epochs=1{'0' * 400}",

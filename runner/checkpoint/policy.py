@@ -32,8 +32,8 @@ class Every(Protocol):
     def due(self, since: Since) -> bool:
         """Whether to save now."""
 
-    def describe(self) -> str:
-        """Say the interval and its reason, for people."""
+    def describe(self, cost_seconds: float = 0.0) -> str:
+        """Say the interval and its reason, for people; what a checkpoint costs may decide it."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class EverySteps:
     def due(self, since: Since) -> bool:  # noqa: D102
         return since.steps >= self.steps
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self, cost_seconds: float = 0.0) -> str:  # noqa: ARG002, D102
         return f"every {self.steps} steps"
 
 
@@ -58,7 +58,7 @@ class EverySeconds:
     def due(self, since: Since) -> bool:  # noqa: D102
         return since.steps > 0 and since.seconds >= self.seconds
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self, cost_seconds: float = 0.0) -> str:  # noqa: ARG002, D102
         return f"every {self.seconds:g} s"
 
 
@@ -71,7 +71,7 @@ class EveryEpochs:
     def due(self, since: Since) -> bool:  # noqa: D102
         return since.epoch_end and since.epochs >= self.epochs
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self, cost_seconds: float = 0.0) -> str:  # noqa: ARG002, D102
         return f"every {self.epochs} epochs" if self.epochs > 1 else "every epoch"
 
 
@@ -82,7 +82,7 @@ class Never:
     def due(self, since: Since) -> bool:  # noqa: ARG002, D102
         return False
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self, cost_seconds: float = 0.0) -> str:  # noqa: ARG002, D102
         return "never"
 
 
@@ -100,8 +100,8 @@ class Within:
         late = since.steps > 0 and since.seconds >= self.max_loss_seconds / 2
         return late or self.every.due(since)
 
-    def describe(self) -> str:  # noqa: D102
-        return f"{self.every.describe()}, at most {self.max_loss_seconds / 2:g} s apart"
+    def describe(self, cost_seconds: float = 0.0) -> str:  # noqa: D102
+        return f"{self.every.describe(cost_seconds)}, at most {self.max_loss_seconds / 2:g} s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,13 +127,7 @@ class Auto:
     def due(self, since: Since) -> bool:  # noqa: D102
         return since.steps > 0 and since.seconds >= self.interval_seconds(since.cost_seconds)
 
-    def describe(self) -> str:  # noqa: D102
-        return (
-            f"auto: mean time between interruptions {self.mtbf_seconds:.0f} s, "
-            f"at most {self.max_loss_seconds:g} s lost, overhead at most {self.overhead:.1%}"
-        )
-
-    def explain(self, cost_seconds: float) -> str:
+    def describe(self, cost_seconds: float = 0.0) -> str:
         """Say the interval that a cost leads to, and what decided it."""
         interval = self.interval_seconds(cost_seconds)
         best = daly(cost_seconds, self.mtbf_seconds)
@@ -212,6 +206,23 @@ class Compaction:
 _SECONDS = {"s": 1, "sec": 1, "second": 1, "seconds": 1, "m": 60, "min": 60, "minute": 60}
 _SECONDS |= {"minutes": 60, "h": 3600, "hour": 3600, "hours": 3600}
 _FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*")
+
+
+def for_job(
+    text: str, *, max_loss_seconds: float, running_seconds: float, interruptions: int
+) -> Every:
+    """Return the policy of a job: `parse`, or "auto" from what the job has been through.
+
+    Args:
+        text: of the spec.
+        max_loss_seconds: at most this much work may be repeated.
+        running_seconds: that the job was worked on so far.
+        interruptions: that it has seen.
+    """
+    if text.strip().lower() != "auto":
+        return Within(parse(text), max_loss_seconds)
+    mtbf = mean_time_between(running_seconds=running_seconds, interruptions=interruptions)
+    return Auto(mtbf_seconds=mtbf, max_loss_seconds=max_loss_seconds / 2)
 
 
 def parse(text: str) -> EverySteps | EverySeconds | EveryEpochs:

@@ -137,6 +137,8 @@ def describe(store: Store, view: View) -> dict[str, Any]:
             "history": _history(manifest),
             "evaluation": dict(job.evaluation) if job.evaluation else None,
             "parameters": _parameters(manifest),
+            "interval": _line(view.beat.details.get("interval")) if view.beat else None,
+            "unsaved_seconds": view.beat.unsaved_seconds if view.beat else None,
             "notes": list(job.notes),
             "worker": _worker(job) if job.state is State.RUNNING else None,
             "seen_seconds": availability.seen_seconds if availability else None,
@@ -155,6 +157,11 @@ def _views(queue: Queue, options: argparse.Namespace, unreadable: dict[str, str]
         jobs = queue.jobs(lambda name, error: unreadable.__setitem__(name, str(error)))
     views = view_all(queue, sorted(jobs, key=lambda job: (job.submitted_at, job.id)))
     return [view for view in views if not options.state or view.state in options.state]
+
+
+def _line(value: object) -> str:
+    """A text from the bucket as one line that is safe to print."""
+    return "".join(letter for letter in str(value or "")[:300] if letter.isprintable())
 
 
 def _position(reference: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -259,7 +266,7 @@ def _metric(job: Job, beat: Heartbeat | None) -> str:
 
 
 def _detail(store: Store, view: View) -> str:
-    from runner.cli.render import ago, sparkline
+    from runner.cli.render import ago, duration, sparkline
 
     job, document = view.job, describe(store, view)
     now = datetime.now(UTC)
@@ -282,6 +289,9 @@ def _detail(store: Store, view: View) -> str:
     for name, value in (document["evaluation"] or {}).items():
         if isinstance(value, float):
             lines.append(f"  test {name:<12} {value:.4f}")
+    if document["interval"] and view.state == "running":
+        unsaved = duration(document["unsaved_seconds"] or 0.0)
+        lines.append(f"  saves       {document['interval']}; unsaved {unsaved}")
     lines += [f"  note: {note}" for note in job.notes]
     if job.reason:
         lines.append(f"  reason: {job.reason}")

@@ -141,6 +141,7 @@ class Heartbeat:
                 "step": progress.step,
                 "steps": progress.steps,
                 "images_per_second": progress.images_per_second,
+                "interval": progress.interval,
             },
         )
         self._log.flush()

@@ -57,7 +57,7 @@ def run_stage(attempt: Attempt) -> None:
 
 
 def _train(attempt: Attempt, spec: JobSpec) -> None:
-    from runner.training.trainer import train
+    from runner.training.trainer import Past, train
 
     job = attempt.lease.job
     final = train(
@@ -68,6 +68,7 @@ def _train(attempt: Attempt, spec: JobSpec) -> None:
         commit=attempt.lease.commit,
         checkpoints=job.checkpoints,
         best=job.best,
+        past=Past(running_seconds=job.worked_seconds, interruptions=job.preemptions),
         should_stop=attempt.should_stop,
         on_progress=attempt.on_progress,
     )

@@ -66,6 +66,7 @@ class Job:
     attempts: int = 0  #: claims
     preemptions: int = 0  #: attempts that ended without fault: released, or their machine lost
     failures: int = 0  #: of this stage, since it was queued or retried
+    worked_seconds: float = 0.0  #: up to the newest record of an owner; for the interval
     epoch: int = 0  #: of the newest committed checkpoint
     step: int = 0  #: of the newest committed checkpoint, in optimizer updates
     checkpoints: tuple[Json, ...] = ()  #: references, the newest first
@@ -248,6 +249,14 @@ def retried(job: Job) -> Job:
     return replace(job, kind="retry", state=State.QUEUED, failures=0, reason="retried by its user")
 
 
+def dated(after: Job, before: Job, now: datetime) -> Job:
+    """Stamp a record, and count the time that an owner has worked since its last one."""
+    worked = 0.0
+    if before.state is State.RUNNING and after.token == before.token:
+        worked = max(0.0, (now - before.updated_at).total_seconds())
+    return replace(after, updated_at=now, worked_seconds=before.worked_seconds + worked, spec=None)
+
+
 def describe(job: Job) -> str:
     """Return where a job stands, for a sentence."""
     words = f"it is {job.state}"
@@ -381,6 +390,16 @@ def _seconds(name: str) -> Any:
     return take
 
 
+def _amount(name: str) -> Any:
+    def take(record: Json) -> float:
+        value = record.get(name, 0.0)
+        if type(value) not in (int, float) or not 0 <= value < 1e12:
+            raise TypeError(f"{name} is {str(value)[:40]}, not an amount")
+        return float(value)
+
+    return take
+
+
 _FIELDS = {
     "id": _a("id", str),
     "number": _count("number"),
@@ -393,6 +412,7 @@ _FIELDS = {
     "attempts": _count("attempts"),
     "preemptions": _count("preemptions"),
     "failures": _count("failures"),
+    "worked_seconds": _amount("worked_seconds"),
     "epoch": _count("epoch"),
     "step": _count("step"),
     "checkpoints": _references,

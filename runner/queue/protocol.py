@@ -10,7 +10,7 @@ randomness but what comes in as arguments. The simulator in the tests runs this 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from threading import Lock
 from typing import Any
@@ -82,8 +82,8 @@ def change(
     """Append what `transition` makes of the newest record; `known` is where to start looking."""
 
     def following(record: Record) -> Record:
-        after = transition(from_json(record, job_id))
-        return to_json(replace(after, updated_at=now(), spec=None))
+        before = from_json(record, job_id)
+        return to_json(jobs.dated(transition(before), before, now()))
 
     start = None if known is None else to_json(known)
     record = yield from log.append(base(job_id), following, nonce, known=start)

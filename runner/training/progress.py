@@ -16,6 +16,7 @@ class Progress:
     global_step: int = 0  #: optimizer updates since the job began
     images_per_second: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    interval: str = ""  #: between checkpoints, and why; for people
     unsaved_seconds: float | None = None  #: since the last committed checkpoint
 
 

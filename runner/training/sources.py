@@ -87,7 +87,10 @@ class _Seekable:
         batches = self._batches
         order = f"seed {batches.seed}" if batches.shuffle else "in order"
         amount = f"{batches.examples} examples x {batches.repeat}"
-        return {"data": f"{amount}, batches of {batches.batch_size}, {order}"}
+        return {
+            "data": f"{amount}, batches of {batches.batch_size}, {order}",
+            "data_content": batches.content(),
+        }
 
     def to_json(self) -> Any:
         return None
@@ -102,7 +105,10 @@ class _Arrays(_Seekable):
     def fingerprint(self) -> dict[str, Any]:
         batches = self._batches
         order = "shuffled" if batches.shuffle else "in order"
-        return {"data": f"{batches.examples} examples, batches of {batches.batch_size}, {order}"}
+        return {
+            "data": f"{batches.examples} examples, batches of {batches.batch_size}, {order}",
+            "data_content": batches.content(),
+        }
 
     def to_json(self) -> Any:
         return {"seed": self._batches.seed}

@@ -9,12 +9,12 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from runner.checkpoint.checkpointer import Checkpointer, Commit
 from runner.checkpoint.manifest import Reference
-from runner.checkpoint.policy import Latest, Within, parse
+from runner.checkpoint.policy import Every, Latest, for_job
 from runner.checkpoint.reading import Restored, read_manifest
 from runner.datasets.arrays import Dataset
 from runner.errors import CheckpointError, PreemptedError, TrainingError
@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """What a job has been through: how often it is interrupted decides how often to save."""
+
+    running_seconds: float = 0.0
+    interruptions: int = 0
+
+
 def train(
     spec: JobSpec,
     *,
@@ -38,6 +46,7 @@ def train(
     commit: Commit,
     checkpoints: Sequence[Mapping[str, Any]] = (),
     best: Mapping[str, Any] | None = None,
+    past: Past = Past(),
     should_stop: Callable[[], str | None] = lambda: None,
     on_progress: OnProgress = lambda _: None,
 ) -> Reference:
@@ -51,6 +60,7 @@ def train(
         commit: makes a checkpoint count.
         checkpoints: references in the job's log, newest first.
         best: reference of the best checkpoint so far.
+        past: for checkpoint.every "auto".
         should_stop: asked after each step; a text means save and stop.
         on_progress: told several times a second at most.
 
@@ -80,6 +90,12 @@ def train(
         patience_seconds=seconds(spec.checkpoint.max_loss),
         warn=warn,
     )
+    every = for_job(
+        spec.checkpoint.every,
+        max_loss_seconds=seconds(spec.checkpoint.max_loss),
+        running_seconds=past.running_seconds,
+        interruptions=past.interruptions,
+    )
     threads = saved_threads(store, checkpoints) or spec.training.threads
     with ThreadPoolExecutor(1, thread_name_prefix="restore") as pool:
         restoring = pool.submit(checkpointer.restore)
@@ -87,6 +103,7 @@ def train(
             return _fit(
                 spec,
                 checkpointer,
+                every=every,
                 threads=threads,
                 restore=restoring.result,
                 notes=notes,
@@ -124,6 +141,7 @@ def _fit(
     spec: JobSpec,
     checkpointer: Checkpointer,
     *,
+    every: Every,
     threads: int | None,
     restore: Callable[[], Restored | None],
     notes: list[str],
@@ -161,7 +179,7 @@ def _fit(
     keep = spec.checkpoint.best
     backup = BackupAndRestore.for_job(
         checkpointer,
-        every=Within(parse(spec.checkpoint.every), seconds(spec.checkpoint.max_loss)),
+        every=every,
         best=Best(keep.monitor, keep.mode) if keep else None,
         should_stop=should_stop,
         on_progress=_with_speed(on_progress, spec.training.batch_size),

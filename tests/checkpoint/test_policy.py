@@ -16,6 +16,7 @@ from runner.checkpoint.policy import (
     Since,
     Within,
     daly,
+    for_job,
     mean_time_between,
     parse,
 )
@@ -102,9 +103,24 @@ def test_daly_loses_least(cost: float, mtbf: float) -> None:
 def test_auto_interval(cost: float, expected: float, reason: str) -> None:
     auto = Auto(mtbf_seconds=3600, max_loss_seconds=600)
     assert auto.interval_seconds(cost) == pytest.approx(expected)
-    assert reason in auto.explain(cost)
+    assert reason in auto.describe(cost)
     assert not auto.due(since(seconds=expected * 0.99, cost_seconds=cost))
     assert auto.due(since(seconds=expected * 1.01, cost_seconds=cost))
+
+
+def test_the_interval_of_a_job_follows_what_it_has_been_through() -> None:
+    def interval(text: str, hours: float, interruptions: int) -> Any:
+        return for_job(
+            text,
+            max_loss_seconds=600,
+            running_seconds=hours * 3600,
+            interruptions=interruptions,
+        )
+
+    assert interval("200 steps", 1, 0) == Within(EverySteps(200), 600)
+    calm, wild = interval("auto", 10, 0), interval("auto", 10, 99)
+    assert calm.interval_seconds(0.1) > 3 * wild.interval_seconds(0.1)
+    assert interval("auto", 1e6, 0).interval_seconds(1.0) == 300, "half of max_loss"
 
 
 def test_mean_time_between_goes_from_the_prior_to_the_history() -> None:

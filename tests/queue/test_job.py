@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -128,6 +128,17 @@ def test_only_the_owner_of_the_token_holds_the_job(fields: dict[str, Any]) -> No
     jobs.held_by(job, 1, ME)
     with pytest.raises(LeaseLostError, match="writes nothing more"):
         jobs.held_by(replace(job, **fields), 1, ME)
+
+
+def test_the_time_that_owners_worked_is_counted() -> None:
+    """Up to their last record: waiting in the queue and a dead owner's silence are no work."""
+    queued = a_job(State.QUEUED)
+    running = jobs.dated(claim(queued), queued, NOW + timedelta(hours=1))
+    later = jobs.dated(running, running, NOW + timedelta(hours=1, seconds=30))
+    taken = jobs.dated(claim(later), later, NOW + timedelta(hours=2))
+    backwards = jobs.dated(taken, taken, NOW)
+    worked = [job.worked_seconds for job in (running, later, taken, backwards)]
+    assert worked == [0.0, 30.0, 30.0, 30.0]
 
 
 def test_notes_and_checkpoints_are_bounded() -> None:

@@ -131,6 +131,29 @@ def test_links_do_not_lead_out_of_the_store(tmp_path: Path) -> None:
     assert store.folders("") == []
 
 
+@pytest.mark.parametrize("write", ["create", "put"])
+def test_what_was_answered_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    """Content first, then the name: the file is synced before it is named, its folder after."""
+    synced: list[tuple[str, bool]] = []
+    sync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        place = Path(f"/proc/self/fd/{descriptor}").resolve()
+        kind = "folder" if place.is_dir() else "file"
+        synced.append((f"{kind} {place.parent if kind == 'file' else place}", named()))
+        sync(descriptor)
+
+    def named() -> bool:
+        return (tmp_path / "a" / "key").exists()
+
+    monkeypatch.setattr(os, "fsync", watched)
+    getattr(FileStore(tmp_path), write)("a/key", b"content")
+    assert synced[-2:] == [(f"file {tmp_path / 'a'}", False), (f"folder {tmp_path / 'a'}", True)]
+    assert (f"folder {tmp_path}", False) in synced, "the new folder's own name"
+
+
 def test_nothing_is_made_by_looking(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "no" / "such")
     assert store.list("") == []

@@ -330,6 +330,19 @@ def test_other_numerics_are_said_and_the_training_goes_on(
     assert any("eager False -> True" in note for r in records for note in r.get("notes", []))
 
 
+def test_other_data_are_said_and_the_training_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same number of examples, and one value of them is another."""
+    with pytest.raises(RuntimeError):
+        train(tmp_path, Interrupting(epoch=1))
+    x, y = numbers()
+    x[0, 0] += 1
+    backup = BackupAndRestore(str(tmp_path))
+    make_model().fit(x, y, batch_size=4, epochs=EPOCHS, verbose=0, callbacks=[backup])
+    assert "continued on different numerics: data_content" in caplog.text
+
+
 def test_used_outside_of_fit_it_says_so() -> None:
     class Wrapper(keras.callbacks.Callback):  # type: ignore[misc]
         def __init__(self, inner: Any) -> None:
