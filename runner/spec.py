@@ -150,11 +150,33 @@ class ReduceLROnPlateau(_Part):
     min_learning_rate: float = Field(0.0, ge=0)
 
 
+class Phase(_Part):
+    """A part of the training with its own trainable layers and learning rate."""
+
+    epochs: int = Field(10, ge=1, le=1_000_000, description="passes in this phase at most")
+    train_from: int = Field(
+        0,
+        ge=-100_000,
+        le=100_000,
+        description="layers of the network before this number keep their weights and statistics;"
+        " a negative number counts from the end",
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, description="null for the optimizer's; its slots begin anew in each phase"
+    )
+
+
 class Training(_Part):
     """How long and with what numerics."""
 
     epochs: int = Field(
         10, ge=1, le=1_000_000, description="passes over the training images at most"
+    )
+    phases: tuple[Phase, ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=100,
+        description="one after the other, instead of `epochs` in one; callbacks begin anew in each",
     )
     batch_size: int = Field(64, ge=1, le=10_000_000, description="images per optimizer update")
     early_stopping: EarlyStopping | None = None

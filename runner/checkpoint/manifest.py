@@ -88,7 +88,9 @@ class Position:
     epoch: int = 0  #: epochs done; the one in progress, counted from 0
     step: int = 0  #: steps done in this epoch
     global_step: int = 0  #: optimizer updates since the job began
-    phase: str = "batch"  #: "start", "batch", "epoch" (its end) or "final" (after on_train_end)
+    moment: str = "batch"  #: "start", "batch", "epoch" (its end) or "final" (after on_train_end)
+    phase: int = 0  #: of the training's phases, each a fit of its own
+    phase_epoch: int = 0  #: epochs done when the phase began
     stop: bool = False  #: a callback has ended the training
 
     def to_json(self) -> dict[str, Any]:

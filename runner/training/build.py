@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from runner import registry
 from runner.datasets.arrays import Dataset
 from runner.errors import SpecError
-from runner.spec import JobSpec, Optimizer
+from runner.spec import JobSpec, Optimizer, Phase
 from runner.training.assemble import Assembled, assemble
 
 if TYPE_CHECKING:
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def build(spec: JobSpec, dataset: Dataset) -> Assembled:
-    """Build and compile the spec's model for these images.
+    """Build the spec's model for these images; `compile_phase` makes it ready for training.
 
     Raises:
-        SpecError: the arguments don't fit the network or the optimizer.
+        SpecError: the arguments don't fit the network.
     """
-    assembled = assemble(
+    return assemble(
         registry.get("models", spec.model.name),
         spec.model.arguments,
         image_shape=dataset.image_shape,
@@ -28,16 +28,45 @@ def build(spec: JobSpec, dataset: Dataset) -> Assembled:
         seed=spec.seed,
         dtype_policy=spec.training.dtype_policy,
     )
-    compile_model(assembled.model, spec, dataset.classes)
-    return assembled
 
 
-def compile_model(model: "keras.Model", spec: JobSpec, classes: int) -> None:
+def compile_phase(assembled: Assembled, spec: JobSpec, phase: Phase | None) -> None:
+    """Set what trains, and give the model a new optimizer, cross-entropy, top-1 and top-5.
+
+    Raises:
+        SpecError: the arguments don't fit the optimizer.
+    """
+    optimizer = spec.optimizer
+    if phase is not None:
+        train_from(assembled.network, phase.train_from)
+        if phase.learning_rate is not None:
+            optimizer = optimizer.model_copy(update={"learning_rate": phase.learning_rate})
+    compile_model(assembled.model, spec, assembled.classes, make_optimizer(optimizer))
+
+
+def train_from(network: "keras.Model", number: int) -> None:
+    """Let the layers before `number` keep their weights and statistics, and the others train.
+
+    The layers are those of the network inside, where there is one (transfer learning): its head
+    always trains.
+    """
+    inside = [layer for layer in network.layers if hasattr(layer, "layers")]
+    layers = (inside[0] if inside else network).layers
+    first = number if number >= 0 else len(layers) + number
+    for layer in {*network.layers} - {*inside}:
+        layer.trainable = True
+    for index, layer in enumerate(layers):
+        layer.trainable = index >= first  # each by itself: a model that is trainable sets nothing
+
+
+def compile_model(
+    model: "keras.Model", spec: JobSpec, classes: int, optimizer: "keras.optimizers.Optimizer"
+) -> None:
     """Give the model its optimizer, cross-entropy, and top-1 and top-5 accuracy."""
     import keras
 
     model.compile(
-        optimizer=make_optimizer(spec.optimizer),
+        optimizer=optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(),
         metrics=[
             keras.metrics.SparseCategoricalAccuracy(name="top_1"),
@@ -84,5 +113,8 @@ def make_optimizer(spec: Optimizer) -> "keras.optimizers.Optimizer":
 
 
 def _made(optimizer: Any, spec: Optimizer) -> "keras.optimizers.Optimizer":
-    made: keras.optimizers.Optimizer = optimizer(spec.learning_rate, **spec.arguments)
+    # named, since Keras would count the optimizers of the process into the variables' names
+    made: keras.optimizers.Optimizer = optimizer(
+        spec.learning_rate, name=spec.name, **spec.arguments
+    )
     return made

@@ -6,13 +6,13 @@ It works off the training thread and keeps no half-written file.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import keras
 
 from runner.checkpoint.checkpointer import Checkpointer
-from runner.checkpoint.manifest import Reference
+from runner.checkpoint.manifest import Position, Reference
 from runner.checkpoint.policy import Every, EveryEpochs, EverySteps, Latest, Never, parse
 from runner.checkpoint.reading import Restored
 from runner.errors import TrainingError
@@ -101,6 +101,8 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         on_progress: OnProgress | None = None,
         restore: Callable[[], Restored | None] | None = None,
         warn: Callable[[str], None] = logger.warning,
+        start: Position = Position(),  # noqa: B008 - frozen
+        history: Mapping[str, list[Any]] | None = None,
     ) -> Self:
         """Return the callback for a job whose checkpoints someone else commits.
 
@@ -114,6 +116,8 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             restore: gives what was restored; by default the checkpointer is asked. With it the
                 checkpoint can be fetched while the model is built.
             warn: told what people should know.
+            start: where a fresh fit stands, if others came before it.
+            history: theirs.
         """
         callback = cls.__new__(cls)
         keras.callbacks.Callback.__init__(callback)
@@ -125,6 +129,8 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             on_progress=on_progress,
             warn=warn,
             waits=True,
+            start=start,
+            history=history or {},
         )
         fetch = restore or checkpointer.restore
         callback._open = lambda: (checkpointer, fetch())
@@ -135,6 +141,16 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
     def final(self) -> Reference | None:
         """The state after on_train_end, committed; None before that, and if it was deleted."""
         return self._loop.final if self._loop is not None else None
+
+    @property
+    def position(self) -> Position:
+        """Where the training stands."""
+        return self._loop.position if self._loop is not None else self._settings.start
+
+    @property
+    def history(self) -> dict[str, list[float | None]]:
+        """Every metric of every epoch, as in the last checkpoint."""
+        return self._loop.history() if self._loop is not None else dict(self._settings.history)
 
     @property
     def blocked_seconds(self) -> list[float]:

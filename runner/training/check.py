@@ -83,16 +83,18 @@ def build_report(spec: JobSpec, *, source: str) -> str:
     Raises:
         SpecError: data, network or optimizer don't fit.
     """
-    from runner.training.build import build
+    from runner.training.build import build, compile_phase
     from runner.training.quiet import import_tensorflow
 
     import_tensorflow()
     dataset = load_data(spec)
     try:
         check_fit(spec, dataset)
-        model = build(spec, dataset).model
+        assembled = build(spec, dataset)
+        compile_phase(assembled, spec, spec.training.phases[0] if spec.training.phases else None)
     except SpecError as error:
         msg = f"{source}: {error}"
         raise type(error)(msg) from None
+    model = assembled.model
     trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     return f"{spec.name}: {model.count_params():,} parameters, {trainable:,} of them trainable"

@@ -13,7 +13,7 @@ afterwards are those of an undisturbed epoch.
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
@@ -59,6 +59,10 @@ class Settings:
 
     every: Every
     best: Best | None = None
+    start: Position = field(
+        default_factory=Position
+    )  #: where a fresh fit stands, in a training of several
+    history: Mapping[str, list[Any]] = field(default_factory=dict)  #: of the fits before this one
     should_stop: Callable[[], str | None] = lambda: None  #: asked after each step: why, or None
     on_progress: OnProgress | None = None
     warn: Callable[[str], None] = logger.warning
@@ -107,6 +111,7 @@ class Loop:
         self._saved = Position()
         self._saved_at = time.monotonic()
         self._notes: list[str] = []
+        self._history_before: dict[str, list[Any]] = dict(settings.history)
         self._progress_at = 0.0
         self._validation_steps = 0
 
@@ -129,7 +134,7 @@ class Loop:
         self._observers = Observers(others, warn=self._settings.warn)
         self._numerics = {**numerics.fingerprint(self.model), **self._source.fingerprint()}
         self._checkpointer, self._restored = self._open()
-        self._position = Position(epoch=fit.initial_epoch)
+        self._position = replace(self._settings.start, epoch=fit.initial_epoch)
         if self._restored is not None:
             self._begin_resumed(self._restored)
         self._saved, self._saved_at = self._position, time.monotonic()
@@ -164,11 +169,11 @@ class Loop:
         self._originals["on_train_end"](logs)
         if self._settings.discard is not None:
             self._settings.discard()
-        elif finished is not None and finished.position.phase == "final":
+        elif finished is not None and finished.position.moment == "final":
             self._apply(finished)  # whatever the others did again, this is how it ended
             self.final = finished.reference
         elif self._position.global_step or finished is not None:
-            self._position = replace(self._position, step=0, phase="final", stop=self._stopped())
+            self._position = replace(self._position, step=0, moment="final", stop=self._stopped())
             self._save_last(logs)
             self.final = self._checkpointer.last_committed
         self._release()
@@ -194,6 +199,11 @@ class Loop:
     def _stopped(self) -> bool:
         return bool(self.model.stop_training)
 
+    @property
+    def position(self) -> Position:
+        """Where the training stands."""
+        return self._position
+
     # ------------------------------------------------------------------ an epoch
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
@@ -210,7 +220,7 @@ class Loop:
         self._epoch_base = self._position.global_step - step
         if self._fresh:
             # Written while the first step is traced; waited for at that step's end.
-            self._position = replace(self._position, phase="start")
+            self._position = replace(self._position, moment="start")
             self._save(None)
         self._originals["on_epoch_begin"](epoch, logs)
         if restored is not None and step > 0:
@@ -237,10 +247,11 @@ class Loop:
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Save what is due, and the best epoch for sure."""
         self._originals["on_epoch_end"](epoch, logs)
-        self._position = Position(
+        self._position = replace(
+            self._position,
             epoch=epoch + 1,
-            global_step=self._position.global_step,
-            phase="epoch",
+            step=0,
+            moment="epoch",
             stop=self._stopped(),
         )
         best = self._settings.best
@@ -268,7 +279,7 @@ class Loop:
             self._position,
             step=done,
             global_step=self._epoch_base + done,
-            phase="batch",
+            moment="batch",
             stop=self._stopped(),
         )
         if self._fresh:
@@ -381,18 +392,26 @@ class Loop:
         python["logs"] = plain_logs(logs)
         python["source"] = self._source.to_json()
         python["best"] = self._settings.best.to_json() if self._settings.best else None
+        python["history_before"] = dict(self._history_before)
         return Snapshot(
             tensors=[*tensors, *arrays],
             python=python,
             position=self._position,
-            history={k: [finite(v) for v in vs] for k, vs in self._history.history.items()},
+            history=self.history(),
             numerics=self._numerics,
             notes=tuple(self._notes),
         )
 
+    def history(self) -> dict[str, list[float | None]]:
+        """Return every metric of every epoch, those of the fits before this one included."""
+        here = {k: [finite(v) for v in vs] for k, vs in self._history.history.items()}
+        names = dict.fromkeys([*self._history_before, *here])
+        return {k: [*self._history_before.get(k, ()), *here.get(k, ())] for k in names}
+
     def _apply(self, restored: Restored) -> None:
         self._variables.assign(restored.tensors)
         self._observers.restore(restored.python, restored.tensors)
+        self._history_before = dict(restored.python.get("history_before") or {})
         if self._settings.best is not None:
             self._settings.best.from_json(restored.python.get("best"))
 

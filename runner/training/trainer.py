@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from runner.checkpoint.checkpointer import Checkpointer, Commit
-from runner.checkpoint.manifest import Reference
+from runner.checkpoint.manifest import Position, Reference
 from runner.checkpoint.policy import Every, Latest, for_job
 from runner.checkpoint.reading import Restored, read_manifest
 from runner.datasets.arrays import Dataset
@@ -153,7 +153,7 @@ def _fit(
     import_tensorflow()
     from runner.training import numerics
     from runner.training.best import Best
-    from runner.training.build import build
+    from runner.training.build import build, compile_phase
     from runner.training.callback import BackupAndRestore
     from runner.training.data import Batches
 
@@ -177,30 +177,56 @@ def _fit(
         shuffle=False,
     ) if len(split.validation) else None  # fmt: skip
     keep = spec.checkpoint.best
-    backup = BackupAndRestore.for_job(
-        checkpointer,
-        every=every,
-        best=Best(keep.monitor, keep.mode) if keep else None,
-        should_stop=should_stop,
-        on_progress=_with_speed(on_progress, spec.training.batch_size),
-        restore=restore,
-    )
+    best = Best(keep.monitor, keep.mode) if keep else None
+    tell = _with_speed(on_progress, spec.training.batch_size)
     assembled = build(spec, dataset)
     _leave_if_asked(should_stop)
-    if assembled.pretrained is not None and restore() is None:
+    phases = spec.training.phases
+    # where nothing depends on it, the checkpoint may arrive while the graph is built
+    restored = restore() if phases or assembled.pretrained is not None else None
+    if assembled.pretrained is not None and restored is None:
         weights = assembled.pretrained()  # part of checkpoint 0: no later attempt needs them
         notes.append(f"began with {', '.join(f'{key} {value}' for key, value in weights.items())}")
-    assembled.model.fit(
-        batches,
-        epochs=spec.training.epochs,
-        validation_data=validation,
-        callbacks=[*make_callbacks(spec), backup],
-        verbose=0,
-    )
-    if backup.final is None:
+    position = restored.position if restored is not None else Position()
+    history: dict[str, list[Any]] = {}
+    final: Reference | None = None
+    for number, phase in enumerate(phases or [None]):
+        if number < position.phase:
+            continue
+        fetch = restore
+        if phases and (restored is None or number > restored.position.phase):
+            fetch = _nothing
+            position = replace(
+                position, phase=number, phase_epoch=position.epoch, step=0, stop=False
+            )
+        compile_phase(assembled, spec, phase)
+        backup = BackupAndRestore.for_job(
+            checkpointer,
+            every=every,
+            best=best,
+            should_stop=should_stop,
+            on_progress=tell,
+            restore=fetch,
+            start=position,
+            history=history,
+        )
+        assembled.model.fit(
+            batches,
+            initial_epoch=position.phase_epoch,
+            epochs=position.phase_epoch + (phase.epochs if phase else spec.training.epochs),
+            validation_data=validation,
+            callbacks=[*make_callbacks(spec), backup],
+            verbose=0,
+        )
+        position, history, final = backup.position, backup.history, backup.final
+    if final is None:
         msg = f"{spec.name} ended without a final checkpoint."
         raise TrainingError(msg)
-    return backup.final
+    return final
+
+
+def _nothing() -> None:
+    """A phase that begins now has no checkpoint of its own yet."""
 
 
 def _with_notes(commit: Commit, notes: list[str]) -> Commit:

@@ -39,6 +39,8 @@ def test_job_survives_a_kill(name: str, few_pictures: Path, tmp_path: Path) -> N
     }
     if name.startswith("transfer"):
         changes["model.arguments.weights"] = None  # nothing is downloaded here
+        changes["model.arguments.image_size"] = 75
+        changes["training.phases"] = [{"epochs": 1, "train_from": n} for n in (255, 199)]
     runner = Runner(tmp_path)
     runner.ok("submit", str(REPOSITORY / "jobs" / f"{name}.json"), "--detach", *sets(changes))
     died = runner.run("resume", name, sabotage="step:3")
@@ -47,6 +49,7 @@ def test_job_survives_a_kill(name: str, few_pictures: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr[-2000:]
     status = runner.status(name)
     assert status["state"] == "succeeded"
-    assert status["final"]["step"] == (16 if name.endswith("-ma") else 4)
+    steps = (16 if name.endswith("-ma") else 4) * (2 if name.startswith("transfer") else 1)
+    assert status["final"]["step"] == steps
     assert status["evaluation"]["images"] == 100
     assert status["evaluation"]["augmented_passes"] == 1

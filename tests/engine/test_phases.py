@@ -1,0 +1,53 @@
+"""A training in phases is one training: killed within or between two, it ends the same."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import Runner, assert_same, finish
+
+SPEC: dict[str, Any] = {
+    "name": "phased",
+    "seed": 3,
+    "data": {"name": "digits", "arguments": {"image_size": 16}},
+    "augmentation": {"flip": "horizontal", "rotation": 0.1, "zoom": 0.1},
+    "model": {"name": "myinception", "arguments": {"blocks": [1, 0, 0], "width": 0.125}},
+    "training": {
+        "batch_size": 200,
+        "phases": [
+            {"epochs": 2, "train_from": -1},
+            {"epochs": 4, "train_from": 20, "learning_rate": 0.0005},
+            {"epochs": 1},
+        ],
+        "early_stopping": {"monitor": "val_loss", "patience": 1, "min_delta": 10.0},
+    },
+    "checkpoint": {"every": "2 steps", "best": {"monitor": "val_loss"}},
+    "evaluation": {"augmented_passes": 1},
+}
+#: within a phase; at its end, before the final state; after it, before the next phase's first
+#: state; within the next; at its end
+DEATHS = ("step:3", "train_end:1", "commit:2", "step:2", "train_end:1")
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("spec") / "job.json"
+    path.write_text(json.dumps(SPEC))
+    return path
+
+
+def test_killed_within_and_between_phases(spec: Path, tmp_path: Path) -> None:
+    reference = Runner(tmp_path / "reference")
+    reference.ok("submit", str(spec))
+    undisturbed = reference.status("phased")
+    # the second phase is ended early by its callback, which begins anew in each
+    assert undisturbed["epoch"] == 2 + 2 + 1
+    assert len(undisturbed["history"]["val_loss"]) == undisturbed["epoch"]
+    runner = Runner(tmp_path / "killed")
+    runner.ok("submit", str(spec), "--detach")
+    killed = finish(runner, "phased", *DEATHS)
+    assert_same(killed, undisturbed)
+    assert killed["best"] == undisturbed["best"]
+    assert killed["preemptions"] == len(DEATHS)
