@@ -27,8 +27,8 @@ chaos: $(VENV)/.installed-dev  ## long: many kills, many schedules
 bench: $(VENV)/.installed-dev  ## measurements, printed as tables
 	$(BIN)/pytest -m bench -s tests/benchmarks
 
-schema: $(VENV)/.installed  ## write jobs/schema.json anew after a change of the spec
-	$(BIN)/runner schema > jobs/schema.json
+schema: $(VENV)/.installed  ## write jobs/.schema.json anew after a change of the spec
+	$(BIN)/runner schema > jobs/.schema.json
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
