@@ -14,6 +14,8 @@ from runner.store.memory import Fault, MemoryStore
 from runner.store.probe import MARKER, probe
 from tests.store.conftest import REAL_STORE
 from tests.store.servers import Server, serving
+from tests.store.servers import proxy as wire
+from tests.store.servers.proxy import Proxy
 
 
 @pytest.fixture(scope="module", params=["s3", "gcs"])
@@ -82,3 +84,19 @@ def test_lost_replies_convict_nobody() -> None:
     assert probe(store).honest
     store.hook = lambda n, op, key: Fault.REPLY_LOST if op == "create" and n % 3 == 0 else None
     assert probe(store).honest
+
+
+def test_a_zonal_bucket_is_known_to_ignore_conditions(gcs_server: Server) -> None:
+    """The emulator knows no zones: its answer about the bucket is replaced."""
+
+    def rule(request: wire.Request) -> wire.Fault | None:
+        about_the_bucket = request.path.split("?")[0].endswith("/b/bucket")
+        return (
+            wire.answer(200, b'{"name": "bucket", "locationType": "zone"}')
+            if about_the_bucket
+            else None
+        )
+
+    with Proxy(gcs_server.port, rule) as proxy:
+        verdict = probe(gcs_server.store(f"probe-{token_hex(4)}", port=proxy.port))
+    assert verdict.findings == ("zonal buckets ignore the condition of a create",)
