@@ -5,8 +5,10 @@ function its folder asks for. Packages of the user's own join through the entry
 point groups `runner.models` and `runner.datasets`.
 """
 
+import ast
 import difflib
 import importlib
+import importlib.util
 import inspect
 import re
 from collections.abc import Callable, Iterable
@@ -72,6 +74,29 @@ def parameters(kind: Kind, name: str) -> dict[str, inspect.Parameter]:
         for key, parameter in signature.parameters.items()
         if key not in _GIVEN[kind] and parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
+
+
+def optimizer_arguments(name: str) -> set[str] | None:
+    """Return what the Keras optimizer of this lower-case name may be given, read from its source.
+
+    Keras takes seconds to import, and a spec is checked before that. None where Keras is not
+    there or is laid out differently: then the worker finds out.
+    """
+    found = importlib.util.find_spec("keras")
+    if found is None or not found.submodule_search_locations:
+        return None
+    path = Path(found.submodule_search_locations[0]) / "src" / "optimizers" / f"{name}.py"
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return None
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name.lower() == name:
+            for item in node.body:
+                if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+                    given = [*item.args.args, *item.args.kwonlyargs]
+                    return {one.arg for one in given} - {"self", "learning_rate", "name"}
+    return None
 
 
 def _files(kind: Kind) -> list[str]:

@@ -5,10 +5,11 @@ each with the field, what was given, what is known and the nearest name. Every
 default is a field here, so the effective spec shows the whole run.
 """
 
+import copy
 import inspect
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -281,7 +282,23 @@ class JobSpec(_Part):
 
 
 def load(path: Path, changes: Iterable[str] = ()) -> JobSpec:
+    """Read a spec file that is one job: see `load_all`.
+
+    Raises:
+        SpecError: as `load_all`, or the file sweeps over several jobs.
+    """
+    found = load_all(path, changes)
+    if len(found) != 1:
+        msg = f"{path}: sweeps over {len(found)} jobs; expected one"
+        raise SpecError(msg)
+    return found[0]
+
+
+def load_all(path: Path, changes: Iterable[str] = ()) -> list[JobSpec]:
     """Read a spec file, apply `key=value` changes, check it.
+
+    With a `sweep`, a list of objects such as {"name": "wide", "model.arguments.width": 2.0}, the
+    file is one job for each: the rest of the file with these changes.
 
     Args:
         path: the JSON file. Its relative `data.path` is relative to the file.
@@ -294,11 +311,43 @@ def load(path: Path, changes: Iterable[str] = ()) -> JobSpec:
     """
     raw = _read(path)
     _resolve_data_path(raw, path.parent)
-    for change in changes:
-        touched = _apply(raw, change)
-        if touched == "data.path":
-            _resolve_data_path(raw, Path.cwd())
-    return parse(raw, source=str(path))
+    variants = list(_variants(raw, path))
+    specs, wrong = [], []
+    for variant, source in variants:
+        for change in changes:
+            touched = _apply(variant, change)
+            if touched == "data.path":
+                _resolve_data_path(variant, Path.cwd())
+        try:
+            specs.append(parse(variant, source=source))
+        except SpecError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise SpecError("\n".join(dict.fromkeys(wrong)))
+    return specs
+
+
+def _variants(raw: dict[str, Any], path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """The specs that a file holds, and how errors name each."""
+    sweep = raw.pop("sweep", None)
+    if sweep is None:
+        yield raw, str(path)
+        return
+    if not isinstance(sweep, list) or not sweep or not all(isinstance(s, dict) for s in sweep):
+        msg = (
+            f"{path}: sweep: received {mistakes.short(sweep)}; expected a list of objects such as"
+            ' {"name": "wide", "model.arguments.width": 2.0}.'
+        )
+        raise SpecError(msg)
+    for number, variant in enumerate(sweep, start=1):
+        one = copy.deepcopy(raw)
+        if isinstance(one.get("name"), str):
+            one["name"] = f"{one['name']}-{number}"
+        for key, value in variant.items():
+            _place(one, key, value)
+        if "data.path" in variant:
+            _resolve_data_path(one, path.parent)
+        yield one, f"{path}: sweep[{number - 1}]"
 
 
 def parse(raw: Mapping[str, Any], *, source: str) -> JobSpec:
@@ -313,6 +362,7 @@ def parse(raw: Mapping[str, Any], *, source: str) -> JobSpec:
     found: list[str] = []
     data = _with_defaults("datasets", spec.data.name, spec.data.arguments, "data", found)
     model = _with_defaults("models", spec.model.name, spec.model.arguments, "model", found)
+    found += _optimizer_mistakes(spec.optimizer)
     if found:
         raise SpecError(mistakes.report(source, found))
     return spec.model_copy(
@@ -330,6 +380,13 @@ def json_schema() -> dict[str, Any]:
     definitions["Model"]["properties"]["name"]["examples"] = registry.names("models")
     definitions["Data"]["properties"]["name"]["examples"] = registry.names("datasets")
     definitions["Optimizer"]["properties"]["name"]["enum"] = list(OPTIMIZERS)
+    schema["properties"]["sweep"] = {
+        "type": "array",
+        "minItems": 1,
+        "items": {"type": "object"},
+        "description": "one job for each: the rest of the file with these changes, given by path,"
+        ' such as {"name": "wide", "model.arguments.width": 2.0}',
+    }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -405,6 +462,12 @@ def _apply(raw: dict[str, Any], change: str) -> str:
     except (ValueError, RecursionError) as error:
         msg = f"--set {key}: received {mistakes.short(text)}; {error}"
         raise SpecError(msg) from None
+    _place(raw, key, value)
+    return key
+
+
+def _place(raw: dict[str, Any], key: str, value: Any) -> None:
+    """Set a field by its path, `training.epochs`."""
     *parents, last = key.split(".")
     place = raw
     for parent in parents:
@@ -413,7 +476,18 @@ def _apply(raw: dict[str, Any], change: str) -> str:
             child = place[parent] = {}
         place = child
     place[last] = value
-    return key
+
+
+def _optimizer_mistakes(optimizer: Optimizer) -> list[str]:
+    known = registry.optimizer_arguments(optimizer.name)
+    if known is None:
+        return []
+    return [
+        f"optimizer.arguments.{name}: {optimizer.name} has no such argument."
+        f"{registry.nearest(name, known)} Known: {', '.join(sorted(known))}."
+        for name in optimizer.arguments
+        if name not in known
+    ]
 
 
 def _with_defaults(

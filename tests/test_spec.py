@@ -193,3 +193,51 @@ def test_the_committed_schema_is_the_current_one() -> None:
     """`make schema` writes it."""
     schema = Path(__file__).parent.parent / "jobs" / ".schema.json"
     assert json.loads(schema.read_text(encoding="utf-8")) == spec.json_schema()
+
+
+def test_a_sweep_is_one_job_for_each_variant(tmp_path: Path) -> None:
+    """Names are counted where none is given; the rest of the file is common."""
+    path = tmp_path / "rates.json"
+    variants = [{"optimizer.learning_rate": 0.1}, {"name": "slow", "optimizer.learning_rate": 1e-4}]
+    path.write_text(json.dumps({"name": "rates", "seed": 4, "sweep": variants}))
+    first, second = spec.load_all(path, ["training.epochs=3"])
+    assert (first.name, second.name) == ("rates-1", "slow")
+    assert (first.optimizer.learning_rate, second.optimizer.learning_rate) == (0.1, 1e-4)
+    assert {(one.seed, one.training.epochs) for one in (first, second)} == {(4, 3)}
+
+
+@pytest.mark.parametrize(
+    ("sweep", "words"),
+    [
+        ([], "expected a list of objects"),
+        ({"a": 1}, "expected a list of objects"),
+        ([{"optimizer.learning_rat": 1}], "sweep[0]: 1 mistake"),
+        ([{"training.epochs": 0}, {"training.epochs": -1}], "received -1"),
+    ],
+)
+def test_a_sweep_that_makes_no_sense_is_told(tmp_path: Path, sweep: Any, words: str) -> None:
+    path = tmp_path / "rates.json"
+    path.write_text(json.dumps({"name": "rates", "sweep": sweep}))
+    with pytest.raises(SpecError) as caught:
+        spec.load_all(path)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", spec.OPTIMIZERS)
+def test_optimizer_arguments_are_known_without_keras(name: str) -> None:
+    """As its signature says, read from its source."""
+    import inspect
+
+    import keras
+
+    classes = {key.lower(): value for key, value in vars(keras.optimizers).items()}
+    signature = inspect.signature(classes[name].__init__).parameters
+    known = set(signature) - {"self", "learning_rate", "name", "kwargs"}
+    assert registry.optimizer_arguments(name) == known
+
+
+def test_a_wrong_optimizer_argument_is_refused_before_anything_is_stored(tmp_path: Path) -> None:
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps({"name": "a", "optimizer": {"arguments": {"beta1": 0.8}}}))
+    with pytest.raises(SpecError, match=r"adam has no such argument. Did you mean 'beta_1'\?"):
+        spec.load(path)

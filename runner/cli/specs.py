@@ -20,21 +20,21 @@ def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_all(options: argparse.Namespace) -> list[spec.JobSpec]:
-    """All specs, or all mistakes of all of them at once.
+def load_all(options: argparse.Namespace) -> list[tuple[Path, spec.JobSpec]]:
+    """All specs and their files, or all mistakes of all of them at once.
 
     Raises:
         SpecError: any file has a mistake, or two have the same name.
     """
-    loaded: list[spec.JobSpec] = []
+    loaded: list[tuple[Path, spec.JobSpec]] = []
     mistakes = []
     for path in options.spec:
         try:
-            loaded.append(spec.load(path, options.changes))
+            loaded += [(path, one) for one in spec.load_all(path, options.changes)]
         except SpecError as error:
             mistakes.append(str(error))
     seen: dict[str, Path] = {}
-    for path, one in zip(options.spec, loaded, strict=False):
+    for path, one in loaded:
         if not mistakes and one.name in seen:
             mistakes.append(
                 f"{path}: the name {one.name!r} is that of {seen[one.name]} too; each job needs"

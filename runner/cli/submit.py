@@ -27,16 +27,16 @@ def run(options: argparse.Namespace) -> int:
     stop = catch_signals()
     specs = load_all(options)
     if options.dry_run:
-        for spec in specs:
+        for _, spec in specs:
             print(json.dumps(spec.effective(), indent=2))
         return Exit.DONE
     from runner.training.check import check_data
 
-    for path, spec in zip(options.spec, specs, strict=True):
+    for path, spec in specs:
         check_data(spec, source=str(path))
     queue, store = open_queue(options)
     ids = []
-    for spec in specs:
+    for _, spec in specs:
         known = queue.find(spec.name)
         try:
             job = queue.submit(spec.name, spec.effective())

@@ -20,8 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print each spec with every default."""
-    specs = load_all(options)
-    for path, one in zip(options.spec, specs, strict=True):
+    for path, one in load_all(options):
         print(json.dumps(one.effective(), indent=2), flush=True)
         if options.build:
             from runner.training.check import build_report
