@@ -183,6 +183,9 @@ class Training(_Part):
     early_stopping: EarlyStopping | None = None
     reduce_lr_on_plateau: ReduceLROnPlateau | None = None
     terminate_on_nan: bool = Field(True, description="end at the first loss that is no number")
+    tensorboard: bool = Field(
+        False, description="event files beside the checkpoints, in the job's folder `tensorboard`"
+    )
     steps_per_execution: int = Field(
         1, ge=1, le=10_000, description="updates per call into the graph"
     )

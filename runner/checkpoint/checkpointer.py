@@ -96,6 +96,7 @@ class Checkpointer:
             `overdue` once this much work is unsaved; 0: a failure surfaces at the next call.
         grace_seconds: leftovers of earlier owners are removed when they are older than this.
         warn: told what people should know (a damaged checkpoint was passed over).
+        on_committed: gets what counts now, in the background; what it raises ends the write.
 
     Example:
         >>> from runner.store.memory import MemoryStore
@@ -122,6 +123,7 @@ class Checkpointer:
         patience_seconds: float = 0.0,
         grace_seconds: float = GRACE_SECONDS,
         warn: Callable[[str], None] = logger.warning,
+        on_committed: Callable[[Manifest], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -134,6 +136,7 @@ class Checkpointer:
         self._patience = patience_seconds
         self._grace = grace_seconds
         self._warn = warn
+        self._on_committed = on_committed
         self._clock = clock
         self._references = [Reference.from_json(data) for data in checkpoints]
         self._best = Reference.from_json(best) if best else None
@@ -336,6 +339,7 @@ class Checkpointer:
         self._unsaid = ()
         self._owed = None
         self._committed(key, manifest, references, best, snapshot.taken_at)
+        self._on_committed(manifest)
 
     def _write_packs(self, snapshot: Snapshot, *, again: bool) -> Manifest:
         writer = PackWriter(

@@ -6,7 +6,7 @@ It works off the training thread and keeps no half-written file.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import keras
@@ -103,6 +103,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         warn: Callable[[str], None] = logger.warning,
         start: Position = Position(),  # noqa: B008 - frozen
         history: Mapping[str, list[Any]] | None = None,
+        epoch_times: Sequence[float] = (),
     ) -> Self:
         """Return the callback for a job whose checkpoints someone else commits.
 
@@ -118,6 +119,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             warn: told what people should know.
             start: where a fresh fit stands, if others came before it.
             history: theirs.
+            epoch_times: when their epochs ended.
         """
         callback = cls.__new__(cls)
         keras.callbacks.Callback.__init__(callback)
@@ -131,6 +133,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             waits=True,
             start=start,
             history=history or {},
+            epoch_times=epoch_times,
         )
         fetch = restore or checkpointer.restore
         callback._open = lambda: (checkpointer, fetch())
@@ -151,6 +154,11 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
     def history(self) -> dict[str, list[float | None]]:
         """Every metric of every epoch, as in the last checkpoint."""
         return self._loop.history() if self._loop is not None else dict(self._settings.history)
+
+    @property
+    def epoch_times(self) -> list[float]:
+        """When each epoch of the history ended, in seconds since 1970."""
+        return list((self._loop or self._settings).epoch_times)
 
     @property
     def blocked_seconds(self) -> list[float]:

@@ -12,7 +12,7 @@ afterwards are those of an undisturbed epoch.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -63,6 +63,7 @@ class Settings:
         default_factory=Position
     )  #: where a fresh fit stands, in a training of several
     history: Mapping[str, list[Any]] = field(default_factory=dict)  #: of the fits before this one
+    epoch_times: Sequence[float] = ()  #: theirs: when each epoch ended, seconds since 1970
     should_stop: Callable[[], str | None] = lambda: None  #: asked after each step: why, or None
     on_progress: OnProgress | None = None
     warn: Callable[[str], None] = logger.warning
@@ -112,6 +113,7 @@ class Loop:
         self._saved_at = time.monotonic()
         self._notes: list[str] = []
         self._history_before: dict[str, list[Any]] = dict(settings.history)
+        self.epoch_times: list[float] = list(settings.epoch_times)  #: when each ended, for people
         self._progress_at = 0.0
         self._validation_steps = 0
 
@@ -247,6 +249,7 @@ class Loop:
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Save what is due, and the best epoch for sure."""
         self._originals["on_epoch_end"](epoch, logs)
+        self.epoch_times.append(round(time.time(), 3))
         self._position = replace(
             self._position,
             epoch=epoch + 1,
@@ -393,6 +396,7 @@ class Loop:
         python["source"] = self._source.to_json()
         python["best"] = self._settings.best.to_json() if self._settings.best else None
         python["history_before"] = dict(self._history_before)
+        python["epoch_times"] = list(self.epoch_times)
         return Snapshot(
             tensors=[*tensors, *arrays],
             python=python,
@@ -412,6 +416,7 @@ class Loop:
         self._variables.assign(restored.tensors)
         self._observers.restore(restored.python, restored.tensors)
         self._history_before = dict(restored.python.get("history_before") or {})
+        self.epoch_times = list(restored.python.get("epoch_times") or [])
         if self._settings.best is not None:
             self._settings.best.from_json(restored.python.get("best"))
 

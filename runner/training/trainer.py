@@ -22,6 +22,7 @@ from runner.spec import EarlyStopping, JobSpec, ReduceLROnPlateau, seconds
 from runner.store.base import Store
 from runner.training.check import check_fit, load_data
 from runner.training.progress import OnProgress, Progress
+from runner.training.tensorboard import Boards
 
 if TYPE_CHECKING:
     import keras
@@ -79,6 +80,7 @@ def train(
         if text not in notes:
             notes.append(text)
 
+    boards = Boards(store, prefix) if spec.training.tensorboard else None
     checkpointer = Checkpointer(
         store,
         prefix,
@@ -89,6 +91,7 @@ def train(
         keep=Latest(spec.checkpoint.keep),
         patience_seconds=seconds(spec.checkpoint.max_loss),
         warn=warn,
+        on_committed=boards.committed if boards else lambda _: None,
     )
     every = for_job(
         spec.checkpoint.every,
@@ -104,6 +107,7 @@ def train(
                 spec,
                 checkpointer,
                 every=every,
+                boards=boards,
                 threads=threads,
                 restore=restoring.result,
                 notes=notes,
@@ -142,6 +146,7 @@ def _fit(
     checkpointer: Checkpointer,
     *,
     every: Every,
+    boards: Boards | None,
     threads: int | None,
     restore: Callable[[], Restored | None],
     notes: list[str],
@@ -189,6 +194,7 @@ def _fit(
         notes.append(f"began with {', '.join(f'{key} {value}' for key, value in weights.items())}")
     position = restored.position if restored is not None else Position()
     history: dict[str, list[Any]] = {}
+    times: list[float] = []
     final: Reference | None = None
     for number, phase in enumerate(phases or [None]):
         if number < position.phase:
@@ -209,6 +215,7 @@ def _fit(
             restore=fetch,
             start=position,
             history=history,
+            epoch_times=times,
         )
         assembled.model.fit(
             batches,
@@ -219,6 +226,9 @@ def _fit(
             verbose=0,
         )
         position, history, final = backup.position, backup.history, backup.final
+        times = backup.epoch_times
+    if boards is not None:
+        boards.write(history, times)  # where a death came between the last commit and its files
     if final is None:
         msg = f"{spec.name} ended without a final checkpoint."
         raise TrainingError(msg)

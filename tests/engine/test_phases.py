@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.harness import Runner, assert_same, finish
@@ -16,6 +17,7 @@ SPEC: dict[str, Any] = {
     "model": {"name": "myinception", "arguments": {"blocks": [1, 0, 0], "width": 0.125}},
     "training": {
         "batch_size": 200,
+        "tensorboard": True,
         "phases": [
             {"epochs": 2, "train_from": -1},
             {"epochs": 4, "train_from": 20, "learning_rate": 0.0005},
@@ -51,3 +53,23 @@ def test_killed_within_and_between_phases(spec: Path, tmp_path: Path) -> None:
     assert_same(killed, undisturbed)
     assert killed["best"] == undisturbed["best"]
     assert killed["preemptions"] == len(DEATHS)
+    assert events(tmp_path / "killed") == events(tmp_path / "reference")
+    steps = [(step, tag) for step, tag, _ in events(tmp_path / "killed")]
+    assert len(steps) == len(set(steps)), "doubled"
+    assert {step for step, _ in steps} == set(range(undisturbed["epoch"])), "missing"
+    values = [value for _, tag, value in events(tmp_path / "killed") if tag == "epoch_val/loss"]
+    assert values == [np.float32(value) for value in undisturbed["history"]["val_loss"]]
+
+
+def events(store: Path) -> list[tuple[int, str, float]]:
+    """What TensorBoard would read."""
+    import tensorflow as tf
+
+    found = []
+    for run, prefix in (("train", "epoch_"), ("validation", "epoch_val/")):
+        (path,) = (store / "jobs/phased/tensorboard" / run).iterdir()
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                tag = f"{prefix}{value.tag.removeprefix('epoch_')}"
+                found.append((event.step, tag, value.simple_value))
+    return found
