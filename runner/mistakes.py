@@ -9,14 +9,13 @@ from pydantic import BaseModel, ValidationError
 from runner import registry
 
 
-def explain(error: ValidationError, model: type[BaseModel], source: str) -> str:
-    """All mistakes that pydantic found in a spec; `source` names the spec."""
-    found = [sentence((), detail, _known_at(model, detail["loc"])) for detail in error.errors()]
-    return report(source, found)
+def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """All mistakes that pydantic found in a spec."""
+    return [sentence((), detail, _known_at(model, detail["loc"])) for detail in error.errors()]
 
 
 def report(source: str, mistakes: list[str]) -> str:
-    """The mistakes below each other, with their number."""
+    """The mistakes below each other, with their number; `source` names the spec."""
     lines = [line for mistake in mistakes for line in mistake.splitlines()]
     count = f"{len(lines)} mistakes" if len(lines) > 1 else "1 mistake"
     return "\n".join([f"{source}: {count}", *(f"  {line}" for line in lines)])

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -358,7 +358,8 @@ def parse(raw: Mapping[str, Any], *, source: str) -> JobSpec:
     try:
         spec = JobSpec.model_validate_json(json.dumps(raw))
     except ValidationError as error:
-        raise SpecError(mistakes.explain(error, JobSpec, source)) from None
+        wrong = mistakes.explain(error, JobSpec)
+        raise SpecError(mistakes.report(source, [*wrong, *_argument_mistakes(raw)])) from None
     except (TypeError, ValueError, RecursionError) as error:
         msg = f"{source}: {error}"
         raise SpecError(msg) from None
@@ -479,6 +480,22 @@ def _place(raw: dict[str, Any], key: str, value: Any) -> None:
             child = place[parent] = {}
         place = child
     place[last] = value
+
+
+def _argument_mistakes(raw: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the arguments in a spec that is wrong elsewhere too."""
+    found: list[str] = []
+    for part, kind, default in (
+        ("data", "datasets", Data().name),
+        ("model", "models", Model().name),
+    ):
+        given = raw.get(part, {})
+        if not isinstance(given, Mapping):
+            continue
+        name, arguments = given.get("name", default), given.get("arguments", {})
+        if isinstance(name, str) and isinstance(arguments, Mapping):
+            _with_defaults(cast("registry.Kind", kind), name, arguments, part, found)
+    return found
 
 
 def _optimizer_mistakes(optimizer: Optimizer) -> list[str]:

@@ -51,6 +51,7 @@ class Commit(Protocol):
         checkpoints: Sequence[Mapping[str, Any]],
         best: Mapping[str, Any] | None,
         notes: Sequence[str] = (),
+        metrics: Mapping[str, Any] | None = None,
     ) -> object:
         """Append the record."""
 
@@ -335,6 +336,7 @@ class Checkpointer:
             checkpoints=[kept.to_json() for kept in references],
             best=best.to_json() if best else None,
             notes=tuple(dict.fromkeys([*self._unsaid, *snapshot.notes])),
+            metrics={name: values[-1] for name, values in snapshot.history.items() if values},
         )
         self._unsaid = ()
         self._owed = None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from runner.cli.common import add_store_option, open_queue, say
 from runner.cli.exit import Exit
-from runner.errors import NotFoundError, SpecError
+from runner.errors import SpecError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +41,8 @@ def run(options: argparse.Namespace) -> int:
         available = [name for name, one in (("best", job.best), ("latest", latest)) if one]
         hint = f" Try --checkpoint {available[-1]}." if available else ""
         msg = f"{job.id} has no {options.checkpoint} checkpoint yet ({job.state.value}).{hint}"
-        raise NotFoundError(msg)
+        say(f"runner: {msg}")
+        return Exit.UNFINISHED
     from runner.training.export import export
 
     export(store, job.id, queue.spec(job.id), reference, path)

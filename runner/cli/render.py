@@ -50,7 +50,7 @@ def started_text(job: Job) -> str:
     what = "training" if job.stage is Stage.TRAIN else "evaluating"
     if job.stage is Stage.TRAIN and job.checkpoints:
         newest = job.checkpoints[0]
-        what = f"resuming, last checkpoint at step {newest.get('step', 0)} (epoch {job.epoch + 1})"
+        what = f"resuming from epoch {job.epoch} step {newest.get('step', 0)}"
     tries = f" (attempt {job.attempts})" if job.attempts > 1 else ""
     return f"{job.id}: {what}{tries}"
 
@@ -153,8 +153,9 @@ def progress_text(progress: Progress, eta_seconds: float | None) -> str:
     if progress.stage == "evaluate":
         parts.append(f"evaluating {progress.step}/{progress.steps}")
     else:
-        parts.append(f"epoch {progress.epoch}/{progress.epochs}")
         in_validation = progress.stage == "validate"
+        inside = progress.step > 0 or in_validation or not progress.epoch
+        parts.append(f"epoch {progress.epoch + inside}/{progress.epochs}")
         steps = f"/{progress.steps}" if progress.steps else ""
         if progress.step or not progress.epoch:
             parts.append(f"{'validation ' if in_validation else ''}step {progress.step}{steps}")

@@ -234,6 +234,8 @@ def _row(view: View) -> tuple[str, ...]:
     from runner.cli.render import duration
 
     job, state, beat = view.job, view.state, view.beat
+    # a worker that lives is beyond what it has committed; what a dead one had beyond it is lost
+    ahead = beat if beat and state == "running" and beat.step >= job.step else job
     seen = view.availability.seen_seconds if view.availability else None
     text = state
     if state == "lost":
@@ -246,8 +248,8 @@ def _row(view: View) -> tuple[str, ...]:
     return (
         job.id,
         text,
-        f"epoch {job.epoch} step {max(job.step, beat.step if beat else 0)}",
-        _metric(job, beat),
+        f"epoch {ahead.epoch} step {ahead.step}",
+        _metric(job, ahead),
         str(job.attempts),
         _worker(job) if state == "running" else "",
         duration(seen) + " ago" if seen is not None else "",
@@ -255,13 +257,13 @@ def _row(view: View) -> tuple[str, ...]:
     )
 
 
-def _metric(job: Job, beat: Heartbeat | None) -> str:
+def _metric(job: Job, ahead: Job | Heartbeat) -> str:
     from runner.cli.render import metrics_text
 
     top_1 = (job.evaluation or {}).get("top_1")
     if isinstance(top_1, int | float):
         return f"test top_1 {top_1:.4f}"
-    metrics = beat.metrics if beat else {}
+    metrics = ahead.metrics or job.metrics or {}
     return metrics_text({name: value for name, value in metrics.items() if value is not None})
 
 

@@ -20,7 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print each spec with every default."""
+    from runner.training.check import check_data
+
     for path, one in load_all(options):
+        check_data(one, source=str(path))
         print(json.dumps(one.effective(), indent=2), flush=True)
         if options.build:
             from runner.training.check import build_report

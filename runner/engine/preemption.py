@@ -4,11 +4,14 @@ The handlers must be in place before TensorFlow is imported, since that takes se
 and a process that is PID 1 without a handler would not even notice the signal.
 """
 
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
+
+from runner.errors import PreemptedError
 
 #: signals that ask for an end with the state saved
 SIGNALS = tuple(
@@ -32,10 +35,24 @@ class StopRequest:
         self._say = say
         self.reason: str | None = None  #: None while the work may go on
         self.signal: int | None = None  #: the signal that asked, if one did
+        self.at_once = False  #: there is nothing to save: a signal raises where it arrives
 
     def set(self, reason: str) -> None:
         """Ask for a stop; the first reason stays."""
         self.reason = self.reason or reason
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Let a signal raise PreemptedError in here, until `at_once` is taken back.
+
+        Importing, building and tracing take half a minute, in which nobody asks for the reason,
+        and an evaluation has nothing to save at all.
+        """
+        self.at_once = True
+        try:
+            yield
+        finally:
+            self.at_once = False
 
     def install(self) -> None:
         """Catch the stop signals of this process (only the main thread may)."""
@@ -51,4 +68,9 @@ class StopRequest:
             os._exit(128 + number)
         self.signal = number
         self.set(name)
+        if self.at_once:
+            self.at_once = False
+            self._say(f"{name}: letting go; once more to leave at once")
+            msg = f"stopped ({name}) before this attempt had anything new to save; nothing is lost."
+            raise PreemptedError(msg)
         self._say(f"{name}: saving and letting go; once more to leave at once")

@@ -9,6 +9,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import CheckpointError, SpecError, StoreError
@@ -33,6 +34,7 @@ class Attempt:
     spec: Mapping[str, Any]  #: as the log keeps it
     should_stop: Callable[[], str | None]  #: a reason to save and stop; raises LeaseLostError
     on_progress: OnProgress
+    before_commit: Callable[[], None] = lambda: None  #: brings the attempt's log up to date
 
     @property
     def prefix(self) -> str:
@@ -65,7 +67,7 @@ def _train(attempt: Attempt, spec: JobSpec) -> None:
         store=attempt.store,
         prefix=attempt.prefix,
         token=attempt.lease.token,
-        commit=attempt.lease.commit,
+        commit=partial(_commit, attempt),
         checkpoints=job.checkpoints,
         best=job.best,
         past=Past(running_seconds=job.worked_seconds, interruptions=job.preemptions),
@@ -73,6 +75,11 @@ def _train(attempt: Attempt, spec: JobSpec) -> None:
         on_progress=attempt.on_progress,
     )
     attempt.lease.finish(final=final.to_json(), evaluate=spec.evaluation is not None)
+
+
+def _commit(attempt: Attempt, **record: Any) -> object:
+    attempt.before_commit()  # what the log says of an epoch is not lost where the epoch is not
+    return attempt.lease.commit(**record)
 
 
 def _evaluate(attempt: Attempt, spec: JobSpec) -> None:

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from runner.engine.attempt import AttemptLog, Heartbeat
@@ -20,6 +21,7 @@ from runner.errors import (
     PreemptedError,
     SpecError,
     StoreError,
+    StoreRefusedError,
     TrainingError,
 )
 from runner.queue.job import Job, Json, State
@@ -118,7 +120,11 @@ class Worker:
         else:
             jobs = [self._queue.job(name) for name in ids]
         return sorted(
-            (job for job in jobs if job.state in (State.QUEUED, State.RUNNING)),
+            (
+                job
+                for job in jobs
+                if job.state in (State.QUEUED, State.RUNNING) and job.id not in self.unreadable
+            ),
             key=lambda job: (job.submitted_at, job.id),
         )
 
@@ -165,6 +171,13 @@ class Worker:
 
     def _attempt(self, job: Job) -> None:
         try:
+            spec = self._queue.spec(job.id)
+        except StoreRefusedError:
+            raise
+        except StoreError as error:
+            self._cannot_read(job.id, error)
+            return
+        try:
             lease = self._queue.claim(job, self._owner)
         except ConflictError as error:
             self._reporter.note(f"{job.id}: {error}")
@@ -174,25 +187,29 @@ class Worker:
         handler = _LogHandler(log, self._reporter)
         logging.getLogger("runner").addHandler(handler)
         try:
-            self._run(lease, log)
+            self._run(lease, log, spec)
         finally:
             logging.getLogger("runner").removeHandler(handler)
             _quietly(log.flush)
         self._reporter.ended(self._queue.job(job.id))
 
-    def _run(self, lease: Lease, log: AttemptLog) -> None:
+    def _run(self, lease: Lease, log: AttemptLog, spec: Json) -> None:
         job = lease.job
         log.write(f"attempt {job.attempts} of {job.id}: {job.stage.value}, token {lease.token}")
         interval = self._queue.lease_seconds / BEATS_PER_LEASE
         try:
-            with Heartbeat(lease, log, interval_seconds=interval) as heartbeat:
+            with (
+                Heartbeat(lease, log, interval_seconds=interval) as heartbeat,
+                self._stop.interrupting(),
+            ):
                 run_stage(
                     Attempt(
                         store=self._store,
                         lease=lease,
-                        spec=self._queue.spec(job.id),
+                        spec=spec,
                         should_stop=lambda: _stop_reason(self._stop, heartbeat),
-                        on_progress=_Progressed(job, heartbeat, log, self._reporter),
+                        on_progress=_Progressed(job, heartbeat, log, self._reporter, self._stop),
+                        before_commit=partial(_quietly, log.flush),
                     )
                 )
         except PreemptedError as error:
@@ -214,12 +231,9 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - the model's faults are the job's
             log.write(traceback.format_exc())
             reason = f"{type(error).__name__}: {error}"
-            retries = self._retries(job)
+            retries = spec.get("retries", 0)
+            retries = retries if isinstance(retries, int) else 0
             self._conclude(lambda: lease.fail(reason, retries=retries))
-
-    def _retries(self, job: Job) -> int:
-        retries = self._queue.spec(job.id).get("retries", 0)
-        return retries if isinstance(retries, int) else 0
 
     def _conclude(self, append: Callable[[], object]) -> None:
         try:
@@ -231,8 +245,17 @@ class Worker:
 class _Progressed:
     """Passes progress on to the heartbeat and the reporter, and each epoch's metrics to the log."""
 
-    def __init__(self, job: Job, heartbeat: Heartbeat, log: AttemptLog, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        job: Job,
+        heartbeat: Heartbeat,
+        log: AttemptLog,
+        reporter: Reporter,
+        stop: StopRequest,
+    ) -> None:
         self._job = job
+        self._stop = stop
+        self._begun_at: int | None = None
         self._heartbeat = heartbeat
         self._log = log
         self._reporter = reporter
@@ -241,6 +264,11 @@ class _Progressed:
     def __call__(self, progress: Progress) -> None:
         self._heartbeat.progress = progress
         self._reporter.progressed(self._job, progress)
+        if progress.stage not in ("train", "validate"):
+            return
+        self._begun_at = progress.global_step if self._begun_at is None else self._begun_at
+        if progress.global_step > self._begun_at:
+            self._stop.at_once = False  # from here on there is something to save
         if progress.stage != "train":
             return
         if self._epoch is None:

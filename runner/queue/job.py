@@ -69,6 +69,7 @@ class Job:
     worked_seconds: float = 0.0  #: up to the newest record of an owner; for the interval
     epoch: int = 0  #: of the newest committed checkpoint
     step: int = 0  #: of the newest committed checkpoint, in optimizer updates
+    metrics: Json | None = None  #: of the newest epoch in the newest committed checkpoint
     checkpoints: tuple[Json, ...] = ()  #: references, the newest first
     best: Json | None = None  #: reference to the best checkpoint
     final: Json | None = None  #: reference to the finished training
@@ -164,6 +165,7 @@ def committed(
     checkpoints: Sequence[Json],
     best: Json | None,
     notes: Sequence[str],
+    metrics: Json | None = None,
 ) -> Job:
     """Make checkpoints count."""
     if len(checkpoints) > _CHECKPOINTS:
@@ -175,6 +177,7 @@ def committed(
         kind="commit",
         step=step,
         epoch=epoch,
+        metrics=metrics if metrics is not None else job.metrics,
         checkpoints=tuple(checkpoints),
         best=best,
         notes=_newest_notes(job, notes),
@@ -390,6 +393,14 @@ def _seconds(name: str) -> Any:
     return take
 
 
+def _metrics(record: Json) -> Json | None:
+    found = _maybe("metrics")(record)
+    numbers = (found or {}).values()
+    if not all(value is None or type(value) in (int, float) for value in numbers):
+        raise TypeError("metrics are not numbers")
+    return None if found is None else {_line(name): value for name, value in found.items()}
+
+
 def _amount(name: str) -> Any:
     def take(record: Json) -> float:
         value = record.get(name, 0.0)
@@ -415,6 +426,7 @@ _FIELDS = {
     "worked_seconds": _amount("worked_seconds"),
     "epoch": _count("epoch"),
     "step": _count("step"),
+    "metrics": _metrics,
     "checkpoints": _references,
     "best": _maybe_reference("best"),
     "final": _maybe_reference("final"),

@@ -65,6 +65,7 @@ class Lease:
         checkpoints: Sequence[Json],
         best: Json | None = None,
         notes: Sequence[str] = (),
+        metrics: Mapping[str, float | None] | None = None,
     ) -> Job:
         """Make checkpoints count: all that are kept, the newest first. Their data is written."""
         change = partial(
@@ -74,6 +75,7 @@ class Lease:
             checkpoints=checkpoints,
             best=best,
             notes=notes,
+            metrics=metrics,
         )
         with self._writing:
             return run(self._store, self._holder.commit(change))

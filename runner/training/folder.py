@@ -123,6 +123,7 @@ class _Commit:
         checkpoints: Sequence[Mapping[str, Any]],
         best: Mapping[str, Any] | None,
         notes: Sequence[str] = (),
+        metrics: Mapping[str, Any] | None = None,
     ) -> None:
         token = self._record["token"]
 
@@ -131,7 +132,7 @@ class _Commit:
                 raise LeaseLostError(
                     f"another program has taken over {self._store.url}: this one saves no more."
                 )
-            news = {"step": step, "epoch": epoch, "notes": list(notes)}
+            news = {"step": step, "epoch": epoch, "notes": list(notes), "metrics": metrics}
             return {**record, **news, "checkpoints": list(checkpoints), "best": best}
 
         try:

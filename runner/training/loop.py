@@ -336,6 +336,13 @@ class Loop:
         )
 
     @property
+    def _unsaved_seconds(self) -> float:
+        """Seconds of training that would be repeated if the machine died now."""
+        saved = self._checkpointer.last_committed
+        nothing = saved is None or saved.step == self._position.global_step
+        return 0.0 if nothing else self._checkpointer.unsaved_seconds
+
+    @property
     def _cost_seconds(self) -> float:
         """What the last checkpoint cost the training: its stall, and its writer's share."""
         blocked = self.blocked_seconds[-1] if self.blocked_seconds else 0.0
@@ -445,7 +452,7 @@ class Loop:
                 global_step=self._position.global_step,
                 metrics=metrics,
                 interval=self._settings.every.describe(self._cost_seconds),
-                unsaved_seconds=self._checkpointer.unsaved_seconds,
+                unsaved_seconds=self._unsaved_seconds,
             )
         )
 

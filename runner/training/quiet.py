@@ -17,13 +17,13 @@ _lock = threading.Lock()
 def import_tensorflow() -> None:
     """Import TensorFlow and Keras; what is printed and is no noise comes out afterwards.
 
-    Users who want to see all of it set TF_CPP_MIN_LOG_LEVEL themselves.
+    Users who want to see all of it set TF_CPP_MIN_LOG_LEVEL to 0.
     """
     with _lock:
-        if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        wishes = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        if "tensorflow" in sys.modules or wishes in ("0", "1"):
             _load()
             return
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
         try:
             _load_filtered()
         except OSError:  # no standard error to be filtered

@@ -339,7 +339,8 @@ def _with_speed(on_progress: OnProgress, batch_size: int) -> OnProgress:
             last = None  # a validation's time is no training speed
         elif step > first:  # the first step's time is the tracing's
             if last is not None and step > last[1]:
-                speed = (step - last[1]) * batch_size / (now - last[0])
+                newest = (step - last[1]) * batch_size / (now - last[0])
+                speed = newest if speed is None else 0.7 * speed + 0.3 * newest
             last = (now, step)
         on_progress(replace(progress, images_per_second=speed))
 

@@ -45,12 +45,19 @@ def test_mistakes_of_all_specs_are_told_and_nothing_is_stored(
 ) -> None:
     """One bad file among good ones keeps all of them out."""
     bad = tmp_path / "bad.json"
-    bad.write_text('{"name": "bad", "training": {"epochs": 0}}')
+    mistakes = {
+        "training": {"epochs": 0},
+        "data": {"name": "digit"},
+        "model": {"arguments": {"blok": 1}},
+    }
+    bad.write_text(json.dumps({"name": "bad", **mistakes}))
     worse = tmp_path / "worse.json"
     worse.write_text('{"nam": "worse"}')
     done = runner.run("submit", str(QUICKSTART), str(bad), str(worse), "--detach")
     assert done.returncode == 2
     assert "training.epochs: received 0" in done.stderr
+    assert "model.arguments.blok: no such field" in done.stderr
+    assert "data.name: dataset 'digit' is not in" in done.stderr
     assert "Did you mean 'name'?" in done.stderr
     assert "Traceback" not in done.stderr
     assert runner.job("quickstart") is None
@@ -147,6 +154,24 @@ def test_status_json_is_the_documented_contract(runner: Runner) -> None:
     assert contract <= status.keys()
     assert (status["state"], status["stage"]) == ("queued", "train")
     assert isinstance(json.loads(runner.ok("status", "--json")), list)
+
+
+def test_a_record_that_cannot_be_read_is_not_claimed(runner: Runner) -> None:
+    """Its spec is read first: nothing is written on top of a damaged log."""
+    runner.ok("submit", str(QUICKSTART), "--detach")
+    log = runner.store / "jobs" / "quickstart" / "log"
+    (log / "000000000000.json").write_text("garbage")  # the hint still says that it is queued
+    done = runner.run("resume")
+    assert (done.returncode, "Traceback" in done.stderr) == (6, False)
+    assert "quickstart: cannot be read" in done.stderr
+    assert [path.name for path in log.iterdir()] == ["000000000000.json"]
+
+
+def test_export_of_a_job_that_has_not_ended(runner: Runner, tmp_path: Path) -> None:
+    runner.ok("submit", str(QUICKSTART), "--detach")
+    done = runner.run("export", "quickstart", str(tmp_path / "m.keras"))
+    assert done.returncode == 4
+    assert "no final checkpoint yet (queued)" in done.stderr
 
 
 def test_hold_release_cancel_retry(runner: Runner) -> None:

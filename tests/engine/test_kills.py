@@ -60,6 +60,10 @@ def test_killed_at_chosen_moments(undisturbed: dict[str, Any], tmp_path: Path) -
     assert status["failures"] == 0
     log = runner.ok("logs", "quickstart")
     assert log.count("attempt ") == status["attempts"] - 1, "one died before it could say a word"
+    told = {
+        line.split("epoch ")[1].split("/")[0] for line in log.splitlines() if "Z epoch " in line
+    }
+    assert told == {str(epoch + 1) for epoch in range(status["epoch"])}, "an epoch is missing"
     left = {str(path.relative_to(tmp_path)) for path in stray.parent.iterdir()}
     assert left == {status["evaluation"]["json"], status["evaluation"]["npz"]}, "exactly once"
 

@@ -73,14 +73,18 @@ def test_asked_to_stop_it_saves_releases_and_says_run_me_again(
     assert f"saved at step {job.step}" in job.reason
 
 
-def test_asked_to_stop_before_the_first_step(tmp_path: Path) -> None:
-    """While TensorFlow is imported and the graph built: released, exit 75."""
+@pytest.mark.parametrize("seconds", [0.5, 4.0])
+def test_asked_to_stop_before_the_first_step(tmp_path: Path, seconds: float) -> None:
+    """While TensorFlow is imported and the graph built: released at once, exit 75."""
     runner = Runner(tmp_path)
     worker = runner.start("submit", str(QUICKSTART))
     wait_until(lambda: _token(runner) == 1, worker)
+    time.sleep(seconds)
     worker.send_signal(signal.SIGTERM)
     _, err = worker.communicate(timeout=180)
     assert worker.returncode == 75, err
+    assert "nothing is lost" in err
+    assert "Traceback" not in err
     job = runner.job("quickstart")
     assert job is not None
     assert job.state is State.QUEUED

@@ -106,8 +106,9 @@ def test_requests_of_status(server: Server) -> None:
             lease.renew(step=1)
         counts = kinds(proxy, lambda: view_all(queue, queue.jobs()))
         # of a running job: the heartbeat for people, its content and its age; and once in five
-        # minutes the store's clock: an object written, looked at (GCS does it twice), deleted
-        assert counts["read"] - 2 * 60 - 3 * 10 in (1, 2)
+        # minutes the store's clock: an object written, looked at, deleted. gcsfs looks for an
+        # object and a folder at once, and at times both requests are sent
+        assert 1 <= counts["read"] - 2 * 60 - 3 * 10 <= 1 + 11
         assert counts["write"] == 1
 
 
