@@ -5,10 +5,9 @@ error, and hides nothing else. Imports neither TensorFlow nor Keras.
 """
 
 import argparse
-import os
 from pathlib import Path
 
-from runner.cli.common import add_store_option, open_queue, say
+from runner.cli.common import add_store_option, open_queue, say, write_file
 from runner.cli.exit import Exit
 from runner.errors import SpecError
 from runner.queue.queue import utc_now
@@ -44,8 +43,8 @@ def run(options: argparse.Namespace) -> int:
         say("no jobs")
     page = render(report)
     for name, png in page.pictures.items():
-        _write(folder / name, png)
-    _write(folder / PAGE, page.html.encode(errors="replace"))
+        write_file(folder / name, png)
+    write_file(folder / PAGE, page.html.encode(errors="replace"))
     for problem in report.problems:
         say(problem)
     print(folder / PAGE)
@@ -70,15 +69,4 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         msg = f"--output received {str(folder)!r}, which cannot be a folder: {error.strerror}"
-        raise SpecError(msg) from None
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write beside and rename: a browser that shows the page never reads half of one."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)  # noqa: PTH105 - overwrites on every system
-    except OSError as error:
-        msg = f"{path} cannot be written: {error.strerror}. Choose another folder with -o."
         raise SpecError(msg) from None

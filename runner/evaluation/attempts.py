@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from itertools import takewhile
+from itertools import pairwise, takewhile
 
 from runner.queue.job import Job, Stage
 from runner.queue.protocol import Heartbeat
@@ -92,8 +92,9 @@ def attempts(
 
 
 def _claims(records: Sequence[Job]) -> Iterator[tuple[Job, Sequence[Job]]]:
-    places = [i for i, record in enumerate(records) if record.kind == "claim"]
-    for place, following in zip(places, [*places[1:], len(records) - 1], strict=True):
+    """Return each claim with the records after it, up to and with the next claim."""
+    places = [place for place, record in enumerate(records) if record.kind == "claim"]
+    for place, following in pairwise([*places, len(records) - 1]):
         yield records[place], records[place + 1 : following + 1]
 
 

@@ -246,7 +246,7 @@ def newest_manifest(queue: Queue, job: Job, problems: list[str]) -> Manifest | N
 
 def history_of(manifest: Manifest | None) -> dict[str, tuple[float | None, ...]]:
     """Return the metrics of each finished epoch."""
-    raw = manifest.history if manifest is not None else {}
+    raw: Any = manifest.history if manifest is not None else {}
     if not isinstance(raw, Mapping):
         return {}
     lists = [(str(name), values) for name, values in raw.items() if isinstance(values, list)]

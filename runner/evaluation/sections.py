@@ -189,7 +189,7 @@ def _epochs(run: Run, metrics: Sequence[str]) -> Html:
     )
 
 
-def _results(run: Run, gallery: Gallery, library: Library) -> Iterator[Html]:
+def _results(run: Run, gallery: Gallery, library: Library) -> Iterator[Html | None]:
     yield element("h3", "On the test images")
     measured = run.measured
     if measured is None:

@@ -100,15 +100,17 @@ def _efforts(run: Run) -> Iterator[str]:
     if cut == 0:
         yield "Its training was never interrupted."
         return
-    lost = [one.lost_steps for one in run.attempts if one.stage is Stage.TRAIN]
-    steps = sum(one or 0 for one in lost)
     times = "once" if cut == 1 else f"{cut} times"
-    yield f"Its training was interrupted {times}, which cost {_at_least(steps, run.attempts)}."
+    yield f"Its training was interrupted {times}{_cost(run.attempts)}."
 
 
-def _at_least(steps: int, attempts: Sequence[Attempt]) -> str:
+def _cost(attempts: Sequence[Attempt]) -> str:
+    """Say how many steps had to be repeated. A death after the last heartbeat may hide some."""
+    steps = sum(one.lost_steps or 0 for one in attempts)
     vague = any(one.ending in (Ending.LOST, Ending.FAILED, Ending.CANCELLED) for one in attempts)
-    return ("at least " if vague else "") + count(steps, "step")
+    if vague and not steps:
+        return ""
+    return f", which cost {'at least ' if vague else ''}{count(steps, 'step')}"
 
 
 def _result(run: Run) -> Iterator[str]:
