@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner import registry
+from runner.evaluation.markup import clean
 from runner.evaluation.report import Measured, Run
 
 LARGEST = 2 * 1024**3  #: bytes of a data file that is opened for a few pictures
@@ -71,11 +72,10 @@ def _load(data: Mapping[str, Any]) -> TestPart | str:
         with _without_keras():
             load = registry.get("datasets", str(data.get("name")))
             found = load(path=path, **(arguments if isinstance(arguments, dict) else {}))
-        return TestPart(
-            images=found.x_test, labels=found.y_test, class_names=tuple(found.class_names)
-        )
+        names = tuple(clean(name, limit=80) for name in found.class_names)
+        return TestPart(images=found.x_test, labels=found.y_test, class_names=names)
     except ImportError as error:
-        return f"its data needs {error.name or 'a package'}, which a report does without"
+        return f"reading its data takes {error.name or 'a package'}, which a report does without"
     except Exception as error:  # noqa: BLE001 - a data set may be anyone's; a report goes on
         return f"its data cannot be read here: {error}"
 

@@ -127,9 +127,8 @@ def _comparison(runs: Sequence[Run], gallery: Gallery) -> Html:
         table(
             "Measured on the test images; the best value of a column is bold. ECE: expected"
             " calibration error. Images/s: of inference.",
-            ["Run", "State", *(column.title for column in COLUMNS)],
+            ["Run", *(column.title for column in COLUMNS)],
             [_row(run, runs) for run in runs],
-            numbers_from=2,
         ),
         _bars(runs, gallery),
         _overlays(runs, gallery),
@@ -152,10 +151,9 @@ def _best_of(runs: Sequence[Run]) -> Html | None:
 
 
 def _row(run: Run, runs: Sequence[Run]) -> list[Html]:
-    cells = [
-        element("th", element("a", run.job.id, href=f"#run-{run.job.id}"), scope="row"),
-        element("td", run.state),
-    ]
+    link = element("a", run.job.id, href=f"#run-{run.job.id}")
+    state = element("span", run.state, class_=run.state)
+    cells = [element("th", link, state, scope="row")]
     for column in COLUMNS:
         value = number(column.value(run))
         values = [v for one in runs if (v := number(column.value(one))) is not None]

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from runner.evaluation.attempts import Attempt, Ending, Interruption
 
 INK, MUTED, GRID = "#1f2329", "#6a717b", "#d9dde3"
+CELL = "#1f7fc4"  #: of a matrix: seen on white and in the dark
 WHITE = "#ffffff"  #: on strong colours, in the dark too
 SERIES = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8a7a18", "#7a5bb5",
@@ -246,10 +247,10 @@ def confusion(name: str, title: str, counts: Counts, names: Sequence[str]) -> Pi
     def paint(axes: Axes) -> None:
         totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
         shares = counts / totals
-        red, green, blue = mpl.colors.to_rgb(SERIES[0])
+        red, green, blue = mpl.colors.to_rgb(CELL)
         cells = np.empty((*counts.shape, 4))
         cells[..., :3] = red, green, blue
-        cells[..., 3] = np.where(shares > 0, 0.06 + 0.94 * shares**0.7, 0)
+        cells[..., 3] = np.where(shares > 0, 0.08 + 0.92 * shares**0.6, 0)
         axes.imshow(cells, interpolation="none", aspect="equal")
         axes.set_title(title)
         axes.set_xlabel("predicted class")
@@ -332,7 +333,7 @@ def reliability(name: str, bins: Sequence[Mapping[str, Any]]) -> Picture:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (4, 2)))
         for one in bins:
             width = one["high"] - one["low"]
-            alpha = 0.25 + 0.75 * (one["count"] / total) ** 0.5
+            alpha = 0.35 + 0.65 * (one["count"] / total) ** 0.5
             axes.bar(one["low"] + width / 2, one["accuracy"], width * 0.9, color=SERIES[0],
                      alpha=min(1.0, alpha))  # fmt: skip
         axes.plot([one["confidence"] for one in bins], [one["accuracy"] for one in bins],

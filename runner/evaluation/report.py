@@ -22,6 +22,7 @@ from runner.checkpoint.manifest import Manifest
 from runner.checkpoint.reading import read_manifest
 from runner.errors import CheckpointError, NotFoundError, StoreError
 from runner.evaluation.attempts import Attempt, Interruption, attempts, interruptions
+from runner.evaluation.markup import clean
 from runner.queue import protocol
 from runner.queue.job import Job, State, from_json
 from runner.queue.protocol import Heartbeat
@@ -249,8 +250,11 @@ def history_of(manifest: Manifest | None) -> dict[str, tuple[float | None, ...]]
     raw: Any = manifest.history if manifest is not None else {}
     if not isinstance(raw, Mapping):
         return {}
-    lists = [(str(name), values) for name, values in raw.items() if isinstance(values, list)]
-    return {name: tuple(number(value) for value in values) for name, values in lists[:MAX_METRICS]}
+    lists = [(name, values) for name, values in raw.items() if isinstance(values, list)]
+    return {
+        clean(str(name), limit=60): tuple(number(value) for value in values)
+        for name, values in lists[:MAX_METRICS]
+    }
 
 
 def _steps_per_epoch(manifest: Manifest | None, beats: Mapping[int, Heartbeat]) -> float | None:
@@ -305,7 +309,8 @@ def _document(store: Store, key: str) -> dict[str, Any]:
 
 def _names(metrics: Mapping[str, Any]) -> tuple[str, ...]:
     names = metrics.get("class_names")
-    return tuple(map(str, names[:MAX_CLASSES])) if isinstance(names, list) else ()
+    known = names[:MAX_CLASSES] if isinstance(names, list) else []
+    return tuple(clean(str(name), limit=80) for name in known)
 
 
 def _arrays(store: Store, key: str) -> dict[str, NDArray[Any]]:

@@ -198,7 +198,6 @@ def _results(run: Run, gallery: Gallery, library: Library) -> Iterator[Html | No
         return
     part = library.test_part(run)
     names = measured.class_names or (part.class_names if isinstance(part, TestPart) else ())
-    names = tuple(clean(name, limit=80) for name in names)
     yield _passes(measured)
     if (counts := measured.confusion) is not None:
         yield _matrices(run, measured, names, gallery)

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from runner.checkpoint.checkpointer import Checkpointer, Position, Snapshot
 from runner.evaluation import metrics
 from runner.queue.lease import Lease
+from runner.queue.protocol import Availability
 from runner.queue.queue import Queue
 from runner.store.base import Store
 
@@ -48,16 +50,18 @@ class World:
 
     def claim(self, name: str, host: str = "colab-1") -> Lease:
         """Take up a job, from its last worker if need be: that one is surely dead."""
-        job = self.queue.job(name)
-        gone = self.queue.availability(job)
-        lost = type(gone)(claimable=True, why="it is dead")
-        owner = {"host": host, "pid": 1, "boot": self.queue.job(name).nonce}
-        return self.queue.claim(job, owner, judged=lost)
+        dead = Availability(claimable=True, why="it is dead")
+        return self.queue.claim(self.queue.job(name), {"host": host, "pid": 1}, judged=dead)
 
     def save(self, lease: Lease, history: Mapping[str, Sequence[float | None]], step: int) -> None:
         """Commit a checkpoint at this step."""
+        job = lease.job
         saver = Checkpointer(
-            self.store, f"jobs/{lease.job.id}", token=lease.token, commit=lease.commit
+            self.store,
+            f"jobs/{job.id}",
+            token=lease.token,
+            commit=lease.commit,
+            checkpoints=job.checkpoints,
         )
         epoch = step // STEPS
         position = Position(epoch=epoch, step=step % STEPS, global_step=step)
@@ -179,6 +183,14 @@ def store_evaluation(
     store.put(f"{base}.json", json.dumps(document).encode())
     scalars = {name: v for name, v in document.items() if isinstance(v, int | float)}
     return {**scalars, "images_per_second": 812.5, "json": f"{base}.json", "npz": f"{base}.npz"}
+
+
+def dump(store: Store, root: Path) -> None:
+    """Write a store's objects as files, without syncing each."""
+    for key in store.list(""):
+        path = root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(store.read(key) or b"")
 
 
 def study(store: Store, *, jobs: int = 10, images: int = 10_000, epochs: int = 60) -> World:
