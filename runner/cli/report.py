@@ -36,9 +36,9 @@ def run(options: argparse.Namespace) -> int:
     from runner.evaluation.report import collect
 
     folder: Path = options.output
-    _make(folder)
     queue, _ = open_queue(options)
     report = collect(queue, options.job, now=utc_now())
+    _make(folder)
     if not report.runs and not report.unreadable:
         say("no jobs")
     page = render(report)
