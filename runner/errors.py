@@ -4,6 +4,7 @@ RunnerError
 ├── SpecError (ValueError)            the user edits the spec
 │   └── DataError                     the user mends the data file that the spec names
 ├── NotFoundError (LookupError)       unknown job, model, dataset or checkpoint
+│   └── NotReadyError                 not there yet: wait for the training
 ├── ConflictError                     someone was first: read again, retry
 │   └── LeaseLostError                stop; write nothing more
 ├── StoreError (OSError)              the bucket failed for now: back off, retry
@@ -28,6 +29,10 @@ class DataError(SpecError):
 
 class NotFoundError(RunnerError, LookupError):
     """No such job, model, dataset or checkpoint."""
+
+
+class NotReadyError(NotFoundError):
+    """The job has not come to what was asked for. It may, later."""
 
 
 class ConflictError(RunnerError):

@@ -1,6 +1,7 @@
 """What several commands share: the store's options, opening it, the exit code of jobs."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Iterable
@@ -88,3 +89,21 @@ def exit_code(jobs: Iterable[Job]) -> Exit:
     if State.CANCELLED in states:
         return Exit.CANCELLED
     return Exit.DONE
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write beside and rename, so that no reader gets half a file.
+
+    Raises:
+        SpecError: nothing can be written under this name.
+        OSError: the disk is full or broken.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EIO):
+            raise
+        msg = f"{path} cannot be written: {error.strerror}. Choose another place."
+        raise SpecError(msg) from None

@@ -28,7 +28,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cancel": ("verbs", "end a job for good"),
     "hold": ("verbs", "keep a queued job from being taken up"),
     "release": ("verbs", "let a held job be taken up again"),
-    "export": ("export", "write the trained model as a .keras file"),
+    "report": ("report", "write a page that shows and compares what was learnt"),
+    "export": ("export", "write the trained model as a .keras file, or its history as CSV"),
     "validate": ("validate", "check specs and print them with every default"),
     "schema": ("schema", "print the JSON schema of specs"),
     "doctor": ("doctor", "try this machine and the store, and say what they are good for"),
@@ -116,6 +117,8 @@ def _explain(error: errors.RunnerError) -> Exit:
     sys.stderr.write(f"runner: {error}\n")
     if isinstance(error, errors.SpecError):
         return Exit.USAGE
+    if isinstance(error, errors.NotReadyError):
+        return Exit.UNFINISHED
     if isinstance(error, errors.NotFoundError):
         return Exit.NOT_FOUND
     if isinstance(error, errors.StoreError | errors.CheckpointError):

@@ -1,1 +1,1 @@
-"""How good a trained network is: measured once, by passes that a restart repeats exactly."""
+"""How good a trained network is: measured once, exactly repeatable, and shown on a page."""

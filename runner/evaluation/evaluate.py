@@ -201,6 +201,7 @@ def _measure(
     measured: dict[str, Any] = {
         "images": len(labels),
         "classes": classes,
+        "class_names": list(class_names),
         **_scores(plain, labels),
         "certainty": metrics.certainty(predicted, labels),
         "consistency": metrics.consistency(predicted),

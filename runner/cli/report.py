@@ -1,0 +1,72 @@
+"""`runner report`: one HTML page on any number of jobs, at any moment of their lives.
+
+Its path alone goes to standard output. What can't be read is named in the page and on standard
+error, and hides nothing else. Imports neither TensorFlow nor Keras.
+"""
+
+import argparse
+from pathlib import Path
+
+from runner.cli.common import add_store_option, open_queue, say, write_file
+from runner.cli.exit import Exit
+from runner.errors import SpecError
+from runner.queue.queue import utc_now
+
+PAGE = "report.html"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `report`."""
+    parser.add_argument("job", metavar="JOB", nargs="*", help="only these (default: all)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=Path,
+        default=Path("report"),
+        help="folder for the page and its pictures, made if need be (default: report)",
+    )
+    add_store_option(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the page; exit code 6 if something in the store can't be read."""
+    _need_matplotlib()
+    from runner.evaluation.page import render
+    from runner.evaluation.report import collect
+
+    folder: Path = options.output
+    queue, _ = open_queue(options)
+    report = collect(queue, options.job, now=utc_now())
+    _make(folder)
+    if not report.runs and not report.unreadable:
+        say("no jobs")
+    page = render(report)
+    for name, png in page.pictures.items():
+        write_file(folder / name, png)
+    write_file(folder / PAGE, page.html.encode(errors="replace"))
+    for problem in report.problems:
+        say(problem)
+    print(folder / PAGE)
+    return Exit.STORAGE if report.problems else Exit.DONE
+
+
+def _need_matplotlib() -> None:
+    try:
+        import runner.evaluation.pictures  # noqa: F401
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("matplotlib", "PIL"):
+            raise
+        msg = (
+            "runner report draws with matplotlib, which is not installed here:"
+            " pip install 'keras-runner[report]'."
+        )
+        raise SpecError(msg) from None
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"--output received {str(folder)!r}, which cannot be a folder: {error.strerror}"
+        raise SpecError(msg) from None

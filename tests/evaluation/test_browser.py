@@ -1,0 +1,101 @@
+"""A report opens in a browser as it should: light, dark and printed, with nothing to complain."""
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runner.evaluation.page import render
+from runner.evaluation.report import collect
+from runner.store.memory import MemoryStore
+from tests.evaluation.chromium import Browser, binary, browsing
+from tests.evaluation.fakes import World, history, store_evaluation
+
+SIZES = "[...document.querySelectorAll('svg, img')].map(e => e.getBoundingClientRect().width)"
+NATURAL = "[...document.images].map(e => e.complete && e.naturalWidth)"
+COLOURS = """['body', 'svg text'].map(name => {
+    const style = getComputedStyle(document.querySelector(name));
+    return name == 'body' ? style.backgroundColor : style.fill;
+})"""
+OUTSIDE = """[...document.querySelectorAll('svg')].filter(svg => {
+    const frame = svg.getBoundingClientRect();
+    return [...svg.querySelectorAll('text')].some(text => {
+        const box = text.getBoundingClientRect();
+        return box.left < frame.left - 2 || box.right > frame.right + 2
+            || box.top < frame.top - 2 || box.bottom > frame.bottom + 2;
+    });
+}).map(svg => svg.getAttribute('aria-label').slice(0, 60))"""
+OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from runner.datasets import digits
+
+    binary()
+    world = World(MemoryStore())
+    images = digits.load()
+    right = np.eye(10, dtype="float32")[images.y_test]
+    right[:40] = right[40:80]
+    for name in ("cats", "dogs"):
+        world.submit(name, data={"name": "digits", "path": None, "arguments": {}})
+        lease = world.train(name, history(12), 75, 100)
+        lease.finish(final=lease.job.checkpoints[0], evaluate=True)
+        world.claim(name).finish(
+            evaluation=store_evaluation(
+                world.store, name, labels=images.y_test, probabilities=right
+            )
+        )
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(render(collect(world.queue, [], now=world.clock())).html)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browsing(tmp_path_factory.mktemp("browser")) as browser:
+        browser.open(page)
+        yield browser
+
+
+def test_every_picture_is_seen_and_the_console_is_empty(browser: Browser) -> None:
+    sizes = browser.value(SIZES)
+    assert len(sizes) > 20
+    assert min(sizes) > 20
+    photos = browser.value(NATURAL)
+    assert len(photos) > 5
+    assert all(photos)
+    assert browser.said == []
+
+
+def test_no_letter_is_cut_off_and_nothing_is_wider_than_the_window(browser: Browser) -> None:
+    for width in (1280, 420):
+        browser("Emulation.setDeviceMetricsOverride", width=width, height=900,
+                deviceScaleFactor=1, mobile=False)  # fmt: skip
+        assert browser.value(OUTSIDE) == []
+        assert browser.value(OVERFLOW) <= 0
+
+
+def test_pictures_take_the_colours_of_a_dark_page(browser: Browser) -> None:
+    """The same drawing: dark ink on white, light ink in the dark."""
+    found = []
+    for scheme in ("light", "dark"):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        browser("Emulation.setEmulatedMedia", features=[feature])
+        found.append([_brightness(colour) for colour in browser.value(COLOURS)])
+    (paper, ink), (dark_paper, light_ink) = found
+    assert paper - ink > 100
+    assert light_ink - dark_paper > 100
+
+
+def test_it_can_be_printed(browser: Browser) -> None:
+    data = base64.b64decode(browser("Page.printToPDF", printBackground=False)["data"])
+    assert data.startswith(b"%PDF")
+    assert len(data) > 50_000
+
+
+def _brightness(colour: str) -> float:
+    numbers = [float(part) for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    return sum(numbers) / 3

@@ -1,0 +1,301 @@
+"""A page says what the records say, of every job, whatever is missing, damaged or hostile."""
+
+import html
+import io
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from runner.errors import NotFoundError
+from runner.evaluation.page import Page, render
+from runner.evaluation.report import Report, collect
+from runner.store.memory import MemoryStore
+from tests.evaluation.fakes import World, history, predictions
+
+VOID = {"meta", "img", "br"}
+HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> \x1b[31m\u202ered & $x_{$'
+
+
+@pytest.fixture
+def world() -> World:
+    return World(MemoryStore())
+
+
+def report(world: World, *names: str) -> tuple[Report, Page]:
+    found = collect(world.queue, names, now=world.clock())
+    page = render(found)
+    Checked().feed(page.html)
+    return found, page
+
+
+class Checked(HTMLParser):
+    """Every element is closed, nothing runs, nothing is fetched, no id is given twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag not in ("script", "link", "iframe", "object")
+        for name, value in attrs:
+            assert not name.startswith("on")
+            if name in ("src", "href", "xlink:href"):
+                assert (value or "").startswith(("#", "data:image/png;base64,"))
+            if name == "id":
+                assert value not in self.ids
+                self.ids.add(value or "")
+        given = dict(attrs)
+        if tag == "img":
+            assert given["alt"]
+        if tag == "svg":
+            assert given["role"] == "img"
+            assert given["aria-label"]
+        if tag == "th":
+            assert given["scope"] in ("row", "col")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def text_of(page: Page) -> str:
+    """Return what a reader reads, without the drawings."""
+    body = re.sub(r"<svg.*?</svg>|<style>.*?</style>", "", page.html, flags=re.S)
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body)))
+
+
+def evaluated(world: World, name: str, classes: int = 10, images: int = 500, **more: Any) -> Any:
+    world.submit(name, data={"name": "nowhere"})
+    seen = predictions(classes, images, 0.8)
+    world.finish(world.train(name, history(12), 75), **seen, **more)
+    return seen
+
+
+def test_numbers_are_those_of_the_evaluation(world: World) -> None:
+    """The page, the stored JSON and scikit-learn agree."""
+    seen = evaluated(world, "cats", names=[f"name_{number}" for number in range(10)])
+    found, page = report(world)
+    measured = found.runs[0].measured
+    assert measured is not None
+    job = world.queue.job("cats")
+    stored = json.loads(world.store.read(job.evaluation["json"]) or b"")  # type: ignore[index]
+    predicted = seen["probabilities"].argmax(axis=1)
+    matrix = sk.confusion_matrix(seen["labels"], predicted)
+    np.testing.assert_array_equal(measured.confusion, matrix)
+    assert measured.per_class is not None
+    np.testing.assert_allclose(
+        measured.per_class, sk.recall_score(seen["labels"], predicted, average=None)
+    )
+    text = text_of(page)
+    assert stored["top_1"] == sk.accuracy_score(seen["labels"], predicted)
+    for name in ("top_1", "top_5", "certainty", "consistency", "expected_calibration_error"):
+        assert f"{stored[name]:.1%}" in text
+    assert f"{stored['loss']:.4f}" in text
+    wrong = matrix - np.diag(np.diag(matrix))
+    true, taken_for = np.unravel_index(wrong.argmax(), wrong.shape)
+    said = f"name_{true} is taken for name_{taken_for} in {wrong.max()} of {matrix[true].sum()}"
+    assert said in text
+    assert "No example images: its data cannot be read here: dataset 'nowhere'" in text
+
+
+def test_lines_go_on_over_all_attempts(world: World) -> None:
+    """One path of twelve points for each curve, one triangle for the one death."""
+    world.submit("cats")
+    world.finish(world.train("cats", history(12), 75))
+    _, page = report(world)
+    loss = re.findall(r"<svg.*?</svg>", page.html, flags=re.S)[0]
+    assert "interrupted at epoch 3.5" in loss
+    paths = re.findall(r'<path d="([^"]*)" clip-path[^>]*stroke: var\(--series-[01]\)', loss)
+    assert [(path.count("M"), path.count("L")) for path in paths] == [(1, 11), (1, 11)]
+    assert "goes on from step 70 (epoch 3.50)" in text_of(page)
+
+
+def test_text_from_the_bucket_stays_text(world: World) -> None:
+    """In the description, the class names, the host, the reasons and the spec."""
+    world.submit("cats", description=HOSTILE, data={"name": HOSTILE, "path": None})
+    lease = world.train("cats", {HOSTILE: [1.0, 2.0], **history(2)})
+    names = [f"{HOSTILE}{number}" for number in range(10)]
+    world.finish(lease, **predictions(10, 100, 0.2), names=names)
+    world.submit("dogs")
+    world.claim("dogs", HOSTILE).release(HOSTILE)
+    _, page = report(world)
+    for part in ("<script", "<img src=x", "\x1b", "\u202e"):
+        assert part not in page.html
+    assert "&lt;script&gt;" in page.html
+
+
+def test_an_unreadable_job_is_named_and_hides_no_other(world: World) -> None:
+    evaluated(world, "cats")
+    world.submit("dogs")
+    world.store.put("jobs/dogs/log/000000000000.json", b"nonsense")
+    world.store.put("jobs/dogs/head.json", b"nonsense")
+    found, page = report(world)
+    assert [run.job.id for run in found.runs] == ["cats"]
+    assert found.problems[0].startswith("dogs: cannot be read: ")
+    assert "dogs: cannot be read" in text_of(page)
+    assert report(world, "dogs")[0].problems == found.problems
+
+
+def test_a_damaged_record_checkpoint_or_evaluation_costs_only_itself(world: World) -> None:
+    evaluated(world, "cats")
+    job = world.queue.job("cats")
+    assert job.final is not None
+    assert job.evaluation is not None
+    world.store.put("jobs/cats/log/000000000003.json", b"{}")
+    world.store.put(job.final["manifest"], b"{}")
+    world.store.put(job.evaluation["json"], b"[")
+    world.store.put(job.evaluation["npz"], b"PK")
+    found, page = report(world)
+    assert len(found.problems) >= 4
+    (run,) = found.runs
+    assert run.measured is not None
+    assert run.measured.number("top_1") == job.evaluation["top_1"]
+    assert run.epochs == 11  # of the checkpoint before
+    assert f"{job.evaluation['top_1']:.1%}" in text_of(page)
+
+
+def test_arrays_that_make_no_sense_are_a_problem(world: World) -> None:
+    """Predictions of another number of images than there are labels."""
+    world.submit("cats")
+    seen = predictions(10, 100, 0.5)
+    world.finish(world.train("cats", history(2)), **seen)
+    job = world.queue.job("cats")
+    assert job.evaluation is not None
+    content = io.BytesIO()
+    wrong = {"labels": (3,), "predicted": (1, 4), "confusion": (10, 10)}
+    np.savez(content, **{name: np.zeros(shape, int) for name, shape in wrong.items()})
+    world.store.put(job.evaluation["npz"], content.getvalue())
+    found, _ = report(world)
+    assert "labels (3,) and predictions (1, 4)" in found.problems[0]
+
+
+def _queued(world: World) -> None:
+    world.submit("cats")
+
+
+def _without_checkpoint(world: World) -> None:
+    world.submit("cats")
+    world.claim("cats")
+
+
+def _before_the_first_epoch(world: World) -> None:
+    world.submit("cats")
+    world.save(world.claim("cats"), history(3), 10)
+
+
+def _one_epoch(world: World) -> None:
+    world.submit("cats")
+    world.train("cats", history(1))
+
+
+def _diverged(world: World) -> None:
+    world.submit("cats")
+    curves: dict[str, Any] = history(5)
+    curves["loss"][2:] = [None] * 3
+    curves["val_loss"] = [None] * 5
+    world.finish(world.train("cats", curves))
+
+
+def _failed(world: World) -> None:
+    world.submit("cats")
+    lease = world.claim("cats")
+    lease.fail("TrainingError: the loss is no number", retries=0)
+
+
+def _held(world: World) -> None:
+    world.submit("cats")
+    world.queue.hold("cats")
+
+
+def _without_names(world: World) -> None:
+    evaluated(world, "cats")
+
+
+def _a_hundred_classes(world: World) -> None:
+    evaluated(world, "cats", 100, 1000)
+
+
+def _two_classes_plain(world: World) -> None:
+    evaluated(world, "cats", 2, 50, passes=0)
+
+
+def _perfect(world: World) -> None:
+    world.submit("cats")
+    labels = np.arange(30) % 3
+    p = np.eye(3, dtype="float32")[labels]
+    world.finish(world.train("cats", history(2)), labels=labels, probabilities=p)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (_queued, "Has not been started yet."),
+        (_without_checkpoint, "No epoch has been finished and saved yet"),
+        (_before_the_first_epoch, "In training: epoch 0 of at most 40, step 10."),
+        (_one_epoch, "best validation accuracy so far is"),
+        (_diverged, "It was not evaluated"),
+        (_failed, "the loss is no number"),
+        (_held, "Held back by its user"),
+        (_without_names, "class 1"),
+        (_a_hundred_classes, "class 99"),
+        (_two_classes_plain, "is taken for"),
+        (_perfect, "Every image of every class was recognised."),
+    ],
+)
+def test_a_report_can_be_made_at_any_moment(
+    world: World, make: Callable[[World], None], said: str
+) -> None:
+    make(world)
+    found, page = report(world)
+    assert found.problems == []
+    assert said in text_of(page)
+
+
+def test_several_runs_are_compared(world: World) -> None:
+    """The table names each, the best of a column is bold, those not evaluated have a dash."""
+    evaluated(world, "cats")
+    evaluated(world, "dogs", images=300)
+    world.submit("later")
+    found, page = report(world)
+    assert len(found.runs) == 3
+    text = text_of(page)
+    assert "All runs" in text
+    assert "recognises most" in text
+    assert page.html.count("n best") >= 5
+    assert "all-top_1.png" in page.pictures
+    assert "all-accuracy-and-certainty.png" in page.pictures
+    assert all(png.startswith(b"\x89PNG") for png in page.pictures.values())
+
+
+def test_a_job_that_is_named_must_exist(world: World) -> None:
+    with pytest.raises(NotFoundError):
+        collect(world.queue, ["nobody"], now=world.clock())
+
+
+def test_an_empty_store_makes_a_page_too(world: World) -> None:
+    found, page = report(world)
+    assert found.problems == []
+    assert "no jobs in this store yet" in text_of(page)
+
+
+def test_matplotlibs_global_state_is_left_alone(world: World) -> None:
+    """Settings change only while something is drawn."""
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    evaluated(world, "cats")
+    report(world)
+    assert dict(mpl.rcParams) == before
