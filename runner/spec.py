@@ -5,6 +5,7 @@ each with the field, what was given, what is known and the nearest name. Every
 default is a field here, so the effective spec shows the whole run.
 """
 
+import copy
 import inspect
 import json
 import re
@@ -272,11 +273,20 @@ def load(path: Path, changes: Iterable[str] = ()) -> JobSpec:
     """
     raw = _read(path)
     _resolve_data_path(raw, path.parent)
+    return parse(changed(raw, changes), source=str(path))
+
+
+def changed(raw: Mapping[str, Any], changes: Iterable[str]) -> dict[str, Any]:
+    """Apply `--set` texts to a spec that is not checked yet.
+
+    Raises:
+        SpecError: a text is no `key=value`.
+    """
+    result = copy.deepcopy(dict(raw))
     for change in changes:
-        touched = _apply(raw, change)
-        if touched == "data.path":
-            _resolve_data_path(raw, Path.cwd())
-    return parse(raw, source=str(path))
+        if _apply(result, change) == "data.path":
+            _resolve_data_path(result, Path.cwd())
+    return result
 
 
 def parse(raw: Mapping[str, Any], *, source: str) -> JobSpec:
