@@ -317,17 +317,26 @@ def load_all(path: Path, changes: Iterable[str] = ()) -> list[JobSpec]:
     variants = list(_variants(raw, path))
     specs, wrong = [], []
     for variant, source in variants:
-        for change in changes:
-            touched = _apply(variant, change)
-            if touched == "data.path":
-                _resolve_data_path(variant, Path.cwd())
         try:
-            specs.append(parse(variant, source=source))
+            specs.append(parse(changed(variant, changes), source=source))
         except SpecError as error:
             wrong.append(str(error))
     if wrong:
         raise SpecError("\n".join(dict.fromkeys(wrong)))
     return specs
+
+
+def changed(raw: Mapping[str, Any], changes: Iterable[str]) -> dict[str, Any]:
+    """Apply `--set` texts to a spec that is not checked yet.
+
+    Raises:
+        SpecError: a text is no `key=value`.
+    """
+    result = copy.deepcopy(dict(raw))
+    for change in changes:
+        if _apply(result, change) == "data.path":
+            _resolve_data_path(result, Path.cwd())
+    return result
 
 
 def _variants(raw: dict[str, Any], path: Path) -> Iterator[tuple[dict[str, Any], str]]:

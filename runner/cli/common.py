@@ -40,10 +40,7 @@ def open_queue(options: argparse.Namespace, *, quiet: bool = False) -> tuple[Que
         StoreError: it cannot be opened.
         SpecError: a setting in the environment is no number.
     """
-    if options.store == "":
-        msg = "--store received ''; expected a folder or a URL such as gs://bucket/runs"
-        raise SpecError(msg)
-    url = options.store or os.environ.get("RUNNER_STORE") or str(default_store())
+    url = store_url(options)
     try:
         store = open_store(url)
     except RuntimeError as error:  # ~nobody
@@ -52,6 +49,18 @@ def open_queue(options: argparse.Namespace, *, quiet: bool = False) -> tuple[Que
     if not quiet:
         say(f"store: {store.url}")
     return Queue(store, lease_seconds=lease_seconds()), store
+
+
+def store_url(options: argparse.Namespace) -> str:
+    """The store that is meant, as it was given: it may hold a password.
+
+    Raises:
+        SpecError: it is empty.
+    """
+    if options.store == "":
+        msg = "--store received ''; expected a folder or a URL such as gs://bucket/runs"
+        raise SpecError(msg)
+    return options.store or os.environ.get("RUNNER_STORE") or str(default_store())
 
 
 def default_store() -> Path:

@@ -175,8 +175,12 @@ def test_arrays_that_make_no_sense_are_a_problem(world: World) -> None:
     job = world.queue.job("cats")
     assert job.evaluation is not None
     content = io.BytesIO()
-    wrong = {"labels": (3,), "predicted": (1, 4), "confusion": (10, 10)}
-    np.savez(content, **{name: np.zeros(shape, int) for name, shape in wrong.items()})
+    np.savez(
+        content,
+        labels=np.zeros(3, int),
+        predicted=np.zeros((1, 4), int),
+        confusion=np.zeros((10, 10), int),
+    )
     world.store.put(job.evaluation["npz"], content.getvalue())
     found, _ = report(world)
     assert "labels (3,) and predictions (1, 4)" in found.problems[0]

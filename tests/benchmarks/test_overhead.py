@@ -1,0 +1,163 @@
+"""What checkpoints do to the speed of a training, and what exactness costs.
+
+With and without take turns, in one process: the quotient of neighbours is compared.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.benchmarks._tables import REPEATS, ratios, spread, table
+from tests.benchmarks._training import (
+    BATCH,
+    Commits,
+    OnDemand,
+    at_each_step,
+    batches,
+    myinception,
+    pictures,
+)
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
+
+BLOCK = 12  #: steps
+
+
+class Blocks:
+    """Times blocks of steps within one fit; each says after which of its steps it saves."""
+
+    def __init__(self, commits: Commits, every: OnDemand, plan: list[tuple[int, ...]]) -> None:
+        self._commits, self._every, self._plan = commits, every, plan
+        self._began = 0.0
+        self.seconds: list[float] = []
+
+    def before(self, step: int) -> None:
+        if step % BLOCK == 0:
+            self._commits.checkpointer.wait()  # nothing of the block before
+            self._began = time.perf_counter()
+
+    def after(self, step: int) -> None:
+        block, place = divmod(step, BLOCK)
+        self._every.wanted = place in self._plan[block]
+
+    def end(self, step: int) -> None:
+        """After the checkpoint that the step's end has caused, if any."""
+        if step % BLOCK == BLOCK - 1:
+            self.seconds.append(time.perf_counter() - self._began)
+
+
+def test_overhead(tmp_path: Path) -> None:
+    """A checkpoint every 6 steps, as the issue asks; and from it one every 30 seconds."""
+    from runner.training.callback import BackupAndRestore
+
+    model = myinception()
+    commits, every = Commits(tmp_path), OnDemand()
+    plan: list[tuple[int, ...]] = [(), *([(), (2, 8)] * (2 * REPEATS)), ()]
+    blocks = Blocks(commits, every, plan)
+    ours = BackupAndRestore.for_job(commits.checkpointer, every=every)
+
+    # a step's end, seen at the next step's beginning, comes after our part of it
+    def before(step: int) -> None:
+        if step:
+            blocks.end(step - 1)
+        blocks.before(step)
+
+    model.fit(
+        batches(BLOCK * len(plan)),
+        epochs=1,
+        callbacks=[at_each_step(before, blocks.after), ours],
+        verbose=0,
+    )
+    without, saving = blocks.seconds[1::2], blocks.seconds[2::2]
+    count = min(len(without), len(saving))
+    without, saving = without[:count], saving[:count]
+    each = [max(0.0, (one - other) / 2) for one, other in zip(saving, without, strict=True)]
+    table(
+        f"12 steps of MyInception with Adam, batches of {BATCH}; median (range) of {count}"
+        " neighbours",
+        ("", "without, s", "with, s", "ratio"),
+        [
+            (
+                "a checkpoint every 6 steps",
+                spread(without, digits=2),
+                spread(saving, digits=2),
+                spread(ratios(saving, without), digits=3),
+            ),
+            (
+                "a checkpoint every 30 s (from the same)",
+                "",
+                f"{spread(each, digits=3)} each",
+                spread([1 + one / 30 for one in each], digits=4),
+            ),
+        ],
+    )
+
+
+def test_throughput(tmp_path: Path) -> None:
+    """Runner's fit, checkpoints and all, against a bare one; and determinism against none."""
+    from tensorflow.python.framework.config import disable_op_determinism, enable_op_determinism
+
+    from runner.checkpoint.policy import EverySeconds
+    from runner.training.callback import BackupAndRestore
+
+    exact = myinception()
+    disable_op_determinism()
+    loose = myinception_again()
+    x, y = pictures(BATCH * 2 * BLOCK)
+
+    def bare(model: Any) -> float:
+        return timed(model, x, y, batch_size=BATCH)
+
+    def ours() -> float:
+        commits = Commits(tmp_path / str(time.monotonic_ns()))
+        callback = BackupAndRestore.for_job(commits.checkpointer, every=EverySeconds(5))
+        return timed(exact, batches(2 * BLOCK), callbacks=[callback])
+
+    speeds: dict[str, list[float]] = {"bare": [], "ours": [], "loose": []}
+    for repeat in range(REPEATS + 1):
+        enable_op_determinism()
+        one, two = bare(exact), ours()
+        disable_op_determinism()
+        three = bare(loose)
+        if repeat:  # the first traces
+            for name, speed in zip(speeds, (one, two, three), strict=True):
+                speeds[name].append(speed)
+    enable_op_determinism()
+    bare_, ours_, loose_ = speeds.values()
+    table(
+        f"Images a second of MyInception with Adam, {2 * BLOCK} steps; median (range) of {REPEATS}",
+        ("", "images/s", "ratio"),
+        [
+            ("model.fit on arrays, deterministic", spread(bare_), "1"),
+            (
+                "runner, deterministic, a checkpoint every 5 s",
+                spread(ours_),
+                spread(ratios(ours_, bare_), digits=3),
+            ),
+            (
+                "model.fit on arrays, not deterministic",
+                spread(loose_),
+                spread(ratios(loose_, bare_), digits=3),
+            ),
+        ],
+    )
+
+
+def myinception_again() -> Any:
+    """The same without determinism: whoever builds it has switched that off."""
+    from tensorflow.python.framework.config import disable_op_determinism
+
+    model = myinception()  # switches it on
+    disable_op_determinism()
+    return model
+
+
+def timed(model: Any, *data: Any, **options: Any) -> float:
+    """Fit one epoch; images a second from the end of its second step to the end of its last."""
+    ends: list[float] = []
+    clock = at_each_step(lambda step: None, lambda step: ends.append(time.perf_counter()))
+    callbacks = [*options.pop("callbacks", []), clock]
+    model.fit(*data, epochs=1, callbacks=callbacks, verbose=0, **options)
+    return BATCH * (len(ends) - 2) / (ends[-1] - ends[1])
