@@ -14,6 +14,7 @@ from runner.evaluation.markup import Html, element, join
 from runner.evaluation.report import Report, Run, number
 from runner.evaluation.sections import Gallery, article, table
 
+DRAWN = 40  #: runs in one picture; the table has all
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -130,8 +131,9 @@ def _comparison(runs: Sequence[Run], gallery: Gallery) -> Html:
             ["Run", *(column.title for column in COLUMNS)],
             [_row(run, runs) for run in runs],
         ),
-        _bars(runs, gallery),
-        _overlays(runs, gallery),
+        element("p", f"The pictures show the newest {DRAWN} runs.") if len(runs) > DRAWN else None,
+        _bars(runs[-DRAWN:], gallery),
+        _overlays(runs[-DRAWN:], gallery),
         id="comparison",
     )
 

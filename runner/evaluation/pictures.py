@@ -48,6 +48,7 @@ DOTS = 120  #: of a PNG, per inch
 NAMED_CLASSES = 30  #: up to so many classes have their names beside them
 COUNTED_CLASSES = 12  #: and up to so many their counts in the cells
 TIMELINE_ROWS = 30
+LARGEST = 1e30  #: beyond this an axis has no sensible ticks
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 8.5,
     "text.color": INK, "text.parse_math": False,
@@ -156,7 +157,8 @@ def shortened(text: str, limit: int = 24) -> str:
 
 
 def _floats(values: Values) -> Floats:
-    return np.array([np.nan if value is None else value for value in values], np.float64)
+    known = np.array([np.nan if value is None else value for value in values], np.float64)
+    return np.clip(known, -LARGEST, LARGEST)
 
 
 def _line(axes: Axes, values: Values, *, color: str, **style: Any) -> None:
@@ -353,7 +355,7 @@ def reliability(name: str, bins: Sequence[Mapping[str, Any]]) -> Picture:
 def timeline(name: str, attempts: Sequence[Attempt], now: datetime) -> Picture:
     """One bar an attempt, from its claim to its end; the last ones, where there are many."""
     shown = attempts[-TIMELINE_ROWS:]
-    start = shown[0].began_at
+    start = min(one.began_at for one in shown)  # hosts' clocks may differ
     ends = [(one.ended_at or now) for one in shown]
     total = max((end - start).total_seconds() for end in ends)
     unit, seconds = _unit(total)
@@ -372,7 +374,7 @@ def timeline(name: str, attempts: Sequence[Attempt], now: datetime) -> Picture:
         axes.invert_yaxis()
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_xlim(0, span * 1.02)
-        axes.set(xlabel=f"{unit} since attempt {shown[0].number} began", ylabel="attempt")
+        axes.set(xlabel=f"{unit} since the first of these began", ylabel="attempt")
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x")
         axes.set_title("Attempts")

@@ -70,12 +70,14 @@ class Measured:
     def reliability(self) -> list[Mapping[str, Any]]:
         """The intervals of confidence that hold images."""
         bins = self.metrics.get("reliability")
-        known = ("low", "high", "count", "confidence", "accuracy")
-        return [
-            one
-            for one in (bins if isinstance(bins, list) else [])
-            if isinstance(one, dict) and all(number(one.get(name)) is not None for name in known)
-        ]
+        return [one for one in (bins if isinstance(bins, list) else []) if _is_interval(one)]
+
+
+def _is_interval(one: Any) -> bool:
+    if not isinstance(one, dict) or type(one.get("count")) is not int or one["count"] < 1:
+        return False
+    shares = [number(one.get(name)) for name in ("low", "high", "confidence", "accuracy")]
+    return all(share is not None and 0 <= share <= 1 for share in shares)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -179,7 +181,7 @@ def _run(queue: Queue, job: Job) -> Run:
     problems: list[str] = []
     records = _records(queue.store, job, problems)
     beats = _beats(queue.store, records)
-    lost = job.state is State.RUNNING and queue.availability(job).claimable
+    lost = job.state is State.RUNNING and _is_lost(queue, job, problems)
     manifest = newest_manifest(queue, job, problems)
     tried = attempts(records, beats, lost=lost)
     return Run(
@@ -195,6 +197,14 @@ def _run(queue: Queue, job: Job) -> Run:
         measured=_measured(queue.store, job, problems),
         problems=problems,
     )
+
+
+def _is_lost(queue: Queue, job: Job, problems: list[str]) -> bool:
+    try:
+        return queue.availability(job).claimable
+    except StoreError as error:
+        problems.append(f"whether its worker lives cannot be told: {error}")
+        return False
 
 
 def _records(store: Store, job: Job, problems: list[str]) -> list[Job]:

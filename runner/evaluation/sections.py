@@ -19,6 +19,7 @@ from runner.queue.job import Stage
 
 FIRST = ("loss", "top_1", "top_5")
 PANELS = 6  #: metrics that are drawn
+MARKS = 200  #: interruptions in a picture, the newest
 ROWS = 2_000  #: of a table
 ATTEMPTS = 200  #: of the table of attempts, the newest
 LONGEST_SPEC = 50_000  #: characters
@@ -132,7 +133,7 @@ def _notes(run: Run) -> Html | None:
 def _curves(run: Run, gallery: Gallery) -> Html:
     names = {name.removeprefix("val_") for name in run.history}
     ordered = [*(name for name in FIRST if name in names), *sorted(names - set(FIRST))]
-    drawn = []
+    drawn, marks = [], run.interruptions[-MARKS:]
     for metric in ordered[:PANELS]:
         training, validation = run.history.get(metric, ()), run.history.get(f"val_{metric}", ())
         picture = pictures.curve(
@@ -140,10 +141,10 @@ def _curves(run: Run, gallery: Gallery) -> Html:
             words.title(metric),
             training,
             validation,
-            run.interruptions,
+            marks,
             share=metric.startswith("top_"),
         )
-        alt = words.curve(metric, training, validation, run.interruptions)
+        alt = words.curve(metric, training, validation, marks)
         drawn.append(gallery.show(picture, alt))
     if not drawn:
         text = "No epoch has been finished and saved yet, so there is nothing to draw."
@@ -235,7 +236,8 @@ def _matrices(run: Run, measured: Measured, names: Sequence[str], gallery: Galle
         ("confusion-augmented", "Confusion, augmented", measured.augmented),
     ):
         if counts is not None:
-            labels = names or [str(number) for number in range(len(counts))]
+            numbers = range(len(counts))
+            labels = [words.class_name(names, n) if names else str(n) for n in numbers]
             picture = pictures.confusion(f"{run.job.id}-{suffix}", heading, counts, labels)
             drawn.append(gallery.show(picture, f"{heading}. {words.confusion(counts, names)}"))
     return element("div", *drawn, class_="plots pair")

@@ -175,15 +175,49 @@ def test_arrays_that_make_no_sense_are_a_problem(world: World) -> None:
     job = world.queue.job("cats")
     assert job.evaluation is not None
     content = io.BytesIO()
-    np.savez(
-        content,
-        labels=np.zeros(3, int),
-        predicted=np.zeros((1, 4), int),
-        confusion=np.zeros((10, 10), int),
-    )
+    wrong = {"labels": (3,), "predicted": (1, 4), "confusion": (10, 10)}
+    arrays: dict[str, Any] = {name: np.zeros(shape, int) for name, shape in wrong.items()}
+    np.savez(content, **arrays)
     world.store.put(job.evaluation["npz"], content.getvalue())
     found, _ = report(world)
     assert "labels (3,) and predictions (1, 4)" in found.problems[0]
+
+
+def test_numbers_without_sense_break_nothing(world: World) -> None:
+    """A bucket may hold anything: such values are left out, the rest is shown."""
+
+    def change(document: dict[str, Any]) -> None:
+        document |= {"certainty": "high", "loss": None, "augmented": [1], "confused": {"a": 1}}
+        document["reliability"] = [
+            {"low": 0.0, "high": 0.1, "count": -3, "confidence": 0.5, "accuracy": 0.5},
+            {"low": 0.0, "high": 1e300, "count": 1, "confidence": 0.5, "accuracy": 0.5},
+            {"low": 0.0, "high": 1.0, "count": 7, "confidence": 0.25, "accuracy": 0.5},
+            "nonsense",
+        ]
+        document["class_names"] = [None, {"a": HOSTILE}]
+
+    world.submit("cats", training=[1], data="x", description=["y"])
+    curves: dict[str, Any] = {"loss": [1e308, -1e308, 3.0], "val_loss": 5, "top_1": ["x", 0.5]}
+    curves = {name: values for name, values in curves.items() if isinstance(values, list)}
+    world.finish(world.train("cats", curves), **predictions(10, 100, 0.5), change=change)
+    found, page = report(world)
+    assert found.problems == []
+    assert found.runs[0].history["top_1"][:2] == (None, 0.5)
+    assert "On average it is 25.0% sure and 50.0% right" in text_of(page)
+
+
+def test_many_runs_and_interruptions_stay_within_bounds(world: World) -> None:
+    """The table has every run, the pictures the newest of them."""
+    for number in range(45):
+        world.submit(f"cats-{number:02}")
+    for _ in range(230):
+        world.claim("cats-00").release("again")
+    found, page = report(world)
+    assert len(found.runs) == 45
+    assert len(found.runs[0].interruptions) == 230
+    assert "The pictures show the newest 40 runs." in text_of(page)
+    assert page.html.count('<th scope="row">231</th>') == 0
+    assert page.html.count('<th scope="row">230</th>') == 1
 
 
 def _queued(world: World) -> None:
