@@ -78,7 +78,8 @@ class Sight:
         if self.beat_at is None or self.evaluating:
             return self.step
         silent = min((now - self.beat_at).total_seconds(), MOST_SILENCE)
-        return max(self.step, self.beat_step + round(self.speed * silent))
+        guess = self.beat_step + round(self.speed * silent)
+        return max(self.step, min(guess, self.steps or guess))
 
     @property
     def evaluating(self) -> bool:

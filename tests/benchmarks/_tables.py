@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 
 #: longer runs for steadier figures: RUNNER_BENCH_REPEATS=15 make bench
-REPEATS = int(os.environ.get("RUNNER_BENCH_REPEATS", "5"))
+REPEATS = int(os.environ.get("RUNNER_BENCH_REPEATS", "4"))
 
 
 def spread(values: Sequence[float], *, unit: str = "", digits: int = 1) -> str:

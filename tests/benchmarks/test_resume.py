@@ -19,7 +19,7 @@ from tests.harness import Runner, kill
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 
-TIMES = max(2, REPEATS // 2 + 1)
+TIMES = max(2, REPEATS // 2)
 SPECS: Mapping[str, Mapping[str, Any]] = {
     "small": {
         "data": {"name": "digits"},
