@@ -127,7 +127,10 @@ def network(keras: Any) -> Any:
     h = layers.Rescaling(1 / 127.5, offset=-1)(inputs)
     for name in OPTIONS.get("augmentation", ["RandomFlip", "RandomRotation", "RandomZoom"]):
         arguments = () if name == "RandomFlip" else (0.1,)
-        h = getattr(layers, name)(*arguments)(h)
+        layer = getattr(layers, name)(*arguments)
+        if keras.config.backend() == "jax":
+            layer.supports_jit = True
+        h = layer(h)
     h = layers.Conv2D(8, 3, use_bias=False)(h)
     h = layers.ReLU()(layers.BatchNormalization()(h))
     h = layers.SpatialDropout2D(0.2)(h)
