@@ -29,6 +29,7 @@ bench: $(VENV)/.installed-dev  ## measurements, printed as tables
 
 schema: $(VENV)/.installed  ## write jobs/.schema.json anew after a change of the spec
 	$(BIN)/runner schema > jobs/.schema.json
+
 # all that pyproject.toml asks for, but JAX in TensorFlow's place
 JAX_BIN := $(VENV)-jax/bin
 test-jax: $(VENV)-jax/.installed  ## the tests of KERAS_BACKEND=jax, where TensorFlow is not installed

@@ -104,8 +104,8 @@ def _accelerators() -> Finding:
         return Finding("GPU", Verdict.OK, f"{len(found.usable)} usable: {names}")
     if found.installed:
         text = (
-            f"{'; '.join(found.installed)}: installed, but Keras's backend can't use it. Install the "
-            "CUDA libraries: pip install 'keras-runner[cuda]'"
+            f"{'; '.join(found.installed)}: installed, but Keras's backend can't use it. Install "
+            "its CUDA libraries: pip install 'keras-runner[cuda]'"
         )
         return Finding("GPU", Verdict.WARNING, text)
     return Finding("GPU", Verdict.OK, "none: trainings run on the CPU")
