@@ -31,6 +31,7 @@ ZONES = {
     "tensorflow": ("models/", "datasets/", "training/", "evaluation/evaluate.py"),
     "keras": ("models/", "datasets/", "training/", "evaluation/evaluate.py"),
     "jax": ("training/backends/jax.py",),
+    "jaxlib": ("training/backends/jax.py",),
     "ray": ("engine/ray.py",),
     "matplotlib": ("evaluation/",),
     "gcsfs": (),

@@ -404,6 +404,7 @@ class Loop:
             history=self.history(),
             numerics=self._numerics,
             notes=tuple(self._notes),
+            shared=self._variables.reader.shared,
         )
 
     def history(self) -> dict[str, list[float | None]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import keras
 
 from runner.checkpoint.plain import Array
@@ -59,7 +60,7 @@ def fingerprint(model: Any) -> dict[str, Any]:  # noqa: ARG001 - the seam's sign
     flags = os.environ.get(_FLAGS, "").split()
     found: dict[str, Any] = {
         "jax": jax.__version__,
-        "jaxlib": jax.lib.__version__,
+        "jaxlib": jaxlib.__version__,
         "platform": platform,
         "threads": _threads(),
         "deterministic": platform == "cpu" or _DETERMINISTIC in flags,
@@ -112,6 +113,8 @@ class Reader:
         variables: what is read, always in this order.
     """
 
+    shared = False
+
     def __init__(self, model: Any, variables: Sequence[Any]) -> None:
         self._model = model
         self._variables = list(variables)
@@ -125,7 +128,7 @@ class Reader:
     def read(self) -> list[Any]:
         """Return copies of all arrays; they are being computed, and on their way to the host."""
         model = self._model
-        live = {} if model._jax_state_synced else model._jax_state or {}
+        live = {} if model._jax_state_synced else getattr(model, "_jax_state", None) or {}
         arrays = [
             live[place[0]][place[1]] if place is not None and live.get(place[0]) else variable.value
             for variable, place in zip(self._variables, self._places, strict=True)
