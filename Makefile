@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types pytest chaos bench schema clean
+.PHONY: run test lint types pytest chaos bench test-jax schema clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed  ## train the quickstart job, or go on with it
@@ -30,6 +30,20 @@ bench: $(VENV)/.installed-dev  ## measurements, printed as tables
 schema: $(VENV)/.installed  ## write jobs/.schema.json anew after a change of the spec
 	$(BIN)/runner schema > jobs/.schema.json
 
+# all that pyproject.toml asks for, but JAX in TensorFlow's place
+JAX_BIN := $(VENV)-jax/bin
+test-jax: $(VENV)-jax/.installed  ## the tests of KERAS_BACKEND=jax, where TensorFlow is not installed
+	$(JAX_BIN)/pytest -n 2 tests/training/test_jax.py
+
+$(VENV)-jax/.installed: $(BIN)/python pyproject.toml
+	$(BIN)/python -m venv $(VENV)-jax
+	$(JAX_BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print(*p["dependencies"], *p["optional-dependencies"]["jax"], sep="\n")' \
+	  | grep -v '^tensorflow' | $(JAX_BIN)/python -m pip install --quiet -r /dev/stdin
+	$(JAX_BIN)/python -m pip install --quiet pytest pytest-timeout pytest-xdist
+	$(JAX_BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 	  || { echo "runner needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
@@ -45,4 +59,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-jax build dist *.egg-info

@@ -30,6 +30,8 @@ ZONES = {
     "pydantic": ("spec.py", "mistakes.py"),
     "tensorflow": ("models/", "datasets/", "training/", "evaluation/evaluate.py"),
     "keras": ("models/", "datasets/", "training/", "evaluation/evaluate.py"),
+    "jax": ("training/backends/jax.py",),
+    "jaxlib": ("training/backends/jax.py",),
     "ray": ("engine/ray.py",),
     "matplotlib": ("evaluation/",),
     "gcsfs": (),

@@ -5,11 +5,12 @@ record refers to, never half a checkpoint; only after the commit is anything del
 what no kept checkpoint uses. The commit is an append to the job's log by the lease's owner, so
 a worker that lost its lease can write nothing that counts.
 
-Memory: a snapshot refers to the training's own buffers; while it is written, TensorFlow puts
-new values into new buffers, so at most one extra copy of the state exists. While a write is
-under way a further snapshot is refused (and taken a step later), not queued: where the bucket
-is slower than the interval, the interval stretches. Only a best checkpoint may wait, and the
-final one.
+Memory: a snapshot refers to the training's own buffers; while it is written, TensorFlow puts new
+values into new buffers, so at most one extra copy of the state exists. On JAX it is that copy, made
+on the device and let go tensor by tensor; a validation holds another until it ends. While a write
+is under way a further snapshot is refused (and taken a step later), not queued: where the bucket is
+slower than the interval, the interval stretches. Only a best checkpoint may wait, and the final
+one.
 
 While the bucket is away, a plain write that failed is given up for one of the newest state; a
 best one is owed: nothing is committed before it, so that no state remembers a best that is
@@ -72,6 +73,7 @@ class Snapshot:
     numerics: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()  #: said once, with the commit
     to_host: Callable[[Any], Array] = as_array
+    shared: bool = True  #: the tensors are the training's own buffers, not copies of them
     taken_at: float = field(default_factory=time.monotonic)
 
 
@@ -358,7 +360,8 @@ class Checkpointer:
         while tensors:  # each reference is let go as soon as its bytes have travelled
             name, value = tensors.pop()
             array = snapshot.to_host(value)
-            if not writer.add(name, array, self._unchanged.hash_of(name, array)):
+            digest = self._unchanged.hash_of(name, array, shared=snapshot.shared)
+            if not writer.add(name, array, digest):
                 stored[name] = value
             del value, array
         places, packs = writer.finish(lambda name: snapshot.to_host(stored[name]))

@@ -167,8 +167,16 @@ class Unchanged:
     _held: dict[str, tuple[Array, str]] = field(default_factory=dict)
     _hashes: dict[str, str] = field(default_factory=dict)
 
-    def hash_of(self, name: str, array: Array) -> str:
-        """Return the array's hash, computed only where it must be."""
+    def hash_of(self, name: str, array: Array, *, shared: bool = True) -> str:
+        """Return the array's hash, computed only where it must be.
+
+        Args:
+            name: of the tensor.
+            array: its values now.
+            shared: the array is the training's own buffer; of a copy the address says nothing.
+        """
+        if not shared:
+            return packs.hash_bytes(packs.as_bytes(array))
         held = self._held.get(name)
         if held is not None and _same_buffer(held[0], array):
             return held[1]

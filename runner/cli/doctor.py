@@ -15,7 +15,7 @@ from runner.errors import StoreError
 from runner.store.base import Store
 from runner.store.checkup import Finding, Verdict, check_up
 
-_PACKAGES = ("tensorflow", "keras", "numpy", "fsspec", "gcsfs", "s3fs")
+_PACKAGES = ("tensorflow", "jax", "keras", "numpy", "fsspec", "gcsfs", "s3fs")
 _LITTLE_DISK = 2_000_000_000  # bytes
 _MARKS = {Verdict.OK: "ok", Verdict.WARNING: "warning", Verdict.BAD: "BAD"}
 _COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.BAD: "bold red"}
@@ -98,14 +98,14 @@ def _accelerators() -> Finding:
     try:
         found = accelerators()
     except ImportError as error:
-        return Finding("GPU", Verdict.WARNING, f"TensorFlow can't be imported: {error}")
+        return Finding("GPU", Verdict.WARNING, f"Keras's backend can't be imported: {error}")
     if found.usable:
         names = "; ".join(found.installed or found.usable)
         return Finding("GPU", Verdict.OK, f"{len(found.usable)} usable: {names}")
     if found.installed:
         text = (
-            f"{'; '.join(found.installed)}: installed, but TensorFlow can't use it. Install the "
-            "CUDA libraries: pip install 'keras-runner[cuda]'"
+            f"{'; '.join(found.installed)}: installed, but Keras's backend can't use it. Install "
+            "its CUDA libraries: pip install 'keras-runner[cuda]'"
         )
         return Finding("GPU", Verdict.WARNING, text)
     return Finding("GPU", Verdict.OK, "none: trainings run on the CPU")

@@ -83,9 +83,9 @@ def _commit(attempt: Attempt, **record: Any) -> object:
 
 
 def _evaluate(attempt: Attempt, spec: JobSpec) -> None:
-    from runner.training.quiet import import_tensorflow
+    from runner.training.quiet import import_keras
 
-    import_tensorflow()
+    import_keras()
     from runner.evaluation.evaluate import evaluate
     from runner.training.restore import restored_model, restored_numerics
     from runner.training.trainer import load_checked

@@ -58,7 +58,7 @@ def evaluate(
     batch_size: int,
     seed: int,
     augmentation: Mapping[str, Any] | None = None,
-    jit_compile: bool = False,
+    jit_compile: bool | None = None,
     should_stop: Callable[[], str | None] = lambda: None,
     on_progress: OnProgress = lambda _: None,
 ) -> Evaluation:
@@ -76,7 +76,7 @@ def evaluate(
         seed: Of the random changes.
         augmentation: flip, rotation and zoom as in a spec, for a model that was trained without
             them or with others; null for those that it was trained with.
-        jit_compile: Compile with XLA.
+        jit_compile: Compile with XLA; None for what the backend does by itself.
         should_stop: Asked before every batch; a text ends the evaluation.
         on_progress: Told after every batch.
 
@@ -104,12 +104,14 @@ def evaluate(
     )
 
 
-def _network(parts: Assembled, *, jit_compile: bool) -> "keras.Model":
+def _network(parts: Assembled, *, jit_compile: bool | None) -> "keras.Model":
     """Wrap the trained network, so that compiling for this leaves the original as it is."""
     import keras
 
     pixels = keras.Input(parts.image_shape, name="pixels")
     model = keras.Model(pixels, parts.network(pixels, training=False), name="evaluation")
+    if jit_compile is None:  # TensorFlow has graphs; JAX has XLA or single operations
+        jit_compile = keras.config.backend() != "tensorflow"
     model.compile(jit_compile=jit_compile)
     return model
 

@@ -66,9 +66,11 @@ def assemble(
     """
     import keras
 
+    from runner.training import private
+
     keras.utils.clear_session(free_memory=False)
     keras.config.set_dtype_policy(dtype_policy)
-    keras.utils.set_random_seed(seed)
+    private.set_random_seed(seed)
     try:
         network = build(input_shape=image_shape, classes=classes, **arguments)
     except (TypeError, ValueError) as error:
@@ -108,6 +110,7 @@ def augmentation_layers(
             rotation (share of a full turn, both ways), zoom (share, in and out).
         seed: Each layer draws from a generator of its own, derived from this.
     """
+    import keras
     from keras import layers
 
     if augmentation is None:
@@ -120,6 +123,9 @@ def augmentation_layers(
         chosen.append(layers.RandomRotation(rotation, **_settings("rotation", seed)))
     if zoom:
         chosen.append(layers.RandomZoom(zoom, **_settings("zoom", seed)))
+    if keras.config.backend() != "tensorflow":
+        for layer in chosen:
+            layer.supports_jit = True  # Keras says no for all backends; it is so for one
     return chosen
 
 

@@ -84,9 +84,9 @@ def build_report(spec: JobSpec, *, source: str) -> str:
         SpecError: data, network or optimizer don't fit.
     """
     from runner.training.build import build, compile_phase
-    from runner.training.quiet import import_tensorflow
+    from runner.training.quiet import import_keras
 
-    import_tensorflow()
+    import_keras()
     dataset = load_data(spec)
     try:
         check_fit(spec, dataset)

@@ -160,7 +160,7 @@ class Batches(DataAdapter):  # type: ignore[misc]
 
     def get_jax_iterator(self) -> Iterator[Any]:
         """Yield the batches of one pass."""
-        return self.get_numpy_iterator()
+        yield from self.numpy_batches(*self._next)  # looked up at the first batch: after `seek`
 
     def on_epoch_begin(self) -> None:
         """Begin a pass: the one that was sought, or the epoch after the last one."""

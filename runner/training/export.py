@@ -7,7 +7,7 @@ from typing import Any
 from runner.spec import parse
 from runner.store.base import Store
 from runner.training.check import load_data
-from runner.training.quiet import import_tensorflow
+from runner.training.quiet import import_keras
 from runner.training.restore import restored_model
 
 
@@ -20,12 +20,15 @@ def export(
         CheckpointError: the checkpoint is damaged.
         DataError: the data set, which says how many classes there are, cannot be read.
     """
-    import_tensorflow()
+    import_keras()
+    from runner.training import private
+
     parsed = parse(spec, source=job_id)
     model = restored_model(store, parsed, load_data(parsed), reference).model
     partial = path.with_name(f".{path.stem}-partial.keras")
     try:
-        model.save(partial)
+        with private.tensorflow_unasked():
+            model.save(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-import tensorflow as tf
+
+from runner.training import backends
 
 _DEPTH = 3  #: functions called by functions called by a layer's call
 
@@ -29,9 +30,7 @@ def hidden_generators(model: Any) -> list[Any]:
 def _state(value: Any) -> Any:
     if isinstance(value, keras.random.SeedGenerator):
         return value.state
-    if isinstance(value, tf.random.Generator):
-        return value.state
-    return None
+    return backends.current().generator_state(value)
 
 
 def _reachable(model: Any) -> Iterator[Any]:
@@ -50,7 +49,7 @@ def _is_keras(function: Any) -> bool:
 
 
 def _generators_in(value: Any, seen: set[int], depth: int) -> Iterator[Any]:
-    if isinstance(value, keras.random.SeedGenerator | tf.random.Generator):
+    if _state(value) is not None:
         yield value
     elif isinstance(value, types.MethodType):
         yield from _generators_in(value.__func__, seen, depth)

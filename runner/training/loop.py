@@ -25,7 +25,7 @@ from runner.checkpoint.plain import NotPlainError, decode, encode
 from runner.checkpoint.policy import Every, Since
 from runner.checkpoint.reading import Restored
 from runner.errors import PreemptedError, StoreError, StoreRefusedError, TrainingError
-from runner.training import inspection, numerics, private
+from runner.training import backends, numerics, private
 from runner.training.best import Best
 from runner.training.observers import Observers
 from runner.training.progress import OnProgress, Progress
@@ -127,7 +127,7 @@ class Loop:
         self._originals["on_train_begin"](logs)
         self._fit = fit
         self._source: Source = source_of(self.model, fit, warn=self._settings.warn)
-        private.build_everything(self.model, fit)
+        backends.current().build_everything(self.model, fit)
         self._variables = Variables(self.model)
         others = [c for c in self._callbacks.callbacks if c is not self._ours]
         self._history = next(
@@ -290,7 +290,7 @@ class Loop:
             self._checkpointer.wait()  # nobody has seen a step of a training that can't be resumed
         if not self._looked:
             self._looked = True
-            inspection.in_background(self.model, self._variables.handles, self._settings.warn)
+            backends.current().look_through(self.model, self._variables.reader, self._settings.warn)
         self._after_step(logs)
         self._progress("train", logs)
 
@@ -411,6 +411,7 @@ class Loop:
             history=self.history(),
             numerics=self._numerics,
             notes=tuple(self._notes),
+            shared=self._variables.reader.shared,
         )
 
     def history(self) -> dict[str, list[float | None]]:

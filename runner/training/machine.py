@@ -1,4 +1,4 @@
-"""What this machine has for a training: asked of TensorFlow and of the driver, not guessed."""
+"""What this machine has for a training: asked of Keras's backend and of the driver."""
 
 import os
 import shutil
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 class Accelerators:
     """GPUs, as two parties see them."""
 
-    usable: tuple[str, ...]  #: by TensorFlow
+    usable: tuple[str, ...]  #: by TensorFlow or JAX
     installed: tuple[str, ...]  #: "NVIDIA L4, 23034 MiB", by the driver
 
 
 def accelerators() -> Accelerators:
-    """Return the GPUs. Imports TensorFlow."""
-    from runner.training.quiet import import_tensorflow
+    """Return the GPUs. Imports Keras with its backend."""
+    from runner.training.quiet import import_keras
 
-    import_tensorflow()
-    import tensorflow as tf
+    import_keras()
+    from runner.training import backends
 
     return Accelerators(
-        usable=tuple(device.name for device in tf.config.list_physical_devices("GPU")),
+        usable=backends.current().accelerators(),
         installed=_installed(),
     )
 

@@ -1,14 +1,15 @@
-"""Every use of private Keras API, in one place, with a test that runs before the training.
+"""Private Keras API, whatever the backend, with a test that runs before the training.
 
 Exact resume needs four things that Keras keeps to itself: the callback list and the epoch
 iterator that `fit` works with, the epoch it begins at, the building of all state before the
 first step, and the global seed generator. `self_test` says at start-up, not after hours, if a
-Keras version lacks one of them.
+Keras version lacks one of them. What is private to one backend is in `backends`.
 """
 
 import inspect
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -19,9 +20,11 @@ from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
+from keras.src.utils.module_utils import tensorflow as lazy_tensorflow
 from keras.src.utils.rng_utils import get_random_seed
 
 from runner.errors import TrainingError
+from runner.training import backends
 
 __all__ = [
     "ArrayDataAdapter",
@@ -29,16 +32,15 @@ __all__ = [
     "Fit",
     "PyDatasetAdapter",
     "TFDatasetAdapter",
-    "build_everything",
     "callback_list_above",
     "fit_in_progress",
     "get_random_seed",
     "global_seed_generator",
-    "replace_data",
-    "replace_dataset",
     "self_test",
     "set_first_epoch",
+    "set_random_seed",
     "step_functions",
+    "tensorflow_unasked",
 ]
 
 _FIT_LOCALS = ("callbacks", "epoch_iterator", "epochs", "x", "y", "sample_weight", "class_weight")
@@ -114,22 +116,31 @@ def fit_in_progress(callbacks: Any) -> Fit:
     )
 
 
+def set_random_seed(seed: int) -> None:
+    """Seed Keras, Python, NumPy, and TensorFlow where it is the backend or in use."""
+    with tensorflow_unasked():
+        keras.utils.set_random_seed(seed)
+
+
+@contextmanager
+def tensorflow_unasked() -> Iterator[None]:
+    """Keep Keras from importing TensorFlow under another backend, only to ask whether it's there.
+
+    Its seeding and saving do so wherever TensorFlow is installed: seconds, and a gigabyte.
+    """
+    if backends.name() == "tensorflow" or "tensorflow" in sys.modules:
+        yield
+        return
+    known, lazy_tensorflow._available = lazy_tensorflow._available, False
+    try:
+        yield
+    finally:
+        lazy_tensorflow._available = known
+
+
 def set_first_epoch(model: Any, epoch: int | None) -> None:
     """Let the running fit begin at this epoch (counted from 0); None: as its arguments say."""
     model._initial_epoch = epoch
-
-
-def replace_data(model: Any, fit: Fit, adapter: Any) -> None:
-    """Let the running fit take its batches from another data adapter, from the next epoch on."""
-    fit.epoch_iterator.data_adapter = adapter
-    replace_dataset(model, fit, adapter.get_tf_dataset())
-    fit.epoch_iterator.reset()
-
-
-def replace_dataset(model: Any, fit: Fit, dataset: Any) -> None:
-    """Let the running fit begin its next iterator on this tf.data pipeline."""
-    distributed = model.distribute_strategy.experimental_distribute_dataset(dataset)
-    fit.epoch_iterator._distributed_dataset = distributed
 
 
 def step_functions(model: Any) -> list[Any]:
@@ -140,33 +151,6 @@ def step_functions(model: Any) -> list[Any]:
         if hasattr(function, "_list_all_concrete_functions"):
             found += function._list_all_concrete_functions()
     return found
-
-
-def build_everything(model: Any, fit: Fit) -> None:
-    """Create optimizer slots and metric variables now, as the first step would.
-
-    Fresh and resumed runs do it alike: what is to be restored must exist, and the traced graph
-    must be the same in both.
-    """
-    spec = _element_spec(fit)
-    with _strategy_scope(model):
-        if spec is not None:
-            model._symbolic_build(data_batch=spec)
-        optimizer = getattr(model, "optimizer", None)
-        if optimizer is not None and not optimizer.built:
-            optimizer.build(model.trainable_variables)
-
-
-def _element_spec(fit: Fit) -> Any:
-    dataset = fit.epoch_iterator.data_adapter.get_tf_dataset()
-    spec = getattr(dataset, "element_spec", None)
-    shapes = [getattr(part, "shape", None) for part in keras.tree.flatten(spec)]
-    known = all(shape is not None and shape.rank is not None for shape in shapes)
-    return spec if shapes and known else None
-
-
-def _strategy_scope(model: Any) -> Any:
-    return model.distribute_strategy.scope()
 
 
 def self_test() -> None:
@@ -192,6 +176,7 @@ def self_test() -> None:
         for name in ("_flush_futures", "on_train_begin", "on_test_batch_end")
         if not hasattr(keras.callbacks.CallbackList, name)
     ]
+    missing += backends.current().missing()
     if missing:
         raise TrainingError(
             f"Keras {keras.__version__} works differently inside than runner knows: "

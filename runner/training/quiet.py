@@ -1,4 +1,4 @@
-"""TensorFlow, imported without the lines that its C++ side prints on the way.
+"""Keras and its backend, imported without the lines that TensorFlow's C++ side prints.
 
 They come before any log level counts, and would bury what the user has to read.
 """
@@ -9,19 +9,24 @@ import sys
 import tempfile
 import threading
 
+from runner.errors import SpecError
+
 _NOISE = re.compile(rb"WARNING: All log messages before absl::Init|[IWE]\d{4} \d\d:|[IWE]0000 ")
 _REBUILD = b"To enable the following instructions"
 _lock = threading.Lock()
 
 
-def import_tensorflow() -> None:
-    """Import TensorFlow and Keras; what is printed and is no noise comes out afterwards.
+def import_keras() -> None:
+    """Import Keras with its backend; what is printed and is no noise comes out afterwards.
 
     Users who want to see all of it set TF_CPP_MIN_LOG_LEVEL to 0.
+
+    Raises:
+        SpecError: the backend is not installed, or is none that runner knows.
     """
     with _lock:
         wishes = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        if "tensorflow" in sys.modules or wishes in ("0", "1"):
+        if "keras" in sys.modules or wishes in ("0", "1"):
             _load()
             return
         try:
@@ -31,8 +36,19 @@ def import_tensorflow() -> None:
 
 
 def _load() -> None:
-    import keras  # noqa: F401 - to have it loaded
-    import tensorflow  # noqa: F401, ICN001 - likewise
+    try:
+        import keras  # noqa: F401 - to have it loaded, and its backend with it
+    except ImportError as error:
+        if error.name not in ("tensorflow", "jax", "torch"):
+            raise
+        msg = (
+            f"Keras's backend is not installed: {error}. Install it, or choose another with "
+            "KERAS_BACKEND=tensorflow or KERAS_BACKEND=jax."
+        )
+        raise SpecError(msg) from error
+    from runner.training import backends
+
+    backends.current()
 
 
 def _load_filtered() -> None:

@@ -42,9 +42,9 @@ def restored_model(
 
 def restored_numerics(store: Store, spec: JobSpec, reference: Mapping[str, Any]) -> list[str]:
     """Set this process up as the checkpoint's was; what differs all the same."""
-    from runner.training.quiet import import_tensorflow
+    from runner.training.quiet import import_keras
 
-    import_tensorflow()
+    import_keras()
     from runner.training import numerics
 
     saved = read_manifest(store, Reference.from_json(reference).manifest).numerics

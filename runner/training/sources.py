@@ -8,13 +8,14 @@ epoch's beginning.
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import keras
 import numpy as np
 
 from runner.errors import TrainingError
-from runner.training import pipelines, private
+from runner.training import backends, private
 from runner.training.data import Batches
 from runner.training.private import Fit
 
@@ -65,7 +66,7 @@ def _doubt(fit: Fit) -> str | None:
         return "it is distributed already"
     if fit.steps_per_epoch and fit.epoch_iterator.data_adapter.num_batches is not None:
         return "with steps_per_epoch it must be endless: add .repeat()"
-    return pipelines.doubt(fit.x)
+    return backends.current().doubt(fit.x)
 
 
 def _kind(adapter: Any) -> str:
@@ -132,7 +133,7 @@ def _arrays(model: Any, fit: Fit) -> Source:
         sample_weight=None if fit.sample_weight is None else plain(fit.sample_weight),
         class_weight=fit.class_weight,
     )
-    private.replace_data(model, fit, batches)
+    backends.current().replace_data(model, fit, batches)
     return _Arrays(batches)
 
 
@@ -148,7 +149,9 @@ class _Skipped:
     mid_epoch = True
 
     def __init__(self, model: Any, fit: Fit) -> None:
-        self._model = model
+        from runner.training.backends.tensorflow import replace_dataset
+
+        self._replace = partial(replace_dataset, model, fit)
         self._fit = fit
         self._whole = fit.epoch_iterator.data_adapter.get_tf_dataset()
         self._skipping = False
@@ -156,14 +159,14 @@ class _Skipped:
 
     def seek(self, epoch: int, step: int) -> None:
         if self._skipping:  # the epoch after the first: from its beginning
-            private.replace_dataset(self._model, self._fit, self._whole)
+            self._replace(self._whole)
             self._skipping = False
         steps = step
         if self._first and self._fit.steps_per_epoch:  # one iterator goes on through all epochs
             steps += (epoch - self._fit.initial_epoch) * self._fit.steps_per_epoch
         self._first = False
         if steps:
-            private.replace_dataset(self._model, self._fit, self._whole.skip(steps))
+            self._replace(self._whole.skip(steps))
             self._skipping = True
 
     def fingerprint(self) -> dict[str, Any]:

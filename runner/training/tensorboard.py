@@ -6,9 +6,9 @@ one's, so that a TensorBoard that is watching reads on.
 """
 
 import logging
-import tempfile
+import math
+import struct
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from runner.checkpoint.manifest import Manifest
@@ -65,22 +65,69 @@ def event_file(scalars: Mapping[str, Sequence[Any]], times: Sequence[float]) -> 
         scalars: the metrics' values; None for one that was no finite number.
         times: when the epochs ended, seconds since 1970; missing ones are 0.
     """
-    import tensorflow as tf
-
-    event = tf.compat.v1.Event
-    summary = tf.compat.v1.Summary
-    records = [event(file_version="brain.Event:2")]
+    records = [_text(3, "brain.Event:2")]
     for epoch in range(max(map(len, scalars.values()), default=0)):
-        values = [
-            summary.Value(tag=tag, simple_value=float("nan") if v[epoch] is None else v[epoch])
+        values = b"".join(
+            _bytes(1, _text(1, tag) + _float(2, math.nan if v[epoch] is None else v[epoch]))
             for tag, v in sorted(scalars.items())
             if epoch < len(v)
-        ]
+        )
         time = times[epoch] if epoch < len(times) else 0.0
-        records.append(event(wall_time=time, step=epoch, summary=summary(value=values)))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / _FILE
-        with tf.io.TFRecordWriter(str(path)) as writer:
-            for record in records:
-                writer.write(record.SerializeToString(deterministic=True))
-        return path.read_bytes()
+        records.append(_time(1, time) + _number(2, epoch) + _bytes(5, values))
+    return b"".join(map(_framed, records))
+
+
+# ---------------------------------------------------------------------- the form of these files
+# Protocol buffers in TFRecord frames, written out: JAX is to need no TensorFlow for them. As
+# protocol buffers want it, numbers that are 0 are left out (but not within a oneof: `_float`).
+
+
+def _bytes(field: int, content: bytes) -> bytes:
+    return _varint(field << 3 | 2) + _varint(len(content)) + content
+
+
+def _text(field: int, text: str) -> bytes:
+    return _bytes(field, text.encode())
+
+
+def _float(field: int, value: float) -> bytes:
+    return _varint(field << 3 | 5) + struct.pack("<f", value)
+
+
+def _time(field: int, value: float) -> bytes:
+    return _varint(field << 3 | 1) + struct.pack("<d", value) if value else b""
+
+
+def _number(field: int, value: int) -> bytes:
+    return _varint(field << 3) + _varint(value) if value else b""
+
+
+def _varint(value: int) -> bytes:
+    found = bytearray()
+    while value > 127:
+        found.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*found, value])
+
+
+def _framed(record: bytes) -> bytes:
+    length = struct.pack("<Q", len(record))
+    return length + _checksum(length) + record + _checksum(record)
+
+
+def _checksum(data: bytes) -> bytes:
+    """CRC-32C, rotated and shifted so that a checksum of checksums stays one."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ _CRC[(crc ^ byte) & 255]
+    crc ^= 0xFFFFFFFF
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def _remainder(byte: int) -> int:
+    for _ in range(8):
+        byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+    return byte
+
+
+_CRC = [_remainder(byte) for byte in range(256)]

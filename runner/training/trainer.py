@@ -153,9 +153,9 @@ def _fit(
     should_stop: Callable[[], str | None],
     on_progress: OnProgress,
 ) -> Reference:
-    from runner.training.quiet import import_tensorflow
+    from runner.training.quiet import import_keras
 
-    import_tensorflow()
+    import_keras()
     from runner.training import numerics
     from runner.training.best import Best
     from runner.training.build import build, compile_phase

@@ -154,12 +154,12 @@ def test_the_history_as_csv_is_exact(
 
 
 def test_a_job_without_a_checkpoint_has_no_history(runner: Runner, tmp_path: Path) -> None:
-    """Exit 3, and no file."""
+    """Exit 4, and no file."""
     spec = tmp_path / "job.json"
     spec.write_text(json.dumps({**SPEC, "name": "fresh"}))
     runner.ok("submit", str(spec), "--detach")
     done = runner.run("export", "fresh", str(tmp_path / "h.csv"))
-    assert done.returncode == 3
+    assert done.returncode == 4
     assert "fresh has no latest checkpoint yet" in done.stderr
     assert not (tmp_path / "h.csv").exists()
     runner.ok("cancel", "fresh")

@@ -19,7 +19,8 @@ def attempt(
 ) -> subprocess.CompletedProcess[str]:
     """Run the program once."""
     environment = {**os.environ, "ATTEMPT": str(number), "KILL": json.dumps(kill)}
-    environment["PYTHONPATH"] = str(ROOT)
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     return subprocess.run(
         [sys.executable, str(PROGRAM), str(folder), json.dumps(options)],
         env=environment,

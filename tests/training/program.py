@@ -12,6 +12,7 @@ import random
 import signal
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,10 @@ def network(keras: Any) -> Any:
     h = layers.Rescaling(1 / 127.5, offset=-1)(inputs)
     for name in OPTIONS.get("augmentation", ["RandomFlip", "RandomRotation", "RandomZoom"]):
         arguments = () if name == "RandomFlip" else (0.1,)
-        h = getattr(layers, name)(*arguments)(h)
+        layer = getattr(layers, name)(*arguments)
+        if keras.config.backend() == "jax":
+            layer.supports_jit = True
+        h = layer(h)
     h = layers.Conv2D(8, 3, use_bias=False)(h)
     h = layers.ReLU()(layers.BatchNormalization()(h))
     h = layers.SpatialDropout2D(0.2)(h)
@@ -187,20 +191,20 @@ def callbacks(keras: Any) -> list[Any]:
 
 
 def strategy(keras: Any) -> Any:
-    import tensorflow as tf
-
     count = OPTIONS.get("replicas", 0)
     if not count:
-        return tf.distribute.get_strategy()
-    return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(count)])
+        return nullcontext()
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(count)]).scope()
 
 
 def prepare(keras: Any) -> None:
-    import tensorflow as tf
-
     from runner.training import numerics
 
     if count := OPTIONS.get("replicas", 0):
+        import tensorflow as tf
+
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0],
             [tf.config.LogicalDeviceConfiguration()] * count,
@@ -226,7 +230,7 @@ def main() -> None:
     if OPTIONS.get("class_weight"):
         weights["class_weight"] = {label: 0.5 + label / 2 for label in range(CLASSES)}
     data = Batches(x, y, batch_size=BATCH, seed=11, **weights)
-    with strategy(keras).scope():
+    with strategy(keras):
         model = compiled(keras, len(data))
     backup = BackupAndRestore(
         "backup",

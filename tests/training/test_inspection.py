@@ -55,7 +55,7 @@ def stepped(layer: Any) -> Any:
 @pytest.mark.parametrize("kind", ["tf.random", "tf.nn.dropout", "numpy", "stray variable"])
 def test_what_can_not_be_exact_is_named(kind: str) -> None:
     model = stepped(Noise(kind))
-    (problem,) = problems(model, Variables(model).handles)
+    (problem,) = problems(model, Variables(model).reader.handles)
     assert "not exact" in problem
     if kind == "stray variable":
         assert "no layer tracks" in problem
@@ -64,7 +64,7 @@ def test_what_can_not_be_exact_is_named(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["keras", "tracked", "global", "stateless"])
 def test_what_is_saved_is_no_problem(kind: str) -> None:
     model = stepped(Noise(kind))
-    assert problems(model, Variables(model).handles) == []
+    assert problems(model, Variables(model).reader.handles) == []
 
 
 def test_generators_in_closures_and_globals_are_found() -> None:

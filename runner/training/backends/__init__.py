@@ -1,0 +1,95 @@
+"""What TensorFlow and JAX do differently, behind one seam: nothing else asks which one it is.
+
+Keras has chosen its backend (`KERAS_BACKEND`) before anything here runs. Each backend is one
+module with the functions of `Backend`; only the chosen one is imported, so that neither
+library need be installed for the other.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, cast
+
+import keras
+
+from runner.checkpoint.plain import Array
+from runner.errors import SpecError
+
+KNOWN = ("tensorflow", "jax")
+
+Kind = tuple[str, tuple[int, ...]]  #: dtype and shape
+
+
+class Reader(Protocol):
+    """Reads a fixed set of variables, again and again."""
+
+    shared: bool  #: what is read are the training's own buffers, not copies of them
+
+    def read(self) -> list[Any]:
+        """Return the current values, which stay as they are while the training goes on."""
+
+
+class Backend(Protocol):
+    """What a training needs of the library beneath Keras."""
+
+    def fix(self, *, threads: int | None, deterministic: bool) -> int:
+        """Fix what decides over bits, before anything has run; the threads in use."""
+
+    def fingerprint(self, model: Any) -> dict[str, Any]:
+        """Return what of this backend decides over bits."""
+
+    def accelerators(self) -> tuple[str, ...]:
+        """Return the names of the GPUs that it can use."""
+
+    def parts(self, variable: Any) -> list[tuple[str, Any]]:
+        """Return what holds a variable's values, with a suffix where that is one part a replica."""
+
+    def kind(self, part: Any) -> Kind:
+        """Return a part's dtype and shape."""
+
+    def reader(self, model: Any, parts: Sequence[Any]) -> Reader:
+        """Return what reads these parts of the model that is in training."""
+
+    def assign(self, values: Sequence[tuple[Any, Array]]) -> None:
+        """Set parts to arrays."""
+
+    def generator_state(self, value: Any) -> Any:
+        """Return the state of a random generator of this backend's own; None for all else."""
+
+    def build_everything(self, model: Any, fit: Any) -> None:
+        """Create all state that the running fit will have, before its first step."""
+
+    def replace_data(self, model: Any, fit: Any, adapter: Any) -> None:
+        """Let the running fit take its batches from another adapter, from the next epoch on."""
+
+    def doubt(self, pipeline: Any) -> str | None:
+        """Return why a tf.data pipeline can't be skipped through, None if it can."""
+
+    def look_through(self, model: Any, reader: Any, warn: Callable[[str], None]) -> None:
+        """Say what the step, now that it was run once, remembers and no checkpoint holds."""
+
+    def missing(self) -> list[str]:
+        """Return what this version of Keras lacks of the private API that is used."""
+
+
+def name() -> str:
+    """Return Keras's word for the backend in use."""
+    return str(keras.config.backend())
+
+
+def current() -> Backend:
+    """Return the backend in use.
+
+    Raises:
+        SpecError: Keras runs on one that runner doesn't know.
+    """
+    match name():
+        case "tensorflow":
+            from runner.training.backends import tensorflow
+
+            return cast(Backend, tensorflow)
+        case "jax":
+            from runner.training.backends import jax
+
+            return cast(Backend, jax)
+        case other:
+            msg = f"KERAS_BACKEND is {other}; runner trains with {' and '.join(KNOWN)}."
+            raise SpecError(msg)

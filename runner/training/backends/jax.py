@@ -1,0 +1,204 @@
+"""JAX beneath Keras: state is an argument and a result of the step, and variables are shells.
+
+During an epoch Keras hands the arrays from step to step (`_jax_state`) and leaves the variables
+empty; each step donates its arrays, so whoever holds one holds a dead one. A snapshot is one
+compiled copy of all arrays, dispatched behind the last step and before the next; its way to the
+host begins at once and is waited for by the checkpoint's own thread.
+"""
+
+import inspect
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+import keras
+
+from runner.checkpoint.plain import Array
+from runner.training import machine
+
+_THREADS = "PJRT_NPROC"  #: how many threads an operation has; read once, when a CPU is first used
+_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  #: has no effect on CPUs, which always are
+_FLAGS = "XLA_FLAGS"
+
+# ---------------------------------------------------------------------- numerics
+
+
+def fix(*, threads: int | None, deterministic: bool) -> int:
+    """Fix threads and determinism, if JAX has not begun yet; the threads in use."""
+    if _running():
+        return _threads()
+    os.environ[_THREADS] = str(threads or _threads())
+    flags = os.environ.get(_FLAGS, "")
+    if deterministic and "xla_gpu_deterministic_ops" not in flags:
+        os.environ[_FLAGS] = f"{flags} {_DETERMINISTIC}".strip()
+    return _threads()
+
+
+def _running() -> bool:
+    try:
+        from jax._src import xla_bridge
+
+        return bool(xla_bridge.backends_are_initialized())
+    except (ImportError, AttributeError):  # moved: the environment is set, and counts if it can
+        return False
+
+
+def _threads() -> int:
+    for name in (_THREADS, "NPROC"):
+        if (text := os.environ.get(name, "")).isdecimal() and int(text):
+            return int(text)
+    return machine.cores()
+
+
+def fingerprint(model: Any) -> dict[str, Any]:  # noqa: ARG001 - the seam's signature
+    """Return what decides over bits: versions, platform, threads, XLA's flags, JAX's settings."""
+    devices = jax.devices()
+    platform = devices[0].platform
+    flags = os.environ.get(_FLAGS, "").split()
+    found: dict[str, Any] = {
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "platform": platform,
+        "threads": _threads(),
+        "deterministic": platform == "cpu" or _DETERMINISTIC in flags,
+        "accelerators": [] if platform == "cpu" else [device.device_kind for device in devices],
+    }
+    if others := sorted(set(flags) - {_DETERMINISTIC}):
+        found["xla_flags"] = " ".join(others)
+    for setting, default in (
+        ("jax_enable_x64", False),
+        ("jax_default_matmul_precision", None),
+        ("jax_default_prng_impl", "threefry2x32"),
+        ("jax_threefry_partitionable", True),
+    ):
+        value = getattr(jax.config, setting, default)
+        if value != default:
+            found[setting] = value
+    return found
+
+
+def accelerators() -> tuple[str, ...]:
+    """Return the names of the usable accelerators."""
+    return tuple(str(device) for device in jax.devices() if device.platform != "cpu")
+
+
+# ---------------------------------------------------------------------- variables
+
+
+def parts(variable: Any) -> list[tuple[str, Any]]:
+    """Return the variable itself: its array is one, on however many devices."""
+    return [("", variable)]
+
+
+def kind(part: Any) -> tuple[str, tuple[int, ...]]:
+    """Return dtype and shape, which an emptied variable still knows."""
+    return str(keras.backend.standardize_dtype(part.dtype)), tuple(part.shape)
+
+
+def _copies(arrays: list[Any]) -> list[Any]:
+    return [jnp.copy(array) for array in arrays]
+
+
+_copied = jax.jit(_copies)
+
+
+class Reader:
+    """Reads variables wherever their arrays are right now.
+
+    Args:
+        model: in training; its lists of variables stay as they are for the whole fit.
+        variables: what is read, always in this order.
+    """
+
+    shared = False
+
+    def __init__(self, model: Any, variables: Sequence[Any]) -> None:
+        self._model = model
+        self._variables = list(variables)
+        places = {
+            id(variable): (group, index)
+            for group, members in _groups(model)
+            for index, variable in enumerate(members)
+        }
+        self._places = [places.get(id(variable)) for variable in self._variables]
+
+    def read(self) -> list[Any]:
+        """Return copies of all arrays; they are being computed, and on their way to the host."""
+        model = self._model
+        live = {} if model._jax_state_synced else getattr(model, "_jax_state", None) or {}
+        arrays = [
+            live[place[0]][place[1]] if place is not None and live.get(place[0]) else variable.value
+            for variable, place in zip(self._variables, self._places, strict=True)
+        ]
+        copies: list[Any] = _copied(arrays)
+        for copy in copies:
+            copy.copy_to_host_async()
+        return copies
+
+
+def _groups(model: Any) -> Iterator[tuple[str, Sequence[Any]]]:
+    yield "trainable_variables", model.trainable_variables
+    yield "non_trainable_variables", model.non_trainable_variables
+    optimizer = getattr(model, "optimizer", None)
+    yield "optimizer_variables", optimizer.variables if optimizer is not None else ()
+    yield "metrics_variables", model.metrics_variables
+
+
+def reader(model: Any, parts: Sequence[Any]) -> Reader:
+    """Return what reads these variables."""
+    return Reader(model, parts)
+
+
+def assign(values: Sequence[tuple[Any, Array]]) -> None:
+    """Set variables to arrays of JAX's own.
+
+    A NumPy array may be taken over without a copy, and the step that gets it donated would
+    write into the bytes that were read from the bucket.
+    """
+    copies = _copied([jnp.asarray(array) for _, array in values])
+    for (variable, _), copy in zip(values, copies, strict=True):
+        variable.assign(copy)
+
+
+def generator_state(value: Any) -> Any:  # noqa: ARG001 - the seam's signature
+    """Return None: JAX's own generators are plain keys, and hold nothing."""
+    return None
+
+
+# ---------------------------------------------------------------------- fit
+
+
+def build_everything(model: Any, fit: Any) -> None:  # noqa: ARG001 - the seam's signature
+    """Make sure of the optimizer's slots; fit itself has built everything before its callbacks."""
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and not optimizer.built:
+        optimizer.build(model.trainable_variables)
+
+
+def replace_data(model: Any, fit: Any, adapter: Any) -> None:  # noqa: ARG001 - likewise
+    """Let the running fit take its batches from another adapter."""
+    fit.epoch_iterator.data_adapter = adapter
+    fit.epoch_iterator.reset()
+
+
+def doubt(pipeline: Any) -> str | None:  # noqa: ARG001 - likewise
+    """Return why a tf.data pipeline can't be skipped through: never here."""
+    return "with the JAX backend its place is not looked for"
+
+
+def look_through(model: Any, reader: Reader, warn: Callable[[str], None]) -> None:
+    """Say nothing: a compiled step can't remember, all it has is what fit hands to it."""
+
+
+def missing() -> list[str]:
+    """Return what this Keras lacks of the JAX trainer's inner state."""
+    code = getattr(inspect.unwrap(keras.Model.fit), "__code__", None)
+    names = code.co_names if code else ()
+    return [
+        f"'{name}' in Model.fit"
+        for name in ("_jax_state", "_jax_state_synced")
+        if name not in names
+    ]

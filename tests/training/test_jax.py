@@ -1,0 +1,243 @@
+"""The same trainings under KERAS_BACKEND=jax: killed and resumed, bit for bit, without TensorFlow.
+
+Everything runs in processes of its own: the tests' own process may have TensorFlow beneath Keras.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import OFTEN, Runner, assert_same, finish, sets
+from tests.training.killing import attempt, differences, killed, undisturbed
+from tests.training.test_exact_resume import store_kill
+
+pytest.importorskip("jax", reason="JAX is not installed: make test-jax")
+
+COMPILED = {"jit_compile": True}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _jax(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let every process of this module run on JAX, and compile what another has compiled once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_BACKEND", "jax")
+        patch.setenv("JAX_PLATFORMS", "cpu")
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+        yield
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return undisturbed(tmp_path_factory.mktemp("reference") / "run", COMPILED)
+
+
+def test_the_training_is_one_that_shows_faults(reference: dict[str, Any]) -> None:
+    """Compiled, with random layers, a best epoch that is not the last, and a lowered rate."""
+    assert reference["jit"]
+    assert reference["best"] not in (None, reference["digest"])
+    assert len(set(reference["history"]["learning_rate"])) > 1
+    seeds = [name for name in reference["variables"] if "seed_generator_state" in name]
+    assert len(seeds) == 6, seeds
+    assert reference["saved"] == reference["variables"]
+
+
+def test_eight_kills_in_one_training(tmp_path: Path, reference: dict[str, Any]) -> None:
+    """Each attempt seeds everything differently: what is equal was restored."""
+    kills = [
+        {"kind": "batch_end", "at": 4},
+        {"kind": "validation", "at": 0},
+        store_kill("put", "packs/", 1, "after"),  # no manifest yet
+        store_kill("put", "checkpoints/", 2, "after"),  # not committed
+        {"kind": "epoch_end", "at": 1},
+        store_kill("create", "log/", 2, "after"),  # committed, nothing cleaned up
+        {"kind": "train_end", "at": 0},
+        {"kind": "after_final", "at": 0},
+    ]
+    assert differences(reference, killed(tmp_path / "run", COMPILED, kills)) == []
+
+
+def test_broken_restores_are_seen(tmp_path: Path, reference: dict[str, Any]) -> None:
+    """The comparison has teeth: with other seeds and no checkpoint everything differs."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    process = attempt(folder, COMPILED, number=1)
+    assert process.returncode == 0, process.stderr[-3000:]
+    other = json.loads((folder / "result.json").read_text())
+    assert len(differences(reference, other)) > 20
+
+
+MATRIX: dict[str, dict[str, Any]] = {
+    "steps_per_execution 4, not dividing": {"steps_per_execution": 4},
+    "bfloat16": {"precision": "mixed_bfloat16"},
+    "float16, growing loss scale": {"precision": "mixed_float16", "loss_scale": True},
+    "moving average": {"optimizer_arguments": {"use_ema": True, "ema_overwrite_frequency": 4}},
+    "gradient accumulation": {"optimizer_arguments": {"gradient_accumulation_steps": 4}},
+    "class and sample weights": {"class_weight": True, "sample_weight": True},
+    "schedule": {"schedule": True},
+    "not compiled": {"jit_compile": False, "augmentation": ["RandomFlip"]},
+    "Muon": {"optimizer": "Muon"},
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if number == 0 else pytest.param(name, marks=pytest.mark.chaos)
+     for number, name in enumerate(MATRIX)],
+)  # fmt: skip
+def test_killed_twice_and_the_same(tmp_path: Path, name: str) -> None:
+    options = {"epochs": 3, **COMPILED, **MATRIX[name]}
+    expected = undisturbed(tmp_path / "reference", options)
+    kills = [{"kind": "batch_end", "at": 4}, {"kind": "validation", "at": 1}]
+    assert differences(expected, killed(tmp_path / "killed", options, kills)) == []
+
+
+def test_a_job_is_trained_evaluated_and_exported_without_tensorflow(tmp_path: Path) -> None:
+    """Killed in a step, in a pack, in the validation and in the evaluation; nobody imports it."""
+    poison = tmp_path / "poison" / "tensorflow"
+    poison.mkdir(parents=True)
+    (poison / "__init__.py").write_text("raise AssertionError('TensorFlow was imported')")
+    environment = {"PYTHONPATH": str(poison.parent)}
+    spec = tmp_path / "job.json"
+    spec.write_text(
+        json.dumps(
+            {
+                "name": "small",
+                "data": {"name": "digits"},
+                "augmentation": {"flip": None, "rotation": 0.05, "zoom": 0.1},
+                "model": {"name": "mlp"},
+                "training": {
+                    "epochs": 2,
+                    "batch_size": 128,
+                    "reduce_lr_on_plateau": {"monitor": "val_loss", "patience": 1},
+                },
+                "evaluation": {"augmented_passes": 2, "batch_size": 180},
+            }
+        )
+    )
+    undisturbed_one = Runner(tmp_path / "one", environment)
+    assert "parameters" in undisturbed_one.run("validate", "--build", str(spec)).stderr
+    undisturbed_one.ok("submit", str(spec), *sets(OFTEN))
+    runner = Runner(tmp_path / "other", environment)
+    died = runner.run("submit", str(spec), *sets(OFTEN), sabotage="step:5")
+    assert died.returncode == -9, died.stderr[-2000:]
+    status = finish(runner, "small", "pack:2", "validation:2", "evaluation:2")
+    assert_same(status, undisturbed_one.status("small"))
+    assert status["evaluation"]["top_1"] is not None
+    runner.ok("export", "small", str(tmp_path / "model.keras"))
+    assert (tmp_path / "model.keras").stat().st_size > 10_000
+
+
+ARRAYS = """
+import numpy as np, keras
+from runner import BackupAndRestore
+from runner.training.private import set_random_seed
+
+class Stop(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if stop and self.model.optimizer.built and batch == 2:
+            raise KeyboardInterrupt
+
+x = np.random.default_rng(0).normal(size=(50, 4))
+y = (x.sum(axis=1) > 0).astype(int)
+
+def fit(folder, seed):
+    set_random_seed(seed)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.3), keras.layers.Dense(2)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"])
+    backup = BackupAndRestore(folder, save_freq=1, delete_checkpoint=False)
+    history = model.fit(x, y, batch_size=10, epochs=3, verbose=0, callbacks=[Stop(), backup])
+    return [w.tobytes() for w in model.get_weights()], history.history, backup.final.digest
+
+stop = False
+expected = fit("one", 1)
+stop = True
+try:
+    fit("other", 1)
+except KeyboardInterrupt:
+    stop = False
+assert not stop
+assert fit("other", 2) == expected
+assert fit("third", 2) != expected
+"""
+
+
+def test_arrays_in_memory_are_put_in_an_order_that_a_resume_repeats(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ARRAYS], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+DONATED = """
+import numpy as np, keras
+from runner import Batches
+from runner.training.state import Variables
+
+class Look(keras.callbacks.Callback):
+    held = None
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 1:
+            variables = Variables(self.model)
+            self.held = variables.snapshot()
+            self.then = [np.array(array, copy=True) for _, array in self.held]
+        if batch == 6:
+            self.now = [np.array(array, copy=True) for _, array in Variables(self.model).snapshot()]
+
+model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.1), keras.layers.Dense(3)])
+model.compile("adam", "mse", metrics=["mae"])
+look = Look()
+x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+model.fit(Batches(x, x[:, :3], batch_size=8, seed=1), verbose=0, callbacks=[look])
+same = [np.array_equal(a, np.asarray(b)) for a, (_, b) in zip(look.then, look.held)]
+assert all(same), same
+moved = [not np.array_equal(a, b) for a, b in zip(look.then, look.now)]
+assert sum(moved) >= 8, list(zip([n for n, _ in look.held], moved))
+assert all(np.array_equal(a.value, a.value) for a in model.variables)
+"""
+
+
+def test_a_snapshot_outlives_the_steps_that_take_its_arrays(tmp_path: Path) -> None:
+    """It is of the step it was taken after, though the variables are empty in mid-epoch."""
+    done = subprocess.run(
+        [sys.executable, "-c", DONATED], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow") is None, reason="needs TensorFlow beside JAX"
+)
+@pytest.mark.parametrize("backends", [("tensorflow", "jax"), ("jax", "tensorflow")])
+def test_the_other_backend_goes_on_and_says_so(
+    tmp_path: Path, backends: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", backends[0])
+    folder = tmp_path / "run"
+    folder.mkdir()
+    options = {"epochs": 2, **COMPILED, "augmentation": ["RandomFlip"]}
+    assert attempt(folder, options, 0, {"kind": "batch_end", "at": 8}).returncode == -9
+    monkeypatch.setenv("KERAS_BACKEND", backends[1])
+    process = attempt(folder, options, 1)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert json.loads((folder / "result.json").read_text())["epochs"] == [0, 1]
+    records = [path.read_text() for path in (folder / "backup/training/log").iterdir()]
+    said = f"continued on different numerics: backend {backends[0]} -> {backends[1]}"
+    assert any(said in text for text in records)
+
+
+def test_other_backends_are_refused_in_words(tmp_path: Path) -> None:
+    environment = {**os.environ, "KERAS_BACKEND": "numpy"}
+    done = subprocess.run(
+        [sys.executable, "-c", "from runner.training.quiet import import_keras as i; i()"],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "KERAS_BACKEND is numpy; runner trains with tensorflow and jax." in done.stderr
