@@ -117,6 +117,7 @@ def test_a_job_is_trained_evaluated_and_exported_without_tensorflow(tmp_path: Pa
                     "epochs": 2,
                     "batch_size": 128,
                     "reduce_lr_on_plateau": {"monitor": "val_loss", "patience": 1},
+                    "tensorboard": True,
                 },
                 "evaluation": {"augmented_passes": 2, "batch_size": 180},
             }
@@ -131,6 +132,8 @@ def test_a_job_is_trained_evaluated_and_exported_without_tensorflow(tmp_path: Pa
     status = finish(runner, "small", "pack:2", "validation:2", "evaluation:2")
     assert_same(status, undisturbed_one.status("small"))
     assert status["evaluation"]["top_1"] is not None
+    boards = [tmp_path / n / "jobs/small/tensorboard/validation" for n in ("one", "other")]
+    assert all(any(file.stat().st_size for file in board.iterdir()) for board in boards)
     runner.ok("export", "small", str(tmp_path / "model.keras"))
     assert (tmp_path / "model.keras").stat().st_size > 10_000
 
