@@ -395,8 +395,7 @@ class Loop:
         self._notes = []
 
     def _snapshot(self, logs: Logs) -> Snapshot:
-        if self._callbacks._async_train:
-            self._callbacks._flush_futures()  # the others' state is to be of this step
+        private.flush(self._callbacks)  # the others' state is to be of this step
         tensors = self._variables.snapshot()
         python, arrays = self._observers.capture()
         python["logs"] = plain_logs(logs)

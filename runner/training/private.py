@@ -34,6 +34,7 @@ __all__ = [
     "TFDatasetAdapter",
     "callback_list_above",
     "fit_in_progress",
+    "flush",
     "get_random_seed",
     "global_seed_generator",
     "self_test",
@@ -138,6 +139,12 @@ def tensorflow_unasked() -> Iterator[None]:
         lazy_tensorflow._available = known
 
 
+def flush(callbacks: Any) -> None:
+    """Wait for callbacks that a list runs in a thread of its own; older ones of Keras's don't."""
+    if getattr(callbacks, "_async_train", False):
+        callbacks._flush_futures()
+
+
 def set_first_epoch(model: Any, epoch: int | None) -> None:
     """Let the running fit begin at this epoch (counted from 0); None: as its arguments say."""
     model._initial_epoch = epoch
@@ -173,7 +180,7 @@ def self_test() -> None:
     ]
     missing += [
         f"CallbackList.{name}"
-        for name in ("_flush_futures", "on_train_begin", "on_test_batch_end")
+        for name in ("on_train_begin", "on_test_batch_end")
         if not hasattr(keras.callbacks.CallbackList, name)
     ]
     missing += backends.current().missing()

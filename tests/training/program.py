@@ -125,9 +125,14 @@ def network(keras: Any) -> Any:
     layers = keras.layers
     inputs = keras.Input((12, 12, 3), dtype="uint8")
     h = layers.Rescaling(1 / 127.5, offset=-1)(inputs)
-    for name in OPTIONS.get("augmentation", ["RandomFlip", "RandomRotation", "RandomZoom"]):
-        arguments = () if name == "RandomFlip" else (0.1,)
-        layer = getattr(layers, name)(*arguments)
+    for entry in OPTIONS.get("augmentation", ["RandomFlip", "RandomRotation", "RandomZoom"]):
+        if isinstance(entry, list):
+            name, named = entry
+            if not hasattr(layers, name):  # of a later Keras
+                continue
+            layer = getattr(layers, name)(**named)
+        else:
+            layer = getattr(layers, entry)(*(() if entry == "RandomFlip" else (0.1,)))
         if keras.config.backend() == "jax":
             layer.supports_jit = True
         h = layer(h)
@@ -137,7 +142,59 @@ def network(keras: Any) -> Any:
     h = layers.Conv2D(8, 3, activation="relu")(layers.MaxPooling2D()(h))
     h = layers.GlobalAveragePooling2D()(h)
     h = layers.Dropout(0.1)(h)
-    return keras.Model(inputs, layers.Dense(CLASSES, activation="softmax", dtype="float32")(h))
+    kind = custom_model(keras) if OPTIONS.get("custom_step") else keras.Model
+    return kind(inputs, layers.Dense(CLASSES, activation="softmax", dtype="float32")(h))
+
+
+def custom_model(keras: Any) -> Any:
+    import tensorflow as tf
+
+    class Custom(keras.Model):  # type: ignore[misc]
+        """Clips the gradients itself, and counts its steps in a variable of its own."""
+
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            self.seen = self.add_weight(shape=(), initializer="zeros", trainable=False, name="seen")
+
+        def train_step(self, data: Any) -> Any:
+            x, y = data
+            with tf.GradientTape() as tape:
+                predicted = self(x, training=True)
+                loss = self.compute_loss(x=x, y=y, y_pred=predicted)
+            gradients = tape.gradient(loss, self.trainable_weights)
+            gradients, _ = tf.clip_by_global_norm(gradients, 0.5)
+            self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+            self.seen.assign_add(1.0)
+            for metric in self.metrics:
+                if metric.name == "loss":
+                    metric.update_state(loss)
+                else:
+                    metric.update_state(y, predicted)
+            return {metric.name: metric.result() for metric in self.metrics}
+
+    return Custom
+
+
+def stateful_callback(keras: Any) -> Any:
+    class Restless(keras.callbacks.Callback):  # type: ignore[misc]
+        """Changes the learning rate by what it remembers of all steps."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._total = 0.0  # not a plain attribute of the training: it says itself what it is
+            self._lock = threading.Lock()  # and this can't be saved by anybody
+
+        def get_state(self) -> dict[str, Any]:
+            return {"total": self._total}
+
+        def set_state(self, state: dict[str, Any]) -> None:
+            self._total = state["total"]
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self._total += float(logs["loss"])
+            self.model.optimizer.learning_rate = 0.01 / (1.0 + self._total)
+
+    return Restless()
 
 
 def compiled(keras: Any, steps: int) -> Any:
@@ -181,6 +238,8 @@ def callbacks(keras: Any) -> list[Any]:
         chosen.append(kinds.ReduceLROnPlateau("val_loss", factor=0.5, patience=1, min_delta=0.01))
     if OPTIONS.get("scheduler"):
         chosen.append(kinds.LearningRateScheduler(lambda epoch, rate: rate * 0.9))
+    if OPTIONS.get("stateful_callback"):
+        chosen.append(stateful_callback(keras))
     if OPTIONS.get("terminate"):
         chosen.append(kinds.TerminateOnNaN())
     if OPTIONS.get("tensorboard"):

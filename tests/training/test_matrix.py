@@ -10,6 +10,37 @@ from tests.training.killing import differences, killed, undisturbed
 OPTIMIZERS = ["SGD", "RMSprop", "Adam", "AdamW", "Adadelta", "Adagrad", "Adamax", "Adafactor"]
 OPTIMIZERS += ["Nadam", "Ftrl", "Lion", "Lamb", "Muon"]
 
+SIGNED = {"value_range": [-1, 1]}
+#: every random layer of Keras that needs no labels
+RANDOM: dict[str, list[Any]] = {
+    "geometry": [
+        ["RandomTranslation", {"height_factor": 0.1, "width_factor": 0.1}],
+        ["RandomShear", {"x_factor": 0.1, "y_factor": 0.1}],
+        ["RandomPerspective", {"factor": 0.5}],
+        ["RandomElasticTransform", {"factor": 0.5, **SIGNED}],
+        ["RandomCrop", {"height": 11, "width": 11}],
+    ],
+    "colour": [
+        ["RandomHue", {"factor": 0.2, **SIGNED}],
+        ["RandomSaturation", {"factor": 0.5, **SIGNED}],
+        ["RandomSharpness", {"factor": 0.5, **SIGNED}],
+        ["RandomColorDegeneration", {"factor": 0.5, **SIGNED}],
+        ["RandomColorJitter", {"brightness_factor": 0.2, "hue_factor": 0.1, **SIGNED}],
+    ],
+    "tone": [
+        ["RandomGrayscale", {"factor": 0.5}],
+        ["RandomInvert", {"factor": 0.5, **SIGNED}],
+        ["RandomPosterization", {"factor": 4, **SIGNED}],
+        ["Solarization", {"addition_factor": 0.1, "threshold_factor": 0.5, **SIGNED}],
+    ],
+    "mixtures": [
+        ["RandomErasing", {"factor": 0.5, **SIGNED}],
+        ["RandomGaussianBlur", {"factor": 0.5, **SIGNED}],
+        ["RandAugment", SIGNED],
+        ["AugMix", SIGNED],
+    ],
+}
+
 MATRIX: dict[str, dict[str, Any]] = {
     "steps_per_execution 4, not dividing": {"steps_per_execution": 4},
     "steps_per_execution 3, dividing": {"steps_per_execution": 3},
@@ -35,6 +66,9 @@ MATRIX: dict[str, dict[str, Any]] = {
     "other augmentation": {
         "augmentation": ["RandomFlip", "RandomBrightness", "RandomContrast", "GaussianNoise"]
     },
+    "custom train_step": {"custom_step": True},
+    "callback that says its state": {"stateful_callback": True, "plateau": False},
+    **{f"augmentation: {name}": {"augmentation": layers} for name, layers in RANDOM.items()},
     **{f"optimizer {name}": {"optimizer": name} for name in OPTIMIZERS},
 }
 
