@@ -175,7 +175,14 @@ class Manifest:
                 numerics=fields["numerics"],
                 nonce=fields["nonce"],
             )
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            IndexError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise CheckpointError(f"{key} is not a manifest: {error!r}") from error
 
     def reference(self, key: str) -> Reference:

@@ -37,6 +37,7 @@ def _print_new(store: Store, job_id: str, printed: dict[str, int]) -> None:
         done = printed.get(key, 0)
         if len(data) < done:  # the middle of a long log was left out meanwhile
             done = 0
-        sys.stdout.write(data[done:].decode(errors="replace"))
+        text = data[done:].decode(errors="replace")
+        sys.stdout.write("".join(c for c in text if c.isprintable() or c in "\n\t"))
         printed[key] = len(data)
     sys.stdout.flush()

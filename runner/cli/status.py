@@ -16,12 +16,14 @@ from typing import Any
 from runner.cli.common import add_store_option, open_queue, say
 from runner.cli.exit import Exit
 from runner.errors import SpecError, StoreError
-from runner.queue.job import Job, Stage, State
+from runner.queue.job import Job, Stage, State, line
 from runner.queue.protocol import Availability, Heartbeat
 from runner.queue.queue import Queue
 from runner.store.base import Store
 
 WATCH_SECONDS = 2.0
+MOST_DEPTH = 50
+MOST_MANIFEST = 32 << 20  #: bytes; a network of 10,000 variables has 3 MB
 AT_ONCE = 16  #: requests under way together
 Line = list[tuple[str, str]]  #: text and style of each piece
 
@@ -137,7 +139,9 @@ def describe(store: Store, view: View) -> dict[str, Any]:
             "history": _history(manifest),
             "evaluation": dict(job.evaluation) if job.evaluation else None,
             "parameters": _parameters(manifest),
-            "interval": _line(view.beat.details.get("interval")) if view.beat else None,
+            "interval": line(str(view.beat.details.get("interval") or "")[:300])
+            if view.beat
+            else None,
             "unsaved_seconds": view.beat.unsaved_seconds if view.beat else None,
             "notes": list(job.notes),
             "worker": _worker(job) if job.state is State.RUNNING else None,
@@ -159,9 +163,13 @@ def _views(queue: Queue, options: argparse.Namespace, unreadable: dict[str, str]
     return [view for view in views if not options.state or view.state in options.state]
 
 
-def _line(value: object) -> str:
-    """A text from the bucket as one line that is safe to print."""
-    return "".join(letter for letter in str(value or "")[:300] if letter.isprintable())
+def real(value: Any) -> float | None:
+    """A number that can be shown; None for all else that a bucket may hold."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and isinstance(value, int | float) else None
 
 
 def _position(reference: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -175,7 +183,8 @@ def _manifest(store: Store, reference: Mapping[str, Any] | None) -> dict[str, An
     if reference is None:
         return {}
     try:
-        manifest = json.loads(store.read(str(reference.get("manifest", ""))) or b"{}")
+        key = str(reference.get("manifest", ""))
+        manifest = json.loads(store.read(key, max_bytes=MOST_MANIFEST) or b"{}")
     except (ValueError, RecursionError, StoreError):
         return {}
     return manifest if isinstance(manifest, dict) else {}
@@ -196,24 +205,32 @@ def _parameters(manifest: Mapping[str, Any]) -> int | None:
             for name, tensor in manifest["tensors"].items()
             if name.startswith("model/") and "seed_generator" not in name
         ]
-        return int(sum(sizes)) or None
-    except (TypeError, KeyError, IndexError, AttributeError, ValueError):
+        total = int(sum(sizes))
+        return total if 0 < total < 1 << 62 else None
+    except (TypeError, KeyError, IndexError, AttributeError, ValueError, OverflowError):
         return None
 
 
-def _strict(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
+def _strict(value: Any, depth: int = 0) -> Any:
+    """Return it as JSON that any program can read; what is absurd becomes null."""
+    if depth > MOST_DEPTH:
         return None
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return value if real(value) is not None else None
+    if isinstance(value, str):
+        return line(value)
     if isinstance(value, Mapping):
-        return {key: _strict(item) for key, item in value.items()}
+        return {line(str(key)): _strict(item, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_strict(item) for item in value]
+        return [_strict(item, depth + 1) for item in value]
     return value
 
 
 def _worker(job: Job) -> str:
     owner = job.owner or {}
-    return f"{owner.get('host', '?')}:{owner.get('pid', '?')}"
+    return line(f"{str(owner.get('host', '?'))[:64]}:{str(owner.get('pid', '?'))[:20]}")
 
 
 COLUMNS = ("ID", "STATUS", "PROGRESS", "METRIC", "TRY", "WORKER", "SEEN", "UNSAVED")
@@ -260,11 +277,12 @@ def _row(view: View) -> tuple[str, ...]:
 def _metric(job: Job, ahead: Job | Heartbeat) -> str:
     from runner.cli.render import metrics_text
 
-    top_1 = (job.evaluation or {}).get("top_1")
-    if isinstance(top_1, int | float):
+    top_1 = real((job.evaluation or {}).get("top_1"))
+    if top_1 is not None:
         return f"test top_1 {top_1:.4f}"
     metrics = ahead.metrics or job.metrics or {}
-    return metrics_text({name: value for name, value in metrics.items() if value is not None})
+    shown = {name: real(value) for name, value in metrics.items()}
+    return metrics_text({name: value for name, value in shown.items() if value is not None})
 
 
 def _detail(store: Store, view: View) -> str:
@@ -285,7 +303,7 @@ def _detail(store: Store, view: View) -> str:
             one = document[name]
             lines.append(f"  {name:<11} step {one['step']}, digest {one['digest'][:16]}")
     for name, values in document["history"].items():
-        numbers = [value for value in values if isinstance(value, (int, float))]
+        numbers = [value for value in map(real, values) if value is not None]
         if numbers:
             lines.append(f"  {name:<11} {sparkline(numbers[-60:])}  {numbers[-1]:.4f}")
     for name, value in (document["evaluation"] or {}).items():

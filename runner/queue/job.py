@@ -361,7 +361,7 @@ def _maybe_reference(name: str) -> Any:
     return take
 
 
-def _line(text: str) -> str:
+def line(text: str) -> str:
     """Return a text from the bucket as one line that is safe to print."""
     return "".join(letter if letter.isprintable() else " " for letter in text).strip()
 
@@ -398,7 +398,7 @@ def _metrics(record: Json) -> Json | None:
     numbers = (found or {}).values()
     if not all(value is None or type(value) in (int, float) for value in numbers):
         raise TypeError("metrics are not numbers")
-    return None if found is None else {_line(name): value for name, value in found.items()}
+    return found and {line(n): None if v is None else float(v) for n, v in found.items()}
 
 
 def _amount(name: str) -> Any:
@@ -431,8 +431,8 @@ _FIELDS = {
     "best": _maybe_reference("best"),
     "final": _maybe_reference("final"),
     "evaluation": _maybe("evaluation"),
-    "reason": lambda record: _line(_a("reason", str, "")(record)),
-    "notes": lambda record: tuple(_line(note) for note in _many("notes", str)(record)),
+    "reason": lambda record: line(_a("reason", str, "")(record)),
+    "notes": lambda record: tuple(line(note) for note in _many("notes", str)(record)),
     "submitted_at": _time("submitted_at"),
     "updated_at": _time("updated_at"),
     "nonce": _a("nonce", str),

@@ -56,7 +56,13 @@ def submit(job_id: str, spec: Json, *, nonce: Nonce, now: Now) -> Steps[Job]:
 def load(job_id: str) -> Steps[Job | None]:
     """Return the job as it is now, or None."""
     record = yield from log.head(base(job_id))
-    return None if record is None else from_json(record, job_id)
+    if record is None:
+        return None
+    try:
+        return from_json(record, job_id)
+    except StoreError:  # perhaps only the copy that says where to start
+        record = yield from log.head(base(job_id), hinted=False)
+        return None if record is None else from_json(record, job_id)
 
 
 def ids() -> Steps[list[str]]:
@@ -72,12 +78,18 @@ def load_all() -> Steps[dict[str, Job | StoreError]]:
     found: dict[str, Job | StoreError] = {}
     for name, record in zip(names, heads, strict=True):
         if record is not None:  # a folder without a log is no job
-            found[name] = record if isinstance(record, StoreError) else _job_or_error(record, name)
+            found[name] = yield from _job_or_error(record, name)
     return found
 
 
 def change(
-    job_id: str, transition: Transition, *, nonce: Nonce, now: Now, known: Job | None = None
+    job_id: str,
+    transition: Transition,
+    *,
+    nonce: Nonce,
+    now: Now,
+    known: Job | None = None,
+    proven: bool = False,
 ) -> Steps[Job]:
     """Append what `transition` makes of the newest record; `known` is where to start looking."""
 
@@ -86,7 +98,7 @@ def change(
         return to_json(jobs.dated(transition(before), before, now()))
 
     start = None if known is None else to_json(known)
-    record = yield from log.append(base(job_id), following, nonce, known=start)
+    record = yield from log.append(base(job_id), following, nonce, known=start, proven=proven)
     return from_json(record, job_id)
 
 
@@ -104,7 +116,13 @@ def cancel(job_id: str, *, nonce: Nonce, now: Now) -> Steps[Job]:
     found = yield from load(job_id)
     if found is not None and found.state is State.CANCELLED:
         return found
-    return (yield from change(job_id, jobs.cancelled, nonce=nonce, now=now, known=found))
+    try:
+        return (yield from change(job_id, jobs.cancelled, nonce=nonce, now=now, known=found))
+    except ConflictError:
+        found = yield from load(job_id)
+        if found is not None and found.state is State.CANCELLED:
+            return found  # someone else did it meanwhile
+        raise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,8 +235,11 @@ def parse_beat(data: bytes, token: int) -> Heartbeat | None:
             sequence=int(beat.get("sequence", 0)),
             step=int(beat.get("step", 0)),
             epoch=int(beat.get("epoch", 0)),
-            metrics={str(k): None if v is None else float(v) for k, v in beat["metrics"].items()},
-            unsaved_seconds=float(beat.get("unsaved_seconds", 0.0)),
+            metrics={
+                jobs.line(str(name)[:100]): None if value is None else log.finite(float(value))
+                for name, value in list(beat["metrics"].items())[:100]
+            },
+            unsaved_seconds=log.finite(float(beat.get("unsaved_seconds", 0.0))) or 0.0,
             sent_at=None if sent is None else datetime.fromisoformat(sent),
             details=dict(beat.get("details", {})),
         )
@@ -294,7 +315,9 @@ class Holder:
 
         try:
             return (
-                yield from change(self.job.id, mine, nonce=nonce, now=self._now, known=self.job)
+                yield from change(
+                    self.job.id, mine, nonce=nonce, now=self._now, known=self.job, proven=True
+                )
             )
         except _LandedError as landed:
             return landed.job
@@ -326,11 +349,16 @@ class _LandedError(Exception):
         self.job = job
 
 
-def _job_or_error(record: Record, job_id: str) -> Job | StoreError:
+def _job_or_error(record: Record | StoreError, job_id: str) -> Steps[Job | StoreError]:
     try:
+        if isinstance(record, StoreError):
+            raise record
         return from_json(record, job_id)
     except StoreError as error:
-        return error
+        try:
+            return (yield from load(job_id)) or error
+        except StoreError as still:
+            return still
 
 
 def _differences(record: Record, spec: Json) -> str:

@@ -14,8 +14,8 @@ from datetime import datetime
 from random import random
 from typing import Any
 
-from runner.errors import StoreRefusedError
-from runner.store.faults import mend_for
+from runner.errors import StoreError, StoreRefusedError
+from runner.store.faults import OPTIONS_MEND, brief, mend_for
 from runner.store.settings import mask
 
 _CONNECT_SECONDS = 10.0
@@ -74,11 +74,12 @@ def make_client(url: str, given: dict[str, Any], *, tries: int = 1) -> tuple[Any
             f"{scheme}:// needs a package that is not installed ({error}). "
             f"Install it: pip install '{package}'."
         ) from error
-    except (TypeError, ValueError) as error:
-        raise StoreRefusedError(
-            f"{mask(url)} can't be opened ({mask(str(error))}). Mend the URL, or the "
-            "storage_options in RUNNER_STORAGE_OPTIONS or the settings file."
-        ) from error
+    except Exception as error:  # noqa: BLE001 - clients raise anything, and show what they got
+        text = f"{mask(url)} can't be opened ({brief(error)})."
+        if isinstance(error, OSError) and mend_for(error) is None:
+            raise StoreError(f"{text} Is the network up?") from None
+        mend = None if isinstance(error, TypeError | ValueError) else mend_for(error)
+        raise StoreRefusedError(f"{text} {mend or OPTIONS_MEND}") from None
     if scheme in ("s3", "s3a"):
         client.retries = 1
     elif scheme in ("gs", "gcs"):

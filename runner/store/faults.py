@@ -32,6 +32,9 @@ _NO_CREDENTIALS = (
 _NO_BUCKET = "There is no such bucket: make it, or mend the URL. runner makes none by itself."
 _REGION = "The bucket lives in another region: set it with AWS_DEFAULT_REGION or in the profile."
 _REQUEST = "The bucket does not take such requests: is the URL that of an object store?"
+OPTIONS_MEND = (
+    "Mend the URL, or the storage_options in RUNNER_STORAGE_OPTIONS or the settings file."
+)
 _SPACE = "The place is full or its quota used up: make room, then run it again."
 
 _NO_CREDENTIAL_ERRORS = {
@@ -121,8 +124,10 @@ def patiently(
     def once() -> T:
         try:
             return work()
-        except (FileNotFoundError, StoreError, *_PROGRAMMING):
+        except (FileNotFoundError, StoreError):
             raise
+        except _PROGRAMMING as error:  # options that the client can't use, or a bug in it
+            raise refused(doing, error, OPTIONS_MEND) from error
         except Exception as error:  # clients raise anything
             mend = mend_for(error)
             if mend is not None:

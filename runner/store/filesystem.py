@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from secrets import token_hex
-from stat import S_ISDIR
+from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 from runner.errors import NotFoundError, StoreError, StoreRefusedError
@@ -43,6 +43,7 @@ _MEND = {
     errno.EROFS: "It is mounted read-only: mount it writable or choose another --store.",
     errno.EACCES: "This user may not do that: mend the permissions or choose another --store.",
     errno.EPERM: "This user may not do that: mend the permissions or choose another --store.",
+    errno.ENOENT: "A folder can't be made there: choose another --store.",
     errno.ENOTDIR: "A file is in the way of a folder: choose another --store.",
     errno.ENAMETOOLONG: "The path is too long for this disk: choose a shorter --store.",
 }
@@ -67,6 +68,8 @@ def open_store(
     from runner.store.settings import mask, settings_for
 
     scheme, separator, rest = url.partition("://")
+    scheme = scheme.lower() if separator else scheme
+    url = f"{scheme}{separator}{rest}"
     if not separator or scheme in ("file", "local"):
         from runner.store.schemes import check_folder
 
@@ -83,7 +86,9 @@ def open_store(
     if not rest.split("/", 1)[0]:
         raise StoreRefusedError(f"{mask(url)} names no bucket: write {scheme}://BUCKET/FOLDER.")
     from runner.store.remote import FsspecStore
+    from runner.store.schemes import check_no_credentials
 
+    check_no_credentials(scheme, rest)
     settings = settings_for(url)
     return FsspecStore(
         url,
@@ -323,15 +328,17 @@ def _opened(path: Path) -> Iterator[tuple[int, os.stat_result] | None]:
 
 def _open(path: str) -> tuple[int, os.stat_result] | None:
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait
     except OSError as error:
         if error.errno in _ABSENT:
             return None
         raise
     status = os.fstat(file)
-    if not S_ISDIR(status.st_mode):
+    if S_ISREG(status.st_mode):
         return file, status
     os.close(file)
+    if not S_ISDIR(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
     return _open(f"{path}/{_WHOLE}")
 
 

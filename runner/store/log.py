@@ -31,6 +31,7 @@ Record = dict[str, Any]  #: has "number", "nonce" and "previous" (the nonce of t
 Change = Callable[[Record], Record]  #: the next record's fields, or raises why there is none
 
 RESENDS = 12  #: times that one record is sent before its writer gives up in doubt
+MOST_RECORDS = 10**12  #: their numbers have twelve digits
 FAR = 16  #: records to walk one by one before a listing is cheaper
 
 
@@ -157,7 +158,11 @@ def decode(data: bytes, key: str) -> Record:
     """Return the record, or raise StoreError where the bytes are none."""
     record = parse(data, key)
     number = record.get("number")
-    if type(number) is not int or number < 0 or not isinstance(record.get("nonce"), str):
+    if (
+        type(number) is not int
+        or not 0 <= number < MOST_RECORDS
+        or not isinstance(record.get("nonce"), str)
+    ):
         raise StoreError(f"{key} is not a record of a log: number {number!r}, no nonce.")
     return record
 
@@ -193,16 +198,22 @@ def check(key: str, number: int, data: bytes, before: Record | None = None) -> R
     return record
 
 
-def head(base: str, known: Record | None = None) -> Steps[Record | None]:
+def head(base: str, known: Record | None = None, *, hinted: bool = True) -> Steps[Record | None]:
     """Return the newest record, or None where there is no log.
 
     Any record is a good start: records are never changed or deleted and have no gaps, so that
-    walking on to the first absent number always ends at the newest.
+    walking on to the first absent number always ends at the newest. Without `hinted` the copy
+    beside the log is not looked at.
     """
-    record = known or (yield from _start(base))
+    record = known or (yield from _start(base, hinted))
     walked = 0
     while record is not None:
-        following = yield from read(base, record["number"] + 1, record)
+        try:
+            following = yield from read(base, record["number"] + 1, record)
+        except StoreRefusedError:
+            if known is None and hinted and not walked:
+                return (yield from head(base, hinted=False))  # the copy is another log's
+            raise
         if following is None:
             return record
         record, walked = following, walked + 1
@@ -211,8 +222,8 @@ def head(base: str, known: Record | None = None) -> Steps[Record | None]:
     return None
 
 
-def _start(base: str) -> Steps[Record | None]:
-    data = yield Read(hint(base))
+def _start(base: str, hinted: bool) -> Steps[Record | None]:
+    data = (yield Read(hint(base))) if hinted else None
     if data is not None:
         try:
             return decode(data, hint(base))
@@ -235,15 +246,27 @@ def _newest_listed(base: str, after: int) -> Steps[Record | None]:
 
 
 def append(
-    base: str, change: Change, nonce: Callable[[], str], *, known: Record | None = None
+    base: str,
+    change: Change,
+    nonce: Callable[[], str],
+    *,
+    known: Record | None = None,
+    proven: bool = False,
 ) -> Steps[Record]:
     """Write the next record: `change(newest)` with number, nonce and previous filled in.
 
     Where another writer was first, `change` is asked again with that writer's record, until it
     returns or raises. A StoreError leaves it open whether the record landed; calling again
     with the same `change` is safe as far as `change` recognises its own result.
+
+    Unless `known` is `proven` (read from its place, or written by this writer), the record that
+    is followed is read there: a copy that someone moved or made up must not be built upon.
     """
     record = yield from head(base, known)
+    if record is not None and not proven:
+        there = yield from read(base, record["number"])
+        if there is None or there["nonce"] != record["nonce"]:
+            record = yield from head(base, hinted=False)
     if record is None:
         raise NotFoundError(f"there is no log at {base}.")
     while True:

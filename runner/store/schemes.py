@@ -5,6 +5,7 @@ told that it had won (measured), or nothing says that it would not be. One proce
 fine anywhere: that is what `single_writer` promises.
 """
 
+import re
 from pathlib import Path
 
 from runner.errors import StoreRefusedError
@@ -48,6 +49,17 @@ def check_url(url: str, *, single_writer: bool) -> None:
         return
     reason = _REASONS.get(scheme, "it is not known to create objects exclusively")
     raise _refused(f"{mask(url)} can't be shared", reason)
+
+
+def check_no_credentials(scheme: str, rest: str) -> None:
+    """Raise StoreRefusedError for a bucket's URL that holds a user or a password."""
+    user = re.match(r"[^/@]*@|[^/@]*:.*@", rest)
+    if user and scheme in ("gs", "gcs", "s3", "s3a"):
+        raise StoreRefusedError(
+            f"{scheme}://***@... holds credentials, and URLs are shown and stored. Write "
+            f"{scheme}://BUCKET/FOLDER; log in with the bucket's own tools, or give key and secret "
+            "in RUNNER_STORAGE_OPTIONS."
+        )
 
 
 def check_folder(folder: Path, *, single_writer: bool, table: Path = _MOUNT_TABLE) -> None:

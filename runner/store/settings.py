@@ -23,11 +23,14 @@ OPTIONS_VARIABLE = "RUNNER_STORAGE_OPTIONS"
 SETTINGS_VARIABLE = "RUNNER_SETTINGS"  #: another place for the settings file
 _KNOWN = ("storage_options", "single_writer")
 
-_USERINFO = re.compile(r"\b([a-z][a-z0-9+]*)://([^/@\s]+)@")
-_BEARER = re.compile(r"(?i)\b(bearer\s+)[^\s'\"]+")
+# with a colon in it everything up to the last "@" may be a password, slashes and all
+_USERINFO = re.compile(r"(?i)\b([a-z][a-z0-9+]*)://([^/@\s]+|[^/@\s]*:[^\s]*)@")
+_BARE_USERINFO = re.compile(r"(?<![\w/:])[\w.+-]+:[^\s@'\"/]+@(?=[\w-])")  # user:password@bucket
+_BEARER = re.compile(r"(?i)\b((?:bearer|basic)\s+)[^\s'\"]+")
 _SECRET = re.compile(
-    r"(?i)\b([\w-]*(?:password|passwd|secret|token|signature|credential|access_?key|api_?key|"
-    r"account_?key|sig)[\w-]*)(\"?'?\s*[=:]\s*\"?'?)([^\s&;,'\"}]+)"
+    r"(?i)\b([\w-]*(?:password|passphrase|passwd|pwd|secret|token|signature|credential|access_?key|"
+    r"api_?key|account_?key|private_?key|sas|sig)[\w-]*)(\"?'?\s*[=:]\s*)"
+    r"(\{[^}]*\}?|b?'[^']*'?|b?\"[^\"]*\"?|[^\s&;,'\"}]+)"
 )
 
 
@@ -45,13 +48,13 @@ def mask(text: str) -> str:
     >>> mask("sftp://ann:geheim@nas/runs?sig=abc")
     'sftp://***@nas/runs?sig=***'
     """
-    text = _BEARER.sub(r"\1***", _USERINFO.sub(_masked_user, text))
-    return _SECRET.sub(r"\1\2***", text)
+    text = _BARE_USERINFO.sub("***@", _USERINFO.sub(_masked_user, text))
+    return _SECRET.sub(r"\1\2***", _BEARER.sub(r"\1***", text))
 
 
 def _masked_user(found: re.Match[str]) -> str:
     scheme, user = found.groups()
-    if scheme in ("abfs", "abfss") and ":" not in user:
+    if scheme.lower() in ("abfs", "abfss") and ":" not in user:
         return found[0]  # there it is the container's name
     return f"{scheme}://***@"
 

@@ -72,6 +72,17 @@ def test_a_wrong_variable_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch
         f"AccountName=a;AccountKey={SECRET};x=1",
         f"X-Amz-Signature={SECRET}",
         f"Authorization: Bearer {SECRET}",
+        f"Authorization: Basic {SECRET}",
+        f"S3://user:{SECRET}@bucket/runs",
+        f"s3://user:a/b@{SECRET}@bucket/runs",
+        f'Invalid bucket name "user:{SECRET}@bucket"',
+        f"FileNotFoundError: u:{SECRET}@bucket",
+        f"{{'private_key': '{SECRET}'}}",
+        f"{{'token': {{'access': '{SECRET}'}}}}",
+        f"{{'password': b'{SECRET}'}}",
+        f"{{'secret': 'two words {SECRET}'}}",
+        f"pwd={SECRET} passphrase={SECRET}",
+        f"{{'sas': '{SECRET}'}}",
     ],
 )
 def test_secrets_are_masked(text: str) -> None:
