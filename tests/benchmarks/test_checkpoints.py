@@ -105,6 +105,7 @@ def test_one_checkpoint(tmp_path: Path) -> None:
         row(name, m.blocked, m.bytes, m.memory, m.restore, anchor) for name, m in methods.items()
     ]
     rows += [(name, why, "", "", "", "") for name, why in missing.items()]
+    print("\n  ours: memory above the peak of a step alone; the others' saves fall between steps")
     table(
         f"One checkpoint of MyInception with Adam ({model.count_params():,} parameters,"
         f" {len(variables.names)} variables); median (range) of {REPEATS}",
