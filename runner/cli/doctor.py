@@ -105,7 +105,7 @@ def _accelerators() -> Finding:
     if found.installed:
         text = (
             f"{'; '.join(found.installed)}: installed, but Keras's backend can't use it. Install "
-            "its CUDA libraries: pip install 'keras-runner[cuda]'"
+            "its CUDA libraries: pip install 'tensorflow[and-cuda]'"
         )
         return Finding("GPU", Verdict.WARNING, text)
     return Finding("GPU", Verdict.OK, "none: trainings run on the CPU")

@@ -59,7 +59,7 @@ def _need_matplotlib() -> None:
             raise
         msg = (
             "runner report draws with matplotlib, which is not installed here:"
-            " pip install 'keras-runner[report]'."
+            " pip install matplotlib."
         )
         raise SpecError(msg) from None
 

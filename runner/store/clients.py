@@ -22,8 +22,8 @@ _CONNECT_SECONDS = 10.0
 _SILENT_SECONDS = 30.0  # without a byte from the server
 _REQUEST_SECONDS = 600.0  # one part of an upload on a slow line
 _PACKAGES = {
-    "s3": "keras-runner[s3]",
-    "s3a": "keras-runner[s3]",
+    "s3": "s3fs",
+    "s3a": "s3fs",
     "gs": "gcsfs",
     "gcs": "gcsfs",
     "az": "adlfs",

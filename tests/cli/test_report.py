@@ -99,7 +99,7 @@ def test_without_matplotlib_one_sentence_says_what_to_install(
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "pip install 'keras-runner[report]'" in done.stderr
+    assert "pip install matplotlib" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "r").exists()
 
