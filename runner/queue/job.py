@@ -394,11 +394,16 @@ def _seconds(name: str) -> Any:
 
 
 def _metrics(record: Json) -> Json | None:
+    """For people alone: what is no number is left empty, and spoils no record."""
     found = _maybe("metrics")(record)
-    numbers = (found or {}).values()
-    if not all(value is None or type(value) in (int, float) for value in numbers):
-        raise TypeError("metrics are not numbers")
-    return found and {line(n): None if v is None else float(v) for n, v in found.items()}
+    return found and {line(name): _number(value) for name, value in found.items()}
+
+
+def _number(value: object) -> float | None:
+    try:
+        return float(value) if type(value) in (int, float) else None  # type: ignore[arg-type]
+    except OverflowError:
+        return None
 
 
 def _amount(name: str) -> Any:

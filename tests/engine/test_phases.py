@@ -14,13 +14,13 @@ SPEC: dict[str, Any] = {
     "seed": 3,
     "data": {"name": "digits", "arguments": {"image_size": 16}},
     "augmentation": {"flip": "horizontal", "rotation": 0.1, "zoom": 0.1},
-    "model": {"name": "myinception", "arguments": {"blocks": [1, 0, 0], "width": 0.125}},
+    "model": {"name": "mlp", "arguments": {"dropout": 0.2}},
     "training": {
         "batch_size": 200,
         "tensorboard": True,
         "phases": [
             {"epochs": 2, "train_from": -1},
-            {"epochs": 4, "train_from": 20, "learning_rate": 0.0005},
+            {"epochs": 4, "train_from": 2, "learning_rate": 0.0005},
             {"epochs": 1},
         ],
         "early_stopping": {"monitor": "val_loss", "patience": 1, "min_delta": 10.0},
