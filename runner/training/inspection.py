@@ -12,10 +12,19 @@ from typing import Any
 from runner.training import private
 from runner.training.pipelines import stateful_operations
 
+#: Keras layers that choose with Python's `random` while they are traced: another graph each time
+CHOSEN_WHEN_TRACED = frozenset({"AugMix"})
+
 
 def problems(model: Any, known_handles: Sequence[Any]) -> list[str]:
     """Return in words what the traced training step remembers and no checkpoint holds."""
     found = []
+    layers = {type(layer).__name__ for layer in private.all_layers(model)}
+    found += [
+        f"the layer {name} makes its choices once, while the step is traced, and others in the "
+        "next process: a resumed training is not exact. Use RandAugment, or single layers."
+        for name in sorted(layers & CHOSEN_WHEN_TRACED)
+    ]
     known = {id(handle) for handle in known_handles}
     for function in private.step_functions(model):
         operations = stateful_operations(function.graph.as_graph_def())

@@ -32,6 +32,7 @@ __all__ = [
     "Fit",
     "PyDatasetAdapter",
     "TFDatasetAdapter",
+    "all_layers",
     "callback_list_above",
     "fit_in_progress",
     "flush",
@@ -143,6 +144,11 @@ def flush(callbacks: Any) -> None:
     """Wait for callbacks that a list runs in a thread of its own; older ones of Keras's don't."""
     if getattr(callbacks, "_async_train", False):
         callbacks._flush_futures()
+
+
+def all_layers(model: Any) -> list[Any]:
+    """Return the layers of a model, those inside others included."""
+    return list(model._flatten_layers())
 
 
 def set_first_epoch(model: Any, epoch: int | None) -> None:

@@ -87,3 +87,13 @@ def test_names_are_the_same_for_the_second_model_of_a_process() -> None:
         return Variables(model).names
 
     assert names() == names()
+
+
+def test_a_layer_that_chooses_while_it_is_traced_is_named() -> None:
+    """AugMix draws from Python's `random`: its graph is another one in the next process."""
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3)), keras.layers.AugMix((0, 1)), keras.layers.Flatten()]
+    )
+    model.compile("sgd", "mse")
+    model.make_train_function()
+    assert any("AugMix makes its choices once" in problem for problem in problems(model, []))

@@ -36,8 +36,7 @@ RANDOM: dict[str, list[Any]] = {
     "mixtures": [
         ["RandomErasing", {"factor": 0.5, **SIGNED}],
         ["RandomGaussianBlur", {"factor": 0.5, **SIGNED}],
-        ["RandAugment", SIGNED],
-        ["AugMix", SIGNED],
+        ["RandAugment", SIGNED],  # AugMix can't be exact: see test_inspection.py
     ],
 }
 
