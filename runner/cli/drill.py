@@ -7,6 +7,7 @@ import secrets
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from runner.cli.common import add_store_option, open_queue, say, store_url
 from runner.cli.exit import Exit
+from runner.cli.specs import add_set_option
 from runner.cli.working import catch_signals
 from runner.errors import PreemptedError, SpecError
 
@@ -36,14 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kills", metavar="N", type=int, default=5, help="how often to kill (default: 5)"
     )
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        dest="changes",
-        action="append",
-        default=[],
-        help="change a field, such as training.epochs=2 (again for more)",
-    )
+    add_set_option(parser)
     parser.add_argument("--json", action="store_true", help="for programs: one JSON document")
     add_store_option(parser)
 
@@ -102,7 +97,7 @@ def _watch(drill: "Drill", options: argparse.Namespace) -> "Verdict":
 
     console = Console(stderr=True)
     live = console.is_terminal and not options.json
-    with _Live(console) if live else _Plain() as screen:
+    with _Live(console) if live else nullcontext(_Plain()) as screen:
         for event in drill.run():
             if isinstance(event, Verdict):
                 return event
@@ -205,17 +200,6 @@ class _Plain:
 
     def __init__(self) -> None:
         self._said_at = time.monotonic()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        pass
 
     def tell(self, event: "Event") -> None:
         text = _event_text(event)

@@ -10,6 +10,11 @@ from runner.errors import SpecError
 def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
     """The spec files, and changes to all of them."""
     parser.add_argument("spec", metavar="SPEC", nargs="+", type=Path, help="a JSON file")
+    add_set_option(parser)
+
+
+def add_set_option(parser: argparse.ArgumentParser) -> None:
+    """`--set KEY=VALUE`."""
     parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
