@@ -172,7 +172,7 @@ def names(name: str) -> Any:
 
 def requirements(record: Json) -> Json | None:
     """What a machine must have: unknown ones are kept, so that nobody takes them for met."""
-    found = maybe("requirements")(record)
+    found: Json | None = maybe("requirements")(record)
     if found is None:
         return None
     memory, labels = found.get("gpu_memory_gb"), found.get("labels", [])

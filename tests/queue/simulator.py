@@ -364,7 +364,9 @@ class Simulation:
         self.result.counts[why] += 1
         head = self.logs[job_id][-1]
         claims = [record for record in self.logs[job_id] if record.kind == "claim"]
-        if claims and claims[-1].nonce in self.doubtful:  # it landed late: nobody uses it, and the lease lapses
+        if (
+            claims and claims[-1].nonce in self.doubtful
+        ):  # it landed late: nobody uses it, and the lease lapses
             self.result.counts["late claims"] += 1
             return
         if head.state is State.RUNNING and head.owner == {"host": client.name}:
@@ -403,7 +405,7 @@ class Simulation:
 
     def _user(self, client: Client, change: str) -> Program:
         job_id, tools = self.random.choice(self.ids), self._tools(client)
-        changes = {
+        changes: dict[str, Callable[[Job], Job]] = {
             "hold": jobs.put_on_hold,
             "unhold": jobs.let_go,
             "retry": jobs.retried,
