@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 HEAD_BYTES = 64 * 1024  #: kept of an attempt's log from its beginning
 TAIL_BYTES = 192 * 1024  #: and from its end
+LEFT_OUT = b"[... lines left out ...]\n"
 
 
 class AttemptLog:
@@ -57,7 +58,7 @@ class AttemptLog:
         with self._lock:
             if not self._dirty:
                 return
-            gap = b"[... lines left out ...]\n" if self._cut else b""
+            gap = LEFT_OUT if self._cut else b""
             data = bytes(self._head + gap + self._tail)
             self._dirty = False
         try:
