@@ -15,10 +15,11 @@ from runner.engine.machine import Looking
 from runner.engine.preemption import StopRequest
 from runner.engine.running import Reporter, RunningAttempt, Surroundings
 from runner.engine.session import Session
-from runner.errors import ConflictError, StoreError, StoreRefusedError
+from runner.errors import ConflictError, LeaseLostError, StoreError, StoreRefusedError
 from runner.queue import job as jobs
 from runner.queue.drain import Drain, name_of
 from runner.queue.job import Job, Json, State
+from runner.queue.lease import Lease
 from runner.queue.owner import this_process
 from runner.queue.protocol import Availability
 from runner.queue.queue import Queue
@@ -92,6 +93,7 @@ class Worker:
         self._survey = Survey(queue, self._cannot_read)
         self._signs: dict[str, tuple[int, int]] = {}  # other workers' tokens and beats, first seen
         self._said: set[str] = set()
+        self._patient = False  # with a bucket that is away
         self.unreadable: set[str] = set()  #: jobs whose records make no sense
 
     @property
@@ -116,15 +118,23 @@ class Worker:
             The jobs that were left, with the reason: another worker has them, they wait for
             others, they do not fit this machine or into this session.
         """
+        self._patient = not until_empty
         while self._stop.reason is None and not self.session_over:
             left: list[Owned] = []
-            if any(self._attempt(job, verdict) for job, verdict in self._ready(ids, left)):
-                continue
-            waiting = [other for other in left if not until_empty or self._may_come(other)]
-            if until_empty and not waiting:
-                self._say_left(left)
-                return left
-            self._wait(waiting, until_empty=until_empty)
+            try:
+                if any(self._attempt(job, verdict) for job, verdict in self._ready(ids, left)):
+                    continue
+                waiting = [other for other in left if not until_empty or self._may_come(other)]
+                if until_empty and not waiting:
+                    self._say_left(left)
+                    return left
+                self._wait(waiting, until_empty=until_empty)
+            except StoreRefusedError:
+                raise
+            except StoreError as error:
+                if until_empty:
+                    raise
+                self._say_away(error)
         return []
 
     # ------------------------------------------------------------------ choosing
@@ -277,9 +287,35 @@ class Worker:
         self._reporter.started(lease.job)
         if why:
             self._reporter.note(f"{job.id}: {why}")
-        RunningAttempt(lease, spec, self._around).run()
+        try:
+            RunningAttempt(lease, spec, self._around).run()
+        except StoreRefusedError:
+            raise
+        except StoreError as error:
+            if not self._patient:
+                raise
+            self._release_when_back(lease, error)
         self._reporter.ended(self._queue.job(job.id))
         return True
+
+    def _release_when_back(self, lease: Lease, error: StoreError) -> None:
+        """Give a job back when its bucket is back: nobody has to wait for its lease to lapse."""
+        reason = f"the bucket was away: {error}"
+        while self._stop.reason is None and not self.session_over:
+            try:
+                lease.release(reason)
+            except LeaseLostError:
+                return
+            except StoreRefusedError:
+                raise
+            except StoreError as again:
+                self._say_away(again)
+            else:
+                return
+
+    def _say_away(self, error: StoreError) -> None:
+        self._reporter.note(f"the bucket is away, waiting for it: {error}")
+        self._sleep(self._queue.lease_seconds / BEATS_PER_LEASE)
 
     def _say_if_held(self, job: Job) -> None:
         now = self._queue.job(job.id)

@@ -9,7 +9,7 @@ import pytest
 from runner.engine import faults, worker
 from runner.engine.machine import Looking, Machine
 from runner.engine.session import Session, container_age, known_limit
-from runner.errors import ConflictError, DivergedError, SpecError, TrainingError
+from runner.errors import ConflictError, DivergedError, SpecError, StoreError, TrainingError
 from runner.queue import drain
 from runner.queue.job import Failure, Job, State
 from runner.queue.owner import this_process
@@ -503,3 +503,34 @@ def test_the_race_for_a_job_is_no_news(shop: Shop, monkeypatch: pytest.MonkeyPat
     shop.work()
     assert shop.queue.job("dogs").state is State.SUCCEEDED
     assert "not as it was" not in shop.reporter.text
+
+
+def test_a_worker_of_the_whole_queue_waits_for_a_bucket_that_is_away(shop: Shop) -> None:
+    """It gives the job back when the bucket is back: no death, no failure, and it goes on."""
+    shop.submit("cats")
+    away = 0
+
+    def hook(number: int, operation: str, key: str) -> None:
+        nonlocal away
+        if away > 0:
+            away -= 1
+            raise StoreError("no route to the bucket")
+
+    shop.store.hook = hook
+    began: list[int] = []
+
+    def on_step(job: Job, step: int) -> None:
+        nonlocal away
+        if step == 2 and not began:
+            began.append(step)
+            away = 30
+
+    def sleep(_: float) -> None:
+        if not away and shop.queue.job("cats").state is State.SUCCEEDED:
+            drain.request(shop.store)
+
+    shop.work(Counting(on_step=on_step), until_empty=False, sleep=sleep)
+    job = shop.queue.job("cats")
+    assert (job.state, job.preemptions, job.failures, job.deaths) == (State.SUCCEEDED, 1, 0, 0)
+    assert "the bucket is away, waiting for it: no route" in shop.reporter.text
+    assert "release" in shop.kinds("cats")
