@@ -299,6 +299,17 @@ def test_a_spent_budget_holds_the_job_with_its_state_saved(shop: Shop) -> None:
     assert shop.queue.job("cats").state is State.SUCCEEDED
 
 
+def test_a_job_that_has_spent_its_budget_is_not_begun(shop: Shop) -> None:
+    """Whoever stopped it: its start alone would cost more."""
+    lease = shop.queue.claim(shop.submit("cats", budget={"hours": 1e-8}), {"host": "there"})
+    time.sleep(0.01)
+    lease.release("notice")
+    stage = Counting()
+    shop.work(stage)
+    assert stage.ran == []
+    assert "hours is spent" in shop.queue.job("cats").reason
+
+
 @pytest.mark.parametrize("everyone", [True, False])
 def test_drained_it_saves_lets_go_and_takes_no_more(shop: Shop, everyone: bool) -> None:
     """Within a heartbeat; a worker that begins afterwards is not meant."""
