@@ -6,6 +6,7 @@ lapses. Nothing is written for a job after its lease is lost.
 
 import logging
 import os
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 STALLED_EXIT = 75  #: of the process: run me again
 FAILED_EXIT = 1
+LAST_WORDS_SECONDS = 90.0
 
 
 class Reporter(Protocol):
@@ -198,16 +200,19 @@ class RunningAttempt:
         where = stacks()
         self._log.write(f"{reason}; where its threads are:\n{where}")
         self._around.reporter.note(f"{self._lease.job.id}: {reason}; this process ends")
-        code = STALLED_EXIT
+        # what hangs may hold the very locks that the last words need
+        words = threading.Thread(target=self._say_last, args=(reason, where), daemon=True)
+        words.start()
+        words.join(LAST_WORDS_SECONDS)
+        failed = self._lease.job.state is State.FAILED
+        self._around.leave(FAILED_EXIT if failed else STALLED_EXIT)
+
+    def _say_last(self, reason: str, where: str) -> None:
         try:
             self._fail(Failure.STALLED, reason, where.encode(errors="replace"))
-            if self._lease.job.state is State.FAILED:
-                code = FAILED_EXIT
         except StoreError as error:
             self._log.write(f"it could not be given back: {error}")
-        finally:
-            _quietly(self._log.flush)
-            self._around.leave(code)
+        _quietly(self._log.flush)
 
 
 @dataclass(frozen=True, kw_only=True)

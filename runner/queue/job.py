@@ -96,7 +96,7 @@ def claimed(job: Job, *, seen: Job, owner: Json, lease_seconds: float, why: str 
     """Give the job to `owner`, if nothing happened to it since `seen` was judged claimable.
 
     A running job whose attempts died too often at one step, or that was to be held, is held
-    instead. `why` is what is known of its last owner's end.
+    instead. `why`: the kernel killed its last owner for lack of memory, in words.
     """
     if job.nonce != seen.nonce:
         raise ConflictError(f"{job.id} is not as it was: {describe(job)}.")
@@ -104,7 +104,7 @@ def claimed(job: Job, *, seen: Job, owner: Json, lease_seconds: float, why: str 
     lost = job.state is State.RUNNING
     deaths = job.deaths + lost
     if lost and (job.wish == HOLD or deaths >= job.most_deaths):
-        return _quarantined(job, deaths)
+        return _quarantined(job, deaths, why)
     return replace(
         job,
         kind="claim",
@@ -115,18 +115,20 @@ def claimed(job: Job, *, seen: Job, owner: Json, lease_seconds: float, why: str 
         attempts=job.attempts + 1,
         preemptions=job.preemptions + lost,
         deaths=deaths,
+        failure=_described(job, Failure.OUT_OF_MEMORY, why) if lost and why else job.failure,
         wait_seconds=0.0,
         wish="",
         reason=(why or "taken over from a worker without a sign of life") if lost else "",
     )
 
 
-def _quarantined(job: Job, deaths: int) -> Job:
+def _quarantined(job: Job, deaths: int, why: str) -> Job:
     """Hold a job whose owner died, instead of giving it to another worker."""
     during = "of the evaluation" if job.stage is Stage.EVALUATE else f"after step {job.step}"
     poison = (
         f"quarantined: its last {deaths} attempts died {during}, without a word. Look at 'runner "
-        f"logs {job.id}' (does it run out of memory?); 'runner release {job.id}' lets it go on"
+        f"logs {job.id}' ({why or 'does it run out of memory?'}); 'runner release {job.id}' lets "
+        "it go on"
     )
     return replace(
         job,
@@ -254,15 +256,19 @@ def failed(
         wish="",
         wait_seconds=min(MOST_BACKOFF, backoff_seconds * 2 ** min(failures - 1, 30)),
         reason=reason[:_REASON],
-        failure={
-            "kind": kind.value,
-            "stage": job.stage.value,
-            "step": job.step,
-            "token": job.token,
-            "reason": reason[:_REASON],
-            "trace": trace,
-        },
+        failure=_described(job, kind, reason, trace),
     )
+
+
+def _described(job: Job, kind: Failure, reason: str, trace: str = "") -> Json:
+    return {
+        "kind": kind.value,
+        "stage": job.stage.value,
+        "step": job.step,
+        "token": job.token,
+        "reason": reason[:_REASON],
+        "trace": trace,
+    }
 
 
 def cancelled(job: Job, *, reason: str = "cancelled by its user") -> Job:

@@ -6,6 +6,7 @@ There is no server. What is in the bucket is the queue, and `status` reads it fr
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from secrets import token_hex
@@ -23,6 +24,8 @@ from runner.store.base import Store
 from runner.store.probe import check_once
 
 logger = logging.getLogger(__name__)
+
+NEWS = "workers/news.txt"
 
 
 def boot_clock() -> float:
@@ -150,7 +153,7 @@ class Queue:
             job: as it was read.
             owner: who claims.
             judged: saves asking whether a running job may be claimed.
-            why: what is known of the last owner's end.
+            why: the kernel killed the last owner for lack of memory, in words.
 
         Raises:
             ConflictError: it may not be claimed, someone was first, anything else happened to
@@ -205,11 +208,22 @@ class Queue:
 
     def evaluate(self, job_id: str) -> Job:
         """Queue the evaluation of a finished training again."""
-        return self._change(job_id, jobs.to_evaluate)
+        return self._revive(job_id, jobs.to_evaluate)
+
+    def news(self) -> bytes | None:
+        """Return what changes whenever a job that had ended goes on."""
+        return self.store.read(NEWS, max_bytes=1000)
+
+    def _revive(self, job_id: str, transition: Transition) -> Job:
+        """Change a job that has ended, at which workers no longer look all the time."""
+        job = self._change(job_id, transition)
+        with suppress(StoreError):  # then they see it a few minutes later
+            self.store.put(NEWS, self._nonce().encode())
+        return job
 
     def retry(self, job_id: str) -> Job:
         """Queue a failed or cancelled job again, where it stood."""
-        return self._change(job_id, jobs.retried)
+        return self._revive(job_id, jobs.retried)
 
     def _change(self, job_id: str, transition: Transition) -> Job:
         known = self.job(job_id)

@@ -1,7 +1,7 @@
 """All jobs of a queue, looked at again and again at little cost.
 
-A job that goes on costs one read a look, one that has ended costs none until the next full look:
-only a user can bring it back, and may wait for that.
+A job that goes on costs one read a look, one that has ended costs none: only a user can bring it
+back, and leaves word of it. That word may be lost, so now and then all are looked at.
 """
 
 from collections.abc import Callable
@@ -38,13 +38,15 @@ class Survey:
         self._clock = clock
         self._known: dict[str, Job] = {}
         self._full_at: float | None = None
+        self._news: bytes | None = None
 
     def jobs(self) -> dict[str, Job]:
         """Return every job as it is now, by id; one that has ended as it was."""
         now = self._clock()
-        full = self._full_at is None or now - self._full_at >= FULL_SECONDS
+        news = self._queue.news()  # before the jobs: what comes meanwhile is news the next time
+        full = self._full_at is None or now - self._full_at >= FULL_SECONDS or news != self._news
         if full:
-            self._full_at = now
+            self._full_at, self._news = now, news
         ended = () if full else {name for name, job in self._known.items() if job.ended}
         found = self._queue.changed_jobs(self._known, ended, self._on_error)
         self._known = {

@@ -16,7 +16,7 @@ from runner.errors import ConflictError, StoreError
 from runner.queue import drain, protocol
 from runner.queue import job as transitions
 from runner.queue.protocol import Holder
-from runner.queue.queue import Queue, random_nonce, utc_now
+from runner.queue.queue import NEWS, Queue, random_nonce, utc_now
 from runner.queue.survey import Survey
 from runner.store import log
 from runner.store.base import MAX_RECORD
@@ -137,13 +137,16 @@ def test_a_waiting_worker_asks_once_for_each_job_that_goes_on(tmp_path: Path) ->
         queue.cancel(f"job-{number:05d}")
     assert reads() == 50, "of each changed one the change, and that nothing follows"
     assert reads() == 30
-    queue.retry("job-00003")
     queue.submit("new", {"seed": 1})
     assert reads() == 32
-    assert survey.jobs()["job-00003"].state == "cancelled"
+    queue.retry("job-00003")
+    assert survey.jobs()["job-00003"].state == "queued", "its user left word"
+    queue.retry("job-00004")
+    store.delete(NEWS)
+    store.put(NEWS, survey._news or b"")  # the word was lost
+    assert survey.jobs()["job-00004"].state == "cancelled"
     now = 301.0
-    survey.jobs()
-    assert survey.jobs()["job-00003"].state == "queued"
+    assert survey.jobs()["job-00004"].state == "queued"
 
 
 def write_jobs(root: Path, jobs: int) -> None:

@@ -219,6 +219,17 @@ def test_attempts_that_die_at_one_step_hold_the_job() -> None:
     assert claim(claim(again)).state is State.RUNNING
 
 
+def test_a_worker_that_was_killed_for_memory_is_a_failure_of_that_kind() -> None:
+    """Shown as one, though it spends no retry: the machine may have been too small."""
+    job = a_job(State.RUNNING)
+    claimed = jobs.claimed(job, seen=job, owner=ME, lease_seconds=30.0, why="killed for memory")
+    assert claimed.failure is not None
+    assert (claimed.failure["kind"], claimed.failures) == ("out_of_memory", 0)
+    poison = replace(job, deaths=2)
+    held = jobs.claimed(poison, seen=poison, owner=ME, lease_seconds=30.0, why="killed for memory")
+    assert "killed for memory" in held.reason
+
+
 def test_a_running_job_is_held_by_its_owner_or_for_a_dead_one() -> None:
     asked = jobs.put_on_hold(a_job(State.RUNNING))
     assert (asked.state, asked.owner, asked.wish) == (State.RUNNING, ME, "hold")
