@@ -39,13 +39,11 @@ class Gpu:
 def gpus(environment: Mapping[str, str] = os.environ) -> tuple[Gpu, ...]:
     """Return the NVIDIA cards that CUDA_VISIBLE_DEVICES leaves to this process, by the driver."""
     visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and not visible.strip().strip("-1"):
-        return ()
-    wanted = None if visible is None else [name.strip() for name in visible.split(",")]
+    wanted = None if visible is None else {name.strip() for name in visible.split(",")} - {""}
     return tuple(
         Gpu(name=name, memory_mib=memory)
         for index, uuid, name, memory in _cards()
-        if wanted is None or any(one == index or uuid.startswith(one) for one in wanted)
+        if wanted is None or any(index == one or uuid.startswith(one) for one in wanted)
     )
 
 
