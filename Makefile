@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types pytest chaos bench test-jax schema clean
+.PHONY: run test lint types pytest chaos bench test-ray test-jax schema clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed  ## train the quickstart job, or go on with it
@@ -26,6 +26,9 @@ chaos: $(VENV)/.installed-dev  ## long: many kills, many schedules
 
 bench: $(VENV)/.installed-dev  ## measurements, printed as tables
 	$(BIN)/pytest -m bench -s tests/benchmarks
+
+test-ray: $(VENV)/.installed-dev  ## workers on a Ray cluster of this machine
+	$(BIN)/pytest -m ray --durations=10 tests/ray
 
 schema: $(VENV)/.installed  ## write jobs/.schema.json anew after a change of the spec
 	$(BIN)/runner schema > jobs/.schema.json

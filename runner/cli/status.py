@@ -178,6 +178,7 @@ def describe(store: Store, view: View) -> dict[str, Any]:
             "unsaved_seconds": view.beat.unsaved_seconds if view.beat else None,
             "notes": list(job.notes),
             "worker": _worker(job) if job.state is State.RUNNING else None,
+            "node": _node(job) if job.state is State.RUNNING else None,
             "seen_seconds": availability.seen_seconds if availability else None,
             "submitted_at": job.submitted_at.isoformat(),
             "updated_at": job.updated_at.isoformat(),
@@ -275,6 +276,12 @@ def _worker(job: Job) -> str:
     return line(name_of(job.owner or {}))
 
 
+def _node(job: Job) -> str | None:
+    """What an engine calls the worker's machine."""
+    found = (job.owner or {}).get("node")
+    return line(str(found)[:100]) if found else None
+
+
 COLUMNS = ("ID", "STATUS", "PROGRESS", "METRIC", "TRY", "WORKER", "SEEN", "UNSAVED", "ETA")
 COLOURS = {
     "succeeded": "green", "running": "cyan", "failed": "red", "lost": "yellow",
@@ -358,6 +365,9 @@ def _detail(store: Store, view: View) -> str:
         f" last record {ago(now - job.updated_at)},"
         f" {job.attempts} attempts, {job.preemptions} preemptions, {job.failures} failures",
     ]
+    if document["worker"]:
+        node = f" ({document['node']})" if document["node"] else ""
+        lines.append(f"  worker      {document['worker']}{node}")
     if document["parameters"]:
         lines.append(f"  parameters  {document['parameters']:,}")
     for name in ("checkpoint", "best", "final"):

@@ -39,13 +39,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="work on nothing; ask the worker host:pid, or all that work now, to finish their"
         " step, save, and take no more",
     )
+    _add_engine_options(parser)
     add_store_option(parser)
+
+
+def _add_engine_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("many machines")
+    group.add_argument(
+        "--engine",
+        choices=("here", "ray"),
+        default="here",
+        help="where the workers run: in this process (default), or on a Ray cluster"
+        " (pip install 'keras-runner[ray]')",
+    )
+    group.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="of the Ray cluster's head (default: $RAY_ADDRESS, the cluster that runs on this"
+        " machine, or else a new one of this machine alone)",
+    )
+    group.add_argument(
+        "--workers",
+        metavar="N",
+        type=int,
+        help="on the cluster (default: one for each GPU, or for each node if there is none)",
+    )
+    group.add_argument(
+        "--gpus", metavar="N", type=float, help="for each worker, such as 1 or 0.5 (default: 1)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Work, or ask others to stop working."""
     if options.drain is not None:
         return _drain(options)
+    if options.engine == "ray":
+        from runner.cli.cluster import work_on_cluster
+
+        return work_on_cluster(options)
+    for name in ("address", "workers", "gpus"):
+        if getattr(options, name) is not None:
+            msg = f"--{name} is for a cluster; add --engine ray"
+            raise SpecError(msg)
     from runner.cli.working import catch_signals, work
 
     stop = catch_signals()
@@ -84,10 +119,15 @@ def _session(duration: str | None) -> "Session | None":
     if duration is None:
         known = known_limit()
         return None if known is None else Session.lasting(*known)
+    return Session.lasting(seconds_of(duration), f"--max-duration {duration}")
+
+
+def seconds_of(duration: str) -> float:
+    """Return the seconds of `--max-duration`. Raises SpecError."""
     from runner.spec import seconds
 
     try:
-        return Session.lasting(seconds(duration), f"--max-duration {duration}")
+        return seconds(duration)
     except ValueError as error:
         msg = f"--max-duration {error}"
         raise SpecError(msg) from None

@@ -13,11 +13,18 @@ from pathlib import Path
 from typing import Any
 
 _PROC = Path("/proc")
+NODE_VARIABLE = "RUNNER_NODE"  #: what an engine calls this machine, for people
 
 
 def this_process() -> dict[str, Any]:
     """Return the identity of this process, as it is written into a claim."""
-    return {**_here(os.getpid()), "pid": os.getpid(), "started": _started(os.getpid()) or ""}
+    node = os.environ.get(NODE_VARIABLE, "")[:100]
+    return {
+        **_here(os.getpid()),
+        "pid": os.getpid(),
+        "started": _started(os.getpid()) or "",
+        **({"node": node} if node else {}),
+    }
 
 
 @lru_cache(1)

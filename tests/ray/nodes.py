@@ -1,0 +1,134 @@
+"""A Ray cluster on this machine, whose nodes can be killed and frozen with all that runs on them."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ray.cluster_utils import Cluster
+
+#: the head notices within seconds that a node is gone, instead of half a minute
+IMPATIENT = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 2000,
+    "health_check_failure_threshold": 3,
+}
+STORE_BYTES = 80_000_000  # about the least that Ray takes
+
+
+class Node:
+    """A machine of the cluster."""
+
+    def __init__(self, node: Any) -> None:
+        self.ray = node
+        self.id: str = node.node_id
+        self.host = self.id[:8]  #: what its workers call themselves
+        self._raylet: int = node.all_processes["raylet"][0].process.pid
+
+    def processes(self) -> list[int]:
+        """All that runs on it, from the raylet down to the workers."""
+        return [self._raylet, *descendants(self._raylet)]
+
+    def send(self, number: signal.Signals) -> list[int]:
+        """Send a signal to everything at once: nobody is left to tidy up."""
+        found = self.processes()
+        for pid in found:
+            send(pid, signal.SIGSTOP)
+        found = sorted({*found, *self.processes()})
+        for pid in found:
+            send(pid, number)
+        return found
+
+    def kill(self) -> None:
+        self.send(signal.SIGKILL)
+
+    def freeze(self) -> list[int]:
+        return self.send(signal.SIGSTOP)
+
+
+class Machines:
+    """A cluster: a head that runs no workers, and nodes with room for one each."""
+
+    def __init__(self) -> None:
+        self._cluster = Cluster(
+            initialize_head=True,
+            head_node_args={
+                "num_cpus": 0,
+                "num_gpus": 0,
+                "include_dashboard": False,
+                "object_store_memory": STORE_BYTES,
+                "_system_config": IMPATIENT,
+            },
+        )
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def add(self, *, gpus: int = 0) -> Node:
+        return Node(
+            self._cluster.add_node(
+                num_cpus=1, num_gpus=gpus, object_store_memory=STORE_BYTES, wait=True
+            )
+        )
+
+    def drain(self, node: Node) -> None:
+        """What an autoscaler does that hears of a preemption."""
+        subprocess.run(
+            [sys.executable, "-m", "ray.scripts.scripts", "drain-node",
+             "--address", self.address, "--node-id", node.id,
+             "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot",
+             "--deadline-remaining-seconds", "60"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+
+    def lose(self) -> None:
+        """All of it, at once."""
+        heads = [
+            process.process.pid
+            for processes in self._cluster.head_node.all_processes.values()
+            for process in processes
+        ]
+        found = [*heads, *(pid for head in heads for pid in descendants(head))]
+        for node in list(self._cluster.worker_nodes):
+            found += Node(node).processes()
+        for pid in found:
+            send(pid, signal.SIGKILL)
+        self.end()
+
+    def end(self) -> None:
+        for node in (*self._cluster.worker_nodes, self._cluster.head_node):
+            if node is not None:
+                node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def descendants(pid: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for child, parent in parents():
+        children.setdefault(parent, []).append(child)
+    found, todo = [], [pid]
+    while todo:
+        below = children.get(todo.pop(), [])
+        found += below
+        todo += below
+    return found
+
+
+def parents() -> Iterator[tuple[int, int]]:
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        yield int(path.parent.name), int(fields[1])

@@ -1,0 +1,263 @@
+"""Workers on a Ray cluster, whose nodes are killed, frozen, drained, added and taken away.
+
+Whatever happens to the cluster, each job ends once, with the bits of an undisturbed run.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray", reason="pip install 'keras-runner[ray]'")
+
+from runner.queue.job import Job, State
+from runner.queue.queue import Queue
+from runner.store.filesystem import open_store
+from tests.chaos.test_fleet import Plan, outcome, records, specs, undisturbed
+from tests.harness import REPOSITORY, Runner
+from tests.ray.nodes import Machines, Node, descendants, send
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+LEASE_SECONDS = 5.0
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Machines]:
+    running = Machines()
+    yield running
+    running.end()
+
+
+class Scene:
+    """A bucket with jobs in it, and the command that has them done on a cluster."""
+
+    def __init__(self, folder: Path, *, jobs: int, steps: int) -> None:
+        self.plan = Plan(workers=0, jobs=jobs, chains=jobs, steps=steps, seconds=0, pause=0)
+        self.folder = folder
+        self.store = open_store(str(folder / "store"))
+        self.queue = Queue(self.store)
+        self.steps = folder / "steps"
+        self.steps.mkdir()
+        self.names = [spec["name"] for spec in specs(self.plan)]
+        for spec in specs(self.plan):
+            self.queue.submit(spec["name"], spec)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, machines: Machines, *options: str) -> None:
+        with (self.folder / "said").open("ab") as said:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.ray.command", "work", "--engine", "ray",
+                 "--address", machines.address, *options],
+                stdout=said, stderr=said, cwd=REPOSITORY,
+                env={
+                    **os.environ,
+                    "RUNNER_STORE": str(self.folder / "store"),
+                    "RUNNER_LEASE_SECONDS": str(LEASE_SECONDS),
+                    "HASHING_STEPS": str(self.steps),
+                },
+            )  # fmt: skip
+
+    def said(self) -> str:
+        return (self.folder / "said").read_text()
+
+    def ended(self, seconds: float = 150) -> int:
+        """The command's exit code."""
+        assert self.process is not None
+        try:
+            return self.process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            jobs = [f"{j.id} {j.state} {j.step} {j.owner}" for j in self.queue.jobs()]
+            pytest.fail(f"it goes on after {seconds} s: {jobs}\n{self.said()[-4000:]}")
+
+    def until(self, condition: Callable[[], Any], seconds: float = 100) -> Any:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if found := condition():
+                return found
+            time.sleep(0.1)
+        jobs = [f"{j.id} {j.state} {j.step} {j.owner}" for j in self.queue.jobs()]
+        pytest.fail(f"waited {seconds} s in vain: {jobs}\n{self.said()[-4000:]}")
+
+    def running_on(self, *hosts: str) -> list[Job]:
+        """The jobs that have made progress on these."""
+        return [
+            job
+            for job in self.queue.jobs()
+            if job.state is State.RUNNING and job.step and (job.owner or {})["host"] in hosts
+        ]
+
+    def claimed_by(self, name: str) -> list[str]:
+        return [
+            str((record.owner or {})["host"])
+            for record in records(self.store, name)
+            if record.kind == "claim"
+        ]
+
+    def kinds(self, name: str) -> list[str]:
+        return [record.kind for record in records(self.store, name)]
+
+    def check(self) -> None:
+        """Every job has ended once, with the bits that it has when nothing happens."""
+        assert {job.id: outcome(job) for job in self.queue.jobs()} == undisturbed(self.plan)
+        for name in self.names:
+            history = records(self.store, name)
+            assert [record.kind for record in history].count("finish") == 2  # training, evaluation
+            tokens = [record.token for record in history]
+            assert tokens == sorted(tokens), "a record of an owner before the last one counts"
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Callable[..., Scene]]:
+    scenes = []
+
+    def make(*, jobs: int, steps: int) -> Scene:
+        scenes.append(Scene(tmp_path, jobs=jobs, steps=steps))
+        return scenes[-1]
+
+    yield make
+    for one in scenes:
+        one.close()
+
+
+@pytest.fixture
+def nodes(machines: Machines) -> Iterator[Callable[..., Sequence[Node]]]:
+    """Add nodes for one test."""
+    added: list[Node] = []
+
+    def add(count: int, *, gpus: int = 0) -> Sequence[Node]:
+        new = [machines.add(gpus=gpus) for _ in range(count)]
+        added.extend(new)
+        return new
+
+    yield add
+    for node in added:
+        node.kill()
+
+
+def test_a_node_is_killed(machines: Machines, scene: Any, nodes: Any) -> None:
+    """Without grace: its job goes on elsewhere, and its worker too once there is room."""
+    here = scene(jobs=3, steps=60)
+    first, second = nodes(2)
+    here.start(machines, "--workers", "2", "--until-empty")
+    job = here.until(lambda: here.running_on(first.host))[0]
+    first.kill()
+    (third,) = nodes(1)
+    assert here.ended() == 0
+    here.check()
+    owners = here.claimed_by(job.id)
+    assert owners[0] == first.host
+    assert set(owners[1:]) <= {second.host, third.host}
+    assert any(third.host in here.claimed_by(name) for name in here.names), "no worker came back"
+
+
+def test_a_host_freezes_and_thaws(machines: Machines, scene: Any, nodes: Any) -> None:
+    """Its job is taken over. Thawed, it goes on for a moment, and nothing of that counts."""
+    here = scene(jobs=2, steps=80)
+    first, second = nodes(2)
+    here.start(machines, "--workers", "2", "--until-empty")
+    job = here.until(lambda: here.running_on(first.host))[0]
+    frozen = first.freeze()
+    here.until(lambda: len(here.claimed_by(job.id)) > 1)
+    assert here.claimed_by(job.id)[1] == second.host
+    for pid in frozen:
+        send(pid, signal.SIGCONT)
+    here.until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in frozen[1:]))
+    assert here.ended() == 0
+    here.check()
+    assert here.claimed_by(job.id)[:2] == [first.host, second.host]
+
+
+def test_the_fleet_grows_and_shrinks(machines: Machines, scene: Any, nodes: Any) -> None:
+    """Workers wait for room, get a GPU each, and leave a node that is drained with all saved."""
+    here = scene(jobs=5, steps=80)
+    (first,) = nodes(1, gpus=1)
+    here.start(machines, "--workers", "3", "--until-empty")
+    here.until(lambda: here.running_on(first.host))
+    second, third = nodes(2, gpus=1)
+    here.until(lambda: here.running_on(second.host) and here.running_on(third.host))
+    job = here.until(lambda: here.running_on(second.host))[0]
+    shown = Runner(here.folder / "store").status(job.id)
+    assert shown["worker"].startswith(f"{second.host}:")
+    assert f"ray {second.host} at " in shown["node"]
+    machines.drain(second)
+    here.until(
+        lambda: here.claimed_by(job.id).count(second.host) and "release" in here.kinds(job.id)
+    )
+    here.until(lambda: not here.running_on(second.host))
+    second.kill()
+    assert here.ended() == 0
+    here.check()
+    assert all(path.read_text() == "0" for path in here.steps.glob("gpus.*"))
+
+
+def test_an_actor_gets_a_sigterm(machines: Machines, scene: Any, nodes: Any) -> None:
+    """Its worker saves and lets go before it goes; another comes in its place."""
+    here = scene(jobs=1, steps=60)
+    (node,) = nodes(1)
+    here.start(machines, "--workers", "1", "--until-empty")
+    job = here.until(lambda: here.running_on(node.host))[0]
+    worker = job.owner["pid"]
+    actor = next(pid for pid in node.processes() if worker in descendants(pid)[:1])
+    send(actor, signal.SIGTERM)
+    here.until(lambda: "release" in here.kinds(job.id))
+    assert here.ended() == 0
+    here.check()
+
+
+def test_an_actor_is_killed(machines: Machines, scene: Any, nodes: Any) -> None:
+    """Its worker is told by the kernel: no GPU is left with a worker of which Ray knows nothing."""
+    here = scene(jobs=1, steps=60)
+    (node,) = nodes(1)
+    here.start(machines, "--workers", "1", "--until-empty")
+    job = here.until(lambda: here.running_on(node.host))[0]
+    worker = job.owner["pid"]
+    actor = next(pid for pid in node.processes() if worker in descendants(pid)[:1])
+    send(actor, signal.SIGKILL)
+    here.until(lambda: "release" in here.kinds(job.id))
+    assert here.ended() == 0
+    here.check()
+
+
+def test_the_command_is_stopped(machines: Machines, scene: Any, nodes: Any) -> None:
+    """SIGTERM: all jobs are saved and let go before it ends with 75; who waited for room goes."""
+    here = scene(jobs=2, steps=100)
+    first, second = nodes(2)
+    here.start(machines, "--workers", "3")
+    here.until(lambda: here.running_on(first.host) and here.running_on(second.host))
+    here.process.terminate()
+    assert here.ended() == 75
+    assert all(job.state is State.QUEUED and job.step for job in here.queue.jobs())
+    assert all(here.kinds(name)[-1] == "release" for name in here.names)
+
+
+def test_the_cluster_is_lost(scene: Any) -> None:
+    """The command ends with 75, and on another cluster goes on where the bucket is."""
+    here = scene(jobs=3, steps=60)
+    machines = Machines()
+    for _ in range(2):
+        machines.add()
+    here.start(machines, "--workers", "2")
+    here.until(lambda: [job for job in here.queue.jobs() if job.step])
+    machines.lose()
+    assert here.ended() == 75
+    again = Machines()
+    try:
+        for _ in range(2):
+            again.add()
+        here.start(again, "--workers", "2", "--until-empty")
+        assert here.ended() == 0
+    finally:
+        again.end()
+    here.check()
