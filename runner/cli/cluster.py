@@ -11,7 +11,8 @@ from runner.cli.exit import Exit
 from runner.cli.work import seconds_of
 from runner.cli.working import catch_signals
 from runner.engine.keeper import Work
-from runner.errors import SpecError
+from runner.errors import SpecError, StoreError
+from runner.queue.queue import Queue
 
 #: what the workers of other machines get told; credentials they have of their own
 PASSED_ON = ("RUNNER_LEASE_SECONDS",)
@@ -28,7 +29,7 @@ def work_on_cluster(options: argparse.Namespace) -> int:
             raise
         msg = "--engine ray needs Ray: pip install 'keras-runner[ray]'"
         raise SpecError(msg) from None
-    _, store = open_queue(options)
+    queue, store = open_queue(options)
     if store.url.startswith("file:"):
         say("ray: the store is a folder: every node must see the same one at this path")
     code = engine.work_on_ray(
@@ -36,6 +37,7 @@ def work_on_cluster(options: argparse.Namespace) -> int:
         address=options.address,
         workers=options.workers,
         gpus=options.gpus,
+        unfinished=lambda: _unfinished(queue),
         stop=stop,
         say=say,
     )
@@ -75,3 +77,10 @@ def _work(options: argparse.Namespace) -> Work:
 def _everywhere(url: str) -> str:
     """Return the store's name as it holds in any folder."""
     return url if "://" in url else str(Path(url).expanduser().absolute())
+
+
+def _unfinished(queue: Queue) -> bool:
+    try:
+        return not all(job.ended for job in queue.jobs())
+    except StoreError:
+        return True

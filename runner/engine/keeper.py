@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from runner.engine.session import Session
 
 AGAIN = 75
 FAILED = 1
+UNFINISHED = 4  #: others have what is left
 SHORT_SECONDS = 10.0  #: a process that lived no longer did not get to work
 MOST_IN_VAIN = 5  #: so many of those in a row are a fault of the machine or the command
 MOST_PAUSE = 60.0
@@ -103,7 +104,7 @@ class Keeper:
         with self._changing:
             if self._stopping.is_set():
                 return None
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 - our own program, no shell
                 [sys.executable, str(Path(tether.__file__)), str(os.getpid()),
                  self._work.module, *arguments],
                 env=self._environment,

@@ -18,13 +18,13 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from runner.engine.keeper import AGAIN, FAILED, Keeper, Work
+from runner.engine.keeper import AGAIN, FAILED, UNFINISHED, Keeper, Work
 from runner.engine.preemption import StopRequest
 from runner.errors import SpecError
 from runner.queue.owner import NODE_VARIABLE
@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
 LOST_SECONDS = 30.0  #: Ray's own processes give up on a head that was silent for 60
-ACKNOWLEDGE_SECONDS = 10.0  #: for a member to hear that it is to stop
+ANSWER_SECONDS = 10.0  #: for a member, if it runs at all
+LOOK_SECONDS = 10.0  #: between looks at the queue
 #: Ray would kill a worker with its actor; it is to save first (`runner.engine.tether` sees to it)
 MEMBER_ENVIRONMENT = {"RAY_kill_child_processes_on_worker_exit": "0"}
 LEFT = 75  #: of an actor's process that is to go
@@ -52,7 +53,7 @@ class Member:
         self._hear_signals()
 
     def run(self) -> int:
-        """Work; the worker's exit code. Where this process or its node is to go it never returns."""
+        """Work; the worker's exit code. It never returns where its process or node is to go."""
         code = self._keeper.run()
         if self._leaving.is_set():
             os._exit(LEFT)  # Ray puts an actor that died on a node that is not drained
@@ -92,7 +93,7 @@ class Member:
     def _is_draining(self) -> bool:
         # what Ray Serve asks; the public API does not tell an actor
         try:
-            client = ray._private.worker.global_worker.gcs_client  # noqa: SLF001
+            client = ray._private.worker.global_worker.gcs_client
             return any(
                 (node.hex() if isinstance(node, bytes) else str(node)) == self._node
                 for node in client.get_draining_nodes(timeout=10)
@@ -109,6 +110,7 @@ class Crew:
         work: for each of them.
         workers: how many; None: one for each GPU of the cluster, or for each node without any.
         gpus: for each worker, a part of one too; None: one, where the cluster has any.
+        unfinished: whether the queue holds anything to do, or to wait for.
         stop: asked all the time.
         say: told what happens.
     """
@@ -119,10 +121,12 @@ class Crew:
         *,
         workers: int | None,
         gpus: float | None,
+        unfinished: Callable[[], bool],
         stop: StopRequest,
         say: Callable[[str], None],
     ) -> None:
         self._work = work
+        self._unfinished = unfinished
         self._stop = stop
         self._say = say
         self._head = _Head()
@@ -131,7 +135,6 @@ class Crew:
         self._workers = workers or _as_many_as_fit(found, self._gpus)
         self._members: dict[Any, Any] = {}  #: of the call `run` → the actor
         self._asked: dict[Any, Any] = {}  #: of the call `where` → the actor
-        self._places: dict[Any, str] = {}  #: actor → its node
 
     def run(self) -> int:
         """Start the members and wait until all have ended; the worst of their exit codes."""
@@ -140,15 +143,22 @@ class Crew:
         for _ in range(self._workers):
             self._enlist()
         codes: list[int] = []
-        asked = False
+        asked, looked_at = False, 0.0
         while self._members:
             done, _ = ray.wait(list(self._members), timeout=1.0)
             codes += [self._ended(call) for call in done]
             if self._stop.reason is not None and not asked:
                 asked = True
                 self._dismiss()
+            if codes and not asked and time.monotonic() - looked_at > LOOK_SECONDS:
+                # some have found nothing left; who has no node yet would wait for one in vain
+                looked_at = time.monotonic()
+                if not self._unfinished():
+                    self._part_with(self._silent("where"))
             self._tell_places()
             self._head.check()
+        if UNFINISHED in codes and not self._unfinished():
+            codes = [code for code in codes if code != UNFINISHED]  # another has done it since
         return max(codes, key=_rank, default=0)
 
     def _enlist(self) -> None:
@@ -182,17 +192,26 @@ class Crew:
 
     def _dismiss(self) -> None:
         """Ask all to stop; who has no node yet, or whose node is silent, is not waited for."""
-        calls = {actor.stop.remote(): actor for actor in self._members.values()}
-        _, silent = ray.wait(list(calls), num_returns=len(calls), timeout=ACKNOWLEDGE_SECONDS)
-        for call in silent:
-            ray.kill(calls[call], no_restart=True)
+        self._part_with(self._silent("stop"))
+
+    def _silent(self, method: str) -> list[Any]:
+        """Return the calls `run` of those who do not answer to this one."""
+        calls = {
+            getattr(actor, method).remote(): running for running, actor in self._members.items()
+        }
+        _, silent = ray.wait(list(calls), num_returns=len(calls), timeout=ANSWER_SECONDS)
+        return [calls[call] for call in silent]
+
+    def _part_with(self, calls: Iterable[Any]) -> None:
+        for call in calls:
+            ray.kill(self._members.pop(call), no_restart=True)
 
     def _tell_places(self) -> None:
         if not self._asked:
             return
         known, _ = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)
         for call in known:
-            actor = self._asked.pop(call)
+            del self._asked[call]
             try:
                 self._say(f"ray: a worker on {ray.get(call)}")
             except RayError:
@@ -231,6 +250,7 @@ def work_on_ray(
     address: str | None,
     workers: int | None,
     gpus: float | None,
+    unfinished: Callable[[], bool],
     stop: StopRequest,
     say: Callable[[str], None],
 ) -> int:
@@ -242,6 +262,7 @@ def work_on_ray(
             on this machine), or else a new one of this machine alone.
         workers: see `Crew`.
         gpus: see `Crew`.
+        unfinished: see `Crew`.
         stop: of this process.
         say: told what happens.
 
@@ -255,7 +276,9 @@ def work_on_ray(
         raise SpecError(msg) from None
     stop.install()  # Ray has put its own handlers there
     try:
-        code = Crew(work, workers=workers, gpus=gpus, stop=stop, say=say).run()
+        code = Crew(
+            work, workers=workers, gpus=gpus, unfinished=unfinished, stop=stop, say=say
+        ).run()
     except HeadLostError:
         say(
             f"ray: the cluster's head has not answered for {LOST_SECONDS:.0f} s. The jobs are in"

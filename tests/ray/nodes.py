@@ -1,14 +1,13 @@
-"""A Ray cluster on this machine, whose nodes can be killed and frozen with all that runs on them."""
+"""A Ray cluster on this machine, whose nodes can be killed and frozen with all they run."""
 
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from ray.cluster_utils import Cluster
+
+from tests.processes import descendants, send
 
 #: the head notices within seconds that a node is gone, instead of half a minute
 IMPATIENT = {
@@ -104,31 +103,3 @@ class Machines:
         for node in (*self._cluster.worker_nodes, self._cluster.head_node):
             if node is not None:
                 node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
-
-
-def send(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass
-
-
-def descendants(pid: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for child, parent in parents():
-        children.setdefault(parent, []).append(child)
-    found, todo = [], [pid]
-    while todo:
-        below = children.get(todo.pop(), [])
-        found += below
-        todo += below
-    return found
-
-
-def parents() -> Iterator[tuple[int, int]]:
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        yield int(path.parent.name), int(fields[1])

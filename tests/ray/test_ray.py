@@ -21,7 +21,8 @@ from runner.queue.queue import Queue
 from runner.store.filesystem import open_store
 from tests.chaos.test_fleet import Plan, outcome, records, specs, undisturbed
 from tests.harness import REPOSITORY, Runner
-from tests.ray.nodes import Machines, Node, descendants, send
+from tests.processes import descendants, lives, send
+from tests.ray.nodes import Machines, Node
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -173,7 +174,7 @@ def test_a_host_freezes_and_thaws(machines: Machines, scene: Any, nodes: Any) ->
     assert here.claimed_by(job.id)[1] == second.host
     for pid in frozen:
         send(pid, signal.SIGCONT)
-    here.until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in frozen[1:]))
+    here.until(lambda: not any(lives(pid) for pid in frozen))
     assert here.ended() == 0
     here.check()
     assert here.claimed_by(job.id)[:2] == [first.host, second.host]

@@ -1,0 +1,236 @@
+"""The files for Kubernetes, SkyPilot and Slurm are what these accept, and do what runner needs."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from runner.cli.exit import Exit
+from tests.harness import REPOSITORY
+from tests.processes import descendants
+
+DOCKER = REPOSITORY / "docker"
+SLURM = DOCKER / "slurm.sh"
+#: `make sky-schema` writes it: what SkyPilot itself checks a file against
+SKYPILOT_SCHEMA = Path(__file__).parent / "skypilot.schema.json"
+#: the kinds of sbatch option that the file uses (sbatch's manual)
+SBATCH_OPTIONS = {
+    "job-name": r"[\w-]+",
+    "array": r"\d+(-\d+)?",
+    "nodes": r"\d+",
+    "ntasks": r"\d+",
+    "cpus-per-task": r"\d+",
+    "mem": r"\d+[KMGT]",
+    "gres": r"gpu(:\w+)?:\d+",
+    "time": r"(\d+-)?\d+:\d\d:\d\d",
+    "signal": r"B:TERM@\d+",
+    "requeue": r"",
+    "open-mode": r"append|truncate",
+    "output": r"[\w%.-]+",
+}
+
+
+def load(name: str) -> Any:
+    return yaml.safe_load((DOCKER / name).read_text(encoding="utf-8"))
+
+
+# ---------------------------------------------------------------------- Kubernetes
+
+
+@pytest.mark.parametrize("version", ["1.31", "1.37"])  # podFailurePolicy is stable since 1.31
+def test_kubernetes_accepts_the_job(version: str) -> None:
+    """Kubernetes' own schema, strictly: a field that it does not know is a mistake."""
+    kubernetes_validate.validate(load("kubernetes.yaml"), version, strict=True)
+
+
+def test_kubernetes_starts_a_worker_again_whenever_it_was_stopped() -> None:
+    """A disruption and 75 are ignored, which comes before anything that counts or ends the job."""
+    job = load("kubernetes.yaml")["spec"]
+    rules = job["podFailurePolicy"]["rules"]
+    assert rules[0]["action"] == rules[1]["action"] == "Ignore"
+    assert rules[0]["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+    assert rules[1]["onExitCodes"]["values"] == [Exit.PREEMPTED]
+    fatal = [rule["onExitCodes"]["values"] for rule in rules if rule["action"] == "FailJob"]
+    assert fatal == [[Exit.USAGE]]
+    pod = job["template"]["spec"]
+    assert pod["restartPolicy"] == "Never"  # the policy works with no other
+    (container,) = pod["containers"]
+    assert {rule["onExitCodes"]["containerName"] for rule in rules[1:]} == {container["name"]}
+    grace = {one["name"]: one.get("value") for one in container["env"]}["RUNNER_GRACE_SECONDS"]
+    assert int(grace) == pod["terminationGracePeriodSeconds"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+
+
+# ---------------------------------------------------------------------- SkyPilot
+
+
+def test_skypilot_accepts_the_task() -> None:
+    """SkyPilot's own schemas of a task and of its resources."""
+    schemas, task = json.loads(SKYPILOT_SCHEMA.read_text()), load("skypilot.yaml")
+    jsonschema.validate(task, schemas["task"])
+    jsonschema.validate(task["resources"], schemas["resources"])
+    known = set(recovery(schemas["resources"])["properties"]) | {"max_restarts_on_errors"}
+    assert set(task["resources"]["job_recovery"]) <= known
+
+
+def recovery(schema: dict[str, Any]) -> dict[str, Any]:
+    choices: list[dict[str, Any]] = schema["properties"]["job_recovery"]["anyOf"]
+    return next(choice for choice in choices if choice["type"] == "object")
+
+
+def test_skypilot_recovers_a_worker_that_was_stopped() -> None:
+    """On 75 and after a preemption, however often."""
+    resources = load("skypilot.yaml")["resources"]
+    assert resources["use_spot"] is True
+    assert resources["job_recovery"]["recover_on_exit_codes"] == [Exit.PREEMPTED]
+
+
+@pytest.mark.parametrize(("code", "shown"), [(0, 0), (75, 75), (1, 1), (4, 0), (5, 0), (6, 6)])
+def test_skypilot_sees_the_exit_code(code: int, shown: int, tmp_path: Path) -> None:
+    """But for those that say that this worker is not needed."""
+    runner = tmp_path / "runner-venv/bin/runner"
+    runner.parent.mkdir(parents=True)
+    runner.write_text(f"#!/bin/sh\nexit {code}\n")
+    runner.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-c", load("skypilot.yaml")["run"]],
+        env={**os.environ, "HOME": str(tmp_path), "SKYPILOT_TASK_ID": "sky-1"},
+    )
+    assert done.returncode == shown
+
+
+# ---------------------------------------------------------------------- Slurm
+
+
+def test_slurm_script_is_sound() -> None:
+    """For bash, for shellcheck, and its options are sbatch's."""
+    subprocess.run(["bash", "-n", SLURM], check=True)
+    subprocess.run(["shellcheck", SLURM], check=True)
+    assert os.access(SLURM, os.X_OK)
+    options = sbatch_options()
+    for name, value in options.items():
+        assert name in SBATCH_OPTIONS, f"--{name}"
+        assert re.fullmatch(SBATCH_OPTIONS[name], value), f"--{name}={value}"
+    assert "requeue" in options
+    grace = options["signal"].partition("@")[2]
+    assert f"RUNNER_GRACE_SECONDS={grace}" in SLURM.read_text()
+
+
+@pytest.mark.skipif(shutil.which("sbatch") is None, reason="only where Slurm is")
+def test_sbatch_accepts_the_script() -> None:
+    subprocess.run(["sbatch", "--test-only", "--export=ALL,RUNNER_STORE=/tmp/x", SLURM], check=True)
+
+
+def sbatch_options() -> dict[str, str]:
+    """Those before the first command, where sbatch reads them."""
+    found = {}
+    for line in SLURM.read_text().splitlines():
+        if line.startswith("#SBATCH"):
+            name, _, value = line.removeprefix("#SBATCH --").partition("=")
+            found[name] = value
+        elif line and not line.startswith("#"):
+            break
+    return found
+
+
+class Slurm:
+    """Slurm's commands and a `runner`, as far as the script sees them."""
+
+    RUNNER = """#!/usr/bin/env bash
+cd "$FAKE"
+if [[ $2 == --drain ]]; then echo "$3" >> drains; touch drained; exit 0; fi
+trap 'echo TERM >> signals; sleep 0.5; exit 75' TERM
+touch began
+for _ in $(seq 200); do
+  [[ -e drained ]] && { echo drained >> signals; exit 0; }
+  [[ -e exit ]] && exit "$(cat exit)"
+  sleep 0.05
+done
+"""
+    COMMANDS = (("runner", RUNNER), ("scontrol", '#!/bin/sh\necho "$@" >> "$FAKE/requeued"\n'),
+                ("squeue", '#!/bin/sh\ncat "$FAKE/state"\n'))  # fmt: skip
+
+    def __init__(self, folder: Path, state: str = "RUNNING") -> None:
+        self.folder = folder
+        bin_ = folder / "bin"
+        bin_.mkdir()
+        for name, text in self.COMMANDS:
+            (bin_ / name).write_text(text)
+            (bin_ / name).chmod(0o755)
+        (folder / "state").write_text(f"{state}\n")
+        self.process = subprocess.Popen(
+            ["bash", SLURM],
+            start_new_session=True,
+            env={
+                "PATH": f"{bin_}:{os.environ['PATH']}",
+                "FAKE": str(folder),
+                "RUNNER_STORE": "/store",
+                "SLURM_JOB_ID": "17",
+            },
+        )
+        end = time.monotonic() + 60
+        while not (folder / "began").exists():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    def worker(self) -> int:
+        return next(
+            pid
+            for pid in descendants(self.process.pid)
+            if b"runner\0work" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
+
+    def left(self, name: str) -> list[str]:
+        path = self.folder / name
+        return path.read_text().splitlines() if path.exists() else []
+
+    def ended(self) -> int:
+        return self.process.wait(timeout=60)
+
+
+def test_slurm_signals_the_shell_alone(tmp_path: Path) -> None:
+    """At the time limit: the worker is asked to save, and the job comes back."""
+    slurm = Slurm(tmp_path)
+    worker = slurm.worker()
+    slurm.process.send_signal(signal.SIGTERM)
+    assert slurm.ended() == 0
+    assert [text.rpartition(":")[2] for text in slurm.left("drains")] == [str(worker)]
+    assert slurm.left("signals") == ["drained"]
+    assert slurm.left("requeued") == ["requeue 17"]
+
+
+def test_slurm_signals_all_processes(tmp_path: Path) -> None:
+    """The worker gets one signal, not two, which would end it with nothing saved."""
+    slurm = Slurm(tmp_path)
+    os.kill(slurm.worker(), signal.SIGTERM)
+    slurm.process.send_signal(signal.SIGTERM)
+    assert slurm.ended() == 75
+    assert slurm.left("signals") == ["TERM"]
+    assert slurm.left("requeued") == ["requeue 17"]
+
+
+def test_slurm_lets_a_cancelled_job_end(tmp_path: Path) -> None:
+    """Whoever cancels means it."""
+    slurm = Slurm(tmp_path, state="COMPLETING")
+    slurm.process.send_signal(signal.SIGTERM)
+    slurm.ended()
+    assert slurm.left("requeued") == []
+
+
+@pytest.mark.parametrize(("code", "shown", "again"), [(0, 0, 0), (75, 75, 1), (1, 1, 0), (4, 0, 0)])
+def test_slurm_sees_the_exit_code(code: int, shown: int, again: int, tmp_path: Path) -> None:
+    """75 means again; 4 that others have what is left."""
+    slurm = Slurm(tmp_path)
+    (tmp_path / "exit").write_text(str(code))
+    assert slurm.ended() == shown
+    assert len(slurm.left("requeued")) == again
