@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types pytest chaos bench test-ray test-jax schema clean
+.PHONY: run test lint types pytest chaos bench test-ray test-jax sky-schema schema clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed  ## train the quickstart job, or go on with it
@@ -29,6 +29,12 @@ bench: $(VENV)/.installed-dev  ## measurements, printed as tables
 
 test-ray: $(VENV)/.installed-dev  ## workers on a Ray cluster of this machine
 	$(BIN)/pytest -m ray --durations=10 tests/ray
+
+SKY_BIN := $(VENV)-sky/bin
+sky-schema:  ## SkyPilot reads docker/skypilot.yaml; its schemas are written for the tests
+	$(PYTHON) -m venv $(VENV)-sky
+	$(SKY_BIN)/python -m pip install --quiet skypilot
+	$(SKY_BIN)/python -m tests.docker.skypilot
 
 schema: $(VENV)/.installed  ## write jobs/.schema.json anew after a change of the spec
 	$(BIN)/runner schema > jobs/.schema.json
@@ -62,4 +68,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-jax build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-jax $(VENV)-sky build dist *.egg-info

@@ -12,6 +12,7 @@ from runner.cli.work import seconds_of
 from runner.cli.working import catch_signals
 from runner.engine.keeper import Work
 from runner.errors import SpecError, StoreError
+from runner.queue.job import State
 from runner.queue.queue import Queue
 
 #: what the workers of other machines get told; credentials they have of their own
@@ -21,6 +22,7 @@ PASSED_ON = ("RUNNER_LEASE_SECONDS",)
 def work_on_cluster(options: argparse.Namespace) -> int:
     """Let workers of a Ray cluster work on the queue; the worst of their exit codes."""
     _check(options)
+    work = _work(options)
     stop = catch_signals()
     try:
         from runner.engine import ray as engine
@@ -33,7 +35,7 @@ def work_on_cluster(options: argparse.Namespace) -> int:
     if store.url.startswith("file:"):
         say("ray: the store is a folder: every node must see the same one at this path")
     code = engine.work_on_ray(
-        _work(options),
+        work,
         address=options.address,
         workers=options.workers,
         gpus=options.gpus,
@@ -43,7 +45,11 @@ def work_on_cluster(options: argparse.Namespace) -> int:
     )
     if stop.signal == signal.SIGINT:
         return Exit.INTERRUPTED
-    return code if stop.reason is None else Exit.PREEMPTED
+    if stop.reason is not None:
+        return Exit.PREEMPTED
+    if code == Exit.UNFINISHED and all(job.ended for job in queue.jobs()):
+        return Exit.DONE  # one left it to others, who have done it since
+    return code
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -81,6 +87,6 @@ def _everywhere(url: str) -> str:
 
 def _unfinished(queue: Queue) -> bool:
     try:
-        return not all(job.ended for job in queue.jobs())
+        return any(job.state in (State.QUEUED, State.RUNNING) for job in queue.jobs())
     except StoreError:
         return True

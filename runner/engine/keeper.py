@@ -25,7 +25,6 @@ from runner.engine.session import Session
 
 AGAIN = 75
 FAILED = 1
-UNFINISHED = 4  #: others have what is left
 SHORT_SECONDS = 10.0  #: a process that lived no longer did not get to work
 MOST_IN_VAIN = 5  #: so many of those in a row are a fault of the machine or the command
 MOST_PAUSE = 60.0

@@ -24,7 +24,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from runner.engine.keeper import AGAIN, FAILED, UNFINISHED, Keeper, Work
+from runner.engine.keeper import AGAIN, FAILED, Keeper, Work
 from runner.engine.preemption import StopRequest
 from runner.errors import SpecError
 from runner.queue.owner import NODE_VARIABLE
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 2.0
 LOST_SECONDS = 30.0  #: Ray's own processes give up on a head that was silent for 60
 ANSWER_SECONDS = 10.0  #: for a member, if it runs at all
+ROOM_SECONDS = 30.0  #: after which it is said that workers wait for it
 LOOK_SECONDS = 10.0  #: between looks at the queue
 #: Ray would kill a worker with its actor; it is to save first (`runner.engine.tether` sees to it)
 MEMBER_ENVIRONMENT = {"RAY_kill_child_processes_on_worker_exit": "0"}
@@ -110,7 +111,7 @@ class Crew:
         work: for each of them.
         workers: how many; None: one for each GPU of the cluster, or for each node without any.
         gpus: for each worker, a part of one too; None: one, where the cluster has any.
-        unfinished: whether the queue holds anything to do, or to wait for.
+        unfinished: whether the queue holds anything to do.
         stop: asked all the time.
         say: told what happens.
     """
@@ -135,6 +136,8 @@ class Crew:
         self._workers = workers or _as_many_as_fit(found, self._gpus)
         self._members: dict[Any, Any] = {}  #: of the call `run` → the actor
         self._asked: dict[Any, Any] = {}  #: of the call `where` → the actor
+        self._began_at = time.monotonic()
+        self._waited = False
 
     def run(self) -> int:
         """Start the members and wait until all have ended; the worst of their exit codes."""
@@ -157,8 +160,6 @@ class Crew:
                     self._part_with(self._silent("where"))
             self._tell_places()
             self._head.check()
-        if UNFINISHED in codes and not self._unfinished():
-            codes = [code for code in codes if code != UNFINISHED]  # another has done it since
         return max(codes, key=_rank, default=0)
 
     def _enlist(self) -> None:
@@ -169,7 +170,7 @@ class Crew:
                 num_gpus=self._gpus,
                 max_restarts=-1,
                 max_task_retries=-1,
-                max_concurrency=4,  # it hears while it works
+                max_concurrency=16,  # it hears while it works, also when Ray has made calls again
                 scheduling_strategy="SPREAD",
                 runtime_env={"env_vars": MEMBER_ENVIRONMENT},
             )
@@ -199,6 +200,8 @@ class Crew:
         calls = {
             getattr(actor, method).remote(): running for running, actor in self._members.items()
         }
+        if not calls:
+            return []
         _, silent = ray.wait(list(calls), num_returns=len(calls), timeout=ANSWER_SECONDS)
         return [calls[call] for call in silent]
 
@@ -209,6 +212,9 @@ class Crew:
     def _tell_places(self) -> None:
         if not self._asked:
             return
+        if not self._waited and time.monotonic() - self._began_at > ROOM_SECONDS:
+            self._waited = True
+            self._say(f"ray: {len(self._asked)} workers wait for room on the cluster")
         known, _ = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)
         for call in known:
             del self._asked[call]
