@@ -101,6 +101,18 @@ class Scene:
             if record.kind == "claim"
         ]
 
+    def began_on(self, node: Node) -> bool:
+        """Whether a worker has been started there."""
+        return any(self.steps.glob(f"gpus.{node.host}.*"))
+
+    def written_by(self, host: str) -> int:
+        """How many records a host has written as a job's owner."""
+        return sum(
+            (record.owner or {}).get("host") == host
+            for name in self.names
+            for record in records(self.store, name)
+        )
+
     def kinds(self, name: str) -> list[str]:
         return [record.kind for record in records(self.store, name)]
 
@@ -149,35 +161,38 @@ def nodes(machines: Machines) -> Iterator[Callable[..., Sequence[Node]]]:
 
 def test_a_node_is_killed(machines: Machines, scene: Any, nodes: Any) -> None:
     """Without grace: its job goes on elsewhere, and its worker too once there is room."""
-    here = scene(jobs=3, steps=60)
+    here = scene(jobs=4, steps=100)
     first, second = nodes(2)
     here.start(machines, "--workers", "2", "--until-empty")
     job = here.until(lambda: here.running_on(first.host))[0]
     first.kill()
     (third,) = nodes(1)
-    assert here.ended() == 0
+    here.until(lambda: here.began_on(third))
+    assert here.ended() == 0, here.said()[-6000:]
     here.check()
     owners = here.claimed_by(job.id)
     assert owners[0] == first.host
     assert set(owners[1:]) <= {second.host, third.host}
-    assert any(third.host in here.claimed_by(name) for name in here.names), "no worker came back"
 
 
 def test_a_host_freezes_and_thaws(machines: Machines, scene: Any, nodes: Any) -> None:
-    """Its job is taken over. Thawed, it goes on for a moment, and nothing of that counts."""
-    here = scene(jobs=2, steps=80)
+    """Its job is taken over, its worker replaced. What it does when it thaws counts for nothing."""
+    here = scene(jobs=4, steps=80)
     first, second = nodes(2)
     here.start(machines, "--workers", "2", "--until-empty")
     job = here.until(lambda: here.running_on(first.host))[0]
     frozen = first.freeze()
+    (third,) = nodes(1)
     here.until(lambda: len(here.claimed_by(job.id)) > 1)
-    assert here.claimed_by(job.id)[1] == second.host
+    here.until(lambda: here.began_on(third))
+    before = here.written_by(first.host)
     for pid in frozen:
         send(pid, signal.SIGCONT)
     here.until(lambda: not any(lives(pid) for pid in frozen))
+    assert here.written_by(first.host) == before
     assert here.ended() == 0
     here.check()
-    assert here.claimed_by(job.id)[:2] == [first.host, second.host]
+    assert set(here.claimed_by(job.id)[1:]) <= {second.host, third.host}
 
 
 def test_the_fleet_grows_and_shrinks(machines: Machines, scene: Any, nodes: Any) -> None:
