@@ -141,3 +141,16 @@ class Shop:
 
         keys = self.store.list(f"jobs/{name}/log/")
         return [decode(self.store.read(key) or b"", key)["kind"] for key in keys]
+
+
+def raising(error: BaseException, times: int = 99) -> Counting:
+    """A stage that fails after its second step, so many times."""
+    left = times
+
+    def fail(job: Job, step: int) -> None:
+        nonlocal left
+        if step == 2 and left:
+            left -= 1
+            raise error
+
+    return Counting(on_step=fail)
