@@ -13,7 +13,7 @@ from blake3 import blake3
 
 from runner.checkpoint import packs
 from runner.checkpoint.manifest import PYTHON, Manifest, Pack, Place
-from runner.checkpoint.plain import Array
+from runner.checkpoint.plain import Array, name_of_dtype
 from runner.checkpoint.policy import Compaction
 from runner.store.base import Store
 
@@ -74,7 +74,7 @@ class PackWriter:
         Returns:
             Whether its bytes travel now. If not, `finish` may ask for the array again.
         """
-        content = (array.dtype.name, array.shape, digest)
+        content = (name_of_dtype(array.dtype), array.shape, digest)
         self._contents[name] = content
         if content in self._known or content in self._queued:
             return False
