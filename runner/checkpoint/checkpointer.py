@@ -21,7 +21,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -74,6 +74,7 @@ class Snapshot:
     notes: Sequence[str] = ()  #: said once, with the commit
     to_host: Callable[[Any], Array] = as_array
     shared: bool = True  #: the tensors are the training's own buffers, not copies of them
+    still: Collection[str] = ()  #: tensors that are not expected to change, of frozen layers
     taken_at: float = field(default_factory=time.monotonic)
 
 
@@ -361,7 +362,7 @@ class Checkpointer:
             name, value = tensors.pop()
             array = snapshot.to_host(value)
             digest = self._unchanged.hash_of(name, array, shared=snapshot.shared)
-            if not writer.add(name, array, digest):
+            if not writer.add(name, array, digest, still=name in snapshot.still):
                 stored[name] = value
             del value, array
         places, packs = writer.finish(lambda name: snapshot.to_host(stored[name]))
