@@ -14,6 +14,7 @@ from typing import Protocol
 
 from runner.engine.attempt import AttemptLog, Heartbeat
 from runner.engine.preemption import StopRequest
+from runner.engine.source import git_commit
 from runner.engine.stages import Attempt, run_stage
 from runner.errors import (
     ConflictError,
@@ -90,7 +91,7 @@ class Worker:
         self._stop = stop
         self._reporter = reporter
         self._sleep = sleep
-        self._owner = owner or this_process()
+        self._owner = owner or {**this_process(), "git_commit": git_commit()}
         self._signs: dict[str, tuple[int, int]] = {}  # other workers' tokens and beats, first seen
         self._said: set[str] = set()
         self.unreadable: set[str] = set()  #: jobs whose records make no sense
