@@ -100,7 +100,7 @@ def moments(rng: random.Random, together: int) -> list[dict[str, Any]]:
         kinds: list[dict[str, Any]] = [
             {"kind": "batch_end", "at": at},
             {"kind": "batch_begin", "at": at - step % together},
-            {"kind": "store", "at": 0, "n": 1 if kills else 2, **rng.choice(CALLS)},
+            {"kind": "store", "at": 0, "n": 1 if kills else 3, **rng.choice(CALLS)},
         ]
         if step == STEPS - 1:
             kinds = [{"kind": "epoch_end", "at": epoch}, {"kind": "batch_end", "at": at}]
