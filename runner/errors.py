@@ -11,6 +11,7 @@ RunnerError
 │   └── StoreRefusedError             it will not work until someone mends it: stop, lose nothing
 ├── CheckpointError                   incomplete or damaged: use the one before
 ├── TrainingError                     the job's own fault: counts as a failed attempt
+│   └── DivergedError                 its loss is no number any more: the user edits the spec
 └── PreemptedError                    asked to stop, and the state is saved: run again
 """
 
@@ -57,6 +58,10 @@ class CheckpointError(RunnerError):
 
 class TrainingError(RunnerError):
     """The training failed by its own fault (its spec, its data, its numbers)."""
+
+
+class DivergedError(TrainingError):
+    """The loss became NaN or infinite: the same again would end the same."""
 
 
 class PreemptedError(RunnerError):

@@ -75,6 +75,8 @@ def _check_optimizer(value: Any) -> Any:
 
 Duration = Annotated[str, BeforeValidator(_check_duration)]
 Monitor = Literal["loss", "top_1", "top_5", "val_loss", "val_top_1", "val_top_5"]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -237,13 +239,49 @@ class Evaluation(_Part):
     batch_size: int = Field(256, ge=1, le=10_000_000)
 
 
+class Requirements(_Part):
+    """What a machine must have to take up the job; others leave it in the queue and say so."""
+
+    gpu_memory_gb: float | None = Field(
+        None, gt=0, le=100_000, description="of the machine's largest GPU; null: none needed"
+    )
+    labels: tuple[Label, ...] = Field(
+        (), max_length=20, description="of the machine, as `runner work --label` gives them"
+    )
+
+
+class Budget(_Part):
+    """Work after which the job is held, with its state saved; `runner release` gives it again."""
+
+    gpu_hours: float | None = Field(
+        None, gt=0, le=1e6, description="hours of each GPU of the machines; null: no limit"
+    )
+    hours: float | None = Field(
+        None, gt=0, le=1e6, description="hours of work on any machine; null: no limit"
+    )
+
+
+class Limits(_Part):
+    """When a job that does not get on is given up."""
+
+    stalled: Duration | None = Field(
+        "30m",
+        description="end an attempt that shows no progress for so long, and count a failure;"
+        " null: never",
+    )
+    deaths: int = Field(
+        3, ge=1, le=1_000_000, description="hold the job when so many workers died at one step"
+    )
+    backoff: Duration = Field(
+        "10s", description="wait so long before the first retry, twice as long before each other"
+    )
+
+
 class JobSpec(_Part):
     """One job: what to train, on what, and how it is evaluated."""
 
     schema_: str | None = Field(None, alias="$schema", description="for editors; not used")
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] = Field(
-        description="the job's id: lower-case letters, digits, '.', '_' and '-'"
-    )
+    name: Name = Field(description="the job's id: lower-case letters, digits, '.', '_' and '-'")
     description: str = Field("", max_length=1000)
     seed: int = Field(0, ge=0, lt=2**31, description="of initial weights, order and augmentation")
     data: Data = Field(default_factory=Data)
@@ -254,10 +292,21 @@ class JobSpec(_Part):
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
     evaluation: Evaluation | None = Field(default_factory=Evaluation)
     retries: int = Field(2, ge=0, le=100, description="tries after failures of the job's own")
+    priority: int = Field(
+        0, ge=-1_000_000, le=1_000_000, description="higher goes first, of equals the older"
+    )
+    after: tuple[Name, ...] = Field(
+        (), max_length=100, description="jobs that must have succeeded before this one begins"
+    )
+    requirements: Requirements = Field(default_factory=Requirements)
+    budget: Budget = Field(default_factory=Budget)
+    limits: Limits = Field(default_factory=Limits)
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         wrong = []
+        if self.name in self.after:
+            wrong.append(f"after: {self.name!r} is this job itself, and would wait for ever")
         if self.data.validation_split == 0:
             for where, part in (
                 ("training.early_stopping", self.training.early_stopping),

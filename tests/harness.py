@@ -24,8 +24,9 @@ DATA = Path(os.environ.get("RUNNER_TEST_DATA", REPOSITORY.parent / "shared" / "d
 #: what decides over bits and may differ between the test's environment and a user's
 ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
 
-#: small steps between checkpoints, so that there is much to be lost and much to be wrong
-OFTEN = {"checkpoint.every": "3 steps"}
+#: small steps between checkpoints, so that there is much to be lost and much to be wrong; and
+#: deaths in quick succession are no poison here
+OFTEN = {"checkpoint.every": "3 steps", "limits.deaths": 1000}
 
 
 def cifar(name: str = "cifar100_2500.npz") -> Path:

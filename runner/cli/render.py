@@ -12,6 +12,7 @@ from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from runner.engine.pace import Pace
 from runner.queue.job import Job, Stage, State
 from runner.training.progress import Progress
 
@@ -74,30 +75,6 @@ def _result(job: Job) -> str:
     return ": test " + ", ".join(
         f"{name} {value:.4f}" for name, value in shown.items() if isinstance(value, int | float)
     )
-
-
-class Pace:
-    """How fast a stage goes; the first step, which traces the graph, is not counted."""
-
-    def __init__(self) -> None:
-        self._first: int | None = None
-        self._began: tuple[float, int] | None = None
-
-    def eta_seconds(self, progress: Progress) -> float | None:
-        """Seconds to the end, if no callback ends it before; None while unknown."""
-        training = progress.stage != "evaluate"
-        done = progress.global_step if training else progress.step
-        total = progress.epochs * progress.steps if training else progress.steps
-        if self._first is None:
-            self._first = done
-        if self._began is None:
-            if done > self._first:
-                self._began = (time.monotonic(), done)
-            return None
-        began_at, first = self._began
-        if done <= first or not total:
-            return None
-        return max(0.0, (total - done) * (time.monotonic() - began_at) / (done - first))
 
 
 class PlainReporter:

@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from typing import Any
 
 from runner.cli.common import add_store_option, open_queue, say
 from runner.cli.exit import Exit
 from runner.errors import SpecError, StoreError
-from runner.queue.job import Job, Stage, State, line
+from runner.queue.drain import name_of
+from runner.queue.job import HOLD, Job, Stage, State, line
 from runner.queue.protocol import Availability, Heartbeat
 from runner.queue.queue import Queue
 from runner.store.base import Store
@@ -24,6 +26,8 @@ from runner.store.base import Store
 WATCH_SECONDS = 2.0
 MOST_DEPTH = 50
 MOST_MANIFEST = 32 << 20  #: bytes; a network of 10,000 variables has 3 MB
+MOST_TRACE = 1 << 20  #: bytes
+TRACE_LINES = 14
 AT_ONCE = 16  #: requests under way together
 Line = list[tuple[str, str]]  #: text and style of each piece
 
@@ -36,16 +40,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--state",
         action="append",
-        choices=[*(state.value for state in State), "lost"],
+        choices=[*(state.value for state in State), "lost", "stalled"],
         help="only jobs in this state (again for more)",
     )
+    parser.add_argument("--worker", metavar="TEXT", help="only jobs whose worker's name has this")
+    parser.add_argument("--match", metavar="GLOB", help="only jobs named so, such as 'wide-*'")
     add_store_option(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print a table, or JSON; exit code 6 if a job's records can't be read."""
-    if options.job and options.state:
-        msg = "--state chooses among all jobs, JOB names one: give one of the two"
+    if options.job and (options.state or options.worker or options.match):
+        name = "--state" if options.state else "--worker" if options.worker else "--match"
+        msg = f"{name} chooses among all jobs, JOB names one: give one of the two"
         raise SpecError(msg)
     queue, store = open_queue(options, quiet=options.json)
     unreadable: dict[str, str] = {}
@@ -65,7 +72,8 @@ def run(options: argparse.Namespace) -> int:
 
         show(_table(views))
     elif not unreadable:
-        say("no jobs" + (" in that state" if options.state else ""))
+        chosen = options.state or options.worker or options.match
+        say("no jobs" + (" like that" if chosen else ""))
     if options.job:
         for view in views:
             print(_detail(store, view))
@@ -100,10 +108,26 @@ class View:
 
     @property
     def state(self) -> str:
-        """The job's state; a running job whose worker is gone is `lost`."""
-        if self.availability is None or not self.availability.claimable:
+        """The job's state; a running one may be `lost` or `stalled`."""
+        if self.availability is None:
             return self.job.state.value
-        return "lost"
+        if self.availability.claimable:
+            return "lost"  # its worker is gone
+        return self.job.state.value if self.stalled_seconds is None else "stalled"
+
+    @property
+    def stalled_seconds(self) -> float | None:
+        """For how long its worker, which lives, has made no step; None: it goes on."""
+        found = self.beat.details.get("stalled_seconds") if self.beat else None
+        return real(found)
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds to the stage's end, as its worker thought when it was last seen."""
+        eta = real(self.beat.details.get("eta_seconds")) if self.beat else None
+        if eta is None or self.availability is None or self.state != "running":
+            return None
+        return max(0.0, eta - (self.availability.seen_seconds or 0.0))
 
 
 def view_all(queue: Queue, jobs: Sequence[Job]) -> list[View]:
@@ -131,6 +155,15 @@ def describe(store: Store, view: View) -> dict[str, Any]:
             "attempts": job.attempts,
             "preemptions": job.preemptions,
             "failures": job.failures,
+            "failure": dict(job.failure) if job.failure else None,
+            "priority": job.priority,
+            "after": list(job.after),
+            "requirements": dict(job.requirements) if job.requirements else None,
+            "budget": dict(job.budget) if job.budget else None,
+            "spent_hours": job.spent_seconds / 3600,
+            "spent_gpu_hours": job.spent_gpu_seconds / 3600,
+            "stalled_seconds": view.stalled_seconds,
+            "eta_seconds": view.eta_seconds,
             "epoch": job.epoch,
             "step": job.step,
             "checkpoint": _position(job.checkpoints[0] if job.checkpoints else None),
@@ -160,7 +193,17 @@ def _views(queue: Queue, options: argparse.Namespace, unreadable: dict[str, str]
     else:
         jobs = queue.jobs(lambda name, error: unreadable.__setitem__(name, str(error)))
     views = view_all(queue, sorted(jobs, key=lambda job: (job.submitted_at, job.id)))
-    return [view for view in views if not options.state or view.state in options.state]
+    return [view for view in views if _is_wanted(view, options)]
+
+
+def _is_wanted(view: View, options: argparse.Namespace) -> bool:
+    if options.state and view.state not in options.state:
+        return False
+    if options.match and not fnmatchcase(view.job.id, options.match):
+        return False
+    if not options.worker:
+        return True
+    return view.job.state is State.RUNNING and options.worker in _worker(view.job)
 
 
 def real(value: Any) -> float | None:
@@ -229,14 +272,13 @@ def _strict(value: Any, depth: int = 0) -> Any:
 
 
 def _worker(job: Job) -> str:
-    owner = job.owner or {}
-    return line(f"{str(owner.get('host', '?'))[:64]}:{str(owner.get('pid', '?'))[:20]}")
+    return line(name_of(job.owner or {}))
 
 
-COLUMNS = ("ID", "STATUS", "PROGRESS", "METRIC", "TRY", "WORKER", "SEEN", "UNSAVED")
+COLUMNS = ("ID", "STATUS", "PROGRESS", "METRIC", "TRY", "WORKER", "SEEN", "UNSAVED", "ETA")
 COLOURS = {
     "succeeded": "green", "running": "cyan", "failed": "red", "lost": "yellow",
-    "cancelled": "dim", "held": "yellow",
+    "cancelled": "dim", "held": "yellow", "stalled": "yellow",
 }  # fmt: skip
 
 
@@ -254,24 +296,44 @@ def _row(view: View) -> tuple[str, ...]:
     # a worker that lives is beyond what it has committed; what a dead one had beyond it is lost
     ahead = beat if beat and state == "running" and beat.step >= job.step else job
     seen = view.availability.seen_seconds if view.availability else None
-    text = state
-    if state == "lost":
-        text = f"lost{'' if seen is None else ' ' + duration(seen)}, can be resumed"
-    elif job.state in (State.QUEUED, State.RUNNING) and job.stage is Stage.EVALUATE:
-        text = f"{state} (evaluate)"
-    elif job.state is State.QUEUED and job.checkpoints:
-        text = "queued, can be resumed"
     unsaved = beat.unsaved_seconds if beat and state == "running" else None
     return (
         job.id,
-        text,
+        _text(view),
         f"epoch {ahead.epoch} step {ahead.step}",
         _metric(job, ahead),
         str(job.attempts),
-        _worker(job) if state == "running" else "",
+        _worker(job) if state in ("running", "stalled") else "",
         duration(seen) + " ago" if seen is not None else "",
         duration(unsaved) if unsaved is not None else "",
+        duration(view.eta_seconds) if view.eta_seconds is not None else "",
     )
+
+
+def _text(view: View) -> str:
+    """The state in words."""
+    from runner.cli.render import duration
+
+    job, state = view.job, view.state
+    if state == "lost":
+        seen = view.availability.seen_seconds if view.availability else None
+        return f"lost{'' if seen is None else ' ' + duration(seen)}, can be resumed"
+    if state == "stalled":
+        return f"stalled {duration(view.stalled_seconds or 0.0)}"
+    if job.state is State.FAILED and job.failure:
+        return f"failed ({str(job.failure.get('kind', 'crash')).replace('_', ' ')})"
+    if job.state is State.HELD and job.kind == "quarantine" and job.deaths:
+        return "held (quarantined)"
+    if job.state not in (State.QUEUED, State.RUNNING):
+        return state
+    text = f"{state} (evaluate)" if job.stage is Stage.EVALUATE else state
+    if job.state is State.RUNNING:
+        return f"{text}, to be held" if job.wish == HOLD else text
+    if job.failures:
+        return f"{text}, retry {job.failures}"
+    if job.after and not job.attempts:
+        return f"{text}, after {', '.join(job.after)[:40]}"
+    return f"{text}, can be resumed" if job.checkpoints and text == state else text
 
 
 def _metric(job: Job, ahead: Job | Heartbeat) -> str:
@@ -313,6 +375,30 @@ def _detail(store: Store, view: View) -> str:
         unsaved = duration(document["unsaved_seconds"] or 0.0)
         lines.append(f"  saves       {document['interval']}; unsaved {unsaved}")
     lines += [f"  note: {note}" for note in job.notes]
+    if job.priority:
+        lines.append(f"  priority    {job.priority}")
     if job.reason:
         lines.append(f"  reason: {job.reason}")
+    lines += _failure_lines(store, job)
     return "\n".join(lines)
+
+
+def _failure_lines(store: Store, job: Job) -> list[str]:
+    """The newest failure, and the end of its traceback."""
+    if not job.failure:
+        return []
+    kind, step = str(job.failure.get("kind", "?")), job.failure.get("step", 0)
+    lines = [f"  newest failure: {kind.replace('_', ' ')} after step {step}"]
+    if job.failure.get("reason") != job.reason:
+        lines[0] += f": {job.failure.get('reason', '')}"
+    try:
+        data = store.read(str(job.failure.get("trace", "")), max_bytes=MOST_TRACE) or b""
+    except StoreError:
+        data = b""
+    tail = data.decode(errors="replace").splitlines()[-TRACE_LINES:]
+    return [*lines, *(f"    {line_of_code(text)}" for text in tail)]
+
+
+def line_of_code(text: str) -> str:
+    """A line of a traceback from the bucket, its indentation kept, safe to print."""
+    return " " * (len(text) - len(text.lstrip(" "))) + line(text)

@@ -2,12 +2,17 @@
 
 import argparse
 import json
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 
 from runner.cli.common import add_store_option, open_queue, say
 from runner.cli.exit import Exit
 from runner.cli.specs import add_spec_arguments, load_all
 from runner.cli.working import catch_signals, work
-from runner.errors import ConflictError
+from runner.errors import ConflictError, NotFoundError, SpecError
+from runner.queue.job import Job
+from runner.queue.queue import Queue
+from runner.spec import JobSpec, parse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +20,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_spec_arguments(parser)
     parser.add_argument(
         "--detach", action="store_true", help="only store the jobs; a worker takes them up"
+    )
+    parser.add_argument(
+        "--priority", metavar="N", type=int, help="higher goes first (the spec's `priority`)"
+    )
+    parser.add_argument(
+        "--after",
+        metavar="JOB",
+        action="append",
+        default=[],
+        help="begin when this job has succeeded (again for more; added to the spec's `after`)",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="check and print the specs, store nothing"
@@ -25,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Submit; each id alone on a line of standard output."""
     stop = catch_signals()
-    specs = load_all(options)
+    if options.priority is not None:
+        options.changes = [*options.changes, f"priority={options.priority}"]
+    specs = [(path, _after(spec, options.after)) for path, spec in load_all(options)]
+    specs = in_order(specs)
     if options.dry_run:
         for _, spec in specs:
             print(json.dumps(spec.effective(), indent=2))
@@ -35,11 +53,12 @@ def run(options: argparse.Namespace) -> int:
     for path, spec in specs:
         check_data(spec, source=str(path))
     queue, store = open_queue(options)
+    _check_after(queue, specs)
     ids = []
     for _, spec in specs:
         known = queue.find(spec.name)
         try:
-            job = queue.submit(spec.name, spec.effective())
+            job = _submit(queue, spec, known)
         except ConflictError as error:
             say(f"runner: {error}")
             return Exit.USAGE
@@ -50,3 +69,59 @@ def run(options: argparse.Namespace) -> int:
     if options.detach:
         return Exit.DONE
     return work(queue, store, ids, stop)
+
+
+def _submit(queue: Queue, spec: JobSpec, known: Job | None) -> Job:
+    """Store a job. One that an older version stored with fewer fields has the same content."""
+    try:
+        return queue.submit(spec.name, spec.effective())
+    except ConflictError:
+        if known is None:
+            raise
+        try:
+            stored = parse(queue.spec(spec.name), source=spec.name)
+        except SpecError:
+            stored = None
+        if stored is None or stored.effective() != spec.effective():
+            raise
+        return known
+
+
+def _after(spec: JobSpec, names: list[str]) -> JobSpec:
+    """Add jobs that a spec waits for."""
+    if not names:
+        return spec
+    after = list(dict.fromkeys([*spec.after, *(name for name in names if name != spec.name)]))
+    return parse({**spec.effective(), "after": after}, source=f"{spec.name}, with --after")
+
+
+def in_order(specs: list[tuple[Path, JobSpec]]) -> list[tuple[Path, JobSpec]]:
+    """Put jobs behind those that they wait for, so that nobody sees one without the other.
+
+    Raises:
+        SpecError: some wait for each other.
+    """
+    by_name = {spec.name: (path, spec) for path, spec in specs}
+    sorter = TopologicalSorter(
+        {name: [n for n in spec.after if n in by_name] for name, (_, spec) in by_name.items()}
+    )
+    try:
+        order = list(sorter.static_order())
+    except CycleError as error:
+        circle = " after ".join(error.args[1])
+        msg = f"after: jobs that wait for each other: {circle}. None of them could ever begin."
+        raise SpecError(msg) from None
+    if not any(spec.after for _, spec in specs):
+        return specs
+    return [by_name[name] for name in order]
+
+
+def _check_after(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> None:
+    """Refuse jobs that wait for one that nobody has submitted."""
+    mine = {spec.name for _, spec in specs}
+    for _, spec in specs:
+        for name in spec.after:
+            if name not in mine and queue.find(name) is None:
+                msg = f"{spec.name} is to come after {name!r}, and there is no such job. Submit it"
+                msg += " before, or in the same command."
+                raise NotFoundError(msg)

@@ -1,32 +1,79 @@
-"""`runner cancel`, `hold`, `release` and `retry`: one record each, obeyed by a running worker."""
+"""`runner cancel`, `hold`, `release`, `retry`, `priority`, `evaluate`: one record each.
+
+They work from any machine. A running worker sees it within one heartbeat.
+"""
 
 import argparse
+from functools import partial
+from typing import TYPE_CHECKING
 
 from runner.cli.common import add_store_option, open_queue, say
 from runner.cli.exit import Exit
 from runner.errors import ConflictError
+from runner.queue.job import HOLD, Job, State
+from runner.queue.queue import Queue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MOST_PRIORITY = 1_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The jobs meant."""
     parser.add_argument("job", metavar="JOB", nargs="+")
+    if parser.prog.endswith(" priority"):
+        parser.add_argument("priority", metavar="N", type=_priority, help="higher goes first")
     add_store_option(parser)
+
+
+def _priority(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = _MOST_PRIORITY + 1
+    if abs(value) > _MOST_PRIORITY:
+        msg = f"received {text!r}; expected a number such as 5 or -5"
+        raise argparse.ArgumentTypeError(msg)
+    return value
 
 
 def run(options: argparse.Namespace) -> int:
     """Change the jobs' states; 2 if one is in no state for it."""
     queue, _ = open_queue(options)
-    act = {
+    acts: dict[str, Callable[[str], Job]] = {
         "cancel": queue.cancel,
         "hold": queue.hold,
         "release": queue.unhold,
         "retry": queue.retry,
-    }[options.command]
+        "evaluate": partial(_evaluate, queue),
+        "priority": lambda name: queue.prioritize(name, options.priority),
+    }
+    act = acts[options.command]
     result = Exit.DONE
     for name in options.job:
         try:
-            say(f"{name}: {act(name).state.value}")
+            say(f"{name}: {_words(options.command, act(name))}")
         except ConflictError as error:
             say(f"runner: {error}")
             result = Exit.USAGE
     return result
+
+
+def _words(command: str, job: Job) -> str:
+    if command == "hold" and job.wish == HOLD:
+        return f"{job.state.value}; its worker saves and holds it at its next heartbeat"
+    if command == "priority":
+        return f"{job.state.value}, priority {job.priority}"
+    if command == "evaluate":
+        return "queued (evaluate)"
+    if command == "release" and job.state is State.RUNNING:
+        return "running; it goes on"
+    return job.state.value
+
+
+def _evaluate(queue: Queue, name: str) -> Job:
+    if queue.spec(name).get("evaluation") is None:
+        msg = f"{name} can't be evaluated: its spec has no evaluation."
+        raise ConflictError(msg)
+    return queue.evaluate(name)

@@ -2,13 +2,18 @@
 
 import signal
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from runner.cli.common import exit_code, say
 from runner.cli.exit import Exit
 from runner.cli.render import make_reporter
 from runner.engine.preemption import StopRequest
+from runner.queue.job import State
 from runner.queue.queue import Queue
 from runner.store.base import Store
+
+if TYPE_CHECKING:
+    from runner.engine.session import Session
 
 
 def catch_signals() -> StopRequest:
@@ -18,20 +23,53 @@ def catch_signals() -> StopRequest:
     return stop
 
 
-def work(queue: Queue, store: Store, ids: Sequence[str] | None, stop: StopRequest) -> Exit:
+def work(
+    queue: Queue,
+    store: Store,
+    ids: Sequence[str] | None,
+    stop: StopRequest,
+    *,
+    until_empty: bool = True,
+    session: "Session | None" = None,
+    labels: Sequence[str] = (),
+) -> Exit:
     """Work on jobs (None: all) until nothing is left; the exit code of it."""
+    from runner.engine.machine import Looking
     from runner.engine.worker import Worker
 
+    looking = Looking(labels)
     touched: list[str] = []
     with make_reporter(touched) as reporter:
-        worker = Worker(queue, store, stop=stop, reporter=reporter)
-        owned = worker.work(ids)
+        worker = Worker(
+            queue, store, stop=stop, reporter=reporter, looking=looking, session=session
+        )
+        owned = worker.work(ids, until_empty=until_empty)
     for other in owned:
-        say(f"{other.job.id}: {other.availability.why}")
+        if other.job.state is State.RUNNING:
+            say(f"{other.job.id}: {other.availability.why}")
+    if stop.signal == signal.SIGINT:
+        return Exit.INTERRUPTED
+    if worker.drained and ids is None:
+        say("drained: it takes no more")
+        return Exit.DONE
+    if worker.session_over or (session is not None and owned):
+        return _after_session(queue, ids, session)
     if stop.reason is not None:
-        return Exit.INTERRUPTED if stop.signal == signal.SIGINT else Exit.PREEMPTED
+        return Exit.PREEMPTED
     if worker.unreadable:
         return Exit.STORAGE
     if ids is None and not touched:
         say("nothing to resume" if not owned else "nothing else to resume")
     return exit_code(queue.job(name) for name in ids or [*touched, *(o.job.id for o in owned)])
+
+
+def _after_session(queue: Queue, ids: Sequence[str] | None, session: "Session | None") -> Exit:
+    """75 where something is left that another session could go on with."""
+    jobs = queue.jobs() if ids is None else [queue.job(name) for name in ids]
+    left = [job.id for job in jobs if job.state in (State.QUEUED, State.RUNNING)]
+    if not left:
+        return exit_code(jobs)
+    more = f" and {len(left) - 5} more" if len(left) > 5 else ""
+    why = session.why if session is not None else "the session"
+    say(f"{why}: not finished: {', '.join(left[:5])}{more}; run me again")
+    return Exit.PREEMPTED

@@ -9,9 +9,11 @@ the training goes on; what it may not do is decided by tokens, not by heartbeats
 import logging
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+from runner.engine.pace import Vigil
 from runner.errors import LeaseLostError, StoreError
 from runner.queue.lease import Lease
 from runner.store.base import Store
@@ -21,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 HEAD_BYTES = 64 * 1024  #: kept of an attempt's log from its beginning
 TAIL_BYTES = 192 * 1024  #: and from its end
+LEFT_OUT = b"[... lines left out ...]\n"
 
 
 class AttemptLog:
@@ -55,7 +58,7 @@ class AttemptLog:
         with self._lock:
             if not self._dirty:
                 return
-            gap = b"[... lines left out ...]\n" if self._cut else b""
+            gap = LEFT_OUT if self._cut else b""
             data = bytes(self._head + gap + self._tail)
             self._dirty = False
         try:
@@ -70,6 +73,11 @@ def log_key(job_id: str, token: int) -> str:
     return f"jobs/{job_id}/logs/{token:06d}.log"
 
 
+def trace_key(job_id: str, token: int) -> str:
+    """Where the traceback of the attempt with this token lies."""
+    return f"jobs/{job_id}/failures/{token:06d}.txt"
+
+
 class Heartbeat:
     """Renews a lease until it is closed; knows when the lease is lost.
 
@@ -77,6 +85,9 @@ class Heartbeat:
         lease: what is renewed.
         log: flushed at each beat.
         interval_seconds: between beats; several fit into the lease's duration.
+        on_beat: called after each, in its thread; may raise StoreError.
+        stalled_seconds: of silence after which `on_stalled` is called; None: never.
+        on_stalled: called once, in its thread.
     """
 
     def __init__(
@@ -85,14 +96,22 @@ class Heartbeat:
         log: AttemptLog,
         *,
         interval_seconds: float,
+        on_beat: Callable[[], None] = lambda: None,
+        stalled_seconds: float | None = None,
+        on_stalled: Callable[[], None] = lambda: None,
     ) -> None:
         self._lease = lease
         self._log = log
         self._interval = interval_seconds
+        self._on_beat = on_beat
+        self._stalled_seconds = stalled_seconds
+        self._on_stalled = on_stalled
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self.lost: LeaseLostError | None = None
         self.progress = Progress(stage="start")
+        self.eta_seconds: float | None = None
+        self.vigil = Vigil()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -118,30 +137,42 @@ class Heartbeat:
 
     def _run(self) -> None:
         while True:
+            away = False
             try:
-                self._beat()
+                if self.lost is None:
+                    self._beat()
+                    self._on_beat()
             except LeaseLostError as error:
                 self.lost = error
-                return
             except StoreError as error:
+                away = True  # the training may be waiting for the bucket as well
                 logger.warning("the heartbeat could not be written, trying again: %s", error)
             if self._closing.wait(self._interval):
+                return
+            self.vigil.beat(self._interval, excused=away)
+            limit = self._stalled_seconds
+            if limit is not None and self.vigil.silent_seconds > limit:
+                self._on_stalled()
                 return
 
     def _beat(self) -> None:
         progress = self.progress
+        details: dict[str, Any] = {
+            "stage": progress.stage,
+            "epochs": progress.epochs,
+            "step": progress.step,
+            "steps": progress.steps,
+            "images_per_second": progress.images_per_second,
+            "interval": progress.interval,
+            "eta_seconds": self.eta_seconds,
+        }
+        if self.vigil.stalled:
+            details["stalled_seconds"] = round(self.vigil.silent_seconds)
         self._lease.renew(
             step=progress.global_step,
             epoch=progress.epoch,
             metrics=progress.metrics,
             unsaved_seconds=progress.unsaved_seconds or 0.0,
-            details={
-                "stage": progress.stage,
-                "epochs": progress.epochs,
-                "step": progress.step,
-                "steps": progress.steps,
-                "images_per_second": progress.images_per_second,
-                "interval": progress.interval,
-            },
+            details=details,
         )
         self._log.flush()

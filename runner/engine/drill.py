@@ -400,7 +400,9 @@ class Drill:
     # ------------------------------------------------------------------ one job to its end
 
     def _work(self, job_id: str, plan: list[Moment]) -> Iterator[Event]:
-        spec = self._spec.model_copy(update={"name": job_id})
+        # its own kills are no poison
+        limits = self._spec.limits.model_copy(update={"deaths": 1_000_000})
+        spec = self._spec.model_copy(update={"name": job_id, "limits": limits})
         self._queue.submit(job_id, spec.effective())
         self.left[job_id] = "unknown"
         yield Began(job_id=job_id, kills=len(plan))

@@ -35,6 +35,7 @@ class Attempt:
     should_stop: Callable[[], str | None]  #: a reason to save and stop; raises LeaseLostError
     on_progress: OnProgress
     before_commit: Callable[[], None] = lambda: None  #: brings the attempt's log up to date
+    startup_seconds: Callable[[], float | None] = lambda: None  #: once the first step is done
 
     @property
     def prefix(self) -> str:
@@ -79,7 +80,7 @@ def _train(attempt: Attempt, spec: JobSpec) -> None:
 
 def _commit(attempt: Attempt, **record: Any) -> object:
     attempt.before_commit()  # what the log says of an epoch is not lost where the epoch is not
-    return attempt.lease.commit(**record)
+    return attempt.lease.commit(**record, startup_seconds=attempt.startup_seconds())
 
 
 def _evaluate(attempt: Attempt, spec: JobSpec) -> None:

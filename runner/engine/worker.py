@@ -1,37 +1,33 @@
-"""A worker takes up one job after the other: claim, run the stage, let go.
+"""A worker takes up one job after the other: choose, claim, run the stage, let go.
 
-Whatever ends an attempt, the job's log says so in one record, or says nothing and the
-lease lapses. The worker writes nothing for a job after it lost that job's lease.
+It takes the job of the highest priority, of equals the oldest, that may be claimed, whose `after`
+jobs have succeeded, that fits this machine, and that can make a step before the session ends.
+What it leaves it says, with the reason: nothing in the queue is lost by not being taken.
 """
 
 import logging
 import time
-import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
 
-from runner.engine.attempt import AttemptLog, Heartbeat
+from runner.engine.faults import oom_kills, was_killed_for_memory
+from runner.engine.machine import Looking
 from runner.engine.preemption import StopRequest
+from runner.engine.running import Reporter, RunningAttempt, Surroundings
+from runner.engine.session import Session
 from runner.engine.source import git_commit
-from runner.engine.stages import Attempt, run_stage
-from runner.errors import (
-    ConflictError,
-    LeaseLostError,
-    PreemptedError,
-    SpecError,
-    StoreError,
-    StoreRefusedError,
-    TrainingError,
-)
+from runner.errors import ConflictError, LeaseLostError, StoreError, StoreRefusedError
+from runner.queue import job as jobs
+from runner.queue.drain import Drain, name_of
 from runner.queue.job import Job, Json, State
 from runner.queue.lease import Lease
 from runner.queue.owner import this_process
 from runner.queue.protocol import Availability
 from runner.queue.queue import Queue
+from runner.queue.survey import Survey
 from runner.store.base import Store
-from runner.training.progress import Progress
+
+__all__ = ["Owned", "Reporter", "Worker"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,27 +35,12 @@ logger = logging.getLogger(__name__)
 BEATS_PER_LEASE = 6
 #: a heartbeat younger than this share of the lease is a living worker's
 FRESH_SHARE = 0.4
-
-
-class Reporter(Protocol):
-    """Where a worker says what it does; the command line draws it."""
-
-    def note(self, text: str) -> None:
-        """One line for the user."""
-
-    def started(self, job: Job) -> None:
-        """An attempt begins."""
-
-    def progressed(self, job: Job, progress: Progress) -> None:
-        """A look at the running stage, several times a second at most."""
-
-    def ended(self, job: Job) -> None:
-        """The attempt is over; the job is as its log says now."""
+DRAINED = "asked to drain"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Owned:
-    """A job that another worker has."""
+    """A job that is left to others, or for later, and why."""
 
     job: Job
     availability: Availability
@@ -74,6 +55,9 @@ class Worker:
         stop: asked between steps.
         reporter: told what happens.
         owner: who claims; this process, unless said otherwise.
+        looking: at this machine, for what jobs require.
+        session: until when to work; None: for ever.
+        leave: ends the process when a training hangs.
     """
 
     def __init__(
@@ -85,6 +69,9 @@ class Worker:
         reporter: Reporter,
         owner: Json | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        looking: Looking | None = None,
+        session: Session | None = None,
+        leave: Callable[[int], None] | None = None,
     ) -> None:
         self._queue = queue
         self._store = store
@@ -92,57 +79,143 @@ class Worker:
         self._reporter = reporter
         self._sleep = sleep
         self._owner = owner or {**this_process(), "git_commit": git_commit()}
+        self._looking = looking or Looking()
+        self._session = session
+        self._drain = Drain(store, name_of(self._owner))
+        self._around = Surroundings(
+            store=store,
+            stop=stop,
+            reporter=reporter,
+            beat_seconds=queue.lease_seconds / BEATS_PER_LEASE,
+            on_beat=self._look_for_drain,
+            session=session,
+            **({} if leave is None else {"leave": leave}),
+        )
+        self._survey = Survey(queue, self._cannot_read)
         self._signs: dict[str, tuple[int, int]] = {}  # other workers' tokens and beats, first seen
         self._said: set[str] = set()
+        self._patient = False  # with a bucket that is away
         self.unreadable: set[str] = set()  #: jobs whose records make no sense
 
-    def work(self, ids: Sequence[str] | None = None) -> list[Owned]:
-        """Run what can be run until nothing is left.
+    @property
+    def drained(self) -> bool:
+        """Whether it was asked to take no more."""
+        return self._stop.reason == DRAINED
+
+    @property
+    def session_over(self) -> bool:
+        """Whether it ends because its session does."""
+        return self._session is not None and self._session.left_seconds <= 0
+
+    def work(self, ids: Sequence[str] | None = None, *, until_empty: bool = True) -> list[Owned]:
+        """Run what can be run.
 
         Args:
             ids: only these jobs; None for all of the queue.
+            until_empty: return when there is nothing left to do here; else wait for more jobs
+                until asked to stop or the session ends.
 
         Returns:
-            The jobs that were left because another worker has them.
+            The jobs that were left, with the reason: another worker has them, they wait for
+            others, they do not fit this machine or into this session.
         """
-        while self._stop.reason is None:
-            job, owned = self._next(ids)
-            if job is not None:
-                self._attempt(job)
-            elif not (doubtful := [other for other in owned if not self._lives(other)]):
-                return owned
-            else:
-                self._watch(doubtful)
+        self._patient = not until_empty
+        while self._stop.reason is None and not self.session_over:
+            left: list[Owned] = []
+            try:
+                if any(self._attempt(job, verdict) for job, verdict in self._ready(ids, left)):
+                    continue
+                waiting = [other for other in left if not until_empty or self._may_come(other)]
+                if until_empty and not waiting:
+                    self._say_left(left)
+                    return left
+                self._wait(waiting, until_empty=until_empty)
+            except StoreRefusedError:
+                raise
+            except StoreError as error:
+                if until_empty:
+                    raise
+                self._say_away(error)
         return []
 
-    def _candidates(self, ids: Sequence[str] | None) -> Iterable[Job]:
+    # ------------------------------------------------------------------ choosing
+
+    def _ready(
+        self, ids: Sequence[str] | None, left: list[Owned]
+    ) -> Iterator[tuple[Job, Availability]]:
+        """Yield what may be claimed, the first first; put the others into `left`."""
+        known = self._known(ids)
+        for job in _in_order(known.values()):
+            if job.state not in (State.QUEUED, State.RUNNING) or job.id in self.unreadable:
+                continue
+            verdict = self._verdict(job, known)
+            if verdict is None:
+                continue
+            if verdict.claimable:
+                yield job, verdict
+            else:
+                left.append(Owned(job=job, availability=verdict))
+
+    def _known(self, ids: Sequence[str] | None) -> Mapping[str, Job]:
         if ids is None:
-            jobs = self._queue.jobs(self._cannot_read)
-        else:
-            jobs = [self._queue.job(name) for name in ids]
-        return sorted(
-            (
-                job
-                for job in jobs
-                if job.state in (State.QUEUED, State.RUNNING) and job.id not in self.unreadable
-            ),
-            key=lambda job: (job.submitted_at, job.id),
-        )
+            return self._survey.jobs()
+        return {name: self._queue.job(name) for name in ids}
+
+    def _verdict(self, job: Job, known: Mapping[str, Job]) -> Availability | None:
+        """Whether this worker may take a job now; None if it is held instead."""
+        if job.state is State.QUEUED:
+            waits, broken = self._dependencies(job, known)
+            broken = broken or jobs.over_budget(job)
+            if broken:
+                self._hold(job, broken)
+                return None
+            if waits:
+                return _no(f"it waits for {waits}")
+        lacking = self._looking.machine().lacks(job.requirements) if job.requirements else ""
+        if lacking:
+            return _no(f"left for another machine: {lacking}")
+        verdict = self._queue.availability(job)
+        if verdict.claimable and self._session is not None:
+            short = self._session.too_short_for(job)
+            if short:
+                return _no(short)
+        return verdict
+
+    def _dependencies(self, job: Job, known: Mapping[str, Job]) -> tuple[str, str]:
+        """The jobs that this one waits for, and why it would wait in vain."""
+        waits = []
+        for name in job.after:
+            other = known.get(name) or self._survey.job(name)
+            if other is None:
+                waits.append(f"{name}, which is not there")
+            elif other.state in (State.FAILED, State.CANCELLED):
+                return "", (
+                    f"it is to come after {name}, which is {other.state}; 'runner retry {name}', "
+                    f"then 'runner release {job.id}'"
+                )
+            elif other.state is not State.SUCCEEDED:
+                waits.append(f"{name} ({other.state})")
+        return ", ".join(waits), ""
+
+    def _hold(self, job: Job, reason: str) -> None:
+        try:
+            self._queue.hold_queued(job, reason)
+        except ConflictError:
+            return  # someone else did something about it
+        self._reporter.note(f"{job.id}: held: {reason}")
 
     def _cannot_read(self, job_id: str, error: StoreError) -> None:
         if job_id not in self.unreadable:
             self.unreadable.add(job_id)
             self._reporter.note(f"{job_id}: cannot be read: {error}")
 
-    def _next(self, ids: Sequence[str] | None) -> tuple[Job | None, list[Owned]]:
-        """The first job that may be claimed, or all that others have."""
-        owned = []
-        for job in self._candidates(ids):
-            availability = self._queue.availability(job)
-            if availability.claimable:
-                return job, []
-            owned.append(Owned(job=job, availability=availability))
-        return None, owned
+    # ------------------------------------------------------------------ waiting
+
+    def _may_come(self, other: Owned) -> bool:
+        """Whether waiting may make it ours: a retry, or a worker that may be dead."""
+        if other.job.state is State.RUNNING and other.availability.seen_seconds is not None:
+            return not self._lives(other)
+        return other.availability.lapses_in is not None
 
     def _lives(self, owned: Owned) -> bool:
         """Whether the other worker surely lives, so that there is nothing to wait for.
@@ -157,151 +230,112 @@ class Worker:
         sign = (owned.job.token, beat.sequence if beat else 0)
         return self._signs.setdefault(owned.job.id, sign) != sign
 
-    def _watch(self, doubtful: Sequence[Owned]) -> None:
-        """Wait a little for a silent worker to beat or to lapse."""
-        for other in doubtful:
-            if other.job.id not in self._said:
-                self._said.add(other.job.id)
-                self._reporter.note(
-                    f"{other.job.id}: {other.availability.why}; waiting for a sign of life,"
-                    f" else it is taken over in {other.availability.lapses_in or 0:.0f} s"
-                )
-        until = time.monotonic() + self._queue.lease_seconds / BEATS_PER_LEASE / 2
-        while time.monotonic() < until and self._stop.reason is None:
+    def _wait(self, waiting: Sequence[Owned], *, until_empty: bool) -> None:
+        """Wait a little for a job, for a silent worker to beat or to lapse."""
+        if until_empty:
+            for other in waiting:
+                what = other.availability.why
+                if other.job.state is State.RUNNING:
+                    lapses = other.availability.lapses_in or 0
+                    what += f"; waiting for a sign of life, else it is taken over in {lapses:.0f} s"
+                self._say(other.job, what)
+        else:
+            self._say_left([o for o in waiting if o.job.state is State.QUEUED])
+        poll = self._queue.lease_seconds / BEATS_PER_LEASE / (2 if until_empty else 1)
+        soonest = min((o.availability.lapses_in for o in waiting if o.availability.lapses_in),
+                      default=poll)  # fmt: skip
+        until = time.monotonic() + min(poll, max(0.2, soonest))
+        while time.monotonic() < until and self._stop.reason is None and not self.session_over:
             self._sleep(0.2)
+        self._look_for_drain()
 
-    def _attempt(self, job: Job) -> None:
+    def _look_for_drain(self) -> None:
+        if self._drain.requested():
+            self._stop.set(DRAINED)
+
+    def _say_left(self, left: Sequence[Owned]) -> None:
+        for other in left:
+            if other.job.state is State.QUEUED:
+                self._say(other.job, other.availability.why)
+
+    def _say(self, job: Job, why: str) -> None:
+        """Say once for each record of a job why it is not worked on."""
+        if f"{job.id} {job.nonce}" not in self._said:
+            self._said.add(f"{job.id} {job.nonce}")
+            self._reporter.note(f"{job.id}: {why}")
+
+    # ------------------------------------------------------------------ working
+
+    def _attempt(self, job: Job, verdict: Availability) -> bool:
+        """Claim the job and run its stage; False if it was not to be had."""
         try:
             spec = self._queue.spec(job.id)
         except StoreRefusedError:
             raise
         except StoreError as error:
             self._cannot_read(job.id, error)
-            return
+            return False
+        kills = oom_kills()
+        why = ""
+        if verdict.owner_alive is False and was_killed_for_memory(job.owner, kills):
+            why = "taken over from a worker that the kernel killed for lack of memory"
         try:
-            lease = self._queue.claim(job, self._owner)
+            lease = self._queue.claim(job, self._me(kills), judged=verdict, why=why)
         except ConflictError as error:
-            self._reporter.note(f"{job.id}: {error}")
-            return
+            logger.info("%s", error)
+            self._say_if_held(job)
+            return False
         self._reporter.started(lease.job)
-        log = AttemptLog(self._store, job.id, lease.token)
-        handler = _LogHandler(log, self._reporter)
-        logging.getLogger("runner").addHandler(handler)
+        if why:
+            self._reporter.note(f"{job.id}: {why}")
         try:
-            self._run(lease, log, spec)
-        finally:
-            logging.getLogger("runner").removeHandler(handler)
-            _quietly(log.flush)
-        self._reporter.ended(self._queue.job(job.id))
-
-    def _run(self, lease: Lease, log: AttemptLog, spec: Json) -> None:
-        job = lease.job
-        log.write(f"attempt {job.attempts} of {job.id}: {job.stage.value}, token {lease.token}")
-        interval = self._queue.lease_seconds / BEATS_PER_LEASE
-        try:
-            with (
-                Heartbeat(lease, log, interval_seconds=interval) as heartbeat,
-                self._stop.interrupting(),
-            ):
-                run_stage(
-                    Attempt(
-                        store=self._store,
-                        lease=lease,
-                        spec=spec,
-                        should_stop=lambda: _stop_reason(self._stop, heartbeat),
-                        on_progress=_Progressed(job, heartbeat, log, self._reporter, self._stop),
-                        before_commit=partial(_quietly, log.flush),
-                    )
-                )
-        except PreemptedError as error:
-            reason = str(error)
-            log.write(f"preempted: {reason}")
-            self._conclude(lambda: lease.release(reason))
-        except LeaseLostError as error:
-            log.write(f"lease lost: {error}")
-            self._reporter.note(str(error))
-        except StoreError:
-            # the job stays as it is in the bucket: whoever reaches the bucket takes it up
-            log.write(traceback.format_exc())
+            RunningAttempt(lease, spec, self._around).run()
+        except StoreRefusedError:
             raise
-        except (SpecError, TrainingError) as error:
-            # the same again would end the same; other faults may be the machine's
-            reason = str(error)
-            log.write(f"failed: {reason}")
-            self._conclude(lambda: lease.fail(reason, retries=0))
-        except Exception as error:  # noqa: BLE001 - the model's faults are the job's
-            log.write(traceback.format_exc())
-            reason = f"{type(error).__name__}: {error}"
-            retries = spec.get("retries", 0)
-            retries = retries if isinstance(retries, int) else 0
-            self._conclude(lambda: lease.fail(reason, retries=retries))
+        except StoreError as error:
+            if not self._patient:
+                raise
+            self._release_when_back(lease, error)
+        self._reporter.ended(self._queue.job(job.id))
+        return True
 
-    def _conclude(self, append: Callable[[], object]) -> None:
-        try:
-            append()
-        except LeaseLostError as error:
-            self._reporter.note(str(error))
+    def _release_when_back(self, lease: Lease, error: StoreError) -> None:
+        """Give a job back when its bucket is back: nobody has to wait for its lease to lapse."""
+        reason = f"the bucket was away: {error}"
+        while self._stop.reason is None and not self.session_over:
+            try:
+                lease.release(reason)
+            except LeaseLostError:
+                return
+            except StoreRefusedError:
+                raise
+            except StoreError as again:
+                self._say_away(again)
+            else:
+                return
 
+    def _say_away(self, error: StoreError) -> None:
+        self._reporter.note(f"the bucket is away, waiting for it: {error}")
+        self._sleep(self._queue.lease_seconds / BEATS_PER_LEASE)
 
-class _Progressed:
-    """Passes progress on to the heartbeat and the reporter, and each epoch's metrics to the log."""
+    def _say_if_held(self, job: Job) -> None:
+        now = self._queue.job(job.id)
+        if now.state is State.HELD:
+            self._reporter.note(f"{job.id}: held: {now.reason}")
 
-    def __init__(
-        self,
-        job: Job,
-        heartbeat: Heartbeat,
-        log: AttemptLog,
-        reporter: Reporter,
-        stop: StopRequest,
-    ) -> None:
-        self._job = job
-        self._stop = stop
-        self._begun_at: int | None = None
-        self._heartbeat = heartbeat
-        self._log = log
-        self._reporter = reporter
-        self._epoch: int | None = None
-
-    def __call__(self, progress: Progress) -> None:
-        self._heartbeat.progress = progress
-        self._reporter.progressed(self._job, progress)
-        if progress.stage not in ("train", "validate"):
-            return
-        self._begun_at = progress.global_step if self._begun_at is None else self._begun_at
-        if progress.global_step > self._begun_at:
-            self._stop.at_once = False  # from here on there is something to save
-        if progress.stage != "train":
-            return
-        if self._epoch is None:
-            self._log.write(f"training begins at step {progress.global_step}")
-        elif progress.epoch > self._epoch:
-            metrics = "  ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
-            self._log.write(f"epoch {progress.epoch}/{progress.epochs}: {metrics}")
-        self._epoch = progress.epoch
+    def _me(self, kills: int | None) -> Json:
+        """Name this worker as an owner, with what others want to know of it."""
+        cards = len(self._looking.machine().gpus)
+        return {
+            **self._owner,
+            **({"gpus": cards} if cards else {}),
+            **({"oom_kills": kills} if kills is not None else {}),
+        }
 
 
-class _LogHandler(logging.Handler):
-    """What is logged while an attempt runs goes into its log, and warnings to the user too."""
-
-    def __init__(self, log: AttemptLog, reporter: Reporter) -> None:
-        super().__init__(logging.INFO)
-        self._log = log
-        self._reporter = reporter
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = f"{record.levelname.lower()}: {record.getMessage()}"
-        self._log.write(text)
-        if record.levelno >= logging.WARNING:
-            self._reporter.note(text)
+def _in_order(found: Iterable[Job]) -> list[Job]:
+    return sorted(found, key=lambda job: (-job.priority, job.submitted_at, job.id))
 
 
-def _stop_reason(stop: StopRequest, heartbeat: Heartbeat) -> str | None:
-    heartbeat.check()
-    return stop.reason
-
-
-def _quietly(action: Callable[[], None]) -> None:
-    try:
-        action()
-    except StoreError as error:
-        logger.warning("the attempt's log could not be written: %s", error)
+def _no(why: str) -> Availability:
+    return Availability(claimable=False, why=why)

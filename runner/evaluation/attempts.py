@@ -31,7 +31,9 @@ _ENDS = {
     "release": Ending.PREEMPTED,
     "fail": Ending.FAILED,
     "cancel": Ending.CANCELLED,
+    "hold": Ending.PREEMPTED,
 }
+_GONE = "quarantine"  # held for an owner that died
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,7 @@ def attempts(
     found = []
     for claim, later in _claims(records):
         mine = list(takewhile(lambda record: record.kind != "claim", later))
-        taken_over = len(mine) < len(later)
+        taken_over = len(mine) < len(later) or any(record.kind == _GONE for record in mine)
         found.append(_attempt(claim, mine, beats.get(claim.token), taken_over or lost))
     return found
 

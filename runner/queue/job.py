@@ -4,9 +4,14 @@
             (none) ────────▶ queued ──────────▶ running ─────────────────▶ queued, evaluate
                              ▲ │ hold ▲ release │ │ │ ▲    finish (evaluate)
                        unhold│ ▼      └─────────┘ │ └─┘claim ─────────────▶ succeeded
-                             held                 │   after the lease lapsed
+                             held ◀─── hold ──────┤   after the lease lapsed
     any but succeeded ── cancel ──▶ cancelled     └─ fail ──▶ queued, or failed when the
     failed, cancelled ── retry ───▶ queued                    retries are used up
+    ended, but trained ─ evaluate ▶ queued, evaluate
+
+A running job is held by its owner: a user's `ask` is a record that the owner sees at its next
+renewal; it saves, then holds. An owner that died can't: whoever would take the job over then
+writes `quarantine` instead, which also holds a job whose attempts died too often at one step.
 
 The functions below are pure: a job and arguments in, the next job out, or ConflictError with
 the reason. `token` grows by one at every claim: it tells the owners of a job apart.
@@ -15,78 +20,36 @@ the reason. `token` grows by one at every claim: it tells the owners of a job ap
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
 
-from runner.errors import ConflictError, LeaseLostError, SpecError, StoreError
+from runner.errors import ConflictError, LeaseLostError, SpecError
+from runner.queue.fields import Json, line
+from runner.queue.record import (
+    ENDED,
+    HOLD,
+    MOST_DEATHS,
+    Failure,
+    Job,
+    Stage,
+    State,
+    from_json,
+    terms_of,
+    to_json,
+)
 
-Json = Mapping[str, Any]
+__all__ = [
+    "ENDED", "HOLD", "MOST_DEATHS", "Failure", "Job", "Json", "Stage", "State", "from_json",
+    "line", "to_json",
+]  # fmt: skip
 
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _NOTES = 20  # the newest are kept: a record stays one small request
 _CHECKPOINTS = 64
-
-
-class State(StrEnum):
-    """Where a job stands."""
-
-    QUEUED = "queued"  #: anyone may claim it
-    HELD = "held"  #: waits until it is let go
-    RUNNING = "running"  #: claimed; whether its owner lives is another question
-    SUCCEEDED = "succeeded"  #: trained, and evaluated if asked for
-    FAILED = "failed"  #: its own fault, and no retries left
-    CANCELLED = "cancelled"  #: someone said so
-
-
-class Stage(StrEnum):
-    """What there is to do."""
-
-    TRAIN = "train"
-    EVALUATE = "evaluate"
-
-
-ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One record of a job's log: all there is to know about the job at that moment."""
-
-    id: str  #: the spec's name; never used again for another spec
-    number: int  #: of this record in the job's log
-    kind: str  #: the change that wrote it: submit, claim, commit, finish, release, ...
-    state: State
-    stage: Stage
-    token: int = 0  #: grows by one at every claim
-    owner: Json | None = None  #: the process that made the newest claim (see owner.py)
-    lease_seconds: float = 60.0  #: without a sign of life for this long, anyone may claim
-    attempts: int = 0  #: claims
-    preemptions: int = 0  #: attempts that ended without fault: released, or their machine lost
-    failures: int = 0  #: of this stage, since it was queued or retried
-    worked_seconds: float = 0.0  #: up to the newest record of an owner; for the interval
-    epoch: int = 0  #: of the newest committed checkpoint
-    step: int = 0  #: of the newest committed checkpoint, in optimizer updates
-    metrics: Json | None = None  #: of the newest epoch in the newest committed checkpoint
-    checkpoints: tuple[Json, ...] = ()  #: references, the newest first
-    best: Json | None = None  #: reference to the best checkpoint
-    final: Json | None = None  #: reference to the finished training
-    evaluation: Json | None = None  #: reference to the evaluation's results
-    reason: str = ""  #: why it is where it is, for people
-    notes: tuple[str, ...] = ()  #: what a reader of the results should know, bounded
-    submitted_at: datetime
-    updated_at: datetime  #: by the writer's clock: for people, never compared
-    nonce: str = ""  #: who wrote this record; tells own writes from others'
-    previous: str = ""  #: nonce of the record before
-    spec_digest: str
-    spec: Json | None = None  #: in record 0 only
-
-    @property
-    def ended(self) -> bool:
-        """Whether nobody has to do anything more."""
-        return self.state in ENDED
+_REASON = 1000  # characters; a traceback belongs into an object of its own
+_OTHERS = ("cancel", "quarantine")  # no records of the owner: their clock is not its
+MOST_BACKOFF = 3600.0  #: seconds between two tries
 
 
 def check_id(job_id: str) -> str:
@@ -116,6 +79,7 @@ def spec_digest(spec: Json) -> str:
 def submitted(job_id: str, spec: Json, now: datetime) -> Job:
     """Return record 0 of a job: submission is this one create."""
     return Job(
+        **terms_of(spec),
         id=check_id(job_id),
         number=0,
         kind="submit",
@@ -128,12 +92,19 @@ def submitted(job_id: str, spec: Json, now: datetime) -> Job:
     )
 
 
-def claimed(job: Job, *, seen: Job, owner: Json, lease_seconds: float) -> Job:
-    """Give the job to `owner`, if nothing happened to it since `seen` was judged claimable."""
+def claimed(job: Job, *, seen: Job, owner: Json, lease_seconds: float, why: str = "") -> Job:
+    """Give the job to `owner`, if nothing happened to it since `seen` was judged claimable.
+
+    A running job whose attempts died too often at one step, or that was to be held, is held
+    instead. `why`: the kernel killed its last owner for lack of memory, in words.
+    """
     if job.nonce != seen.nonce:
         raise ConflictError(f"{job.id} is not as it was: {describe(job)}.")
     _expect(job, "be claimed", State.QUEUED, State.RUNNING)
     lost = job.state is State.RUNNING
+    deaths = job.deaths + lost
+    if lost and (job.wish == HOLD or deaths >= job.most_deaths):
+        return _quarantined(job, deaths, why)
     return replace(
         job,
         kind="claim",
@@ -143,7 +114,31 @@ def claimed(job: Job, *, seen: Job, owner: Json, lease_seconds: float) -> Job:
         lease_seconds=lease_seconds,
         attempts=job.attempts + 1,
         preemptions=job.preemptions + lost,
-        reason="taken over from a worker without a sign of life" if lost else "",
+        deaths=deaths,
+        failure=_described(job, Failure.OUT_OF_MEMORY, why) if lost and why else job.failure,
+        wait_seconds=0.0,
+        wish="",
+        reason=(why or "taken over from a worker without a sign of life") if lost else "",
+    )
+
+
+def _quarantined(job: Job, deaths: int, why: str) -> Job:
+    """Hold a job whose owner died, instead of giving it to another worker."""
+    during = "of the evaluation" if job.stage is Stage.EVALUATE else f"after step {job.step}"
+    poison = (
+        f"quarantined: its last {deaths} attempts died {during}, without a word. Look at 'runner "
+        f"logs {job.id}' ({why or 'does it run out of memory?'}); 'runner release {job.id}' lets "
+        "it go on"
+    )
+    return replace(
+        job,
+        kind="quarantine",
+        state=State.HELD,
+        owner=None,
+        preemptions=job.preemptions + 1,
+        deaths=deaths,
+        wish="",
+        reason="held by its user" if job.wish == HOLD else poison,
     )
 
 
@@ -166,6 +161,7 @@ def committed(
     best: Json | None,
     notes: Sequence[str],
     metrics: Json | None = None,
+    startup_seconds: float | None = None,
 ) -> Job:
     """Make checkpoints count."""
     if len(checkpoints) > _CHECKPOINTS:
@@ -181,6 +177,8 @@ def committed(
         checkpoints=tuple(checkpoints),
         best=best,
         notes=_newest_notes(job, notes),
+        deaths=0 if step > job.step else job.deaths,
+        startup_seconds=startup_seconds or job.startup_seconds,
     )
 
 
@@ -196,6 +194,8 @@ def finished(
         stage=Stage.EVALUATE if more else job.stage,
         owner=None,
         failures=0,
+        deaths=0,
+        wish="",
         final=final if final is not None else job.final,
         evaluation=evaluation if evaluation is not None else job.evaluation,
         reason="",
@@ -204,60 +204,189 @@ def finished(
 
 
 def released(job: Job, *, reason: str) -> Job:
-    """Give the job back: a preemption, which spends no retry."""
+    """Give the job back: a preemption, which spends no retry. Held, if its user wished that."""
+    if job.wish == HOLD:
+        return held(job, reason="held by its user")
     return replace(
         job,
         kind="release",
         state=State.QUEUED,
         owner=None,
         preemptions=job.preemptions + 1,
-        reason=reason,
+        reason=reason[:_REASON],
     )
 
 
-def failed(job: Job, *, reason: str, retries: int) -> Job:
-    """Count a fault of the job's own. What was saved stays, and a finished training too."""
+def held(job: Job, *, reason: str) -> Job:
+    """Give the job back and keep workers from it: neither a preemption nor a failure."""
+    return replace(job, kind="hold", state=State.HELD, owner=None, wish="", reason=reason[:_REASON])
+
+
+def failed(
+    job: Job,
+    *,
+    reason: str,
+    retries: int,
+    kind: Failure = Failure.CRASH,
+    trace: str = "",
+    backoff_seconds: float = 0.0,
+) -> Job:
+    """Count a fault of the job's own. What was saved stays, and a finished training too.
+
+    Args:
+        job: as it is.
+        reason: for people.
+        retries: that it may take; from the first on each waits twice as long as the one before.
+        kind: what the fault was.
+        trace: key of the traceback.
+        backoff_seconds: before the first retry.
+    """
     failures = job.failures + 1
+    again = failures <= retries
+    state = State.QUEUED if again else State.FAILED
+    if again and job.wish == HOLD:
+        state = State.HELD
     return replace(
         job,
         kind="fail",
-        state=State.QUEUED if failures <= retries else State.FAILED,
+        state=state,
         owner=None,
         failures=failures,
-        reason=reason,
+        deaths=0,
+        wish="",
+        wait_seconds=min(MOST_BACKOFF, backoff_seconds * 2 ** min(failures - 1, 30)),
+        reason=reason[:_REASON],
+        failure=_described(job, kind, reason, trace),
     )
+
+
+def _described(job: Job, kind: Failure, reason: str, trace: str = "") -> Json:
+    return {
+        "kind": kind.value,
+        "stage": job.stage.value,
+        "step": job.step,
+        "token": job.token,
+        "reason": reason[:_REASON],
+        "trace": trace,
+    }
 
 
 def cancelled(job: Job, *, reason: str = "cancelled by its user") -> Job:
     """Stop a job for good; its owner notices at the next renewal."""
     _expect(job, "be cancelled", State.QUEUED, State.HELD, State.RUNNING, State.FAILED)
-    return replace(job, kind="cancel", state=State.CANCELLED, owner=None, reason=reason)
+    return replace(job, kind="cancel", state=State.CANCELLED, owner=None, wish="", reason=reason)
 
 
-def put_on_hold(job: Job) -> Job:
-    """Keep workers from claiming a queued job."""
-    _expect(job, "be held", State.QUEUED)
-    return replace(job, kind="hold", state=State.HELD, reason="held by its user")
+def put_on_hold(job: Job, *, reason: str = "held by its user") -> Job:
+    """Keep workers from claiming a job; one that is running is held by its owner, once saved."""
+    _expect(job, "be held", State.QUEUED, State.RUNNING)
+    if job.state is State.RUNNING:
+        if job.wish == HOLD:
+            raise ConflictError(f"{job.id} can't be held: its worker is asked to already.")
+        return replace(job, kind="ask", wish=HOLD)
+    return replace(job, kind="hold", state=State.HELD, reason=reason)
 
 
 def let_go(job: Job) -> Job:
-    """Queue a held job again."""
+    """Queue a held job again, with its whole budget; or take back the wish to hold it."""
+    if job.state is State.RUNNING and job.wish == HOLD:
+        return replace(job, kind="ask", wish="")
     _expect(job, "be let go", State.HELD)
-    return replace(job, kind="unhold", state=State.QUEUED, reason="")
+    return replace(
+        job,
+        kind="unhold",
+        state=State.QUEUED,
+        deaths=0,
+        wait_seconds=0.0,
+        spent_seconds=0.0,
+        spent_gpu_seconds=0.0,
+        reason="",
+    )
+
+
+def prioritized(job: Job, priority: int) -> Job:
+    """Let a job go before those of lower priority; one that runs goes on running."""
+    _expect(job, "get a priority", State.QUEUED, State.HELD, State.RUNNING)
+    return replace(job, kind="priority", priority=priority)
 
 
 def retried(job: Job) -> Job:
     """Queue a failed or cancelled job again where it stood, with all its retries."""
     _expect(job, "be retried", State.FAILED, State.CANCELLED)
-    return replace(job, kind="retry", state=State.QUEUED, failures=0, reason="retried by its user")
+    return replace(
+        job,
+        kind="retry",
+        state=State.QUEUED,
+        failures=0,
+        deaths=0,
+        wait_seconds=0.0,
+        spent_seconds=0.0,
+        spent_gpu_seconds=0.0,
+        reason="retried by its user",
+    )
+
+
+def to_evaluate(job: Job) -> Job:
+    """Queue the evaluation of a finished training again; its results stay until it has others."""
+    _expect(job, "be evaluated", State.SUCCEEDED, State.FAILED, State.CANCELLED)
+    if job.final is None:
+        raise ConflictError(f"{job.id} can't be evaluated: its training has not ended.")
+    return replace(
+        job,
+        kind="evaluate",
+        state=State.QUEUED,
+        stage=Stage.EVALUATE,
+        failures=0,
+        deaths=0,
+        wait_seconds=0.0,
+        reason="to be evaluated again",
+    )
 
 
 def dated(after: Job, before: Job, now: datetime) -> Job:
-    """Stamp a record, and count the time that an owner has worked since its last one."""
+    """Stamp a record, and count the time that an owner has worked since its last one.
+
+    A user's record about a running job keeps the owner's time: only times of one clock are
+    ever subtracted.
+    """
+    if after.kind in ("ask", "priority") and after.state is State.RUNNING:
+        return replace(after, updated_at=before.updated_at, spec=None)
     worked = 0.0
-    if before.state is State.RUNNING and after.token == before.token:
+    if before.state is State.RUNNING and after.token == before.token and after.kind not in _OTHERS:
         worked = max(0.0, (now - before.updated_at).total_seconds())
-    return replace(after, updated_at=now, worked_seconds=before.worked_seconds + worked, spec=None)
+    return replace(
+        after,
+        updated_at=now,
+        worked_seconds=before.worked_seconds + worked,
+        spent_seconds=after.spent_seconds + worked,
+        spent_gpu_seconds=after.spent_gpu_seconds + worked * gpus(before),
+        spec=None,
+    )
+
+
+def gpus(job: Job) -> int:
+    """Return how many GPUs the owner's machine has."""
+    count = (job.owner or {}).get("gpus", 0)
+    return count if type(count) is int and 0 <= count <= 1024 else 0
+
+
+def over_budget(job: Job, since_seconds: float = 0.0) -> str:
+    """Return why a job has spent its budget, or "".
+
+    `since_seconds`: what its owner has worked since the newest record.
+    """
+    spent = {
+        "hours": job.spent_seconds + since_seconds,
+        "gpu_hours": job.spent_gpu_seconds + since_seconds * gpus(job),
+    }
+    for name, hours in (job.budget or {}).items():
+        if spent.get(name, 0.0) >= hours * 3600:
+            words = name.replace("gpu_", "GPU ")
+            return (
+                f"its budget of {hours:g} {words} is spent; 'runner release {job.id}' gives it "
+                "as much again"
+            )
+    return ""
 
 
 def describe(job: Job) -> str:
@@ -276,172 +405,3 @@ def _expect(job: Job, what: str, *states: State) -> None:
 
 def _newest_notes(job: Job, notes: Sequence[str]) -> tuple[str, ...]:
     return (*job.notes, *(note[:500] for note in notes))[-_NOTES:]
-
-
-# Records as JSON. A bucket may hold anything: wrong types are a StoreError, never a surprise.
-
-
-def to_json(job: Job) -> dict[str, Any]:
-    """Return the record of a job."""
-    record: dict[str, Any] = {name: getattr(job, name) for name in Job.__dataclass_fields__}
-    record["submitted_at"] = job.submitted_at.isoformat()
-    record["updated_at"] = job.updated_at.isoformat()
-    record["checkpoints"] = list(job.checkpoints)
-    record["notes"] = list(job.notes)
-    if job.spec is None:
-        del record["spec"]
-    return record
-
-
-def from_json(record: Json, job_id: str) -> Job:
-    """Return the job in a record. Raises StoreError for a record that is none of this job's.
-
-    Fields of later versions of runner are left out.
-    """
-    try:
-        if record.get("id") != job_id:
-            raise TypeError(f"it belongs to {record.get('id')!r}")
-        return Job(**{name: take(record) for name, take in _FIELDS.items()})
-    except (TypeError, ValueError, KeyError, OverflowError) as error:
-        raise StoreError(
-            f"record {record.get('number')!r} of job {job_id} can't be used: {error}. It was "
-            "written by another program, or by a later version of runner."
-        ) from error
-
-
-def _a(name: str, kind: type, default: Any = ...) -> Any:
-    def take(record: Json) -> Any:
-        value = record[name] if default is ... else record.get(name, default)
-        if type(value) is not kind:
-            raise TypeError(f"{name} is a {type(value).__name__}, not a {kind.__name__}")
-        return value
-
-    return take
-
-
-def _count(name: str) -> Any:
-    def take(record: Json) -> int:
-        value = record.get(name, 0)
-        if type(value) is not int or not 0 <= value < 1 << 63:
-            raise TypeError(f"{name} is {str(value)[:40]}, not a count")
-        return value
-
-    return take
-
-
-def _maybe(name: str) -> Any:
-    def take(record: Json) -> Json | None:
-        value = record.get(name)
-        if value is not None and not isinstance(value, dict):
-            raise TypeError(f"{name} is a {type(value).__name__}, not an object")
-        return value
-
-    return take
-
-
-def _reference(value: Any) -> Json:
-    """Return a checkpoint's reference if its fields, where given, are what readers expect."""
-    if not isinstance(value, dict):
-        raise TypeError(f"a checkpoint is a {type(value).__name__}, not an object")
-    for name, kind in (("step", int), ("manifest", str), ("digest", str)):
-        if name in value and type(value[name]) is not kind:
-            raise TypeError(f"a checkpoint's {name} is {str(value[name])[:40]}")
-    return value
-
-
-def _references(record: Json) -> tuple[Json, ...]:
-    return tuple(_reference(value) for value in _many("checkpoints", dict)(record))
-
-
-def _maybe_reference(name: str) -> Any:
-    def take(record: Json) -> Json | None:
-        value = record.get(name)
-        return None if value is None else _reference(value)
-
-    return take
-
-
-def line(text: str) -> str:
-    """Return a text from the bucket as one line that is safe to print."""
-    return "".join(letter if letter.isprintable() else " " for letter in text).strip()
-
-
-def _many(name: str, kind: type) -> Any:
-    def take(record: Json) -> tuple[Any, ...]:
-        values = record.get(name, [])
-        if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
-            raise TypeError(f"{name} is not a list of {kind.__name__}")
-        return tuple(values)
-
-    return take
-
-
-def _time(name: str) -> Any:
-    def take(record: Json) -> datetime:
-        return datetime.fromisoformat(record[name]).astimezone(UTC)
-
-    return take
-
-
-def _seconds(name: str) -> Any:
-    def take(record: Json) -> float:
-        value = record.get(name, 60.0)
-        if type(value) not in (int, float) or not 0 < value < 1e9:
-            raise TypeError(f"{name} is {str(value)[:40]}, not a time in seconds")
-        return float(value)
-
-    return take
-
-
-def _metrics(record: Json) -> Json | None:
-    """For people alone: what is no number is left empty, and spoils no record."""
-    found = _maybe("metrics")(record)
-    return found and {line(name): _number(value) for name, value in found.items()}
-
-
-def _number(value: object) -> float | None:
-    try:
-        return float(value) if type(value) in (int, float) else None  # type: ignore[arg-type]
-    except OverflowError:
-        return None
-
-
-def _amount(name: str) -> Any:
-    def take(record: Json) -> float:
-        value = record.get(name, 0.0)
-        if type(value) not in (int, float) or not 0 <= value < 1e12:
-            raise TypeError(f"{name} is {str(value)[:40]}, not an amount")
-        return float(value)
-
-    return take
-
-
-_FIELDS = {
-    "id": _a("id", str),
-    "number": _count("number"),
-    "kind": _a("kind", str),
-    "state": lambda record: State(record["state"]),
-    "stage": lambda record: Stage(record["stage"]),
-    "token": _count("token"),
-    "owner": _maybe("owner"),
-    "lease_seconds": _seconds("lease_seconds"),
-    "attempts": _count("attempts"),
-    "preemptions": _count("preemptions"),
-    "failures": _count("failures"),
-    "worked_seconds": _amount("worked_seconds"),
-    "epoch": _count("epoch"),
-    "step": _count("step"),
-    "metrics": _metrics,
-    "checkpoints": _references,
-    "best": _maybe_reference("best"),
-    "final": _maybe_reference("final"),
-    "evaluation": _maybe("evaluation"),
-    "reason": lambda record: line(_a("reason", str, "")(record)),
-    "notes": lambda record: tuple(line(note) for note in _many("notes", str)(record)),
-    "submitted_at": _time("submitted_at"),
-    "updated_at": _time("updated_at"),
-    "nonce": _a("nonce", str),
-    "previous": _a("previous", str, ""),
-    "spec_digest": _a("spec_digest", str),
-    "spec": _maybe("spec"),
-}

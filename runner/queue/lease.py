@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Any
 
 from runner.queue import job as jobs
-from runner.queue.job import Job, Json
+from runner.queue.job import Failure, Job, Json
 from runner.queue.protocol import Holder
 from runner.store.base import Store
 from runner.store.log import finite, run
@@ -66,6 +66,7 @@ class Lease:
         best: Json | None = None,
         notes: Sequence[str] = (),
         metrics: Mapping[str, float | None] | None = None,
+        startup_seconds: float | None = None,
     ) -> Job:
         """Make checkpoints count: all that are kept, the newest first. Their data is written."""
         change = partial(
@@ -76,6 +77,7 @@ class Lease:
             best=best,
             notes=notes,
             metrics=metrics,
+            startup_seconds=startup_seconds,
         )
         with self._writing:
             return run(self._store, self._holder.commit(change))
@@ -99,9 +101,34 @@ class Lease:
         """Give the job back, for whoever comes next. Not a failure."""
         return self._end(partial(jobs.released, reason=reason))
 
-    def fail(self, reason: str, *, retries: int = 0) -> Job:
-        """Count a failure; the job is queued again until `retries` of them are used up."""
-        return self._end(partial(jobs.failed, reason=reason, retries=retries))
+    def hold(self, reason: str) -> Job:
+        """Give the job back, for nobody until it is let go. Neither failure nor preemption."""
+        return self._end(partial(jobs.held, reason=reason))
+
+    def fail(
+        self,
+        reason: str,
+        *,
+        retries: int = 0,
+        kind: Failure = Failure.CRASH,
+        trace: str = "",
+        backoff_seconds: float = 0.0,
+    ) -> Job:
+        """Count a failure; the job is queued again until `retries` of them are used up.
+
+        Each retry waits twice as long as the one before it, the first `backoff_seconds`. `trace`
+        is the key of the traceback, which is written already.
+        """
+        return self._end(
+            partial(
+                jobs.failed,
+                reason=reason,
+                retries=retries,
+                kind=kind,
+                trace=trace,
+                backoff_seconds=backoff_seconds,
+            )
+        )
 
     def _end(self, change: "partial[Job]") -> Job:
         with self._writing:

@@ -9,7 +9,7 @@ All of it is generators over store operations (see `store/log.py`): no I/O, no c
 randomness but what comes in as arguments. The simulator in the tests runs this very text.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from threading import Lock
@@ -71,10 +71,19 @@ def ids() -> Steps[list[str]]:
     return [name for name in names if jobs.is_id(name)]
 
 
-def load_all() -> Steps[dict[str, Job | StoreError]]:
-    """Return every job, or why it can't be read: two reads a job and some listings in all."""
-    names = yield from ids()
-    heads = yield from log.heads([base(name) for name in names])
+def load_all(
+    known: Mapping[str, Job] | None = None, unchanged: Collection[str] = ()
+) -> Steps[dict[str, Job | StoreError]]:
+    """Return every job, or why it can't be read: two reads a job and some listings in all.
+
+    Of a job in `known` one read is enough, and one in `unchanged` is not looked at.
+    """
+    known = known or {}
+    names = [name for name in (yield from ids()) if name not in unchanged]
+    heads = yield from log.heads(
+        [base(name) for name in names],
+        {base(name): to_json(known[name]) for name in names if name in known},
+    )
     found: dict[str, Job | StoreError] = {}
     for name, record in zip(names, heads, strict=True):
         if record is not None:  # a folder without a log is no job
@@ -102,11 +111,16 @@ def change(
     return from_json(record, job_id)
 
 
-def claim(seen: Job, owner: Json, *, lease_seconds: float, nonce: Nonce, now: Now) -> Steps[Job]:
-    """Make `owner` the owner, unless anything happened to the job since `seen` was read."""
+def claim(
+    seen: Job, owner: Json, *, lease_seconds: float, nonce: Nonce, now: Now, why: str = ""
+) -> Steps[Job]:
+    """Make `owner` the owner, unless anything happened to the job since `seen` was read.
+
+    The job returned may be held instead: see `job.claimed`.
+    """
 
     def transition(job: Job) -> Job:
-        return jobs.claimed(job, seen=seen, owner=owner, lease_seconds=lease_seconds)
+        return jobs.claimed(job, seen=seen, owner=owner, lease_seconds=lease_seconds, why=why)
 
     return (yield from change(seen.id, transition, nonce=nonce, now=now, known=seen))
 
@@ -161,6 +175,8 @@ def availability(
     job: Job, *, watch: Watch, clock: Callable[[], float], alive: Callable[[Json], bool | None]
 ) -> Steps[Availability]:
     """Return whether a job may be claimed: its owner has gone, or its lease has lapsed."""
+    if job.state is State.QUEUED and job.wait_seconds:
+        return (yield from _after_waiting(job, watch, clock))
     if job.state is not State.RUNNING:
         return Availability(claimable=job.state is State.QUEUED, why=describe(job))
     lives = alive(job.owner) if job.owner else None
@@ -179,6 +195,15 @@ def availability(
         seen_seconds=silent,
         lapses_in=max(0.0, left),
     )
+
+
+def _after_waiting(job: Job, watch: Watch, clock: Callable[[], float]) -> Steps[Availability]:
+    """Wait before a retry: a courtesy to whatever failed, not a rule that claims are held to."""
+    watched = watch.unchanged_for(job, None, clock())
+    age: float | None = yield Age(log.slot(base(job.id), job.number))
+    left = max(0.0, job.wait_seconds - (watched if age is None else age))
+    why = f"{describe(job)}; tried again in {left:.0f} s"
+    return Availability(claimable=left == 0.0, why=why, lapses_in=left)
 
 
 def _silence(job: Job, watch: Watch, clock: Callable[[], float]) -> Steps[float]:

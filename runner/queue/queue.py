@@ -5,8 +5,10 @@ There is no server. What is in the bucket is the queue, and `status` reads it fr
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from secrets import token_hex
 from typing import Any
 
@@ -22,6 +24,8 @@ from runner.store.base import Store
 from runner.store.probe import check_once
 
 logger = logging.getLogger(__name__)
+
+NEWS = "workers/news.txt"
 
 
 def boot_clock() -> float:
@@ -96,8 +100,24 @@ class Queue:
         A job whose records can't be read hides no other: `on_error` gets its id and why
         (without it, a warning is logged).
         """
+        return self._read_jobs(protocol.load_all(), on_error)
+
+    def changed_jobs(
+        self,
+        known: Mapping[str, Job],
+        unchanged: Collection[str],
+        on_error: Callable[[str, StoreError], None] | None = None,
+    ) -> list[Job]:
+        """Return all jobs as `jobs` does, but those in `unchanged`; one read for a known one."""
+        return self._read_jobs(protocol.load_all(known, unchanged), on_error)
+
+    def _read_jobs(
+        self,
+        steps: log.Steps[dict[str, Job | StoreError]],
+        on_error: Callable[[str, StoreError], None] | None,
+    ) -> list[Job]:
         found: list[Job] = []
-        for job_id, job in log.run(self.store, protocol.load_all()).items():
+        for job_id, job in log.run(self.store, steps).items():
             if isinstance(job, Job):
                 found.append(job)
             elif on_error is not None:
@@ -124,20 +144,31 @@ class Queue:
         steps = protocol.availability(job, watch=self._watch, clock=self._clock, alive=is_alive)
         return log.run(self.store, steps)
 
-    def claim(self, job: Job, owner: Json, *, judged: Availability | None = None) -> Lease:
+    def claim(
+        self, job: Job, owner: Json, *, judged: Availability | None = None, why: str = ""
+    ) -> Lease:
         """Become the owner of a job, as it was read.
 
-        `judged` saves asking whether a running job may be claimed. Raises ConflictError if it
-        may not, if someone was first, or if anything else happened to the job meanwhile.
+        Args:
+            job: as it was read.
+            owner: who claims.
+            judged: saves asking whether a running job may be claimed.
+            why: the kernel killed the last owner for lack of memory, in words.
+
+        Raises:
+            ConflictError: it may not be claimed, someone was first, anything else happened to
+                the job meanwhile, or it is held now because too many attempts died.
         """
         if job.state is State.RUNNING:
             judged = judged or self.availability(job)
             if not judged.claimable:
                 raise ConflictError(f"{job.id} can't be claimed: {judged.why}.")
         steps = protocol.claim(
-            job, owner, lease_seconds=self.lease_seconds, nonce=self._nonce, now=self._now
+            job, owner, lease_seconds=self.lease_seconds, nonce=self._nonce, now=self._now, why=why
         )
         claimed = log.run(self.store, steps)
+        if claimed.state is not State.RUNNING:
+            raise ConflictError(f"{job.id} can't be claimed: {jobs.describe(claimed)}.")
         return Lease(self.store, Holder(claimed, nonce=self._nonce, now=self._now))
 
     def heartbeat(self, job: Job) -> Heartbeat | None:
@@ -153,17 +184,46 @@ class Queue:
         self.job(job_id)
         return log.run(self.store, protocol.cancel(job_id, nonce=self._nonce, now=self._now))
 
-    def hold(self, job_id: str) -> Job:
-        """Keep workers from claiming a queued job."""
-        return self._change(job_id, jobs.put_on_hold)
+    def hold(self, job_id: str, *, reason: str = "held by its user") -> Job:
+        """Keep workers from claiming a job; the owner of one that runs saves and holds it."""
+        return self._change(job_id, partial(jobs.put_on_hold, reason=reason))
+
+    def hold_queued(self, job: Job, reason: str) -> Job:
+        """Hold a job that waits in vain, unless anything happened to it since it was read."""
+
+        def transition(now: Job) -> Job:
+            if now.nonce != job.nonce:
+                raise ConflictError(f"{job.id} is not as it was: {jobs.describe(now)}.")
+            return jobs.put_on_hold(now, reason=reason)
+
+        return self._change(job.id, transition)
 
     def unhold(self, job_id: str) -> Job:
         """Queue a held job again."""
         return self._change(job_id, jobs.let_go)
 
+    def prioritize(self, job_id: str, priority: int) -> Job:
+        """Let a job go before those of lower priority."""
+        return self._change(job_id, partial(jobs.prioritized, priority=priority))
+
+    def evaluate(self, job_id: str) -> Job:
+        """Queue the evaluation of a finished training again."""
+        return self._revive(job_id, jobs.to_evaluate)
+
+    def news(self) -> bytes | None:
+        """Return what changes whenever a job that had ended goes on."""
+        return self.store.read(NEWS, max_bytes=1000)
+
+    def _revive(self, job_id: str, transition: Transition) -> Job:
+        """Change a job that has ended, at which workers no longer look all the time."""
+        job = self._change(job_id, transition)
+        with suppress(StoreError):  # then they see it a few minutes later
+            self.store.put(NEWS, self._nonce().encode())
+        return job
+
     def retry(self, job_id: str) -> Job:
         """Queue a failed or cancelled job again, where it stood."""
-        return self._change(job_id, jobs.retried)
+        return self._revive(job_id, jobs.retried)
 
     def _change(self, job_id: str, transition: Transition) -> Job:
         known = self.job(job_id)

@@ -17,7 +17,8 @@ Buffer = bytes | bytearray | memoryview
 MAX_READ = 1 << 30  #: bytes; what one `read` may take into memory unless told otherwise
 MAX_RECORD = 1 << 20  #: bytes; records are small, so that one request carries them
 
-_SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
+_SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}"
+_KEY = re.compile(f"{_SEGMENT}(?:/{_SEGMENT})*")
 _MAX_KEY = 900  # S3 and GCS allow 1,024 bytes, and the bucket's own prefix comes before ours
 
 
@@ -111,7 +112,7 @@ def check_record(data: bytes) -> bytes:
 
 def is_key(name: str) -> bool:
     """Whether a name found in the store is one of ours (temporary files and strays are not)."""
-    return len(name) <= _MAX_KEY and all(_SEGMENT.fullmatch(part) for part in name.split("/"))
+    return len(name) <= _MAX_KEY and _KEY.fullmatch(name) is not None
 
 
 def pieces(data: Buffer | Sequence[Buffer]) -> list[memoryview]:

@@ -310,15 +310,20 @@ def _leave_hint(base: str, data: bytes) -> Steps[None]:
         yield Put(hint(base), data)
 
 
-def heads(bases: Sequence[str]) -> Steps[list[Record | StoreError | None]]:
+def heads(
+    bases: Sequence[str], known: Mapping[str, Record] | None = None
+) -> Steps[list[Record | StoreError | None]]:
     """Return the newest record of each log; two reads a log where nothing is missing.
 
-    A log that can't be read is returned as its error, so that it hides no other.
+    Of a log in `known`, by its base, one is enough. A log that can't be read is returned as its
+    error, so that it hides no other.
     """
-    hints = yield ReadMany([hint(base) for base in bases])
+    known = known or {}
     found: list[Record | StoreError | None] = [None] * len(bases)
-    walking: dict[int, Record] = {}
-    for index, data in enumerate(hints):
+    walking = {index: known[base] for index, base in enumerate(bases) if base in known}
+    new = [index for index, base in enumerate(bases) if base not in known]
+    hints = yield ReadMany([hint(bases[index]) for index in new])
+    for index, data in zip(new, hints, strict=True):
         try:
             walking[index] = decode(data, hint(bases[index])) if isinstance(data, bytes) else {}
         except StoreError:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -27,16 +28,45 @@ def accelerators() -> Accelerators:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """A card, as the driver describes it."""
+
+    name: str
+    memory_mib: int
+
+
+def gpus(environment: Mapping[str, str] = os.environ) -> tuple[Gpu, ...]:
+    """Return the NVIDIA cards that CUDA_VISIBLE_DEVICES leaves to this process, by the driver."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    wanted = None if visible is None else {name.strip() for name in visible.split(",")} - {""}
+    return tuple(
+        Gpu(name=name, memory_mib=memory)
+        for index, uuid, name, memory in _cards()
+        if wanted is None or any(index == one or uuid.startswith(one) for one in wanted)
+    )
+
+
 def _installed() -> tuple[str, ...]:
+    return tuple(f"{name}, {memory} MiB" for _, _, name, memory in _cards())
+
+
+def _cards() -> list[tuple[str, str, str, int]]:
+    """Index, UUID, name and MiB of each card."""
     command = shutil.which("nvidia-smi")
     if command is None:
-        return ()
-    query = [command, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+        return []
+    query = [command, "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(line.strip() for line in done.stdout.splitlines() if line.strip())
+        return []
+    cards = []
+    for line in done.stdout.splitlines():
+        parts = [part.strip() for part in line.split(",")]
+        if len(parts) == 4 and parts[3].isdecimal():
+            cards.append((parts[0], parts[1], parts[2], int(parts[3])))
+    return cards
 
 
 def cores() -> int:

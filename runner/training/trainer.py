@@ -17,7 +17,7 @@ from runner.checkpoint.manifest import Position, Reference
 from runner.checkpoint.policy import Every, Latest, for_job
 from runner.checkpoint.reading import Restored, read_manifest
 from runner.datasets.arrays import Dataset
-from runner.errors import CheckpointError, PreemptedError, TrainingError
+from runner.errors import CheckpointError, DivergedError, PreemptedError, TrainingError
 from runner.spec import EarlyStopping, JobSpec, ReduceLROnPlateau, seconds
 from runner.store.base import Store
 from runner.training.check import check_fit, load_data
@@ -319,7 +319,7 @@ def _stop_at_nan() -> "keras.callbacks.Callback":
                     " diverged. Lower optimizer.learning_rate, or set optimizer.arguments to"
                     ' {"clipnorm": 1.0}.'
                 )
-                raise TrainingError(msg)
+                raise DivergedError(msg)
 
     return StopAtNaN()
 

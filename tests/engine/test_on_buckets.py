@@ -26,6 +26,7 @@ SPEC = {
     "model": {"name": "mlp", "arguments": {"dropout": 0.2}},
     "training": {"epochs": 4, "batch_size": 100},
     "checkpoint": {"every": "4 steps", "best": {"monitor": "val_loss"}},
+    "limits": {"deaths": 1000},
     "evaluation": {"augmented_passes": 2},
 }
 DEATHS = ("committed:3", "step:5", "claimed", "train_end", "evaluation:2")

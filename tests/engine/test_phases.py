@@ -26,6 +26,7 @@ SPEC: dict[str, Any] = {
         "early_stopping": {"monitor": "val_loss", "patience": 1, "min_delta": 10.0},
     },
     "checkpoint": {"every": "2 steps", "best": {"monitor": "val_loss"}},
+    "limits": {"deaths": 1000},
     "evaluation": {"augmented_passes": 1},
 }
 #: within a phase; at its end, before the final state; after it, before the next phase's first

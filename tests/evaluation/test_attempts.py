@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from runner.errors import ConflictError
 from runner.evaluation.attempts import Ending
 from runner.evaluation.report import Run, collect
 from runner.store.memory import MemoryStore
@@ -44,6 +45,23 @@ def test_a_lost_attempt_ends_with_its_last_sign_of_life(world: World) -> None:
     first = only(world).attempts[0]
     assert first.began_at == began
     assert first.ended_at == began + timedelta(seconds=90)
+
+
+def test_what_holds_a_job_tells_how_its_attempt_ended(world: World) -> None:
+    """Held by its owner it is saved; held for an owner that died it is lost."""
+    world.submit("cats")
+    lease = world.claim("cats")
+    world.queue.hold("cats")
+    world.save(lease, history(3), 30)
+    lease.release("asked")
+    world.queue.unhold("cats")
+    world.save(world.claim("cats"), history(3), 40)
+    world.queue.hold("cats")
+    with pytest.raises(ConflictError, match="held by its user"):
+        world.claim("cats")
+    first, second = only(world).attempts
+    assert (first.ending, second.ending) == (Ending.PREEMPTED, Ending.LOST)
+    assert first.saved_step == 30
 
 
 def test_a_preempted_attempt_lost_nothing(world: World) -> None:

@@ -34,7 +34,11 @@ AFTER_THE_END = {
     (State.FAILED, "retry"),
     (State.FAILED, "cancel"),
     (State.CANCELLED, "retry"),
+    (State.SUCCEEDED, "evaluate"),
+    (State.FAILED, "evaluate"),
+    (State.CANCELLED, "evaluate"),
 }
+USERS = ("cancel", "hold", "hold", "unhold", "unhold", "retry", "retry", "priority", "evaluate")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -143,7 +147,7 @@ class Simulation:
             if self.tick % 50 == 0:
                 self._start("user", lambda me: self._user(me, "unhold"))
         elif self.random.random() < 0.006:
-            change = self.random.choice(["cancel", "hold", "unhold", "unhold", "retry", "retry"])
+            change = self.random.choice(USERS)
             self._start("user", lambda me: self._user(me, change))
 
     def _step(self) -> None:
@@ -296,10 +300,20 @@ class Simulation:
             self.result.counts["takeovers"] += before.state is State.RUNNING
         elif job.token != before.token:
             raise ViolationError(f"{name} changed the token")
-        if job.kind in ("commit", "finish", "release", "fail"):
+        if job.kind == "quarantine":
+            self._check_quarantine(before, name)
+        owners = job.kind in ("commit", "finish", "release", "fail")
+        if owners or (job.kind == "hold" and before.state is State.RUNNING):
             self._check_owner(client, before, job, name)
         elif before.ended and (before.state, job.kind) not in AFTER_THE_END:
             raise ViolationError(f"{name} after the end: it was {before.state}")
+
+    def _check_quarantine(self, before: Job, name: str) -> None:
+        """Only a job whose owner is gone, and only for a reason."""
+        if before.state is not State.RUNNING:
+            raise ViolationError(f"{name} of a job that is {before.state}")
+        if before.wish != jobs.HOLD and before.deaths + 1 < before.most_deaths:
+            raise ViolationError(f"{name} after {before.deaths + 1} deaths")
 
     def _check_owner(self, client: Client, before: Job, job: Job, name: str) -> None:
         if before.state is not State.RUNNING or before.owner != {"host": client.name}:
@@ -314,7 +328,12 @@ class Simulation:
             self._check_finish(before, job, name)
 
     def _check_finish(self, before: Job, job: Job, name: str) -> None:
-        if before.evaluation is not None:
+        kinds = Counter(record.kind for record in self.logs[before.id])
+        evaluated = sum(
+            record.kind == "finish" and record.state is State.SUCCEEDED
+            for record in self.logs[before.id]
+        )
+        if evaluated > kinds["evaluate"]:
             raise ViolationError(f"{name}: evaluated twice")
         queued = (job.state, job.stage, job.step) == (State.QUEUED, Stage.EVALUATE, STEPS)
         if before.stage is Stage.TRAIN and not queued:
@@ -344,7 +363,10 @@ class Simulation:
         """A worker was told that the job is not its own."""
         self.result.counts[why] += 1
         head = self.logs[job_id][-1]
-        if head.nonce in self.doubtful:  # it landed late: nobody uses it, and the lease lapses
+        claims = [record for record in self.logs[job_id] if record.kind == "claim"]
+        if (
+            claims and claims[-1].nonce in self.doubtful
+        ):  # it landed late: nobody uses it, and the lease lapses
             self.result.counts["late claims"] += 1
             return
         if head.state is State.RUNNING and head.owner == {"host": client.name}:
@@ -383,7 +405,13 @@ class Simulation:
 
     def _user(self, client: Client, change: str) -> Program:
         job_id, tools = self.random.choice(self.ids), self._tools(client)
-        changes = {"hold": jobs.put_on_hold, "unhold": jobs.let_go, "retry": jobs.retried}
+        changes: dict[str, Callable[[Job], Job]] = {
+            "hold": jobs.put_on_hold,
+            "unhold": jobs.let_go,
+            "retry": jobs.retried,
+            "priority": partial(jobs.prioritized, priority=self.random.randrange(-3, 4)),
+            "evaluate": jobs.to_evaluate,
+        }
         try:
             if change == "cancel":
                 yield from protocol.cancel(job_id, **tools)
@@ -424,6 +452,9 @@ class Simulation:
             except StoreError:
                 self.doubtful.update(issued)
                 continue
+            if claimed.state is not State.RUNNING:
+                self.result.counts["held at a claim"] += 1
+                continue
             self._believes(client, claimed)
             try:
                 yield from self._attempt(client, Holder(claimed, **tools))
@@ -456,11 +487,12 @@ class Simulation:
         with suppress(StoreError):
             yield from holder.renew({"step": holder.job.step})
         chance = self.random.random()
-        if chance < 0.03:
+        if chance < 0.03 or holder.job.wish == jobs.HOLD:
+            self.result.counts["holds obeyed"] += holder.job.wish == jobs.HOLD
             yield from self._insist(lambda: holder.end(partial(jobs.released, reason="notice")))
             return True
         if chance < 0.05:
-            change = partial(jobs.failed, reason="its fault", retries=1)
+            change = partial(jobs.failed, reason="its fault", retries=1, backoff_seconds=10.0)
             yield from self._insist(lambda: holder.end(change))
             return True
         return False

@@ -13,10 +13,11 @@ import pytest
 from runner.checkpoint.checkpointer import Checkpointer, Position, Snapshot
 from runner.cli.status import view_all
 from runner.errors import ConflictError, StoreError
+from runner.queue import drain, protocol
 from runner.queue import job as transitions
-from runner.queue import protocol
 from runner.queue.protocol import Holder
-from runner.queue.queue import Queue, random_nonce, utc_now
+from runner.queue.queue import NEWS, Queue, random_nonce, utc_now
+from runner.queue.survey import Survey
 from runner.store import log
 from runner.store.base import MAX_RECORD
 from runner.store.filesystem import FileStore
@@ -68,6 +69,11 @@ def test_requests_of_a_jobs_life(server: Server) -> None:
         # commit: that nothing follows, the record, the hint
         commit = lambda: lease.commit(step=1, epoch=0, checkpoints=[])  # noqa: E731
         assert count(commit) == {"read": 1, "write": 2}
+        # whether someone asks this worker, or all, to stop
+        listening = drain.Drain(queue.store, "here:1")
+        looks = count(lambda: listening.requested())
+        assert looks.keys() == {"read"}
+        assert looks["read"] <= (2 if server.kind == "s3" else 4)
         assert count(lambda: lease.finish(final={"step": 1})) == {"read": 1, "write": 2}
 
 
@@ -110,6 +116,37 @@ def test_requests_of_status(server: Server) -> None:
         # object and a folder at once, and at times both requests are sent
         assert 1 <= counts["read"] - 2 * 60 - 3 * 10 <= 1 + 11
         assert counts["write"] == 1
+
+
+def test_a_waiting_worker_asks_once_for_each_job_that_goes_on(tmp_path: Path) -> None:
+    """New ones twice, those that have ended not at all until five minutes are over."""
+    write_jobs(tmp_path, 40)
+    now = 0.0
+    store = Counting(tmp_path)
+    queue = Queue(store)
+    survey = Survey(queue, lambda job_id, error: None, clock=lambda: now)
+
+    def reads() -> int:
+        store.asked.clear()
+        survey.jobs()
+        return store.asked["reads"]
+
+    assert reads() == 80
+    assert reads() == 40
+    for number in range(10):
+        queue.cancel(f"job-{number:05d}")
+    assert reads() == 50, "of each changed one the change, and that nothing follows"
+    assert reads() == 30
+    queue.submit("new", {"seed": 1})
+    assert reads() == 32
+    queue.retry("job-00003")
+    assert survey.jobs()["job-00003"].state == "queued", "its user left word"
+    queue.retry("job-00004")
+    store.delete(NEWS)
+    store.put(NEWS, survey._news or b"")  # the word was lost
+    assert survey.jobs()["job-00004"].state == "cancelled"
+    now = 301.0
+    assert survey.jobs()["job-00004"].state == "queued"
 
 
 def write_jobs(root: Path, jobs: int) -> None:

@@ -15,6 +15,13 @@ from runner.queue.job import Job, Stage, State
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 ME = {"host": "here", "pid": 1}
+TERMS = {
+    "priority": 5,
+    "after": ["dogs"],
+    "requirements": {"gpu_memory_gb": 16.0, "labels": ["lab"]},
+    "budget": {"gpu_hours": 3.0, "hours": None},
+    "limits": {"deaths": 2},
+}
 REFERENCE = {"step": 5, "manifest": "jobs/cats/checkpoints/5.json"}
 
 
@@ -54,6 +61,8 @@ CHANGES: dict[str, Callable[[Job], Job]] = {
     "hold": jobs.put_on_hold,
     "unhold": jobs.let_go,
     "retry": jobs.retried,
+    "prioritize": partial(jobs.prioritized, priority=3),
+    "evaluate": lambda job: jobs.to_evaluate(replace(job, final=REFERENCE)),
 }
 ALLOWED = {
     (State.QUEUED, "claim"): State.RUNNING,
@@ -67,6 +76,13 @@ ALLOWED = {
     (State.RUNNING, "fail"): State.FAILED,
     (State.RUNNING, "fail with a retry"): State.QUEUED,
     (State.RUNNING, "cancel"): State.CANCELLED,
+    (State.RUNNING, "hold"): State.RUNNING,
+    (State.QUEUED, "prioritize"): State.QUEUED,
+    (State.HELD, "prioritize"): State.HELD,
+    (State.RUNNING, "prioritize"): State.RUNNING,
+    (State.SUCCEEDED, "evaluate"): State.QUEUED,
+    (State.FAILED, "evaluate"): State.QUEUED,
+    (State.CANCELLED, "evaluate"): State.QUEUED,
     (State.FAILED, "retry"): State.QUEUED,
     (State.FAILED, "cancel"): State.CANCELLED,
     (State.CANCELLED, "retry"): State.QUEUED,
@@ -162,10 +178,128 @@ def test_ids_are_plain_names(name: str) -> None:
 
 def test_a_record_survives_json() -> None:
     job = a_job(State.RUNNING, checkpoints=(REFERENCE,), best=REFERENCE, notes=("a",))
-    text = json.dumps(jobs.to_json(job))
-    assert jobs.from_json(json.loads(text), "cats") == job
-    later = {**json.loads(text), "priority": 3}
-    assert jobs.from_json(later, "cats") == job
+    for one in (job, jobs.submitted("cats", TERMS, NOW), fail(job, retries=1)):
+        text = json.dumps(jobs.to_json(one))
+        assert jobs.from_json(json.loads(text), "cats") == one
+        later = {**json.loads(text), "of_a_later_version": 3}
+        assert jobs.from_json(later, "cats") == one
+
+
+def test_a_record_of_the_first_version_is_read_and_written_as_it_was() -> None:
+    """What came later says nothing where a spec does not ask for it."""
+    record = jobs.to_json(a_job(State.RUNNING))
+    assert not {"priority", "after", "deaths", "wish", "failure"} & record.keys()
+    old = jobs.from_json(record, "cats")
+    assert (old.priority, old.after, old.most_deaths, old.wish) == (0, (), 3, "")
+
+
+def test_what_the_spec_asks_of_the_queue_is_in_every_record() -> None:
+    """So that a worker need not read 10,000 specs to choose."""
+    job = claim(jobs.submitted("cats", TERMS, NOW))
+    assert (job.priority, job.after, job.most_deaths) == (5, ("dogs",), 2)
+    assert job.requirements == {"gpu_memory_gb": 16.0, "labels": ["lab"]}
+    assert job.budget == {"gpu_hours": 3.0}
+
+
+def test_attempts_that_die_at_one_step_hold_the_job() -> None:
+    """A poison job takes three workers with it, no more; a step of progress starts anew."""
+    job = claim(a_job(State.QUEUED))
+    commit = partial(jobs.committed, epoch=0, checkpoints=[], best=None, notes=())
+    for _ in range(2):
+        job = claim(job)
+    job = claim(commit(job, step=1))
+    for _ in range(2):
+        assert job.state is State.RUNNING
+        job = claim(commit(job, step=1))  # no progress
+    assert (job.state, job.kind, job.owner) == (State.HELD, "quarantine", None)
+    assert "its last 3 attempts died after step 1" in job.reason
+    assert job.preemptions == 5
+    again = jobs.let_go(job)
+    assert (again.state, again.deaths) == (State.QUEUED, 0)
+    assert claim(claim(again)).state is State.RUNNING
+
+
+def test_a_worker_that_was_killed_for_memory_is_a_failure_of_that_kind() -> None:
+    """Shown as one, though it spends no retry: the machine may have been too small."""
+    job = a_job(State.RUNNING)
+    claimed = jobs.claimed(job, seen=job, owner=ME, lease_seconds=30.0, why="killed for memory")
+    assert claimed.failure is not None
+    assert (claimed.failure["kind"], claimed.failures) == ("out_of_memory", 0)
+    poison = replace(job, deaths=2)
+    held = jobs.claimed(poison, seen=poison, owner=ME, lease_seconds=30.0, why="killed for memory")
+    assert "killed for memory" in held.reason
+
+
+def test_a_running_job_is_held_by_its_owner_or_for_a_dead_one() -> None:
+    asked = jobs.put_on_hold(a_job(State.RUNNING))
+    assert (asked.state, asked.owner, asked.wish) == (State.RUNNING, ME, "hold")
+    assert release(asked).state is State.HELD
+    assert release(asked).preemptions == 0
+    assert fail(asked, retries=1).state is State.HELD
+    assert claim(asked).state is State.HELD
+    assert finish(asked).wish == ""
+    assert jobs.let_go(asked).wish == ""
+    with pytest.raises(ConflictError, match="asked to already"):
+        jobs.put_on_hold(asked)
+
+
+def test_retries_wait_twice_as_long_each_time() -> None:
+    job = a_job(State.RUNNING)
+    waits = []
+    for _ in range(12):
+        job = jobs.failed(job, reason="x", retries=50, backoff_seconds=10.0)
+        waits.append(job.wait_seconds)
+        job = claim(job)
+        assert job.wait_seconds == 0
+    assert waits == [10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600, 3600]
+
+
+def test_a_failure_says_what_where_and_where_to_read_more() -> None:
+    job = a_job(State.RUNNING, step=7)
+    job = jobs.failed(
+        job, reason="no memory", retries=1, kind=jobs.Failure.OUT_OF_MEMORY, trace="jobs/cats/t"
+    )
+    assert job.failure == {
+        "kind": "out_of_memory",
+        "stage": "train",
+        "step": 7,
+        "token": 1,
+        "reason": "no memory",
+        "trace": "jobs/cats/t",
+    }
+
+
+def test_a_budget_counts_the_time_of_owners_and_is_given_again() -> None:
+    """Hours of work, and of each GPU of the machine; waiting costs nothing."""
+    queued = a_job(State.QUEUED, budget={"gpu_hours": 4.0, "hours": 3.0})
+    owner = {**ME, "gpus": 2}
+    running = jobs.claimed(queued, seen=queued, owner=owner, lease_seconds=30.0)
+    running = jobs.dated(running, queued, NOW)
+    assert jobs.over_budget(running, 7190.0) == ""
+    assert "budget of 4 GPU hours is spent" in jobs.over_budget(running, 7200.0)
+    commit = jobs.committed(running, step=1, epoch=0, checkpoints=[], best=None, notes=())
+    later = jobs.dated(commit, running, NOW + timedelta(hours=2))
+    held = jobs.dated(jobs.held(later, reason="spent"), later, NOW + timedelta(hours=3))
+    assert (held.spent_seconds, held.spent_gpu_seconds) == (10800.0, 21600.0)
+    free = jobs.dated(jobs.let_go(held), held, NOW + timedelta(hours=9))
+    assert (free.spent_seconds, free.spent_gpu_seconds, free.worked_seconds) == (0, 0, 10800.0)
+
+
+def test_a_users_record_about_a_running_job_measures_no_time() -> None:
+    """The user's clock may be an hour off; only the owner's own times are subtracted."""
+    running = a_job(State.RUNNING, updated_at=NOW)
+    asked = jobs.dated(jobs.put_on_hold(running), running, NOW + timedelta(hours=5))
+    first = jobs.dated(jobs.prioritized(asked, 3), asked, NOW - timedelta(hours=5))
+    done = jobs.dated(jobs.released(first, reason=""), first, NOW + timedelta(seconds=60))
+    assert done.worked_seconds == 60.0
+
+
+def test_an_evaluation_asked_for_again_keeps_its_results_until_there_are_others() -> None:
+    done = a_job(State.SUCCEEDED, Stage.EVALUATE, final=REFERENCE, evaluation={"a": 1})
+    again = jobs.to_evaluate(done)
+    assert (again.state, again.stage, again.evaluation) == (State.QUEUED, Stage.EVALUATE, {"a": 1})
+    with pytest.raises(ConflictError, match="has not ended"):
+        jobs.to_evaluate(a_job(State.FAILED))
 
 
 @pytest.mark.parametrize(
@@ -195,6 +329,17 @@ def test_a_record_survives_json() -> None:
         ("lease_seconds", "60"),
         ("spec", 3),
         ("kind", None),
+        ("priority", "high"),
+        ("priority", 1 << 40),
+        ("after", "dogs"),
+        ("after", [3]),
+        ("requirements", {"labels": "lab"}),
+        ("requirements", {"gpu_memory_gb": "16"}),
+        ("budget", 3),
+        ("deaths", -1),
+        ("wait_seconds", float("inf")),
+        ("wish", 3),
+        ("failure", "x"),
     ],
 )
 def test_a_hostile_record_is_a_store_error(field: str, value: object) -> None:

@@ -2,11 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from runner.errors import ConflictError
 from runner.queue import job as jobs
+from runner.queue.job import Job, State
 from runner.store import log
 from runner.store.base import Created
 from runner.store.log import Create, Read, Record, Steps
@@ -32,6 +35,8 @@ def test_no_promise_is_broken_in_600_schedules() -> None:
     assert counts["lost replies"] > 100
     assert counts["own resends"] > 50
     assert counts["late landings"] > 30
+    assert counts["holds obeyed"] > 20
+    assert counts["held at a claim"] > 20
 
 
 @pytest.mark.chaos
@@ -81,11 +86,28 @@ def hint_is_head(base: str, known: Record | None = None) -> Steps[Record | None]
     return None if data is None else log.decode(data, "hint")
 
 
+def held_without_a_reason(job: Job, deaths: int) -> Job:
+    return replace(job, kind="quarantine", state=State.HELD, owner=None, most_deaths=9)
+
+
+def quarantines_at_once(patch: pytest.MonkeyPatch) -> None:
+    """The first death holds the job: a preempted training would wait for its user."""
+    claimed = jobs.claimed
+
+    def mutant(job: Job, **arguments: Any) -> Job:
+        if job.state is State.RUNNING and job.nonce == arguments["seen"].nonce:
+            return held_without_a_reason(job, 1)
+        return claimed(job, **arguments)
+
+    patch.setattr(jobs, "claimed", mutant)
+
+
 MUTATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "no read-back": lambda patch: patch.setattr(log, "settle", no_read_back),
     "exists is ours": lambda patch: patch.setattr(log, "settle", exists_is_ours),
     "moves on unresolved": lambda patch: patch.setattr(log, "settle", moves_on_unresolved),
     "no token check": lambda patch: patch.setattr(jobs, "held_by", lambda *_: None),
+    "quarantine at the first death": quarantines_at_once,
     "the hint is the head": lambda patch: patch.setattr(log, "head", hint_is_head),
 }
 

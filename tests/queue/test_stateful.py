@@ -30,6 +30,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.states: dict[str, State] = {}
         self.stages: dict[str, Stage] = {}
         self.steps: dict[str, int] = {}
+        self.deaths: dict[str, int] = {}  # of owners, since the last step forward
+        self.wishes: dict[str, bool] = {}  # whether its user wants the running job held
 
     def hook(self, number: int, operation: str, key: str) -> Fault | None:
         if operation != "create":
@@ -39,6 +41,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def became(self, name: str, state: State, owner: Lease | None = None) -> None:
         self.states[name], self.owners[name] = state, owner
+        self.wishes[name] = False
 
     @rule(name=NAMES)
     def submit(self, name: str) -> None:
@@ -46,7 +49,7 @@ class QueueMachine(RuleBasedStateMachine):
         if name not in self.states:
             assert job.number == 0
             self.became(name, State.QUEUED)
-            self.stages[name], self.steps[name] = Stage.TRAIN, 0
+            self.stages[name], self.steps[name], self.deaths[name] = Stage.TRAIN, 0, 0
 
     @rule(name=NAMES)
     def submit_something_else(self, name: str) -> None:
@@ -67,11 +70,17 @@ class QueueMachine(RuleBasedStateMachine):
             return None
         job = self.queue.job(name)
         claimable = self.queue.availability(job).claimable
+        lost = job.state is State.RUNNING
+        to_hold = lost and (self.wishes[name] or self.deaths[name] == 2)
         try:
             lease = self.queue.claim(job, {"host": worker, "at": self.seconds})
         except ConflictError:
-            assert not claimable
+            assert not claimable or to_hold
+            if claimable:
+                self.became(name, State.HELD)
             return None
+        assert not to_hold
+        self.deaths[name] += lost
         assert claimable
         assert self.states[name] in (State.QUEUED, State.RUNNING)
         assert lease.token == job.token + 1
@@ -94,7 +103,7 @@ class QueueMachine(RuleBasedStateMachine):
         name = lease.job.id
         step = self.steps[name] + 1
         if self.expect(lease, lambda: lease.commit(step=step, epoch=0, checkpoints=[])):
-            self.steps[name] = step
+            self.steps[name], self.deaths[name] = step, 0
 
     @rule(lease=consumes(leases))
     def finish(self, lease: Lease | None) -> None:
@@ -104,20 +113,23 @@ class QueueMachine(RuleBasedStateMachine):
         if self.expect(lease, lambda: lease.finish(final={"step": 1}, evaluation={"a": 1})):
             last = self.stages[name] is Stage.EVALUATE
             self.became(name, State.SUCCEEDED if last else State.QUEUED)
-            self.stages[name] = Stage.EVALUATE
+            self.stages[name], self.deaths[name] = Stage.EVALUATE, 0
 
     @rule(lease=consumes(leases), retries=st.integers(0, 2))
     def fail(self, lease: Lease | None, retries: int) -> None:
         if lease is None:
             return
         name, failures = lease.job.id, lease.job.failures + 1
+        again = State.HELD if self.wishes[name] else State.QUEUED
         if self.expect(lease, lambda: lease.fail("its fault", retries=retries)):
-            self.became(name, State.QUEUED if failures <= retries else State.FAILED)
+            self.became(name, again if failures <= retries else State.FAILED)
+            self.deaths[name] = 0
 
     @rule(lease=consumes(leases))
     def release(self, lease: Lease | None) -> None:
         if lease is not None and self.expect(lease, lambda: lease.release("notice")):
-            self.became(lease.job.id, State.QUEUED)
+            name = lease.job.id
+            self.became(name, State.HELD if self.wishes[name] else State.QUEUED)
 
     def expect(self, lease: Lease, write: object) -> bool:
         allowed = self.use(lease)
@@ -129,7 +141,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert allowed
         return True
 
-    @rule(name=NAMES, change=st.sampled_from(["cancel", "hold", "unhold", "retry"]))
+    @rule(name=NAMES, change=st.sampled_from(["cancel", "hold", "unhold", "retry", "evaluate"]))
     def user(self, name: str, change: str) -> None:
         if name not in self.states:
             return
@@ -139,6 +151,15 @@ class QueueMachine(RuleBasedStateMachine):
             "unhold": ({State.HELD}, State.QUEUED),
             "retry": ({State.FAILED, State.CANCELLED}, State.QUEUED),
         }
+        if self.states[name] is State.RUNNING and change in ("hold", "unhold"):
+            self.wish(name, change)
+            return
+        allowed["evaluate"] = (
+            {State.SUCCEEDED, State.FAILED, State.CANCELLED}
+            if self.stages[name] is Stage.EVALUATE
+            else set(),
+            State.QUEUED,
+        )
         before, after = allowed[change]
         try:
             getattr(self.queue, change)(name)
@@ -147,6 +168,18 @@ class QueueMachine(RuleBasedStateMachine):
         else:
             assert self.states[name] in before
             self.became(name, after)
+            if change != "cancel" and change != "hold":
+                self.deaths[name] = 0
+
+    def wish(self, name: str, change: str) -> None:
+        """A running job stays its owner's, who does what is asked."""
+        try:
+            getattr(self.queue, change)(name)
+        except ConflictError:
+            assert self.wishes[name] == (change == "hold")
+        else:
+            assert self.wishes[name] == (change == "unhold")
+            self.wishes[name] = change == "hold"
 
     @invariant()
     def queue_and_model_agree(self) -> None:

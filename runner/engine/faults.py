@@ -1,0 +1,103 @@
+"""What kind of fault ended an attempt: what its user mends, and whether trying again may help.
+
+TensorFlow's and JAX's errors are told by the names of their classes, since neither may be
+imported here. What the kernel kills for lack of memory says nothing at all; its control group
+counts it, and whoever takes the job over on the same machine compares.
+"""
+
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runner.errors import CheckpointError, DivergedError, SpecError, TrainingError
+from runner.queue.job import Failure
+
+_MEMORY = {"MemoryError", "ResourceExhaustedError", "OutOfMemoryError", "OutOfMemory"}
+_MEMORY_WORDS = ("RESOURCE_EXHAUSTED", "out of memory", "OOM when allocating")
+_CGROUP = Path("/sys/fs/cgroup")
+_TRACE_BYTES = 64 * 1024
+
+#: the same again would end the same
+FINAL = frozenset({Failure.SPEC, Failure.TRAINING, Failure.DIVERGED})
+
+
+def kind_of(error: BaseException) -> Failure:
+    """Return what kind of fault an exception is.
+
+    >>> kind_of(MemoryError()), kind_of(KeyError("x"))
+    (<Failure.OUT_OF_MEMORY: 'out_of_memory'>, <Failure.CRASH: 'crash'>)
+    """
+    if isinstance(error, DivergedError):
+        return Failure.DIVERGED
+    if isinstance(error, SpecError):
+        return Failure.SPEC
+    if isinstance(error, TrainingError):
+        return Failure.TRAINING
+    if isinstance(error, CheckpointError):
+        return Failure.CHECKPOINT
+    if _is_about_memory(error):
+        return Failure.OUT_OF_MEMORY
+    return Failure.CRASH
+
+
+def _is_about_memory(error: BaseException) -> bool:
+    if any(kind.__name__ in _MEMORY for kind in type(error).__mro__):
+        return True
+    # JAX has one class for all that XLA says
+    if type(error).__name__ not in ("XlaRuntimeError", "JaxRuntimeError", "InternalError"):
+        return False
+    text = str(error)[:2000]
+    return any(words in text for words in _MEMORY_WORDS)
+
+
+def trace_of(error: BaseException) -> bytes:
+    """Return the traceback, its end where it is long."""
+    return "".join(traceback.format_exception(error)).encode(errors="replace")[-_TRACE_BYTES:]
+
+
+def stacks() -> str:
+    """Return where every thread of this process is."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    parts = []
+    for ident, frame in sys._current_frames().items():
+        if ident != threading.get_ident():
+            lines = "".join(traceback.format_stack(frame))
+            parts.append(f"thread {names.get(ident, ident)}:\n{lines}")
+    return "\n".join(parts)
+
+
+def oom_kills(root: Path = _CGROUP, membership: Path = Path("/proc/self/cgroup")) -> int | None:
+    """Return how often the kernel killed for memory in our control group; None: not told."""
+    for path in _event_files(root, membership):
+        try:
+            lines = path.read_text().splitlines()
+        except OSError:
+            continue
+        counts = dict(line.split()[:2] for line in lines if len(line.split()) > 1)
+        if counts.get("oom_kill", "").isdecimal():
+            return int(counts["oom_kill"])
+    return None
+
+
+def _event_files(root: Path, membership: Path) -> list[Path]:
+    """The group's own file, where it is visible, before that of the container."""
+    files = []
+    try:
+        for entry in membership.read_text().splitlines():
+            _, controllers, path = entry.split(":", 2)
+            if not controllers:
+                files.append(root / path.lstrip("/") / "memory.events")
+            elif "memory" in controllers.split(","):
+                files.append(root / "memory" / path.lstrip("/") / "memory.oom_control")
+    except (OSError, ValueError):
+        pass
+    return [*files, root / "memory.events", root / "memory" / "memory.oom_control"]
+
+
+def was_killed_for_memory(owner: Mapping[str, Any] | None, kills: int | None) -> bool:
+    """Whether the kernel killed for memory in our group since a gone owner of it began."""
+    before = (owner or {}).get("oom_kills")
+    return type(before) is int and kills is not None and kills > before

@@ -1,0 +1,60 @@
+"""What this machine has, and what a job that needs more of it lacks here.
+
+The driver is asked in a thread: it may take seconds, and jobs without requirements need no
+answer. Nothing here imports TensorFlow.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from runner.training.machine import Gpu, gpus
+
+LABELS_VARIABLE = "RUNNER_LABELS"  #: labels of this machine, separated by commas
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What jobs may require."""
+
+    gpus: tuple[Gpu, ...] = ()
+    labels: frozenset[str] = frozenset()
+
+    def lacks(self, requirements: Mapping[str, Any] | None) -> str:
+        """Return what a job needs and this machine does not have, for a sentence; "" if nothing.
+
+        >>> Machine(labels=frozenset({"lab"})).lacks({"labels": ["lab", "a100"]})
+        "it needs a machine labelled a100, this one is lab"
+        """
+        needs = dict(requirements or {})
+        memory, labels = needs.pop("gpu_memory_gb", None), needs.pop("labels", None) or []
+        missing = [label for label in labels if label not in self.labels]
+        if missing:
+            mine = ", ".join(sorted(self.labels)) or "without a label (runner work --label)"
+            return f"it needs a machine labelled {', '.join(missing)}, this one is {mine}"
+        largest = max((gpu.memory_mib for gpu in self.gpus), default=0)
+        # cards of "16 GB" tell a little less than that
+        if memory is not None and largest < 0.93 * memory * 1e9 / 2**20:
+            has = f"the largest here has {largest * 2**20 / 1e9:.1f} GB" if largest else "none here"
+            return f"it needs a GPU with {memory:g} GB of memory, {has}"
+        unknown = [name for name, value in needs.items() if value]
+        if unknown:
+            return f"it needs {', '.join(unknown)}, of which this version of runner knows nothing"
+        return ""
+
+
+class Looking:
+    """Looks at this machine in the background."""
+
+    def __init__(self, labels: Iterable[str] = ()) -> None:
+        named = os.environ.get(LABELS_VARIABLE, "").split(",")
+        self._labels = frozenset(label.strip() for label in (*labels, *named) if label.strip())
+        with_thread = ThreadPoolExecutor(1, thread_name_prefix="machine")
+        self._gpus: Future[tuple[Gpu, ...]] = with_thread.submit(gpus)
+        with_thread.shutdown(wait=False)
+
+    def machine(self) -> Machine:
+        """Return it; the first call may take as long as the driver."""
+        return Machine(gpus=self._gpus.result(), labels=self._labels)

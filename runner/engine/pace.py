@@ -1,0 +1,80 @@
+"""How fast a stage goes, when it will end, and whether it still moves at all."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from statistics import median
+
+from runner.training.progress import Progress
+
+STALLED_LEAST = 60.0  #: seconds of silence that mean nothing yet
+STALLED_STEPS = 20  #: times the usual time between two signs of progress
+_FIRST_SIGNS = 3  #: until the usual time is known
+_REMEMBERED = 20
+
+
+class Pace:
+    """How fast a stage goes; the first step, which traces the graph, is not counted."""
+
+    def __init__(self) -> None:
+        self._first: int | None = None
+        self._began: tuple[float, int] | None = None
+
+    def eta_seconds(self, progress: Progress) -> float | None:
+        """Seconds to the end, if no callback ends it before; None while unknown."""
+        training = progress.stage != "evaluate"
+        done = progress.global_step if training else progress.step
+        total = progress.epochs * progress.steps if training else progress.steps
+        if self._first is None:
+            self._first = done
+        if self._began is None:
+            if done > self._first:
+                self._began = (time.monotonic(), done)
+            return None
+        began_at, first = self._began
+        if done <= first or not total:
+            return None
+        return max(0.0, (total - done) * (time.monotonic() - began_at) / (done - first))
+
+
+class Vigil:
+    """Whether a stage still moves, by its own pace.
+
+    Time is counted in beats of the heartbeat, each at most twice as long as it should be: a
+    process that was frozen, or a laptop that slept, is not called stalled when it goes on.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._signs: deque[float] = deque(maxlen=_REMEMBERED)  # seconds between two
+        self._where: object = None
+        self._moved_at: float | None = None
+        self._beat_at = clock()
+        self.silent_seconds = 0.0  #: since the last sign of life, up to the last beat
+
+    def moved(self, progress: Progress) -> None:
+        """A sign of life; one that shows progress tells of the stage's pace."""
+        self.silent_seconds = 0.0
+        where = (progress.stage, progress.global_step, progress.step)
+        if where == self._where:
+            return
+        now = self._clock()
+        if self._moved_at is not None:
+            self._signs.append(now - self._moved_at)
+        self._where, self._moved_at = where, now
+
+    def beat(self, interval_seconds: float, *, excused: bool = False) -> None:
+        """Count the time since the last beat, unless something else explains the silence."""
+        now = self._clock()
+        elapsed, self._beat_at = now - self._beat_at, now
+        if excused:
+            self.silent_seconds = 0.0
+        else:
+            self.silent_seconds += min(elapsed, 2 * interval_seconds)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether it is silent for far longer than its steps take; never before the first few."""
+        if len(self._signs) < _FIRST_SIGNS:
+            return False
+        return self.silent_seconds > max(STALLED_LEAST, STALLED_STEPS * median(list(self._signs)))

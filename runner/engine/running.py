@@ -1,0 +1,297 @@
+"""One attempt: a stage under its lease, to the record that ends it.
+
+Whatever ends an attempt, the job's log says so in one record, or says nothing and the lease
+lapses. Nothing is written for a job after its lease is lost.
+"""
+
+import logging
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from runner.engine.attempt import AttemptLog, Heartbeat, trace_key
+from runner.engine.faults import FINAL, kind_of, stacks, trace_of
+from runner.engine.pace import Pace
+from runner.engine.preemption import StopRequest
+from runner.engine.session import Session
+from runner.engine.stages import Attempt, run_stage
+from runner.errors import LeaseLostError, PreemptedError, StoreError
+from runner.queue import job as jobs
+from runner.queue.job import HOLD, Failure, Job, Json, State
+from runner.queue.lease import Lease
+from runner.queue.queue import utc_now
+from runner.store.base import Store
+from runner.training.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+STALLED_EXIT = 75  #: of the process: run me again
+FAILED_EXIT = 1
+LAST_WORDS_SECONDS = 90.0
+
+
+class Reporter(Protocol):
+    """Where a worker says what it does; the command line draws it."""
+
+    def note(self, text: str) -> None:
+        """One line for the user."""
+
+    def started(self, job: Job) -> None:
+        """An attempt begins."""
+
+    def progressed(self, job: Job, progress: Progress) -> None:
+        """A look at the running stage, several times a second at most."""
+
+    def ended(self, job: Job) -> None:
+        """The attempt is over; the job is as its log says now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What all attempts of a worker share."""
+
+    store: Store
+    stop: StopRequest
+    reporter: Reporter
+    beat_seconds: float  #: between heartbeats
+    on_beat: Callable[[], None] = lambda: None  #: in the heartbeat's thread
+    session: Session | None = None
+    leave: Callable[[int], None] = os._exit  #: ends the process, whatever its threads do
+
+
+class RunningAttempt:
+    """An attempt that has its lease."""
+
+    def __init__(self, lease: Lease, spec: Json, around: Surroundings) -> None:
+        self._lease = lease
+        self._spec = spec
+        self._around = around
+        self._limits = _limits(spec)
+        self._log = AttemptLog(around.store, lease.job.id, lease.token)
+        self._began_at = time.monotonic()
+        self._hold_reason = ""
+        self.startup_seconds: float | None = None  #: to the first new step
+
+    def run(self) -> None:
+        """Run the stage and append the record that ends it.
+
+        Raises:
+            StoreError: the bucket is away; the job stays as it is there.
+        """
+        handler = _LogHandler(self._log, self._around.reporter)
+        logging.getLogger("runner").addHandler(handler)
+        try:
+            self._run()
+        finally:
+            logging.getLogger("runner").removeHandler(handler)
+            _quietly(self._log.flush)
+
+    def _run(self) -> None:
+        job, log, lease = self._lease.job, self._log, self._lease
+        log.write(f"attempt {job.attempts} of {job.id}: {job.stage.value}, token {lease.token}")
+        if job.reason:
+            log.write(job.reason)
+        try:
+            self._run_stage(job)
+        except PreemptedError as error:
+            reason = str(error)
+            log.write(f"preempted: {reason}")
+            if self._hold_reason:
+                self._conclude(lambda: lease.hold(self._hold_reason))
+            else:
+                self._conclude(lambda: lease.release(reason))
+        except LeaseLostError as error:
+            log.write(f"lease lost: {error}")
+            self._around.reporter.note(str(error))
+        except StoreError:
+            # the job stays as it is in the bucket: whoever reaches the bucket takes it up
+            log.write(traceback.format_exc())
+            raise
+        except Exception as error:  # noqa: BLE001 - the model's faults are the job's
+            kind = kind_of(error)
+            if kind in FINAL:
+                log.write(f"failed: {error}")
+                self._fail(kind, str(error), trace_of(error))
+            else:
+                log.write("".join(traceback.format_exception(error)))
+                self._fail(kind, f"{type(error).__name__}: {error}", trace_of(error))
+
+    def _run_stage(self, job: Job) -> None:
+        around = self._around
+        heartbeat = Heartbeat(
+            self._lease,
+            self._log,
+            interval_seconds=around.beat_seconds,
+            on_beat=around.on_beat,
+            stalled_seconds=self._limits.stalled_seconds,
+            on_stalled=self._give_up,
+        )
+        with heartbeat, around.stop.interrupting():
+            run_stage(
+                Attempt(
+                    store=around.store,
+                    lease=self._lease,
+                    spec=self._spec,
+                    should_stop=lambda: self._stop_reason(heartbeat),
+                    on_progress=_Progressed(job, heartbeat, self),
+                    before_commit=partial(_quietly, self._log.flush),
+                    startup_seconds=lambda: self.startup_seconds,
+                )
+            )
+
+    def _stop_reason(self, heartbeat: Heartbeat) -> str | None:
+        heartbeat.check()
+        session = self._around.session
+        if session is not None and session.left_seconds <= 0:
+            self._around.stop.set(f"{session.why} are over soon")
+        if self._around.stop.reason is not None:
+            return self._around.stop.reason
+        job = self._lease.job
+        if job.wish == HOLD:
+            self._hold_reason = "held by its user"
+        elif job.budget:
+            since = (utc_now() - job.updated_at).total_seconds()
+            self._hold_reason = jobs.over_budget(job, max(0.0, since))
+        return self._hold_reason or None
+
+    def progressed(self, job: Job, progress: Progress, *, moved: bool) -> None:
+        """Pass progress on; the first step that is new shows what a start takes."""
+        if moved and self.startup_seconds is None:
+            self.startup_seconds = time.monotonic() - self._began_at
+        if moved:
+            self._around.stop.at_once = False  # from here on there is something to save
+        self._around.reporter.progressed(job, progress)
+
+    def write(self, text: str) -> None:
+        """Write a line into the attempt's log."""
+        self._log.write(text)
+
+    def _fail(self, kind: Failure, reason: str, trace: bytes) -> None:
+        """Append the failure, its traceback written before."""
+        key = trace_key(self._lease.job.id, self._lease.token)
+        try:
+            self._around.store.put(key, trace)
+        except StoreError as error:
+            logger.warning("the traceback could not be written: %s", error)
+            key = ""
+        retries = 0 if kind in FINAL else self._limits.retries
+        backoff = self._limits.backoff_seconds
+        self._conclude(
+            lambda: self._lease.fail(
+                reason, retries=retries, kind=kind, trace=key, backoff_seconds=backoff
+            )
+        )
+
+    def _conclude(self, append: Callable[[], object]) -> None:
+        try:
+            append()
+        except LeaseLostError as error:
+            self._around.reporter.note(str(error))
+
+    def _give_up(self) -> None:
+        """End a training that hangs: its thread can't be ended, so the process is."""
+        seconds = self._limits.stalled_seconds or 0.0
+        reason = f"stalled: no progress for {seconds:.0f} s (limits.stalled)"
+        where = stacks()
+        self._log.write(f"{reason}; where its threads are:\n{where}")
+        self._around.reporter.note(f"{self._lease.job.id}: {reason}; this process ends")
+        # what hangs may hold the very locks that the last words need
+        words = threading.Thread(target=self._say_last, args=(reason, where), daemon=True)
+        words.start()
+        words.join(LAST_WORDS_SECONDS)
+        failed = self._lease.job.state is State.FAILED
+        self._around.leave(FAILED_EXIT if failed else STALLED_EXIT)
+
+    def _say_last(self, reason: str, where: str) -> None:
+        try:
+            self._fail(Failure.STALLED, reason, where.encode(errors="replace"))
+        except StoreError as error:
+            self._log.write(f"it could not be given back: {error}")
+        _quietly(self._log.flush)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Limits:
+    retries: int
+    backoff_seconds: float
+    stalled_seconds: float | None
+
+
+def _limits(spec: Mapping[str, Any]) -> _Limits:
+    """What a spec says of failures. It may be one of an older version, or wrong altogether."""
+    from runner.spec import Limits, seconds
+
+    found = spec.get("limits")
+    given: Mapping[str, Any] = found if isinstance(found, dict) else {}
+    retries = spec.get("retries", 0)
+    defaults = Limits()
+
+    def duration(name: str, default: str | None) -> float | None:
+        value = given.get(name, default)
+        try:
+            return None if value is None else seconds(str(value))
+        except ValueError:  # the stage itself will say so
+            return None if default is None else seconds(default)
+
+    return _Limits(
+        retries=retries if type(retries) is int else 0,
+        backoff_seconds=duration("backoff", defaults.backoff) or 0.0,
+        stalled_seconds=duration("stalled", defaults.stalled),
+    )
+
+
+class _Progressed:
+    """Passes progress on to the heartbeat and the reporter, and each epoch's metrics to the log."""
+
+    def __init__(self, job: Job, heartbeat: Heartbeat, attempt: RunningAttempt) -> None:
+        self._job = job
+        self._attempt = attempt
+        self._begun_at: int | None = None
+        self._heartbeat = heartbeat
+        self._pace = Pace()
+        self._epoch: int | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        self._heartbeat.progress = progress
+        self._heartbeat.eta_seconds = self._pace.eta_seconds(progress)
+        self._heartbeat.vigil.moved(progress)
+        moved = False
+        if progress.stage in ("train", "validate"):
+            self._begun_at = progress.global_step if self._begun_at is None else self._begun_at
+            moved = progress.global_step > self._begun_at
+        self._attempt.progressed(self._job, progress, moved=moved)
+        if progress.stage != "train":
+            return
+        if self._epoch is None:
+            self._attempt.write(f"training begins at step {progress.global_step}")
+        elif progress.epoch > self._epoch:
+            metrics = "  ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
+            self._attempt.write(f"epoch {progress.epoch}/{progress.epochs}: {metrics}")
+        self._epoch = progress.epoch
+
+
+class _LogHandler(logging.Handler):
+    """What is logged while an attempt runs goes into its log, and warnings to the user too."""
+
+    def __init__(self, log: AttemptLog, reporter: Reporter) -> None:
+        super().__init__(logging.INFO)
+        self._log = log
+        self._reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = f"{record.levelname.lower()}: {record.getMessage()}"
+        self._log.write(text)
+        if record.levelno >= logging.WARNING:
+            self._reporter.note(text)
+
+
+def _quietly(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except StoreError as error:
+        logger.warning("the attempt's log could not be written: %s", error)

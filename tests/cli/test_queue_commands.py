@@ -1,0 +1,314 @@
+"""What `status`, `logs`, `work` and the verbs say of a queue with many workers, and do to it."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.cli import logs
+from runner.cli.main import main
+from runner.cli.submit import in_order
+from runner.engine.attempt import HEAD_BYTES, LEFT_OUT, TAIL_BYTES, AttemptLog, log_key, trace_key
+from runner.errors import SpecError
+from runner.queue import drain
+from runner.queue.job import Failure
+from runner.queue.owner import this_process
+from runner.queue.queue import Queue
+from runner.spec import JobSpec
+from runner.store.filesystem import open_store
+from tests.harness import QUICKSTART, REPOSITORY
+
+GONE = {"host": "elsewhere", "pid": 7}
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Queue:
+    monkeypatch.setenv("RUNNER_STORE", str(tmp_path))
+    return Queue(open_store(str(tmp_path)))
+
+
+@pytest.fixture
+def run(queue: Queue, capsys: pytest.CaptureFixture[str]) -> Run:
+    def command(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = main(arguments)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return command
+
+
+def row(text: str, job: str) -> str:
+    return next(line for line in text.splitlines() if line.startswith(job))
+
+
+# ---------------------------------------------------------------------- status
+
+
+def test_status_has_a_column_for_everything(queue: Queue, run: Run) -> None:
+    lease = queue.claim(queue.submit("cats", {"seed": 1}), this_process())
+    lease.renew(
+        step=30, epoch=2, metrics={"loss": 0.5}, unsaved_seconds=12.0,
+        details={"stage": "train", "eta_seconds": 300.0},
+    )  # fmt: skip
+    _, table, _ = run("status")
+    assert table.splitlines()[0].split() == [
+        *("ID", "STATUS", "PROGRESS", "METRIC", "TRY", "WORKER", "SEEN", "UNSAVED", "ETA"),
+    ]
+    me = drain.name_of(this_process())
+    cells = row(table, "cats")
+    for words in ("running", "epoch 2 step 30", "loss 0.5000", " 1 ", me, "s ago", "12s", "m"):
+        assert words in cells, words
+    assert cells.rstrip()[-1] in "ms"
+    document = json.loads(run("status", "cats", "--json")[1])
+    assert 200 < document["eta_seconds"] <= 300
+
+
+def test_a_lost_worker_is_never_shown_as_running(queue: Queue, run: Run) -> None:
+    """It reads lost, since when, and that the job can be resumed; nothing of its pace counts."""
+    queue.lease_seconds = 1.0
+    lease = queue.claim(queue.submit("cats", {"seed": 1}), GONE)
+    lease.renew(step=3, details={"eta_seconds": 300.0, "stalled_seconds": 99})
+    time.sleep(2.1)
+    cells = row(run("status")[1], "cats")
+    assert "lost 2s, can be resumed" in cells
+    assert "running" not in cells
+    assert "elsewhere" not in cells
+    assert json.loads(run("status", "cats", "--json")[1])["eta_seconds"] is None
+
+
+def test_a_hanging_training_reads_stalled(queue: Queue, run: Run) -> None:
+    lease = queue.claim(queue.submit("cats", {"seed": 1}), this_process())
+    lease.renew(step=3, details={"stalled_seconds": 130, "eta_seconds": 5.0})
+    assert "stalled 2m10s" in row(run("status")[1], "cats")
+    document = json.loads(run("status", "cats", "--json")[1])
+    assert (document["state"], document["stalled_seconds"]) == ("stalled", 130)
+
+
+def test_status_says_why_a_job_waits(queue: Queue, run: Run) -> None:
+    queue.submit("next", {"after": ["cats"], "priority": 4})
+    failing = queue.claim(queue.submit("cats", {"seed": 1}), GONE)
+    queue.store.put(trace_key("cats", 1), b"Traceback\n  File x\n\x1b[31mMemoryError: \n")
+    failing.fail("MemoryError: ", retries=2, kind=Failure.OUT_OF_MEMORY, trace=trace_key("cats", 1))
+    queue.claim(queue.submit("held", {"seed": 1}), this_process()).renew()
+    queue.hold("held")
+    table = run("status")[1]
+    assert "queued, after cats" in row(table, "next")
+    assert "queued, retry 1" in row(table, "cats")
+    assert "running, to be held" in row(table, "held")
+    detail = run("status", "cats")[1]
+    assert "newest failure: out of memory after step 0" in detail
+    assert "      File x\n" in detail
+    assert "\x1b" not in detail
+    assert "priority    4" in run("status", "next")[1]
+    document = json.loads(run("status", "next", "--json")[1])
+    assert (document["priority"], document["after"]) == (4, ["cats"])
+
+
+def test_status_filters(queue: Queue, run: Run) -> None:
+    queue.submit("wide-1", {"seed": 1})
+    queue.submit("wide-2", {"seed": 1})
+    queue.claim(queue.submit("deep", {"seed": 1}), this_process()).renew()
+
+    def names(*options: str) -> list[str]:
+        return [one["id"] for one in json.loads(run("status", "--json", *options)[1])]
+
+    assert names("--match", "wide-*") == ["wide-1", "wide-2"]
+    assert names("--worker", drain.name_of(this_process())) == ["deep"]
+    assert names("--state", "running", "--match", "wide-*") == []
+    assert run("status", "deep", "--match", "x")[0] == 2
+    assert "no jobs like that" in run("status", "--match", "none")[2]
+
+
+# ---------------------------------------------------------------------- verbs
+
+
+def test_verbs_change_jobs_from_any_machine(queue: Queue, run: Run) -> None:
+    queue.submit("cats", {"seed": 1, "evaluation": {}})
+    assert run("priority", "cats", "7")[2].endswith("cats: queued, priority 7\n")
+    assert queue.job("cats").priority == 7
+    assert run("priority", "cats", "-3")[0] == 0
+    code, _, said = run("priority", "cats", "high")
+    assert (code, "expected a number such as 5" in said) == (2, True)
+    lease = queue.claim(queue.job("cats"), GONE)
+    assert "its worker saves and holds it at its next heartbeat" in run("hold", "cats")[2]
+    assert run("hold", "cats")[0] == 2
+    assert "cats: running; it goes on" in run("release", "cats")[2]
+    lease.finish(final={"step": 1})
+    queue.claim(queue.job("cats"), GONE).finish(evaluation={"top_1": 1.0})
+    assert "cats: queued (evaluate)" in run("evaluate", "cats")[2]
+    job = queue.job("cats")
+    assert (job.state.value, job.stage.value) == ("queued", "evaluate")
+    assert run("evaluate", "cats")[0] == 2
+
+
+def test_a_job_without_an_evaluation_is_not_queued_for_one(queue: Queue, run: Run) -> None:
+    queue.claim(queue.submit("cats", {"evaluation": None}), GONE).finish(
+        final={"step": 1}, evaluate=False
+    )
+    code, _, said = run("evaluate", "cats")
+    assert (code, "its spec has no evaluation" in said) == (2, True)
+    assert queue.job("cats").state.value == "succeeded"
+
+
+def test_submit_takes_priority_and_dependencies(queue: Queue, run: Run) -> None:
+    queue.submit("first", {"seed": 1})
+    spec = [str(QUICKSTART), "--detach"]
+    assert run("submit", *spec, "--priority", "3", "--after", "first")[0] == 0
+    job = queue.job("quickstart")
+    assert (job.priority, job.after) == (3, ("first",))
+    assert queue.spec("quickstart")["after"] == ["first"]
+    code, _, said = run("submit", *spec, "--set", "name=x", "--after", "nobody")
+    assert (code, "there is no such job" in said) == (3, True)
+    assert queue.find("x") is None
+
+
+def test_jobs_that_an_older_version_stored_are_the_same_content(queue: Queue, run: Run) -> None:
+    """It knew fewer fields; what they are now by default changes nothing."""
+    assert run("submit", str(QUICKSTART), "--dry-run")[0] == 0
+    old = json.loads(run("submit", str(QUICKSTART), "--dry-run")[1])
+    for name in ("priority", "after", "requirements", "budget", "limits"):
+        del old[name]
+    queue.submit("quickstart", old)
+    code, out, said = run("submit", str(QUICKSTART), "--detach")
+    assert (code, out) == (0, "quickstart\n")
+    assert "already there, queued" in said
+    assert run("submit", str(QUICKSTART), "--detach", "--priority", "1")[0] == 2
+
+
+def test_jobs_of_one_command_are_stored_after_those_they_wait_for() -> None:
+    def job(name: str, *after: str) -> tuple[Path, JobSpec]:
+        return Path(name), JobSpec(name=name, after=after)
+
+    order = [spec.name for _, spec in in_order([job("c", "b", "x"), job("b", "a"), job("a")])]
+    assert order == ["a", "b", "c"]
+    with pytest.raises(SpecError, match="wait for each other"):
+        in_order([job("a", "b"), job("b", "a")])
+
+
+# ---------------------------------------------------------------------- work
+
+
+def test_work_until_empty_and_its_mistakes(queue: Queue, run: Run) -> None:
+    """An empty queue is done; another worker's job is not finished yet."""
+    assert run("work", "--until-empty")[0] == 0
+    queue.claim(queue.submit("cats", {"seed": 1}), this_process()).renew()
+    code, _, said = run("work", "--until-empty")
+    assert code == 4, said
+    assert "running on" in said
+    code, _, said = run("work", "--max-duration", "soon")
+    assert (code, "--max-duration received 'soon'; expected a duration" in said) == (2, True)
+    code, _, said = run("work", "--drain", "nobody")
+    assert (code, "host:pid" in said) == (2, True)
+
+
+def test_work_with_too_little_time_begins_nothing_and_says_run_me_again(
+    queue: Queue, run: Run
+) -> None:
+    queue.submit("cats", {"seed": 1})
+    for options in (["--until-empty", "--max-duration", "30s"], ["--max-duration", "3s"]):
+        code, _, said = run("work", *options)
+        assert code == 75, said
+        assert "cats: not begun" in said
+        assert "not finished: cats" in said
+    assert queue.job("cats").number == 0
+
+
+def test_an_idle_worker_obeys_a_drain_from_another_machine(queue: Queue) -> None:
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "runner", "work"], stderr=subprocess.PIPE, text=True, cwd=REPOSITORY
+    )  # fmt: skip
+    time.sleep(3)
+    assert worker.poll() is None
+    assert main(["work", "--drain"]) == 0
+    _, said = worker.communicate(timeout=60)
+    assert worker.returncode == 0, said
+    assert "drained: it takes no more" in said
+
+
+# ---------------------------------------------------------------------- logs
+
+
+def test_logs_follow_from_the_bucket_while_another_machine_trains(
+    queue: Queue, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each line once, over two attempts, until the job ends."""
+    first = queue.claim(queue.submit("cats", {"seed": 1}), GONE)
+    log = AttemptLog(queue.store, "cats", first.token)
+    log.write("line 1")
+    log.flush()
+    looks = 0
+
+    def sleep(_: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            log.write("line 2")
+            log.flush()
+        elif looks == 2:
+            first.release("notice")
+            log.write("line 3")
+            log.flush()
+            second = queue.claim(queue.job("cats"), GONE)
+            other = AttemptLog(queue.store, "cats", second.token)
+            other.write("line 4")
+            other.flush()
+            second.fail("x")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert main(["logs", "cats", "-f"]) == 0
+    out = capsys.readouterr().out
+    assert [line.split(" ", 1)[1] for line in out.splitlines()] == [
+        f"line {n}" for n in range(1, 5)
+    ]
+    assert looks == 2
+
+
+def test_an_attempts_log_is_bounded_and_followed_past_what_was_left_out(queue: Queue) -> None:
+    """Beginning and end are kept; a follower sees no line twice."""
+    log = AttemptLog(queue.store, "cats", 1)
+    key = log_key("cats", 1)
+    stream = logs.Stream(queue.store)
+    said: list[str] = []
+    for number in range(9_000):
+        log.write(f"line {number:06d} {'x' * 40}")
+        if number % 300 == 0:
+            log.flush()
+            data = queue.store.read(key) or b""
+            before = stream.printed.get(key, logs._Printed())
+            said += logs.new_part(data, before).decode().splitlines()
+            stream.printed[key] = logs._Printed(len(data), data[-400:])
+    log.flush()
+    data = queue.store.read(key) or b""
+    assert len(data) <= HEAD_BYTES + TAIL_BYTES + len(LEFT_OUT)
+    assert b"line 000000" in data
+    assert b"line 008999" in data
+    assert LEFT_OUT in data
+    numbers = [int(line.split()[2]) for line in said]
+    assert numbers == list(range(8_701)), "each line once, in order"
+    behind = logs.new_part(data, logs._Printed(100, b"something that is gone"))
+    assert behind.startswith(LEFT_OUT)
+    assert behind.endswith(data[-100:])
+
+
+def test_light_commands_stay_light(tmp_path: Path) -> None:
+    """`work --drain` and the verbs are called on laptops without TensorFlow."""
+    heavy: dict[str, Any] = {}
+    for command in (["work", "--drain"], ["priority", "x", "1"], ["evaluate", "x"]):
+        code = (
+            "import sys\nfrom runner.cli.main import main\n"
+            f"try: main({[*command, '--store', str(tmp_path)]!r})\nexcept SystemExit: pass\n"
+            "print(sorted({'tensorflow', 'keras', 'pydantic', 'numpy'} & sys.modules.keys()))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        heavy[command[0]] = done.stdout.splitlines()[-1]
+    assert set(heavy.values()) == {"[]"}, heavy
