@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from runner.cli.common import exit_code, say
 from runner.cli.exit import Exit
 from runner.cli.render import make_reporter
+from runner.engine.notices.kubernetes import grace_seconds
 from runner.engine.preemption import StopRequest
 from runner.queue.queue import Queue
 from runner.store.base import Store
@@ -13,17 +14,18 @@ from runner.store.base import Store
 
 def catch_signals() -> StopRequest:
     """Be ready for a signal before anything slow is imported or stored."""
-    stop = StopRequest(say)
+    stop = StopRequest(say, grace_seconds=grace_seconds())
     stop.install()
     return stop
 
 
 def work(queue: Queue, store: Store, ids: Sequence[str] | None, stop: StopRequest) -> Exit:
     """Work on jobs (None: all) until nothing is left; the exit code of it."""
+    from runner.engine.notices.watcher import watching
     from runner.engine.worker import Worker
 
     touched: list[str] = []
-    with make_reporter(touched) as reporter:
+    with make_reporter(touched) as reporter, watching(stop, reporter.note):
         worker = Worker(queue, store, stop=stop, reporter=reporter)
         owned = worker.work(ids)
     for other in owned:

@@ -208,6 +208,7 @@ class Worker:
                         lease=lease,
                         spec=spec,
                         should_stop=lambda: _stop_reason(self._stop, heartbeat),
+                        urgency=self._stop,
                         on_progress=_Progressed(job, heartbeat, log, self._reporter, self._stop),
                         before_commit=partial(_quietly, log.flush),
                     )
