@@ -1,7 +1,8 @@
 """`runner`, but its machine gives notice at a chosen moment of the job's life.
 
 `ANNOUNCE=moment KIND=notice METADATA=http://…`: when the moment comes, the notice begins, and what
-the process does then takes much longer than the notice. So it ends in that phase or too late. The
+the process does then takes much longer than the notice. So it ends in that phase or too late. With
+`SLOW=before,after` each pack takes so many seconds to upload, before and after the notice. The
 product has no hooks for this; they are put in from outside.
 """
 
@@ -23,6 +24,9 @@ MOMENTS = {
 }
 
 
+begun: list[str] = []
+
+
 def announce(moment: str, kind: str, url: str) -> None:
     """Arrange the notice."""
     module, owner, function, number, seconds = MOMENTS[moment]
@@ -42,8 +46,23 @@ def announce(moment: str, kind: str, url: str) -> None:
     setattr(place, function, slowed)
 
 
+def slow_down(before: float, after: float) -> None:
+    """Let uploads take long."""
+    from runner.store.filesystem import FileStore
+
+    put = FileStore.put
+
+    def slowly(store: FileStore, key: str, data: Any) -> None:
+        if "/packs/" in key:
+            time.sleep(after if begun else before)
+        put(store, key, data)
+
+    setattr(FileStore, "put", slowly)  # noqa: B010 - a method is not to be assigned
+
+
 def begin(kind: str, url: str) -> None:
     """Let the notice begin."""
+    begun.append(kind)
     if kind == "kubernetes":
         print("signalled", time.monotonic(), flush=True)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -53,6 +72,8 @@ def begin(kind: str, url: str) -> None:
 
 if __name__ == "__main__":
     announce(os.environ["ANNOUNCE"], os.environ["KIND"], os.environ["METADATA"])
+    if slow := os.environ.get("SLOW"):
+        slow_down(*map(float, slow.split(",")))
     from runner.cli.main import main
 
     sys.exit(main())

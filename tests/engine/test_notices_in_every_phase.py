@@ -4,7 +4,6 @@ After its notice a phase takes much longer than the notice is, see `tests.announ
 """
 
 import json
-import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -37,12 +36,12 @@ def machine() -> Iterator[Metadata]:
         yield metadata
 
 
-def noticed(runner: Runner, machine: Metadata, phase: str, kind: str) -> tuple[Job, str]:
+def noticed(
+    runner: Runner, machine: Metadata, phase: str, kind: str, *, grace: int = GRACE_SECONDS
+) -> tuple[Job, str]:
     """Get the notice in this phase; the job after that, and what the process said."""
     environment = (
-        {"RUNNER_GRACE_SECONDS": str(GRACE_SECONDS)}
-        if kind == "kubernetes"
-        else machine.environment(kind)
+        {"RUNNER_GRACE_SECONDS": str(grace)} if kind == "kubernetes" else machine.environment(kind)
     )
     process = runner.start(
         "resume",
@@ -64,7 +63,8 @@ def noticed(runner: Runner, machine: Metadata, phase: str, kind: str) -> tuple[J
     announced_at = float(out.split()[1]) if kind == "kubernetes" else machine.announced_at
     assert announced_at > 0, f"the phase never came: {err[-3000:]}"
     assert process.returncode == 75, err[-3000:]
-    assert ended_at - announced_at < SECONDS[kind], err[-3000:]
+    seconds = grace if kind == "kubernetes" else SECONDS[kind]
+    assert ended_at - announced_at < seconds, err[-3000:]
     assert "Traceback" not in err
     job = runner.job("noticed")
     assert job is not None
@@ -104,10 +104,10 @@ def claim_from_elsewhere(runner: Runner) -> None:
     queue.claim(queue.job("noticed"), {"host": "elsewhere", "pid": 1, "boot": "other"})
 
 
-def submitted(folder: Path) -> Runner:
+def submitted(folder: Path, environment: dict[str, str] | None = None) -> Runner:
     path = folder / "job.json"
     path.write_text(json.dumps(SPEC))
-    runner = Runner(folder / "store", {"RUNNER_LEASE_SECONDS": "20"})
+    runner = Runner(folder / "store", {"RUNNER_LEASE_SECONDS": "20", **(environment or {})})
     runner.ok("submit", str(path), "--detach")
     return runner
 
@@ -120,7 +120,25 @@ def test_a_preemption_of_gces_in_each_phase(tmp_path: Path) -> None:
             check(runner, machine, phase, "gce-preempted")
     with serving() as machine:
         check(runner, machine, "waiting", "gce-preempted")
-    assert os.environ.get("RUNNER_NOTICES") is None
+
+
+@pytest.mark.parametrize(
+    ("slow", "grace", "said"),
+    [
+        ("0,300", 8, "given up"),  # the bucket hangs when it matters
+        ("4,4", 7, "the newest state is not saved: that takes about 4 s"),  # known beforehand
+    ],
+)
+def test_a_state_that_cannot_be_saved_in_time_does_not_cost_the_release(
+    machine: Metadata, tmp_path: Path, slow: str, grace: int, said: str
+) -> None:
+    """What was committed before is what the next one goes on from, at once."""
+    runner = submitted(tmp_path, {"SLOW": slow})
+    job, err = noticed(runner, machine, "training", "kubernetes", grace=grace)
+    assert job.state is State.QUEUED
+    assert job.reason.startswith("stopped (SIGTERM)")
+    assert [checkpoint["step"] for checkpoint in job.checkpoints] == [0]
+    assert said in err
 
 
 @pytest.mark.chaos
