@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -67,7 +67,7 @@ class Metadata:
         seconds = NOTICES[kind] if seconds is None else seconds
         ends = datetime.now(UTC) + timedelta(seconds=seconds)
         with self.changed:
-            self.announced_at = time.monotonic()
+            self.announced_at = time.time()
             if kind == "gce-preempted":
                 self.gce["preempted"] = "TRUE"
             elif kind == "gce-maintenance":
@@ -176,8 +176,9 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text.encode())
+        with suppress(ConnectionError):  # who asked may have ended
+            self.end_headers()
+            self.wfile.write(text.encode())
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
         pass

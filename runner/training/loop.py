@@ -67,7 +67,7 @@ class Settings:
     history: Mapping[str, list[Any]] = field(default_factory=dict)  #: of the fits before this one
     epoch_times: Sequence[float] = ()  #: theirs: when each epoch ended, seconds since 1970
     should_stop: Callable[[], str | None] = lambda: None  #: asked after each step: why, or None
-    urgency: Urgency = field(default_factory=NoHurry)
+    urgency: Urgency = field(default_factory=NoHurry)  #: how much time there is for saving
     on_progress: OnProgress | None = None
     warn: Callable[[str], None] = logger.warning
     waits: bool = False  #: for a bucket that is away when the training has ended

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.engine.notices import aws, azure, gce, link_local
+from runner.engine.notices import aws, azure, gce, link_local, watcher
 from runner.engine.notices.aws import Spot
 from runner.engine.notices.azure import ScheduledEvents
 from runner.engine.notices.base import Notice, Source
@@ -232,6 +232,19 @@ def test_nothing_waits_for_a_service_and_nothing_is_said_of_a_broken_one() -> No
         assert broken.looked.wait(10)
     assert time.monotonic() - began < 15
     assert (said, stop.reason) == ([], None)
+
+
+def test_a_service_that_begins_late_is_found(
+    machine: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher, "AGAIN_SECONDS", (0.05, 0.05))
+    machine.ec2.pop("instance-id")
+    stop = StopRequest()
+    with watching(stop, among=[Spot(machine.environment("ec2"))], poll_seconds=0.02):
+        some_looks(machine, 1)
+        machine.ec2["instance-id"] = "i-0123456789abcdef0"
+        machine.announce("ec2-spot")
+        wait_for(stop)
 
 
 def test_notices_can_be_turned_off() -> None:

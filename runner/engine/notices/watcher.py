@@ -20,6 +20,8 @@ from runner.engine.notices.gce import Maintenance, Preempted
 from runner.engine.preemption import StopRequest
 
 POLL_SECONDS = 2.0  #: between two looks; the shortest notice is half a minute
+#: before a service that did not answer is looked for again: it may begin after we did
+AGAIN_SECONDS = (5.0, 60.0)
 LEAD_SECONDS = 180.0  #: before the end the work is stopped: enough for a large checkpoint
 TICK_SECONDS = 0.25  #: between two looks at the time that is left
 
@@ -90,7 +92,7 @@ class _Watcher:
 
     def run(self) -> None:
         """Ask until the work is over or is to stop."""
-        if not self.source.is_here():
+        if not self._find():
             return
         while not self._closing.is_set():
             began = time.monotonic()
@@ -104,6 +106,14 @@ class _Watcher:
                 return
             # where a request was held until something changed, the next may follow
             self._closing.wait(max(0.1, self._poll - (time.monotonic() - began)))
+
+    def _find(self) -> bool:
+        for pause in AGAIN_SECONDS:
+            if self.source.is_here():
+                return True
+            if self._closing.wait(pause):
+                return False
+        return self.source.is_here()
 
     def _heed(self, notice: Notice) -> bool:
         """Do what the notice asks for; whether that was the end."""
