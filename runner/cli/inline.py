@@ -56,7 +56,7 @@ def run(*arguments: str) -> int:
             elif piece.endswith("\r"):
                 place(piece.rstrip("\r"))
             else:
-                sys.stdout.write(piece)
+                sys.stdout.write(f"{piece.rstrip()}\n")
         except KeyboardInterrupt:
             process.send_signal(signal.SIGINT)
     code = process.wait()
@@ -73,11 +73,11 @@ def show(page: str | Path, *, height: int = 800) -> None:
         page: its file.
         height: in pixels.
     """
-    from IPython.display import HTML, display
+    from IPython.display import display
 
     text = html.escape(Path(page).read_text(encoding="utf-8"), quote=True)
     frame = f'<iframe srcdoc="{text}" width="100%" height="{height}" frameborder="0"></iframe>'
-    display(HTML(frame))  # type: ignore[no-untyped-call]
+    display({"text/html": frame}, raw=True)  # type: ignore[no-untyped-call]
 
 
 def _die_with_the_kernel() -> None:

@@ -100,10 +100,13 @@ def _cells(text: str) -> Iterator[dict[str, Any]]:
             yield {"cell_type": "markdown", "metadata": {}, "source": _lines(words)}
         if block:
             end = block.end()
+            code = block["code"].strip()
+            if code.splitlines()[-1].startswith("runner.run("):
+                code += ";"  # its exit code is not to be shown as the cell's value
             yield {
                 "cell_type": "code",
                 "metadata": {"tags": block["tags"].split()} if block["tags"] else {},
-                "source": _lines(block["code"].strip()),
+                "source": _lines(code),
                 "execution_count": None,
                 "outputs": [],
             }

@@ -105,7 +105,7 @@ def test_it_runs_and_its_progress_stays_in_its_place(
     )
     client.execute()
     outputs = {cell.source: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
-    resumed = outputs['runner.run("resume")']
+    resumed = outputs['runner.run("resume");']
     text = "".join(output.text for output in resumed if output.output_type == "stream")
     assert "small: succeeded: test top_1" in text
     assert "\r" not in text
@@ -114,7 +114,7 @@ def test_it_runs_and_its_progress_stays_in_its_place(
     assert len(places) == 1, "one line, written again and again"
     shown = [output.data for output in outputs[_last(outputs)] if "data" in output]
     assert any("srcdoc" in data.get("text/html", "") for data in shown), "no report"
-    assert "succeeded" in str(outputs['runner.run("status")'])
+    assert "succeeded" in str(outputs['runner.run("status");'])
 
 
 def _last(outputs: dict[str, Any]) -> str:
