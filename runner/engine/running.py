@@ -138,6 +138,7 @@ class RunningAttempt:
                     lease=self._lease,
                     spec=self._spec,
                     should_stop=lambda: self._stop_reason(heartbeat),
+                    urgency=around.stop,
                     on_progress=_Progressed(job, heartbeat, self),
                     before_commit=partial(_quietly, self._log.flush),
                     startup_seconds=lambda: self.startup_seconds,
