@@ -26,7 +26,9 @@ BASE, SUITE = "python:3.13-slim", "trixie"
 def answers(environment: dict[str, str]) -> bool:
     command = shutil.which("docker", path=environment.get("PATH"))
     asked = [command or "", "version"]
-    return bool(command) and not subprocess.run(asked, capture_output=True, env=environment).returncode
+    return (
+        bool(command) and not subprocess.run(asked, capture_output=True, env=environment).returncode
+    )
 
 
 @pytest.fixture(scope="session")

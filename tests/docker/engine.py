@@ -149,7 +149,7 @@ class Container:
         """Wait for a moment in the container's life."""
         end = time.monotonic() + seconds
         while not condition():
-            if self.state()["Status"] != "running":
+            if self.state()["Status"] in ("exited", "dead"):
                 pytest.fail(f"ended before the moment came:\n{self.log()[-3000:]}")
             if time.monotonic() > end:
                 pytest.fail(f"waited {seconds} s in vain:\n{self.log()[-3000:]}")
