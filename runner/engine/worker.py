@@ -13,6 +13,7 @@ from functools import partial
 from typing import Protocol
 
 from runner.engine.attempt import AttemptLog, Heartbeat
+from runner.engine.memory import Memory, MemoryWatch
 from runner.engine.preemption import StopRequest
 from runner.engine.stages import Attempt, run_stage
 from runner.errors import (
@@ -200,6 +201,7 @@ class Worker:
         try:
             with (
                 Heartbeat(lease, log, interval_seconds=interval) as heartbeat,
+                MemoryWatch(partial(_near_the_limit, log)),
                 self._stop.interrupting(),
             ):
                 run_stage(
@@ -297,6 +299,12 @@ class _LogHandler(logging.Handler):
 def _stop_reason(stop: StopRequest, heartbeat: Heartbeat) -> str | None:
     heartbeat.check()
     return stop.reason
+
+
+def _near_the_limit(log: AttemptLog, memory: Memory) -> None:
+    # written now: the kernel's SIGKILL leaves no time for it
+    log.write(f"{memory}: beyond its limit the kernel kills this attempt. Give the container more.")
+    log.flush()
 
 
 def _quietly(action: Callable[[], None]) -> None:
