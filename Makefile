@@ -47,7 +47,7 @@ image image-cpu: image%:  ## the container image, with CUDA or without
 	  -t $(IMAGE):$(or $(*:-%=%),gpu) $(DOCKER_BUILD_OPTIONS) .
 
 test-docker: $(VENV)/.installed-dev  ## builds the container image, runs it, kills it; needs a Docker Engine
-	$(BIN)/pytest -m docker tests/docker
+	$(BIN)/pytest -s -m docker tests/docker
 
 schema: $(VENV)/.installed  ## write jobs/.schema.json anew after a change of the spec
 	$(BIN)/runner schema > jobs/.schema.json

@@ -1,7 +1,9 @@
 """The container's files pass the linters that others will run over them."""
 
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +73,26 @@ def test_every_package_is_locked_by_hash() -> None:
     assert {line for line in cpu if "==" in line} < set(gpu)
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in DOCKER.glob("*.sh")))
-def test_scripts_parse(script: str) -> None:
-    subprocess.run(["bash", "-n", DOCKER / script], check=True)
+def test_the_start_up_script_makes_a_service(engine: Engine, built: str, tmp_path: Path) -> None:
+    """What it lets systemd run at each boot runs: nothing to resume, exit code 0."""
+    for name in ("systemctl", "docker", "nvidia-ctk"):
+        fake = tmp_path / name
+        fake.write_text("#!/bin/sh\n")
+        fake.chmod(0o755)
+    script = ["bash", str(DOCKER / "startup.sh")]
+    here = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "UNITS": str(tmp_path),
+        "BIN": str(tmp_path),
+    }
+    jobs = {"IMAGE": built, "STORE": "/store", "GPUS": ""}
+    subprocess.run(script, check=True, env={**here, **jobs})
+    unit = (tmp_path / "runner.service").read_text()
+    assert "RestartPreventExitStatus=1 2 3 4 5\n" in unit
+    assert "poweroff" in unit
+    (start,) = re.findall(r"^ExecStart=docker (.*)$", unit, re.MULTILINE)
+    assert "nothing to resume" in engine.docker(*shlex.split(start)).stderr
+    subprocess.run(script, check=True, env={**here, **jobs, "GPUS": "--gpus=1", "POWEROFF": "no"})
+    unit = (tmp_path / "runner.service").read_text()
+    assert "poweroff" not in unit
+    assert " --gpus=1 " in unit
