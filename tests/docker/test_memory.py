@@ -8,7 +8,7 @@ from tests.harness import Runner
 pytestmark = pytest.mark.docker
 
 KILLED = 137
-SMALL = "700m"  # enough to claim the job, not to train it
+SMALL = "400m"  # enough to claim the job, not to train it
 
 
 def test_the_memory_limit_is_hit(image: Image) -> None:
