@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from runner.engine.attempt import AttemptLog, Heartbeat, trace_key
 from runner.engine.faults import FINAL, kind_of, stacks, trace_of
+from runner.engine.memory import Memory, MemoryWatch
 from runner.engine.pace import Pace
 from runner.engine.preemption import StopRequest
 from runner.engine.session import Session
@@ -131,7 +132,7 @@ class RunningAttempt:
             stalled_seconds=self._limits.stalled_seconds,
             on_stalled=self._give_up,
         )
-        with heartbeat, around.stop.interrupting():
+        with heartbeat, MemoryWatch(self._near_the_limit), around.stop.interrupting():
             run_stage(
                 Attempt(
                     store=around.store,
@@ -144,6 +145,13 @@ class RunningAttempt:
                     startup_seconds=lambda: self.startup_seconds,
                 )
             )
+
+    def _near_the_limit(self, memory: Memory) -> None:
+        # written now: the kernel's SIGKILL leaves no time for it
+        self._log.write(
+            f"{memory}: beyond its limit the kernel kills this attempt. Give the container more."
+        )
+        self._log.flush()
 
     def _stop_reason(self, heartbeat: Heartbeat) -> str | None:
         heartbeat.check()
