@@ -2,7 +2,7 @@
 
 A process that the kernel ends for memory gets SIGKILL, and its container is gone with it: the
 job is lost like any other and resumed. That it was memory can only be written down before, so
-an attempt is watched, and what is written is the last thing that its log says.
+an attempt is watched, and its log says how near the limit it came.
 Sources: cgroup-v2.rst and cgroup-v1/memory.rst of the kernel.
 """
 
