@@ -391,6 +391,8 @@ def _failure_lines(store: Store, job: Job) -> list[str]:
     lines = [f"  newest failure: {kind.replace('_', ' ')} after step {step}"]
     if job.failure.get("reason") != job.reason:
         lines[0] += f": {job.failure.get('reason', '')}"
+    if kind in ("spec", "diverged"):
+        return lines  # the sentence says what to mend
     try:
         data = store.read(str(job.failure.get("trace", "")), max_bytes=MOST_TRACE) or b""
     except StoreError:

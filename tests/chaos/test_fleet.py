@@ -271,17 +271,19 @@ def run_fleet(plan: Plan, server: Server, folder: Path, seed: int) -> tuple[Flee
                 jobs = queue.jobs()
                 if all(job.ended for job in jobs):
                     break
+                ended = sum(job.ended for job in jobs)
+                print(f"{now - began:.0f} s: {ended} jobs ended, {len(fleet.hits)} interruptions")
                 fleet.busy = {str(job.owner["host"]) for job in jobs if job.owner}
                 assert now - began < 3 * plan.seconds + 300, said_of(queue)
             time.sleep(0.1)
-        ended = time.monotonic() - began
+        seconds = time.monotonic() - began
         fleet.thaw(all_of_them=True)
         time.sleep(2 * plan.poll)  # the thawed find out
         drain.request(store)
         fleet.end()
     finally:
         fleet.kill_all()
-    return fleet, examine(store, names, fleet, steps), ended
+    return fleet, examine(store, names, fleet, steps), seconds
 
 
 def said_of(queue: Queue) -> str:
