@@ -85,6 +85,27 @@ def test_a_notebook_is_told_from_a_terminal() -> None:
     assert not in_notebook({"JPY_PARENT_PID": "7", "TERM": "linux"})
 
 
+def test_a_command_and_a_page_show_below_their_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a real kernel, without a training."""
+    nbclient = pytest.importorskip("nbclient")
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv("RUNNER_STORE", str(tmp_path / "store"))
+    (tmp_path / "page.html").write_text('<p>it\'s "here"</p>')
+    notebook = nbformat.v4.new_notebook()  # type: ignore[no-untyped-call]
+    for source in ('import runner; runner.run("status");', 'runner.show("page.html")'):
+        cell = nbformat.v4.new_code_cell(source)  # type: ignore[no-untyped-call]
+        notebook.cells.append(cell)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=100, resources=resources).execute()
+    said, shown = (cell.outputs for cell in notebook.cells)
+    assert "no jobs" in "".join(output.get("text", "") for output in said)
+    assert not any(output.output_type == "execute_result" for output in said)
+    assert 'srcdoc="&lt;p&gt;' in shown[0].data["text/html"]
+
+
+@pytest.mark.chaos
 def test_it_runs_and_its_progress_stays_in_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
