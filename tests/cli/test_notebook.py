@@ -41,7 +41,7 @@ def test_each_is_valid_and_complete(platform: str, store: str) -> None:
     nbformat.validate(nbformat.from_dict(notebook))  # type: ignore[no-untyped-call]
     text = text_of(notebook)
     assert "{{" not in text
-    for part in ("%pip install", "RUNNER_STORE", '"doctor"', '"resume"', '"status"', '"report"'):
+    for part in ("%pip install", "RUNNER_STORE", '"doctor"', '"work"', '"status"', '"report"'):
         assert part in text, f"no {part}"
     assert not store or json.dumps(store) in text
     assert ("keras-runner[s3]==0.1.0" in text) == store.startswith("s3")
@@ -126,7 +126,7 @@ def test_it_runs_and_its_progress_stays_in_its_place(
     )
     client.execute()
     outputs = {cell.source: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
-    resumed = outputs['runner.run("resume");']
+    resumed = outputs['runner.run("work", "--until-empty");']
     text = "".join(output.text for output in resumed if output.output_type == "stream")
     assert "small: succeeded: test top_1" in text
     assert "\r" not in text
