@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types pytest chaos bench test-ray test-jax sky-schema schema clean
+.PHONY: run test lint types pytest chaos bench test-ray test-jax lock image image-cpu test-docker sky-schema schema clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed  ## train the quickstart job, or go on with it
@@ -35,6 +35,28 @@ sky-schema:  ## SkyPilot reads docker/skypilot.yaml; its schemas are written for
 	$(PYTHON) -m venv $(VENV)-sky
 	$(SKY_BIN)/python -m pip install --quiet skypilot
 	$(SKY_BIN)/python -m tests.docker.skypilot
+
+# one file of hashes for each layer of packages; it holds for Python 3.11 to 3.13 and all Linux processors
+LOCK := UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --upgrade --universal \
+  --python-version 3.11 --generate-hashes --no-annotate
+IMAGE_EXTRAS := --extra s3 --extra images --extra report
+
+lock: $(VENV)/.installed-dev  ## the container's packages, the newest that pyproject.toml allows
+	$(LOCK) pyproject.toml $(IMAGE_EXTRAS) -o docker/requirements-cpu.txt
+	$(LOCK) pyproject.toml $(IMAGE_EXTRAS) --extra cuda -c docker/requirements-cpu.txt \
+	  -o docker/requirements-gpu.txt
+	echo hatchling | $(LOCK) - -o docker/requirements-build.txt
+
+IMAGE := runner
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude "*")
+image image-cpu: image%:  ## the container image, with CUDA or without
+	docker build -f docker/Dockerfile --build-arg VARIANT=$(or $(*:-%=%),gpu) \
+	  --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
+	  -t $(IMAGE):$(or $(*:-%=%),gpu) $(DOCKER_BUILD_OPTIONS) .
+
+test-docker: $(VENV)/.installed-dev  ## builds the container image, runs it, kills it; needs a Docker Engine
+	$(BIN)/pytest -s -m docker tests/docker
 
 schema: $(VENV)/.installed  ## write jobs/.schema.json anew after a change of the spec
 	$(BIN)/runner schema > jobs/.schema.json

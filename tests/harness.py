@@ -22,7 +22,11 @@ REPOSITORY = Path(__file__).parent.parent
 QUICKSTART = REPOSITORY / "jobs" / "quickstart.json"
 DATA = Path(os.environ.get("RUNNER_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 #: what decides over bits and may differ between the test's environment and a user's
-ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+ENVIRONMENT = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "CUDA_VISIBLE_DEVICES": "",
+    "RUNNER_NOTICES": "off",  # a test machine in a cloud is asked for nothing
+}
 
 #: small steps between checkpoints, so that there is much to be lost and much to be wrong; and
 #: deaths in quick succession are no poison here
@@ -46,10 +50,14 @@ class Runner:
     url: str = ""  #: of a bucket, instead of the folder
 
     def start(
-        self, *arguments: str, sabotage: str = "", environment: Mapping[str, str] | None = None
+        self,
+        *arguments: str,
+        sabotage: str = "",
+        module: str = "runner",
+        environment: Mapping[str, str] | None = None,
     ) -> "subprocess.Popen[str]":
         """Start a command. `sabotage` names a moment at which the process kills itself."""
-        command = [sys.executable, "-m", "tests.saboteur" if sabotage else "runner", *arguments]
+        command = [sys.executable, "-m", "tests.saboteur" if sabotage else module, *arguments]
         return subprocess.Popen(
             command,
             stdout=subprocess.PIPE,

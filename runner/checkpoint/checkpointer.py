@@ -21,7 +21,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -74,6 +74,7 @@ class Snapshot:
     notes: Sequence[str] = ()  #: said once, with the commit
     to_host: Callable[[Any], Array] = as_array
     shared: bool = True  #: the tensors are the training's own buffers, not copies of them
+    still: Collection[str] = ()  #: tensors that are not expected to change, of frozen layers
     taken_at: float = field(default_factory=time.monotonic)
 
 
@@ -156,6 +157,8 @@ class Checkpointer:
         self._closed = False
         self._thread: threading.Thread | None = None
         self._saved_until = clock()  # the moment up to which work is committed
+        self._began_at = 0.0  # the write under way
+        self._given_up = False  # nothing is committed any more
         self.write_seconds = 0.0  #: what the last write took, in the background
         self.bytes_written = 0  #: by this object, packs and manifests
 
@@ -220,16 +223,36 @@ class Checkpointer:
         with self._wake:
             return self._writing is not None
 
-    def save(self, snapshot: Snapshot, *, best: bool = False, wait: bool = False) -> bool:
+    @property
+    def expected_seconds(self) -> float:
+        """Seconds until a checkpoint that is begun now is committed, as earlier ones tell."""
+        with self._wake:
+            ahead = 0.0
+            if self._writing is not None:
+                ahead = max(0.0, self.write_seconds - (self._clock() - self._began_at))
+            if self._waiting is not None:
+                ahead += self.write_seconds
+            return ahead + self.write_seconds
+
+    def save(
+        self,
+        snapshot: Snapshot,
+        *,
+        best: bool = False,
+        wait: bool = False,
+        seconds: float | None = None,
+    ) -> bool:
         """Write a checkpoint in the background.
 
         Args:
             snapshot: the state; its tensors must not change (hold references or copies).
             best: mark it as the best so far; it is written for sure, after one under way.
             wait: return only when it is committed.
+            seconds: wait no longer than this; it may be committed later.
 
         Returns:
-            False if it was refused because another comes first: try again a step later.
+            False if it was refused because another comes first: try again a step later. With
+            `wait`: if it is not committed in time.
 
         Raises:
             LeaseLostError: the job has another owner; nothing more is written.
@@ -245,41 +268,47 @@ class Checkpointer:
                 return False
             if self._owed is not None and not (best or wait):
                 request, taken = self._owed, False  # first this one, so that one copy is held
-            while wait and self._waiting is not None:
-                self._wake.wait()
+            if wait and not self._wake.wait_for(lambda: self._waiting is None, seconds):
+                return False
             if self._writing is None:
                 self._writing = request
             else:
                 self._waiting = request  # a waiting best gives way to a better one
             self._start()
             self._wake.notify_all()
-        if wait:
-            self.wait()
-        return taken
+        return self.wait(seconds) if wait else taken
 
-    def wait(self) -> None:
-        """Wait until everything is committed.
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until everything is committed, or for so many seconds; whether it is.
 
         Raises:
             LeaseLostError, StoreError: as `save`.
         """
         with self._wake:
-            while self._writing is not None:
-                self._wake.wait()
+            if not self._wake.wait_for(lambda: self._writing is None, seconds):
+                return False
             error = self._error
             if error is not None and not isinstance(error, LeaseLostError):
                 self._error = None
         if error is not None:
             raise error
+        return True
 
-    def close(self) -> None:
-        """Finish what is under way and end the thread; errors are only logged."""
+    def close(self, seconds: float | None = None) -> None:
+        """Finish what is under way and end the thread; errors are only logged.
+
+        Args:
+            seconds: give up what is not committed by then; None: however long it takes.
+        """
         with self._wake:
             self._closed = True
             self._wake.notify_all()
             thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
-            thread.join()
+            thread.join(None if seconds is None else max(0.0, seconds))
+            self._given_up = thread.is_alive()
+            if self._given_up:
+                logger.warning("no time is left for the checkpoint under way: it is given up")
         if self._error is not None:
             logger.warning("the last checkpoint was not written: %s", self._error)
 
@@ -291,7 +320,7 @@ class Checkpointer:
     def _run(self) -> None:
         while (request := self._next()) is not None:
             error: BaseException | None = None
-            started = self._clock()
+            started = self._began_at = self._clock()
             try:
                 owed = self._owed
                 if owed is not None and owed is not request and not request.best:
@@ -329,6 +358,8 @@ class Checkpointer:
         key = f"{self._folder}checkpoints/t{self._token}-s{step}-{name_of(data)}.json"
         self._store.put(key, data)
         self.bytes_written += len(data)
+        if self._given_up:  # the job may have been let go
+            raise CheckpointError("the checkpoint was given up: there was no time left for it.")
         reference = manifest.reference(key)
         references = self._keep.kept([reference, *self._references])
         best = reference if request.best else self._best
@@ -361,7 +392,7 @@ class Checkpointer:
             name, value = tensors.pop()
             array = snapshot.to_host(value)
             digest = self._unchanged.hash_of(name, array, shared=snapshot.shared)
-            if not writer.add(name, array, digest):
+            if not writer.add(name, array, digest, still=name in snapshot.still):
                 stored[name] = value
             del value, array
         places, packs = writer.finish(lambda name: snapshot.to_host(stored[name]))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from runner.checkpoint.plain import Array, dtype_of
+from runner.checkpoint.plain import Array, dtype_of, name_of_dtype
 from runner.errors import CheckpointError
 
 MAX_HEADER = 64 * 1024 * 1024  #: bytes; 100,000 tensors need about 15 MB
@@ -70,21 +70,27 @@ def build(tensors: Sequence[tuple[str, Array]]) -> tuple[bytes, dict[str, Entry]
     should come first, so that all stay aligned.
     """
     table: dict[str, Any] = {"__metadata__": {"format": "runner", "version": "1"}}
+    places: list[tuple[str, str, tuple[int, ...], int, int]] = []
     offset = 0
     for name, array in tensors:
-        if array.dtype.name not in NAMES:
-            raise CheckpointError(f"{name}: dtype {array.dtype.name} has no place in a pack.")
+        dtype = name_of_dtype(array.dtype)
+        if dtype not in NAMES:
+            raise CheckpointError(f"{name}: dtype {dtype} has no place in a pack.")
         end = offset + array.nbytes
         table[name] = {
-            "dtype": NAMES[array.dtype.name],
-            "shape": list(array.shape),
-            "data_offsets": [offset, end],
+            "dtype": NAMES[dtype],
+            "shape": array.shape,
+            "data_offsets": (offset, end),
         }
+        places.append((name, dtype, array.shape, offset, end - offset))
         offset = end
     text = json.dumps(table, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     header = struct.pack("<Q", len(text)) + text
-    return header, parse(header, len(header) + offset)
+    return header, {
+        name: Entry(dtype, shape, len(header) + begin, length)
+        for name, dtype, shape, begin, length in places
+    }
 
 
 def header_length(start: bytes, total: int) -> int:

@@ -6,6 +6,7 @@ object {"!kind": value}; arrays leave through `store_array`, so that they travel
 """
 
 import base64
+import functools
 import math
 import struct
 from collections import OrderedDict, deque
@@ -153,6 +154,12 @@ def _decode_tagged(name: str, inner: Any, load_array: LoadArray, depth: int) -> 
 
 def _bits(value: float) -> str:
     return struct.pack(">d", value).hex()
+
+
+@functools.cache
+def name_of_dtype(dtype: np.dtype[Any]) -> str:
+    """Return NumPy's name of a dtype, made once: making it takes longer than a small hash."""
+    return dtype.name
 
 
 def dtype_of(name: str) -> np.dtype[Any]:

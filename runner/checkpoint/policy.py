@@ -170,6 +170,20 @@ def mean_time_between(
     return (running_seconds + prior_seconds) / (interruptions + 1)
 
 
+#: a write may take this much longer than the last one did
+MARGIN = 1.5
+
+
+def fits(*, expected_seconds: float, left_seconds: float | None) -> bool:
+    """Whether to begin a last checkpoint: it is likely to be committed in the time left.
+
+    Args:
+        expected_seconds: that it takes, from what earlier ones took; 0 where none was written.
+        left_seconds: for it; None where nothing limits it.
+    """
+    return left_seconds is None or 0 < left_seconds >= MARGIN * expected_seconds
+
+
 @dataclass(frozen=True)
 class Latest:
     """Keep the newest n checkpoints."""

@@ -3,7 +3,8 @@
 A tensor is known by its dtype, shape and hash. What a kept checkpoint stores is referred to,
 not written again; what is new goes into packs of bounded size, each written before the next is
 begun, so that host memory is bounded too. A pack of which little is still used is given up:
-its rest is rewritten once, into a pack of its own, and then stays there.
+its rest is rewritten once, into a pack of its own, and then stays there. What is known to stay
+as it is (frozen layers) gets its own pack from the beginning, and is written once.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,11 +14,12 @@ from blake3 import blake3
 
 from runner.checkpoint import packs
 from runner.checkpoint.manifest import PYTHON, Manifest, Pack, Place
-from runner.checkpoint.plain import Array
+from runner.checkpoint.plain import Array, name_of_dtype
 from runner.checkpoint.policy import Compaction
 from runner.store.base import Store
 
 PACK_BYTES = 256 * 1024 * 1024  #: a pack is closed once it holds this much
+STILL_SHARE = 0.1  #: less than this of a checkpoint's new bytes is not worth a pack of its own
 
 Content = tuple[str, tuple[int, ...], str]  #: dtype, shape, hash
 
@@ -66,22 +68,29 @@ class PackWriter:
         self._queued: set[Content] = set()
         self._contents: dict[str, Content] = {}
         self._open = _Open()
+        self._still = _Open()
         self.bytes_written = 0
 
-    def add(self, name: str, array: Array, digest: str) -> bool:
+    def add(self, name: str, array: Array, digest: str, *, still: bool = False) -> bool:
         """Take up one tensor; writes a pack when enough has come together.
+
+        Args:
+            name: of the tensor.
+            array: its values.
+            digest: their hash.
+            still: it is not expected to change: it goes into another pack than what does.
 
         Returns:
             Whether its bytes travel now. If not, `finish` may ask for the array again.
         """
-        content = (array.dtype.name, array.shape, digest)
+        content = (name_of_dtype(array.dtype), array.shape, digest)
         self._contents[name] = content
         if content in self._known or content in self._queued:
             return False
         self._queued.add(content)
-        self._open.add(name, array, digest)
-        if self._open.bytes >= self._pack_bytes:
-            self._flush()
+        (self._still if still else self._open).add(name, array, digest)
+        if self._open.bytes + self._still.bytes >= self._pack_bytes:
+            self._flush_both()
         return True
 
     def finish(self, array_of: Callable[[str], Array]) -> tuple[dict[str, Place], tuple[Pack, ...]]:
@@ -93,7 +102,7 @@ class PackWriter:
         Returns:
             The places of all tensors, and the packs they lie in.
         """
-        self._flush()
+        self._flush_both()
         for name in self._given_up():
             content = self._contents[name]
             if content not in self._queued:
@@ -118,6 +127,16 @@ class PackWriter:
             for name, content in self._contents.items()
             if content not in self._written and self._known[content][0] in lost
         ]
+
+    def _flush_both(self) -> None:
+        if self._still.bytes < STILL_SHARE * (self._open.bytes + self._still.bytes):
+            self._open.arrays += self._still.arrays
+        else:
+            moving, self._open = self._open, self._still
+            self._flush()
+            self._open = moving
+        self._still = _Open()
+        self._flush()
 
     def _flush(self) -> None:
         if not self._open.arrays:

@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("export", "write the trained model as a .keras file, or its history as CSV"),
     "validate": ("validate", "check specs and print them with every default"),
     "schema": ("schema", "print the JSON schema of specs"),
+    "notebook": ("notebook", "write a notebook that trains on Colab or Kaggle"),
     "drill": ("drill", "train once undisturbed and once killed, here, and compare every bit"),
     "doctor": ("doctor", "try this machine and the store, and say what they are good for"),
 }

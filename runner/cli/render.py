@@ -1,5 +1,6 @@
 """What people see: live progress on a terminal, plain lines elsewhere, tables of jobs."""
 
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,16 +19,28 @@ from runner.training.progress import Progress
 
 MANY_LINES = 500
 PLAIN_SECONDS = 10.0  #: between plain progress lines
+IN_PLACE_SECONDS = 1.0  #: between two writings of a line in place
+IN_PLACE = "RUNNER_IN_PLACE"  #: set by `runner.run`, which shows our progress in a notebook
 
 
 def make_reporter(touched: list[str]) -> "LiveReporter | PlainReporter":
     """Live progress where standard error is a terminal, else plain lines.
 
+    A notebook's `!runner` looks like a terminal and understands only carriage returns.
+
     Args:
         touched: gets the id of each job that is worked on.
     """
+    if in_notebook(os.environ):
+        return InPlaceReporter(touched)
     console = Console(stderr=True)
     return LiveReporter(console, touched) if console.is_terminal else PlainReporter(touched)
+
+
+def in_notebook(environ: Mapping[str, str]) -> bool:
+    """Whether our output appears in a notebook's cell: `runner.run`, or `!` of ipykernel."""
+    shell = "JPY_PARENT_PID" in environ and environ.get("TERM") == "xterm-color"
+    return IN_PLACE in environ or shell
 
 
 def duration(seconds: float) -> str:
@@ -122,6 +135,30 @@ class PlainReporter:
     def ended(self, job: Job) -> None:
         """Say what became of it."""
         self.note(ended_text(job))
+
+
+class InPlaceReporter(PlainReporter):
+    """One line that is written again and again, each time ended by a carriage return."""
+
+    _width = 0  # of what stands in the line
+
+    def note(self, text: str) -> None:
+        """Write the line above the one that is written again."""
+        self._write(text, "\n")
+        self._width = 0
+
+    def progressed(self, job: Job, progress: Progress) -> None:
+        """Write the line again, not too often."""
+        now = time.monotonic()
+        eta = self._pace.eta_seconds(progress)
+        if now - self._said_at >= IN_PLACE_SECONDS:
+            self._said_at = now
+            self._write(f"{job.id}: {progress_text(progress, eta)}", "\r")
+
+    def _write(self, text: str, end: str) -> None:
+        sys.stderr.write(f"{text.ljust(self._width)}{end}")
+        sys.stderr.flush()
+        self._width = len(text)
 
 
 def progress_text(progress: Progress, eta_seconds: float | None) -> str:

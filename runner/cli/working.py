@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from runner.cli.common import exit_code, say
 from runner.cli.exit import Exit
 from runner.cli.render import make_reporter
+from runner.engine.notices.kubernetes import grace_seconds
 from runner.engine.preemption import StopRequest
 from runner.queue.job import State
 from runner.queue.queue import Queue
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def catch_signals() -> StopRequest:
     """Be ready for a signal before anything slow is imported or stored."""
-    stop = StopRequest(say)
+    stop = StopRequest(say, grace_seconds=grace_seconds())
     stop.install()
     return stop
 
@@ -35,11 +36,12 @@ def work(
 ) -> Exit:
     """Work on jobs (None: all) until nothing is left; the exit code of it."""
     from runner.engine.machine import Looking
+    from runner.engine.notices.watcher import watching
     from runner.engine.worker import Worker
 
     looking = Looking(labels)
     touched: list[str] = []
-    with make_reporter(touched) as reporter:
+    with make_reporter(touched) as reporter, watching(stop, reporter.note):
         worker = Worker(
             queue, store, stop=stop, reporter=reporter, looking=looking, session=session
         )

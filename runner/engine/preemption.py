@@ -2,12 +2,18 @@
 
 The handlers must be in place before TensorFlow is imported, since that takes seconds
 and a process that is PID 1 without a handler would not even notice the signal.
+
+A notice of the machine's (see `notices`) asks too, from a thread of its own. It and some signals
+come with a deadline: what is saved must fit before it, and a last part of the time is kept for
+letting the job go, since a job that is not let go has to wait for its lease to lapse.
 """
 
 import contextlib
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -17,10 +23,18 @@ from runner.errors import PreemptedError
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
 )
+#: kept of the time that is left for letting go: a log, a heartbeat and a record, with retries
+RELEASE_SECONDS = 5.0
+#: the same as a share, where little time is left
+RELEASE_SHARE = 0.25
 
 
 class StopRequest:
-    """Whether this process was asked to stop, and by what.
+    """Whether this process was asked to stop, by what, and how much time it has.
+
+    Args:
+        say: told what was asked, for the user.
+        grace_seconds: between SIGTERM and SIGKILL, where that is known.
 
     Example:
         >>> stop = StopRequest()
@@ -31,28 +45,97 @@ class StopRequest:
         "a notice of the machine's"
     """
 
-    def __init__(self, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        say: Callable[[str], None] = lambda _: None,
+        *,
+        grace_seconds: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._say = say
+        self._grace = grace_seconds
+        self._clock = clock
+        self._caught: list[int] = []  # signals that this object handles
+        self._inside = False  # `interrupting`
+        self._nudged = False  # a signal is ours, not somebody's
+        self._deadline: float | None = None  # of the saving; after it comes the letting go
+        self._last_call = False
+        self._save_wanted = False
         self.reason: str | None = None  #: None while the work may go on
         self.signal: int | None = None  #: the signal that asked, if one did
         self.at_once = False  #: there is nothing to save: a signal raises where it arrives
 
-    def set(self, reason: str) -> None:
-        """Ask for a stop; the first reason stays."""
-        self.reason = self.reason or reason
+    # ------------------------------------------------------------------ asking
+
+    def set(self, reason: str, *, seconds_left: float | None = None) -> None:
+        """Ask for a stop, from any thread; the first reason stays, and the nearest deadline.
+
+        Args:
+            reason: who asks, and why.
+            seconds_left: until the machine is gone; None where nobody knows.
+        """
+        if self.reason is None:
+            self.reason = reason
+        self._shorten(seconds_left)
+        if self.at_once:
+            self._nudge()
+
+    def save_soon(self) -> None:
+        """Ask for a checkpoint now, whatever is due; the work goes on."""
+        self._save_wanted = True
+
+    def take_save_request(self) -> bool:
+        """Whether a checkpoint was asked for since the last call."""
+        wanted, self._save_wanted = self._save_wanted, False
+        return wanted
+
+    def _shorten(self, seconds_left: float | None) -> None:
+        if seconds_left is None:
+            return
+        left = max(seconds_left, 0.0)
+        deadline = self._clock() + left - min(RELEASE_SECONDS, RELEASE_SHARE * left)
+        self._deadline = min(deadline, self._deadline or deadline)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds that may be spent on saving; None where nothing limits them."""
+        return None if self._deadline is None else self._deadline - self._clock()
+
+    # ------------------------------------------------------------------ interrupting
 
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:
         """Let a signal raise PreemptedError in here, until `at_once` is taken back.
 
         Importing, building and tracing take half a minute, in which nobody asks for the reason,
-        and an evaluation has nothing to save at all.
+        and an evaluation has nothing to save at all. When the time for saving is over, it is
+        raised wherever the main thread is in here.
         """
-        self.at_once = True
+        self.at_once = self._inside = True
         try:
+            if self.reason is not None:  # asked since the job was claimed
+                self._raise_if_inside(self.reason)
             yield
         finally:
-            self.at_once = False
+            self.at_once = self._inside = False
+
+    def call_last(self) -> None:
+        """Interrupt the main thread if the time for saving is over; to be called now and then."""
+        left = self.seconds_left
+        if left is not None and left <= 0 and self._inside and not self._last_call:
+            self._last_call = True
+            self._nudge()
+
+    def _nudge(self) -> None:
+        """Let the main thread run our handler, even if it waits for a lock or for the network."""
+        main = threading.main_thread()
+        if not self._caught or not self._inside or main.ident is None:
+            return
+        self._nudged = True
+        if hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(main.ident, self._caught[0])
+        else:
+            signal.raise_signal(self._caught[0])
 
     def install(self) -> None:
         """Catch the stop signals of this process (only the main thread may)."""
@@ -60,17 +143,33 @@ class StopRequest:
             # `nohup` and background jobs of a plain shell ignore some signals on purpose
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._on_signal)
+                self._caught.append(number)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._nudged:
+            # what else arrived at this moment is no second wish: it asks for what is being done
+            self._nudged = False
+            self._raise_if_inside(self.reason or "asked to stop")
+            return
         name = signal.Signals(number).name
         if self.signal is not None:
             os.write(sys.stderr.fileno(), f"\nrunner: {name} again, leaving at once\n".encode())
             os._exit(128 + number)
         self.signal = number
-        self.set(name)
+        self.reason = self.reason or name
+        if name == "SIGTERM":
+            self._shorten(self._grace)
+        if self.at_once:
+            self._say(f"{name}: letting go; once more to leave at once")
+            self._raise_if_inside(name)
+        self._say(f"{name}: saving and letting go; once more to leave at once")
+
+    def _raise_if_inside(self, why: str) -> None:
         if self.at_once:
             self.at_once = False
-            self._say(f"{name}: letting go; once more to leave at once")
-            msg = f"stopped ({name}) before this attempt had anything new to save; nothing is lost."
+            msg = f"stopped ({why}) before this attempt had anything new to save; nothing is lost."
             raise PreemptedError(msg)
-        self._say(f"{name}: saving and letting go; once more to leave at once")
+        if self._last_call and self._inside:
+            self._inside = False  # once is enough: what follows is tidying up
+            msg = f"stopped ({why}); no time was left to save more than was committed."
+            raise PreemptedError(msg)

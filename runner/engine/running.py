@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from runner.engine.attempt import AttemptLog, Heartbeat, trace_key
 from runner.engine.faults import FINAL, kind_of, stacks, trace_of
+from runner.engine.memory import Memory, MemoryWatch
 from runner.engine.pace import Pace
 from runner.engine.preemption import StopRequest
 from runner.engine.session import Session
@@ -131,18 +132,26 @@ class RunningAttempt:
             stalled_seconds=self._limits.stalled_seconds,
             on_stalled=self._give_up,
         )
-        with heartbeat, around.stop.interrupting():
+        with heartbeat, MemoryWatch(self._near_the_limit), around.stop.interrupting():
             run_stage(
                 Attempt(
                     store=around.store,
                     lease=self._lease,
                     spec=self._spec,
                     should_stop=lambda: self._stop_reason(heartbeat),
+                    urgency=around.stop,
                     on_progress=_Progressed(job, heartbeat, self),
                     before_commit=partial(_quietly, self._log.flush),
                     startup_seconds=lambda: self.startup_seconds,
                 )
             )
+
+    def _near_the_limit(self, memory: Memory) -> None:
+        # written now: the kernel's SIGKILL leaves no time for it
+        self._log.write(
+            f"{memory}: beyond its limit the kernel kills this attempt. Give the container more."
+        )
+        self._log.flush()
 
     def _stop_reason(self, heartbeat: Heartbeat) -> str | None:
         heartbeat.check()

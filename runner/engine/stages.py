@@ -8,7 +8,7 @@ import json
 import logging
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from runner.queue.lease import Lease
 from runner.spec import JobSpec, parse
 from runner.store.base import Store
 from runner.training.progress import OnProgress
+from runner.training.urgency import NoHurry, Urgency
 
 if TYPE_CHECKING:
     from runner.evaluation.evaluate import Evaluation
@@ -34,6 +35,7 @@ class Attempt:
     spec: Mapping[str, Any]  #: as the log keeps it
     should_stop: Callable[[], str | None]  #: a reason to save and stop; raises LeaseLostError
     on_progress: OnProgress
+    urgency: Urgency = field(default_factory=NoHurry)  #: how much time there is for saving
     before_commit: Callable[[], None] = lambda: None  #: brings the attempt's log up to date
     startup_seconds: Callable[[], float | None] = lambda: None  #: once the first step is done
 
@@ -73,6 +75,7 @@ def _train(attempt: Attempt, spec: JobSpec) -> None:
         best=job.best,
         past=Past(running_seconds=job.worked_seconds, interruptions=job.preemptions),
         should_stop=attempt.should_stop,
+        urgency=attempt.urgency,
         on_progress=attempt.on_progress,
     )
     attempt.lease.finish(final=final.to_json(), evaluate=spec.evaluation is not None)

@@ -15,6 +15,7 @@ from runner.engine.machine import Looking
 from runner.engine.preemption import StopRequest
 from runner.engine.running import Reporter, RunningAttempt, Surroundings
 from runner.engine.session import Session
+from runner.engine.source import git_commit
 from runner.errors import ConflictError, LeaseLostError, StoreError, StoreRefusedError
 from runner.queue import job as jobs
 from runner.queue.drain import Drain, name_of
@@ -77,7 +78,7 @@ class Worker:
         self._stop = stop
         self._reporter = reporter
         self._sleep = sleep
-        self._owner = owner or this_process()
+        self._owner = owner or {**this_process(), "git_commit": git_commit()}
         self._looking = looking or Looking()
         self._session = session
         self._drain = Drain(store, name_of(self._owner))

@@ -50,6 +50,7 @@ class Attempt:
     first_step: int  #: committed when it began
     saved_step: int  #: committed when it ended, or so far
     done_step: int | None  #: the newest that its heartbeats told of
+    git_commit: str = ""  #: of the folder that it was started in; "" where there was none
 
     @property
     def lost_steps(self) -> int | None:
@@ -118,6 +119,7 @@ def _attempt(claim: Job, mine: Sequence[Job], beat: Heartbeat | None, gone: bool
         first_step=claim.step,
         saved_step=newest.step,
         done_step=beat.step if beat and claim.stage is Stage.TRAIN else None,
+        git_commit=str((claim.owner or {}).get("git_commit", "")),
     )
 
 

@@ -6,7 +6,7 @@ What a run does not have yet is said in a sentence and leaves no empty frame.
 import base64
 import html
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -431,7 +431,7 @@ def _settings(run: Run) -> Html:
     spec = json.dumps(dict(run.spec), indent=2, ensure_ascii=False, default=str)
     return join(
         element("h3", "Settings and environment"),
-        _environment(run.numerics),
+        _environment(run),
         element(
             "details",
             element("summary", "The whole spec, every default written out"),
@@ -457,11 +457,12 @@ LABELS = {
 }
 
 
-def _environment(numerics: Mapping[str, Any]) -> Html:
-    if not numerics:
+def _environment(run: Run) -> Html:
+    if not run.numerics:
         text = "Nothing is recorded yet: the first checkpoint tells of versions and hardware."
         return element("p", text, class_="quiet")
-    known = {"git_commit": "not recorded", **numerics}
+    commits = list(dict.fromkeys(one.git_commit for one in run.attempts if one.git_commit))
+    known = {**run.numerics, "git_commit": commits or "none: not started in a repository"}
     ordered = [*(name for name in LABELS if name in known), *sorted(known.keys() - LABELS.keys())]
     pairs = [
         part

@@ -34,6 +34,7 @@ from runner.store.base import (
 _TEMPORARY = ".tmp-"  # no key starts with a dot: never listed, never confused
 _WHOLE = ".whole"  # the record inside a folder, where there are no hard links
 _NO_LINKS_HERE = ".no-hard-links"  # in the root: some records are folders that hold _WHOLE
+_GROUP_BYTES = 1 << 20  # pieces are put together up to this, to save system calls
 _STALE_SECONDS = 3600.0  # a temporary file this old belongs to a process that died
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
 _ABSENT = {errno.ENOENT, errno.ENOTDIR}
@@ -282,8 +283,8 @@ class FileStore:
         path = folder / f"{_TEMPORARY}{token_hex(8)}"
         try:
             with path.open("xb", buffering=0) as file:
-                for piece in data:
-                    _write_all(file.write, piece)
+                for group in _groups(data):
+                    _write_all(file.write, group)
                 if data:
                     os.fsync(file.fileno())
             yield path
@@ -349,6 +350,23 @@ def _read_exactly(file: int, length: int) -> bytes:
         parts.append(part)
         length -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _groups(data: Sequence[memoryview]) -> Iterator[memoryview]:
+    """Yield the data with small pieces put together: a pack has a thousand of some bytes."""
+    small: list[memoryview] = []
+    size = 0
+    for piece in data:
+        if small and size + len(piece) > _GROUP_BYTES:
+            yield memoryview(b"".join(small))
+            small, size = [], 0
+        if len(piece) > _GROUP_BYTES:
+            yield piece
+        else:
+            small.append(piece)
+            size += len(piece)
+    if small:
+        yield memoryview(b"".join(small))
 
 
 def _write_all(write: Callable[[memoryview], int | None], piece: memoryview) -> None:

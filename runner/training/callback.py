@@ -21,6 +21,7 @@ from runner.training.best import Best
 from runner.training.folder import Folder
 from runner.training.loop import Loop, Settings
 from runner.training.progress import OnProgress
+from runner.training.urgency import NoHurry, Urgency
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         every: Every,
         best: Best | None = None,
         should_stop: Callable[[], str | None] = lambda: None,
+        urgency: Urgency = NoHurry(),  # noqa: B008 - without a state
         on_progress: OnProgress | None = None,
         restore: Callable[[], Restored | None] | None = None,
         warn: Callable[[str], None] = logger.warning,
@@ -113,6 +115,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             best: which metric's best epoch is kept.
             should_stop: asked after each step and within the validation; a text means: save,
                 then raise PreemptedError. May raise LeaseLostError.
+            urgency: how much time there is for that, and whether to save before it is due.
             on_progress: told now and then how far it is.
             restore: gives what was restored; by default the checkpointer is asked. With it the
                 checkpoint can be fetched while the model is built.
@@ -128,6 +131,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             every=every,
             best=best,
             should_stop=should_stop,
+            urgency=urgency,
             on_progress=on_progress,
             warn=warn,
             waits=True,

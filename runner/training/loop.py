@@ -10,6 +10,7 @@ no callback is called, nothing is computed. So step numbers, epoch logs and the 
 afterwards are those of an undisturbed epoch.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ import numpy as np
 from runner.checkpoint.checkpointer import Checkpointer, Snapshot
 from runner.checkpoint.manifest import PYTHON, Position, Reference
 from runner.checkpoint.plain import NotPlainError, decode, encode
-from runner.checkpoint.policy import Every, Since
+from runner.checkpoint.policy import Every, Since, fits
 from runner.checkpoint.reading import Restored
 from runner.errors import PreemptedError, StoreError, StoreRefusedError, TrainingError
 from runner.training import backends, numerics, private
@@ -31,6 +32,7 @@ from runner.training.observers import Observers
 from runner.training.progress import OnProgress, Progress
 from runner.training.sources import Source, source_of
 from runner.training.state import Variables
+from runner.training.urgency import NoHurry, Urgency
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ class Settings:
     history: Mapping[str, list[Any]] = field(default_factory=dict)  #: of the fits before this one
     epoch_times: Sequence[float] = ()  #: theirs: when each epoch ended, seconds since 1970
     should_stop: Callable[[], str | None] = lambda: None  #: asked after each step: why, or None
+    urgency: Urgency = field(default_factory=NoHurry)  #: how much time there is for saving
     on_progress: OnProgress | None = None
     warn: Callable[[str], None] = logger.warning
     waits: bool = False  #: for a bucket that is away when the training has ended
@@ -105,6 +108,7 @@ class Loop:
         self._real_train_function: Any = None
         self._logs: Any = None  # of the last step, for a hidden one
         self._fresh = True
+        self._wanted = False  # a checkpoint was asked for
         self._looked = False  # through the traced step
         self._before_validation: Snapshot | None = None
         self._position = Position()
@@ -308,11 +312,28 @@ class Loop:
             self._pause(logs, best=best)
         reason = self._settings.should_stop()
         if reason:
-            self._save(logs, best=best, wait=True)
+            if self._fits():
+                self._save(logs, best=best, wait=True)
             raise self._preempted(reason)
         due = self._checkpointer.behind or self._settings.every.due(self._since(epoch_end))
+        self._wanted = self._settings.urgency.take_save_request() or self._wanted
+        due = due or self._wanted
         if best or (vouched and due):
             self._save(logs, best=best)
+
+    def _fits(self) -> bool:
+        """Whether the newest state can be saved in the time left; else wait for what is begun."""
+        left = self._settings.urgency.seconds_left
+        expected = self._checkpointer.expected_seconds
+        if fits(expected_seconds=expected, left_seconds=left):
+            return True
+        self._settings.warn(
+            f"the newest state is not saved: that takes about {expected:.0f} s,"
+            f" and {max(left or 0.0, 0.0):.0f} s are left"
+        )
+        with contextlib.suppress(StoreError):  # it is let go all the same
+            self._checkpointer.wait(max(left or 0.0, 0.0))
+        return False
 
     def _pause(self, logs: Logs, *, best: bool = False) -> None:
         """Wait for a bucket that is away or slow, so that no more work than agreed is at stake."""
@@ -369,8 +390,9 @@ class Loop:
         self._checkpointer.check()
         reason = self._settings.should_stop()
         if reason:
-            if self._before_validation is not None:
-                self._checkpointer.save(self._before_validation, wait=True)
+            if self._before_validation is not None and self._fits():
+                left = self._settings.urgency.seconds_left
+                self._checkpointer.save(self._before_validation, wait=True, seconds=left)
             raise self._preempted(reason)
         self._progress("validate", logs)
 
@@ -386,12 +408,16 @@ class Loop:
             return  # it stays due, and is taken a step later
         started = time.perf_counter()
         snapshot = self._snapshot(logs)
-        taken = self._checkpointer.save(snapshot, best=best, wait=wait)
+        left = self._settings.urgency.seconds_left if wait else None
+        taken = self._checkpointer.save(snapshot, best=best, wait=wait, seconds=left)
+        if wait and not taken:  # what is committed too late must not count as the end of a fit
+            raise self._preempted(self._settings.should_stop() or "no time left")
         if not wait:
             self.blocked_seconds.append(time.perf_counter() - started)
         if not taken:
             return
         self._saved, self._saved_at = self._position, time.monotonic()
+        self._wanted = False
         self._notes = []
 
     def _snapshot(self, logs: Logs) -> Snapshot:
@@ -411,6 +437,7 @@ class Loop:
             numerics=self._numerics,
             notes=tuple(self._notes),
             shared=self._variables.reader.shared,
+            still=self._variables.still,
         )
 
     def history(self) -> dict[str, list[float | None]]:

@@ -32,6 +32,8 @@ class Variables:
     def __init__(self, model: Any) -> None:
         self._backend = backends.current()
         self._variables: list[tuple[str, Any]] = []
+        #: names of weights that no step trains: of frozen layers, and statistics of the others
+        self.still: set[str] = set()
         seen: set[int] = set()
         for group, variables in _groups(model):
             for index, variable in enumerate(variables):
@@ -40,6 +42,8 @@ class Variables:
                         seen.add(id(part))
                         name = f"{group}/{index:05d}/{_stable(_path(variable))}{replica}"
                         self._variables.append((name, part))
+                        if group == "model" and not getattr(variable, "trainable", True):
+                            self.still.add(name)
         self.reader: Any = self._backend.reader(model, [part for _, part in self._variables])
 
     @property

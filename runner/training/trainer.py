@@ -23,6 +23,7 @@ from runner.store.base import Store
 from runner.training.check import check_fit, load_data
 from runner.training.progress import OnProgress, Progress
 from runner.training.tensorboard import Boards
+from runner.training.urgency import NoHurry, Urgency
 
 if TYPE_CHECKING:
     import keras
@@ -49,6 +50,7 @@ def train(
     best: Mapping[str, Any] | None = None,
     past: Past = Past(),
     should_stop: Callable[[], str | None] = lambda: None,
+    urgency: Urgency = NoHurry(),  # noqa: B008 - without a state
     on_progress: OnProgress = lambda _: None,
 ) -> Reference:
     """Train from the newest checkpoint that is whole, or from the beginning, to the end.
@@ -63,6 +65,7 @@ def train(
         best: reference of the best checkpoint so far.
         past: for checkpoint.every "auto".
         should_stop: asked after each step; a text means save and stop.
+        urgency: how much time there is for that, and whether to save before it is due.
         on_progress: told several times a second at most.
 
     Returns:
@@ -100,22 +103,24 @@ def train(
         interruptions=past.interruptions,
     )
     threads = saved_threads(store, checkpoints) or spec.training.threads
-    with ThreadPoolExecutor(1, thread_name_prefix="restore") as pool:
-        restoring = pool.submit(checkpointer.restore)
-        try:
-            return _fit(
-                spec,
-                checkpointer,
-                every=every,
-                boards=boards,
-                threads=threads,
-                restore=restoring.result,
-                notes=notes,
-                should_stop=should_stop,
-                on_progress=on_progress,
-            )
-        finally:
-            checkpointer.close()
+    pool = ThreadPoolExecutor(1, thread_name_prefix="restore")
+    restoring = pool.submit(checkpointer.restore)
+    try:
+        return _fit(
+            spec,
+            checkpointer,
+            every=every,
+            boards=boards,
+            threads=threads,
+            restore=restoring.result,
+            notes=notes,
+            should_stop=should_stop,
+            urgency=urgency,
+            on_progress=on_progress,
+        )
+    finally:
+        pool.shutdown(wait=False)  # a stop need not wait for a download
+        checkpointer.close(urgency.seconds_left)
 
 
 def load_checked(spec: JobSpec) -> Dataset:
@@ -151,6 +156,7 @@ def _fit(
     restore: Callable[[], Restored | None],
     notes: list[str],
     should_stop: Callable[[], str | None],
+    urgency: Urgency,
     on_progress: OnProgress,
 ) -> Reference:
     from runner.training.quiet import import_keras
@@ -211,6 +217,7 @@ def _fit(
             every=every,
             best=best,
             should_stop=should_stop,
+            urgency=urgency,
             on_progress=tell,
             restore=fetch,
             start=position,

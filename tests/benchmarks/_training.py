@@ -90,7 +90,7 @@ class OnDemand:
         return "on demand"
 
 
-def at_each_step(before: Callable[[int], None], after: Callable[[int], None]) -> Any:
+def at_each_step(before: Callable[[int], object], after: Callable[[int], object]) -> Any:
     """Return a callback that calls these with the step's number (from 0) in its epoch."""
     import keras
 

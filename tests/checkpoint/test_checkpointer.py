@@ -580,3 +580,58 @@ def test_retention_counts() -> None:
     store, log = MemoryStore(), Log()
     saved(store, log, *range(6), keep=Latest(3))
     assert [r["step"] for r in log.last["checkpoints"]] == [5, 4, 3]
+
+
+class SlowStore(MemoryStore):
+    """Lets a test hold back what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = threading.Event()
+        self.open.set()
+        self.reached = threading.Event()
+
+    def put(self, key: str, data: Any) -> None:
+        if not self.open.is_set():
+            self.reached.set()
+            assert self.open.wait(30)
+        super().put(key, data)
+
+
+def test_what_is_not_committed_in_time_is_given_up_for_good() -> None:
+    """After `close` the job may be another's: an upload that ends later commits nothing."""
+    store = SlowStore()
+    log = Log()
+    saver = log.claim(store)
+    assert saver.save(snapshot(1), wait=True, seconds=30)
+    store.open.clear()
+    began = time.monotonic()
+    assert not saver.save(snapshot(2), wait=True, seconds=0.2)
+    saver.close(0.1)
+    assert time.monotonic() - began < 20
+    store.open.set()
+    time.sleep(0.5)
+    assert [record["step"] for record in log.records] == [1]
+
+
+def test_how_long_a_checkpoint_takes_is_known_from_the_last_one() -> None:
+    """With what is left of the one under way before it."""
+    store = SlowStore()
+    now = [100.0]
+    saver = Log().claim(store, clock=lambda: now[0])
+    assert saver.expected_seconds == 0, "nothing is known, so it is tried"
+    store.open.clear()
+    saver.save(snapshot(1))
+    assert store.reached.wait(10)
+    now[0] += 8
+    store.open.set()
+    saver.wait()
+    assert saver.expected_seconds == 8
+    store.open.clear()
+    store.reached.clear()
+    saver.save(snapshot(2))
+    assert store.reached.wait(10)
+    now[0] += 3
+    assert saver.expected_seconds == 5 + 8
+    store.open.set()
+    saver.close()

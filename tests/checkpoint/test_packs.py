@@ -34,6 +34,7 @@ def test_reference_implementation_reads_our_packs() -> None:
     data = whole(tensors)
     found = dict(deserialize(data))  # type: ignore[no-untyped-call]
     entries = packs.parse(data, len(data))
+    assert entries == packs.build(tensors)[1]  # the writer knows where the reader finds them
     for name, array in tensors:
         assert bytes(found[name]["data"]) == np.ascontiguousarray(array).tobytes()
         assert found[name]["shape"] == list(array.shape)

@@ -16,6 +16,7 @@ from runner.checkpoint.policy import (
     Since,
     Within,
     daly,
+    fits,
     for_job,
     mean_time_between,
     parse,
@@ -139,3 +140,11 @@ def test_latest_keeps_at_least_one() -> None:
 def test_compaction_gives_up_packs_that_are_mostly_unused() -> None:
     assert Compaction(0.5).gives_up(used_bytes=49, pack_bytes=100)
     assert not Compaction(0.5).gives_up(used_bytes=50, pack_bytes=100)
+
+
+def test_a_last_checkpoint_is_begun_only_if_it_is_likely_to_end_in_time() -> None:
+    assert fits(expected_seconds=100, left_seconds=None), "nothing limits it"
+    assert fits(expected_seconds=10, left_seconds=15)
+    assert not fits(expected_seconds=10, left_seconds=14), "the last one may have been lucky"
+    assert fits(expected_seconds=0, left_seconds=1), "nothing is known: try"
+    assert not fits(expected_seconds=0, left_seconds=0)

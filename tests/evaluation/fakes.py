@@ -51,7 +51,8 @@ class World:
     def claim(self, name: str, host: str = "colab-1") -> Lease:
         """Take up a job, from its last worker if need be: that one is surely dead."""
         dead = Availability(claimable=True, why="it is dead")
-        return self.queue.claim(self.queue.job(name), {"host": host, "pid": 1}, judged=dead)
+        owner = {"host": host, "pid": 1, "git_commit": f"c0ffee-of-{host}"}
+        return self.queue.claim(self.queue.job(name), owner, judged=dead)
 
     def save(self, lease: Lease, history: Mapping[str, Sequence[float | None]], step: int) -> None:
         """Commit a checkpoint at this step."""

@@ -123,6 +123,14 @@ def test_lines_go_on_over_all_attempts(world: World) -> None:
     assert "goes on from step 70 (epoch 3.50)" in text_of(page)
 
 
+def test_every_version_of_the_users_code_is_named(world: World) -> None:
+    """An attempt that went on with other code shows."""
+    world.submit("cats")
+    world.finish(world.train("cats", history(12), 75))
+    _, page = report(world)
+    assert "Git commit c0ffee-of-gpu-1, c0ffee-of-gpu-2" in text_of(page)
+
+
 def test_text_from_the_bucket_stays_text(world: World) -> None:
     """In the description, the class names, the host, the reasons and the spec."""
     world.submit("cats", description=HOSTILE, data={"name": HOSTILE, "path": None})

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,22 @@ PROGRAM = Path(__file__).with_name("program.py")
 ROOT = PROGRAM.parents[2]
 
 
+Attempt = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def environment() -> dict[str, str]:
+    """The environment in which the program finds this package."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+
+
 def attempt(
     folder: Path, options: dict[str, Any], number: int, kill: dict[str, Any] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the program once."""
-    environment = {**os.environ, "ATTEMPT": str(number), "KILL": json.dumps(kill)}
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    """Run the program once, in a process of its own from the beginning."""
     return subprocess.run(
         [sys.executable, str(PROGRAM), str(folder), json.dumps(options)],
-        env=environment,
+        env={**environment(), "ATTEMPT": str(number), "KILL": json.dumps(kill)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -31,9 +37,50 @@ def attempt(
     )
 
 
-def undisturbed(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
+class Warm:
+    """Runs attempts in forks of one process that has imported everything already."""
+
+    def __init__(self, folder: Path) -> None:
+        self._errors = folder / "errors.txt"
+        self._process = subprocess.Popen(
+            [sys.executable, str(PROGRAM), "--serve"],
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def __call__(
+        self, folder: Path, options: dict[str, Any], number: int, kill: dict[str, Any] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the program once, as `attempt` does."""
+        task = {
+            "folder": str(folder),
+            "options": options,
+            "number": number,
+            "kill": kill,
+            "errors": str(self._errors),
+        }
+        assert self._process.stdin
+        assert self._process.stdout
+        self._errors.write_text("")
+        self._process.stdin.write(json.dumps(task) + "\n")
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline())
+        return subprocess.CompletedProcess([], code, "", self._errors.read_text(errors="replace"))
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+
+
+def undisturbed(
+    folder: Path, options: dict[str, Any], *, attempt: Attempt = attempt
+) -> dict[str, Any]:
     """Run the program to its end without a kill."""
-    return killed(folder, options, [])
+    return killed(folder, options, [], attempt=attempt)
 
 
 def killed(
@@ -42,6 +89,7 @@ def killed(
     kills: Sequence[dict[str, Any]],
     *,
     may_finish: bool = False,
+    attempt: Attempt = attempt,
 ) -> dict[str, Any]:
     """Run the program, killed at each of these moments in turn, to its end."""
     shutil.rmtree(folder, ignore_errors=True)

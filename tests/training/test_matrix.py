@@ -1,11 +1,14 @@
 """Exactness on what Keras has: each combination is killed twice and must end the same."""
 
+import os
+import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.training.killing import differences, killed, undisturbed
+from tests.training.killing import Warm, differences, killed, undisturbed
 
 OPTIMIZERS = ["SGD", "RMSprop", "Adam", "AdamW", "Adadelta", "Adagrad", "Adamax", "Adafactor"]
 OPTIMIZERS += ["Nadam", "Ftrl", "Lion", "Lamb", "Muon"]
@@ -72,15 +75,61 @@ MATRIX: dict[str, dict[str, Any]] = {
 }
 
 
+#: of each combination; all of them together make some 250
+KILLS = int(os.environ.get("RUNNER_CHAOS_KILLS", "5"))
+#: another seed, other moments: RUNNER_CHAOS_SEED=7 make chaos
+SEED = int(os.environ.get("RUNNER_CHAOS_SEED", "1"))
+EPOCHS, STEPS = 3, 6
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    process = Warm(tmp_path_factory.mktemp("warm"))
+    yield process
+    process.close()
+
+
+def moments(rng: random.Random, together: int) -> list[dict[str, Any]]:
+    """Random moments to die at, in the order in which a training that comes back passes them.
+
+    All come after the first commit, since each attempt draws another beginning.
+    """
+    kills: list[dict[str, Any]] = []
+    for at in sorted(rng.sample(range(together, EPOCHS * STEPS), KILLS)):
+        epoch, step = divmod(at, STEPS)
+        kinds: list[dict[str, Any]] = [
+            {"kind": "batch_end", "at": at},
+            {"kind": "batch_begin", "at": at - step % together},
+            {"kind": "store", "at": 0, "n": 1 if kills else 3, **rng.choice(CALLS)},
+        ]
+        if step == STEPS - 1:
+            kinds = [{"kind": "epoch_end", "at": epoch}, {"kind": "batch_end", "at": at}]
+            if epoch % 2:  # validated in every combination
+                kinds.append({"kind": "validation", "at": epoch})
+        kills.append(rng.choice(kinds))
+    return kills
+
+
+#: what a store does next in any attempt, so that it is a moment that comes for sure
+CALLS: list[dict[str, Any]] = [
+    {"operation": operation, "key": key, "when": when}
+    for operation, key in (("put", "packs/"), ("put", "checkpoints/"), ("create", "log/"))
+    for when in ("before", "after")
+]
+
+
 @pytest.mark.chaos
 @pytest.mark.parametrize("name", MATRIX)
-def test_killed_twice_and_the_same(tmp_path: Path, name: str) -> None:
+def test_killed_at_random_moments_and_the_same(tmp_path: Path, name: str, warm: Warm) -> None:
     if name == "TensorBoard":
         pytest.importorskip("tensorboard")
-    options = {"epochs": 3, **MATRIX[name]}
-    reference = undisturbed(tmp_path / "reference", options)
-    kills = [{"kind": "batch_end", "at": 4}, {"kind": "validation", "at": 1}]
-    assert differences(reference, killed(tmp_path / "killed", options, kills)) == []
+    options = {"epochs": EPOCHS, **MATRIX[name]}
+    reference = undisturbed(tmp_path / "reference", options, attempt=warm)
+    together = options.get("steps_per_execution", 1)
+    kills = moments(random.Random(f"{SEED} {name}"), together)
+    print(name, kills)  # shown where it fails
+    found = killed(tmp_path / "killed", options, kills, attempt=warm)
+    assert differences(reference, found) == []
 
 
 @pytest.mark.chaos

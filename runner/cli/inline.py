@@ -1,0 +1,104 @@
+"""Commands of `runner` in a notebook's cell, with a progress that stays in its place.
+
+The command is a process of its own: the kernel stays free of TensorFlow, and the stop button asks
+the process to save and let go, which takes longer than an interrupted cell. When the kernel ends,
+on Linux the process is asked the same.
+"""
+
+import ctypes
+import html
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import Queue
+from typing import IO, BinaryIO, cast
+
+from runner.cli.exit import Exit
+from runner.cli.render import IN_PLACE
+
+_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+
+
+def run(*arguments: str) -> int:
+    """Run `runner ARGUMENTS…` below this cell; its exit code.
+
+    What it says appears as it comes, its progress in one line above. Interrupting the cell saves
+    and lets go; again: leaves at once.
+
+    Example:
+        >>> run("resume")  # doctest: +SKIP
+    """
+    variables = {"FORCE_COLOR", "CLICOLOR_FORCE"}  # they would ask for a terminal's colours
+    environment = {name: value for name, value in os.environ.items() if name not in variables}
+    process = subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, "-m", "runner", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**environment, IN_PLACE: "1"},
+        start_new_session=True,  # it hears of an interruption from us, once
+        preexec_fn=_die_with_the_kernel if sys.platform == "linux" else None,
+    )
+    pieces: Queue[str | None] = Queue()
+    for stream in (process.stdout, process.stderr):
+        threading.Thread(target=_read, args=(stream, pieces), daemon=True).start()
+    place, streams = _place(), 2
+    while streams:  # in this thread, since a notebook tells cells apart by it
+        try:
+            piece = pieces.get()
+            if piece is None:
+                streams -= 1
+            elif piece.endswith("\r"):
+                place(piece.rstrip("\r"))
+            else:
+                sys.stdout.write(f"{piece.rstrip()}\n")
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+    code = process.wait()
+    place("")
+    if code in (Exit.PREEMPTED, Exit.INTERRUPTED):
+        print("stopped with the progress saved: run this cell again to go on")
+    return code
+
+
+def show(page: str | Path, *, height: int = 800) -> None:
+    """Show an HTML page below this cell, apart from the notebook's own style.
+
+    Args:
+        page: its file.
+        height: in pixels.
+    """
+    from IPython.display import display
+
+    text = html.escape(Path(page).read_text(encoding="utf-8"), quote=True)
+    frame = f'<iframe srcdoc="{text}" width="100%" height="{height}" frameborder="0"></iframe>'
+    display({"text/html": frame}, raw=True)  # type: ignore[no-untyped-call]
+
+
+def _die_with_the_kernel() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _place() -> Callable[[str], None]:
+    """A line of output that can be written again."""
+    try:
+        from IPython import get_ipython
+        from IPython.display import display
+    except ModuleNotFoundError:
+        return lambda _: None
+    if get_ipython() is None:
+        return lambda _: None
+    handle = display({"text/plain": ""}, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+    return lambda text: handle.update({"text/plain": text}, raw=True)
+
+
+def _read(stream: IO[bytes] | None, pieces: "Queue[str | None]") -> None:
+    """Pass lines on; what ends in a carriage return is progress and belongs in its place."""
+    for line in io.TextIOWrapper(cast(BinaryIO, stream), "utf-8", "replace", newline=""):
+        pieces.put(line)
+    pieces.put(None)

@@ -1,0 +1,131 @@
+"""Listens for notices while the work goes on, and hands them to the stop request.
+
+Which machine this is, is found out in threads that nobody waits for. Nothing is said unless there
+is something to say: a service that does not answer is no concern of the user's.
+
+An end that is far off is no reason to stop: a checkpoint is made at once, and the work goes on
+until `LEAD_SECONDS` are left, or until the notice is taken back. The same for a mere risk.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from runner.engine.notices.aws import Spot
+from runner.engine.notices.azure import ScheduledEvents
+from runner.engine.notices.base import Notice, Source
+from runner.engine.notices.gce import Maintenance, Preempted
+from runner.engine.preemption import StopRequest
+
+POLL_SECONDS = 2.0  #: between two looks; the shortest notice is half a minute
+#: before a service that did not answer is looked for again: it may begin after we did
+AGAIN_SECONDS = (5.0, 60.0)
+LEAD_SECONDS = 180.0  #: before the end the work is stopped: enough for a large checkpoint
+TICK_SECONDS = 0.25  #: between two looks at the time that is left
+
+
+def sources(environ: Mapping[str, str] = os.environ) -> list[Source]:
+    """All that could give notices; none where RUNNER_NOTICES is "off"."""
+    if environ.get("RUNNER_NOTICES", "").lower() in ("off", "0", "false", "no"):
+        return []
+    return [Preempted(environ), Maintenance(environ), Spot(environ), ScheduledEvents(environ)]
+
+
+@contextlib.contextmanager
+def watching(
+    stop: StopRequest,
+    say: Callable[[str], None] = lambda _: None,
+    *,
+    among: Sequence[Source] | None = None,
+    poll_seconds: float = POLL_SECONDS,
+    lead_seconds: float = LEAD_SECONDS,
+) -> Iterator[None]:
+    """Listen for notices in here.
+
+    Args:
+        stop: told that the work is to stop.
+        say: told what was announced, for the user.
+        among: what may give notices; all, unless said otherwise.
+        poll_seconds: between two looks.
+        lead_seconds: before a known end the work is stopped.
+    """
+    closing = threading.Event()
+    watchers = [
+        _Watcher(source, stop, say, closing, poll_seconds, lead_seconds)
+        for source in (sources() if among is None else among)
+    ]
+    for watcher in watchers:
+        threading.Thread(target=watcher.run, name=watcher.source.name, daemon=True).start()
+    threading.Thread(target=_tick, args=(stop, closing), name="deadline", daemon=True).start()
+    try:
+        yield
+    finally:
+        closing.set()  # nobody waits for a request under way
+
+
+def _tick(stop: StopRequest, closing: threading.Event) -> None:
+    while not closing.wait(TICK_SECONDS):
+        stop.call_last()
+
+
+class _Watcher:
+    """Asks one source."""
+
+    def __init__(
+        self,
+        source: Source,
+        stop: StopRequest,
+        say: Callable[[str], None],
+        closing: threading.Event,
+        poll_seconds: float,
+        lead_seconds: float,
+    ) -> None:
+        self.source = source
+        self._stop = stop
+        self._say = say
+        self._closing = closing
+        self._poll = poll_seconds
+        self._lead = lead_seconds
+        self._heeded = ""  # what was announced and is not an end yet
+
+    def run(self) -> None:
+        """Ask until the work is over or is to stop."""
+        if not self._find():
+            return
+        while not self._closing.is_set():
+            began = time.monotonic()
+            try:
+                notice = self.source.look()
+            except OSError:
+                notice = None  # a service that stumbles says nothing
+            else:
+                self._heeded = self._heeded if notice else ""
+            if notice is not None and not self._closing.is_set() and self._heed(notice):
+                return
+            # where a request was held until something changed, the next may follow
+            self._closing.wait(max(0.1, self._poll - (time.monotonic() - began)))
+
+    def _find(self) -> bool:
+        for pause in AGAIN_SECONDS:
+            if self.source.is_here():
+                return True
+            if self._closing.wait(pause):
+                return False
+        return self.source.is_here()
+
+    def _heed(self, notice: Notice) -> bool:
+        """Do what the notice asks for; whether that was the end."""
+        left = notice.seconds_left
+        if notice.certain and (left is None or left <= self._lead):
+            text = notice.text if left is None else f"{notice.text}, {left:.0f} s left"
+            self._say(f"{text}: saving and letting go")
+            self._stop.set(text, seconds_left=left)
+            return True
+        if notice.text != self._heeded:
+            self._heeded = notice.text
+            when = "" if left is None else f" in {left / 60:.0f} minutes"
+            self._say(f"{notice.text}{when}: saving now, going on")
+            self._stop.save_soon()
+        return False

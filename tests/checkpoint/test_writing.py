@@ -1,0 +1,67 @@
+"""What is written: bytes that stay are written once, wherever they lay at first."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runner.checkpoint.checkpointer import Checkpointer, Position, Snapshot
+from runner.checkpoint.policy import Compaction
+from runner.checkpoint.reading import read_manifest
+from runner.store.memory import MemoryStore
+
+FROZEN = "model/00000/frozen"
+
+
+def written(sizes: dict[str, int], *, still: bool) -> tuple[list[int], list[dict[str, str]]]:
+    """Save five states of which all but FROZEN changes: bytes of packs, and each tensor's pack."""
+    store = MemoryStore()
+    commits: list[Any] = []
+    saver = Checkpointer(
+        store,
+        "jobs/a",
+        token=1,
+        commit=lambda **record: commits.append(record),
+        compaction=Compaction(0.5),
+    )
+    frozen = np.ones(sizes["frozen"], "uint8")
+    counts, packs, before = [], [], 0
+    for step in range(1, 6):
+        changing = np.full(sizes["changing"], step, "uint8")
+        saver.save(
+            Snapshot(
+                tensors=[(FROZEN, frozen), ("model/00001/kernel", changing)],
+                python={},
+                position=Position(global_step=step),
+                still={FROZEN} if still else (),
+            ),
+            wait=True,
+        )
+        manifest = read_manifest(store, commits[-1]["checkpoints"][0]["manifest"])
+        packs.append({n: manifest.packs[p.pack].key for n, p in manifest.tensors.items()})
+        counts.append(saver.bytes_written - before)
+        before = saver.bytes_written
+    saver.close()
+    return counts, packs
+
+
+def test_frozen_layers_are_written_once() -> None:
+    """Not even when most of the first checkpoint's bytes are no longer used."""
+    sizes = {"frozen": 40_000, "changing": 60_000}
+    counts, packs = written(sizes, still=True)
+    assert counts[0] > 100_000
+    assert all(60_000 < count < 62_000 for count in counts[1:]), counts
+    assert len({named[FROZEN] for named in packs}) == 1
+
+
+@pytest.mark.parametrize("still", [True, False])
+def test_few_still_bytes_get_no_object_of_their_own(still: bool) -> None:
+    """An object costs a request: statistics of a batch normalisation are not worth it."""
+    _, packs = written({"frozen": 500, "changing": 60_000}, still=still)
+    assert len(set(packs[0].values())) == 1
+
+
+def test_without_the_hint_the_rest_of_a_pack_is_rewritten_once() -> None:
+    counts, packs = written({"frozen": 40_000, "changing": 60_000}, still=False)
+    assert sum(counts[1:]) > 4 * 60_000 + 40_000
+    assert len({named[FROZEN] for named in packs}) == 2

@@ -1,0 +1,73 @@
+"""What the image is, before anything is trained in it."""
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.docker.engine import Engine, Image
+from tests.harness import REPOSITORY
+
+pytestmark = pytest.mark.docker
+
+
+def test_the_image_says_what_it_is(engine: Engine, built: str) -> None:
+    """Labels, an exec entrypoint under tini, a user that is a number and not root."""
+    config = engine.inspect(built)["Config"]
+    label = "org.opencontainers.image."
+    assert config["Labels"][f"{label}version"] == "1.2.3"
+    assert config["Labels"][f"{label}revision"] == "0123abc"
+    assert config["Labels"][f"{label}licenses"] == "Apache-2.0"
+    assert config["Entrypoint"] == ["tini", "--", "runner"]
+    assert config["User"] == "10001:0"
+
+
+@pytest.mark.parametrize("user", ["10001:0", "4321", "0"])
+def test_any_user_works_on_a_read_only_root(image: Image, user: str) -> None:
+    """The store is usable, fresh volumes too, for whoever runs it."""
+    options = [f"--user={user}"]
+    assert "BAD" not in image.ok("doctor", options=options)
+    for folder in ("/store", "/cache"):
+        probe = ["--rm", "--read-only", "--cap-drop=ALL", "--network=none", "--entrypoint=touch"]
+        image.engine.ok("run", *probe, *options, image.tag, f"{folder}/written")
+
+
+def test_nobody_may_change_the_program(image: Image) -> None:
+    """Also where the root is not read-only."""
+    for user in ("10001:0", "4321"):
+        find = ["--rm", "--cap-drop=ALL", "--network=none", f"--user={user}", "--entrypoint=find"]
+        places = ["/app", "/opt", "/usr", "/etc"]
+        writable = ["!", "-readable", "-prune", "-o", "-writable", "!", "-type", "l", "-print"]
+        assert image.engine.ok("run", *find, image.tag, *places, *writable) == ""
+
+
+def test_nothing_but_the_program_is_in_it(image: Image) -> None:
+    """The specs, and the package in its place: no tests, no history, no secrets of the builder."""
+    find = ["--rm", "--network=none", "--user=0", "--entrypoint=find", image.tag]
+    specs = image.engine.ok("run", *find, "/app", "-type", "f").split()
+    assert set(specs) == {f"/app/jobs/{path.name}" for path in REPOSITORY.glob("jobs/*.json")}
+    stray = ["-name", ".git", "-o", "-name", "*.env", "-o", "-name", "keras_runner*.whl"]
+    assert image.engine.ok("run", *find, "/", "-xdev", *stray) == ""
+
+
+def test_a_change_of_code_leaves_the_packages_alone(
+    engine: Engine, built: str, tmp_path: Path
+) -> None:
+    """Only the last layer, our own wheel's, is built anew: seconds, and few bytes."""
+    clone = tmp_path / "clone"
+    ignored = shutil.ignore_patterns(".git", ".venv*", "*cache*", "tests", "build", "dist")
+    shutil.copytree(REPOSITORY, clone, ignore=ignored)
+    with (clone / "runner/cli/exit.py").open("a") as file:
+        file.write(f"# changed {time.time_ns()}\n")
+    seconds = engine.build("runner-test:changed", context=clone)
+    try:
+        before = engine.inspect(built)["RootFS"]["Layers"]
+        after = engine.inspect("runner-test:changed")["RootFS"]["Layers"]
+        assert len(before) == len(after)
+        assert before[:-1] == after[:-1], "more than the last layer was built anew"
+        assert before != after
+        print(f"a change of code: built in {seconds:.1f} s")
+        assert seconds < 120, "20 s on a quiet machine"
+    finally:
+        engine.docker("image", "rm", "runner-test:changed")

@@ -1,0 +1,75 @@
+"""A death by the memory limit leaves a word, since the attempt said before how near it was."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from runner.engine.memory import Memory, MemoryWatch, memory
+
+V2 = {
+    "proc/self/cgroup": "0::/\n",
+    "sys/fs/cgroup/memory.max": "1000\n",
+    "sys/fs/cgroup/memory.current": "950\n",
+    "sys/fs/cgroup/memory.stat": "anon 700\ninactive_file 200\n",
+    "sys/fs/cgroup/memory.events": "low 0\noom 3\noom_kill 2\noom_group_kill 0\n",
+}
+V2_SERVICE = {
+    "proc/self/cgroup": "0::/system.slice/runner.service\n",
+    "sys/fs/cgroup/system.slice/runner.service/memory.max": "1000\n",
+    "sys/fs/cgroup/system.slice/runner.service/memory.current": "750\n",
+}
+V1 = {
+    "proc/self/cgroup": "5:cpu,cpuacct:/docker/ab\n4:memory:/docker/ab\n0::/docker/ab\n",
+    "sys/fs/cgroup/memory/memory.limit_in_bytes": "1000\n",
+    "sys/fs/cgroup/memory/memory.usage_in_bytes": "800\n",
+    "sys/fs/cgroup/memory/memory.stat": "inactive_file 1\ntotal_inactive_file 50\n",
+    "sys/fs/cgroup/memory/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
+}
+
+
+def machine(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (V2, Memory(used=750, limit=1000, kills=2)),
+        (V2_SERVICE, Memory(used=750, limit=1000, kills=0)),
+        (V1, Memory(used=750, limit=1000, kills=1)),
+        ({**V2, "sys/fs/cgroup/memory.max": "max\n"}, None),
+        ({**V1, "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}, None),
+        ({}, None),
+    ],
+)
+def test_the_limit_is_found(files: dict[str, str], expected: Memory | None, tmp_path: Path) -> None:
+    """In containers and services, under both versions of cgroups; without a limit, None."""
+    assert memory(machine(tmp_path, files)) == expected
+
+
+def test_tight_memory_is_told_once_and_in_time() -> None:
+    looks = iter([100, 500, 890, 900, 950, 990])
+    told: list[Memory] = []
+    called = threading.Event()
+
+    def on_tight(found: Memory) -> None:
+        told.append(found)
+        called.set()
+
+    def look() -> Memory:
+        return Memory(used=next(looks), limit=1000, kills=0)
+
+    with MemoryWatch(on_tight, look=look, interval_seconds=0.001):
+        assert called.wait(30)
+    assert [found.used for found in told] == [900]
+
+
+def test_a_machine_without_a_limit_is_not_watched() -> None:
+    before = threading.active_count()
+    with MemoryWatch(lambda _: None, look=lambda: None):
+        assert threading.active_count() == before

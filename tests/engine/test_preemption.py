@@ -1,0 +1,103 @@
+"""A stop request interrupts what it may, when it may, and keeps time for letting go."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from runner.engine.notices.watcher import watching
+from runner.engine.preemption import SIGNALS, StopRequest
+from runner.errors import PreemptedError
+
+
+@pytest.fixture
+def stop() -> Iterator[StopRequest]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    request = StopRequest()
+    request.install()
+    yield request
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def after(seconds: float, action: object) -> None:
+    assert callable(action)
+    threading.Timer(seconds, action).start()
+
+
+def test_a_notice_interrupts_what_has_nothing_to_save(stop: StopRequest) -> None:
+    """While a network is built nobody asks; a wait for a lock or a download is ended too."""
+    after(0.2, lambda: stop.set("GCE: this machine is being preempted", seconds_left=30))
+    with pytest.raises(PreemptedError, match="being preempted"), stop.interrupting():
+        threading.Event().wait(60)
+    assert stop.signal is None
+
+
+def test_a_notice_does_not_interrupt_a_training_that_can_save(stop: StopRequest) -> None:
+    with watching(stop, among=[]), stop.interrupting():
+        stop.at_once = False
+        after(0.0, lambda: stop.set("notice", seconds_left=30))
+        time.sleep(0.6)
+        assert stop.reason == "notice"
+
+
+def test_when_the_time_for_saving_is_over_it_is_interrupted_wherever_it_is(
+    stop: StopRequest,
+) -> None:
+    def upload() -> None:
+        with stop.interrupting():
+            stop.at_once = False
+            stop.set("notice", seconds_left=2)
+            threading.Event().wait(60)
+
+    began = time.monotonic()
+    with watching(stop, among=[]), pytest.raises(PreemptedError, match="no time was left"):
+        upload()
+    assert 1 < time.monotonic() - began < 2, "some time must be kept for letting go"
+    stop.call_last()  # tidying up is left in peace
+    time.sleep(0.1)
+
+
+def test_what_was_asked_before_the_stage_begins_keeps_it_from_beginning(stop: StopRequest) -> None:
+    stop.set("notice", seconds_left=30)
+    with pytest.raises(PreemptedError, match="notice"), stop.interrupting():
+        pytest.fail("begun")
+
+
+def test_letting_go_is_not_interrupted(stop: StopRequest) -> None:
+    with watching(stop, among=[]):
+        stop.set("notice", seconds_left=0)
+        time.sleep(0.6)
+
+
+def test_the_signal_that_follows_a_notice_is_the_first_not_the_second() -> None:
+    """The system sends SIGTERM when it is switched off: no reason to drop everything."""
+    code = (
+        "import os, signal, time\n"
+        "from runner.engine.preemption import StopRequest\n"
+        "stop = StopRequest(); stop.install()\n"
+        "stop.set('notice', seconds_left=30)\n"
+        "os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.2)\n"
+        "print(stop.reason, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)\n"
+        "print('still here')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("notice\n", 128 + signal.SIGTERM)
+
+
+def test_sigterm_in_a_pod_comes_with_its_grace(stop: StopRequest) -> None:
+    pod = StopRequest(grace_seconds=40)
+    pod.install()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.05)
+    assert pod.seconds_left is not None
+    assert 34 < pod.seconds_left <= 35
+    pod.set("a later notice", seconds_left=8)
+    assert pod.reason == "SIGTERM"
+    assert 5 < pod.seconds_left <= 6, "the nearest end counts"
