@@ -39,3 +39,7 @@ def parents() -> Iterator[tuple[int, int]]:
         except OSError:
             continue
         yield int(path.parent.name), int(fields[1])
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

@@ -104,7 +104,7 @@ class Keeper:
             if self._stopping.is_set():
                 return None
             self._process = subprocess.Popen(  # noqa: S603 - our own program, no shell
-                [sys.executable, str(Path(tether.__file__)), str(os.getpid()),
+                [sys.executable, "-I", "-S", str(Path(tether.__file__)), str(os.getpid()),
                  self._work.module, *arguments],
                 env=self._environment,
                 start_new_session=True,  # a Ctrl-C at the terminal goes to who passes it on

@@ -36,8 +36,6 @@ LOST_SECONDS = 30.0  #: Ray's own processes give up on a head that was silent fo
 ANSWER_SECONDS = 10.0  #: for a member, if it runs at all
 ROOM_SECONDS = 30.0  #: after which it is said that workers wait for it
 LOOK_SECONDS = 10.0  #: between looks at the queue
-#: Ray would kill a worker with its actor; it is to save first (`runner.engine.tether` sees to it)
-MEMBER_ENVIRONMENT = {"RAY_kill_child_processes_on_worker_exit": "0"}
 LEFT = 75  #: of an actor's process that is to go
 
 
@@ -172,7 +170,6 @@ class Crew:
                 max_task_retries=-1,
                 max_concurrency=16,  # it hears while it works, also when Ray has made calls again
                 scheduling_strategy="SPREAD",
-                runtime_env={"env_vars": MEMBER_ENVIRONMENT},
             )
             .remote(self._work)
         )

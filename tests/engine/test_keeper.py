@@ -21,7 +21,9 @@ here = pathlib.Path(os.environ["HERE"])
 with (here / "starts").open("a") as file:
     file.write(f"{os.getpid()} {' '.join(sys.argv[1:])}\\n")
 def save(number, frame):
-    time.sleep(0.3)
+    with (here / "signals").open("a") as file:
+        file.write(f"{number}\\n")
+    time.sleep(0.5)
     (here / "saved").touch()
     sys.exit(75)
 signal.signal(signal.SIGTERM, save)
@@ -140,7 +142,9 @@ def test_the_worker_saves_when_the_engine_s_process_is_killed(tmp_path: Path) ->
     """Without it, a GPU would be in use of which the engine knows nothing."""
     (tmp_path / "fake_worker.py").write_text(WORKER)
     program = (
+        "import threading, time\n"
         "from runner.engine.keeper import Keeper, Work\n"
+        "for _ in range(8): threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
         "Keeper(Work(module='fake_worker', environment={})).run()"
     )
     engine = subprocess.Popen(
@@ -152,3 +156,5 @@ def test_the_worker_saves_when_the_engine_s_process_is_killed(tmp_path: Path) ->
     engine.kill()
     engine.wait()
     until((tmp_path / "saved").exists)
+    # the kernel tells for each thread of the engine's; a second signal would not let it save
+    assert (tmp_path / "signals").read_text().splitlines() == [str(int(signal.SIGTERM))]

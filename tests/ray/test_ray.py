@@ -21,7 +21,7 @@ from runner.queue.queue import Queue
 from runner.store.filesystem import open_store
 from tests.chaos.test_fleet import Plan, outcome, records, specs, undisturbed
 from tests.harness import REPOSITORY, Runner
-from tests.processes import descendants, lives, send
+from tests.processes import lives, parent, send
 from tests.ray.nodes import Machines, Node
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
@@ -112,6 +112,13 @@ class Scene:
             for name in self.names
             for record in records(self.store, name)
         )
+
+    def actor_of(self, job: Job, node: Node) -> int:
+        """The process of Ray's that the job's worker hangs on."""
+        tether = parent((job.owner or {})["pid"])
+        actor = parent(tether)
+        assert actor in node.processes()
+        return actor
 
     def kinds(self, name: str) -> list[str]:
         return [record.kind for record in records(self.store, name)]
@@ -224,8 +231,7 @@ def test_an_actor_gets_a_sigterm(machines: Machines, scene: Any, nodes: Any) -> 
     (node,) = nodes(1)
     here.start(machines, "--workers", "1", "--until-empty")
     job = here.until(lambda: here.running_on(node.host))[0]
-    worker = job.owner["pid"]
-    actor = next(pid for pid in node.processes() if worker in descendants(pid)[:1])
+    actor = here.actor_of(job, node)
     send(actor, signal.SIGTERM)
     here.until(lambda: "release" in here.kinds(job.id))
     assert here.ended() == 0
@@ -238,8 +244,7 @@ def test_an_actor_is_killed(machines: Machines, scene: Any, nodes: Any) -> None:
     (node,) = nodes(1)
     here.start(machines, "--workers", "1", "--until-empty")
     job = here.until(lambda: here.running_on(node.host))[0]
-    worker = job.owner["pid"]
-    actor = next(pid for pid in node.processes() if worker in descendants(pid)[:1])
+    actor = here.actor_of(job, node)
     send(actor, signal.SIGKILL)
     here.until(lambda: "release" in here.kinds(job.id))
     assert here.ended() == 0
@@ -256,6 +261,16 @@ def test_the_command_is_stopped(machines: Machines, scene: Any, nodes: Any) -> N
     assert here.ended() == 75
     assert all(job.state is State.QUEUED and job.step for job in here.queue.jobs())
     assert all(here.kinds(name)[-1] == "release" for name in here.names)
+
+
+def test_the_command_is_killed(machines: Machines, scene: Any, nodes: Any) -> None:
+    """Ray ends its actors; their workers save and let go all the same."""
+    here = scene(jobs=1, steps=200)
+    (node,) = nodes(1)
+    here.start(machines, "--workers", "1")
+    here.until(lambda: here.running_on(node.host))
+    here.process.kill()
+    here.until(lambda: here.kinds(here.names[0])[-1] == "release")
 
 
 def test_the_cluster_is_lost(scene: Any) -> None:
