@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.engine import tether
 from runner.engine.keeper import MOST_IN_VAIN, Keeper, Work
 from tests.harness import REPOSITORY
 
@@ -158,3 +159,19 @@ def test_the_worker_saves_when_the_engine_s_process_is_killed(tmp_path: Path) ->
     until((tmp_path / "saved").exists)
     # the kernel tells for each thread of the engine's; a second signal would not let it save
     assert (tmp_path / "signals").read_text().splitlines() == [str(int(signal.SIGTERM))]
+
+
+def test_the_worker_gets_the_first_signal_only(tmp_path: Path) -> None:
+    """An engine and the kernel may each send some; a second would end it with nothing saved."""
+    (tmp_path / "fake_worker.py").write_text(WORKER)
+    tied = subprocess.Popen(
+        [sys.executable, tether.__file__, str(os.getpid()), "fake_worker"],
+        env={**os.environ, "HERE": str(tmp_path), "PYTHONPATH": str(tmp_path)},
+    )
+    until((tmp_path / "waits").exists)
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        tied.send_signal(number)
+        until((tmp_path / "signals").exists)
+    assert tied.wait(60) == 75
+    assert (tmp_path / "signals").read_text().splitlines() == [str(int(signal.SIGTERM))]
+    assert (tmp_path / "saved").exists()
