@@ -87,11 +87,10 @@ class Keeper:
                 self._process.terminate()
             self._stopping.set()
 
-    @property
-    def pid(self) -> int | None:
-        """The worker's process, None while there is none."""
-        process = self._process
-        return process.pid if process is not None and process.poll() is None else None
+    def join(self) -> None:
+        """Wait until no worker is left, after `stop`."""
+        with self._one:
+            pass
 
     def _start(self) -> "subprocess.Popen[bytes] | None":
         arguments = list(self._work.arguments)

@@ -54,8 +54,8 @@ class Member:
     def run(self) -> int:
         """Work; the worker's exit code. It never returns where its process or node is to go."""
         code = self._keeper.run()
-        if self._leaving.is_set():
-            os._exit(LEFT)  # Ray puts an actor that died on a node that is not drained
+        while self._leaving.is_set():
+            time.sleep(POLL_SECONDS)
         return code
 
     def stop(self) -> None:
@@ -67,13 +67,18 @@ class Member:
         return self._name
 
     def _listen(self) -> None:
-        while not self._is_draining():
+        above = os.getppid()
+        # without its raylet, it is on a node that the cluster has given up
+        while os.getppid() == above and not self._is_draining():
             time.sleep(POLL_SECONDS)
         self._leave()
 
     def _leave(self) -> None:
+        """End this process once its worker has saved; Ray puts another one on a better node."""
         self._leaving.set()
         self._keeper.stop()
+        self._keeper.join()
+        os._exit(LEFT)
 
     def _hear_signals(self) -> None:
         """Hear a SIGTERM although Ray's own loop, in the main thread, runs no Python."""
