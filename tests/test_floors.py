@@ -16,6 +16,7 @@ FLOORS: list[set[str]] = [
     {"registry", "store"},
     {"mistakes", "queue", "checkpoint"},
     {"spec"},
+    {"specfile"},
     {"models", "datasets"},
     {"training"},
     {"evaluation"},

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runner import registry, spec
+from runner import registry, spec, specfile
 
 JOBS = Path(__file__).resolve().parents[1] / "jobs"
 
@@ -29,7 +29,7 @@ PARAMETERS = {
 
 
 def job(name: str) -> spec.JobSpec:
-    return spec.load(JOBS / f"{name}.json")
+    return specfile.load(JOBS / f"{name}.json")
 
 
 @cache

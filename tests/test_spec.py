@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runner import registry, spec
+from runner import registry, spec, specfile
 from runner.checkpoint import policy
 from runner.errors import SpecError
 
@@ -21,7 +21,7 @@ def write(folder: Path, raw: Any) -> Path:
 
 def mistakes(folder: Path, raw: Any, *changes: str) -> str:
     with pytest.raises(SpecError) as caught:
-        spec.load(write(folder, raw), changes)
+        specfile.load(write(folder, raw), changes)
     return str(caught.value)
 
 
@@ -84,7 +84,7 @@ def test_every_interval_that_a_spec_takes_is_one_for_the_checkpoints(
     tmp_path: Path, every: str
 ) -> None:
     """Nothing that was stored is refused by the worker."""
-    loaded = spec.load(write(tmp_path, {"name": "x"}), [f"checkpoint.every={every}"])
+    loaded = specfile.load(write(tmp_path, {"name": "x"}), [f"checkpoint.every={every}"])
     policy.parse(loaded.checkpoint.every)
 
 
@@ -110,7 +110,7 @@ def test_absurd_changes_are_refused_in_words(tmp_path: Path, change: str) -> Non
 
 def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
     """Editors on Windows write one."""
-    assert spec.load(write(tmp_path, '\ufeff{"name": "x"}')).name == "x"
+    assert specfile.load(write(tmp_path, '\ufeff{"name": "x"}')).name == "x"
 
 
 def test_unknown_model_and_its_arguments_are_named(tmp_path: Path) -> None:
@@ -138,12 +138,12 @@ def test_files_that_are_no_spec(tmp_path: Path, text: str) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     """The path is named."""
     with pytest.raises(SpecError, match="no such file"):
-        spec.load(tmp_path / "none.json")
+        specfile.load(tmp_path / "none.json")
 
 
 def test_set_changes_fields_and_makes_parts(tmp_path: Path) -> None:
     """Values are JSON, or plain text; a part that was null comes into being."""
-    loaded = spec.load(
+    loaded = specfile.load(
         write(tmp_path, {"name": "x"}),
         ["training.epochs=2", "name=y", "augmentation.flip=horizontal"],
     )
@@ -160,7 +160,7 @@ def test_set_without_key_or_value(tmp_path: Path, change: str) -> None:
 
 def test_effective_spec_shows_every_default_and_is_a_fixed_point(tmp_path: Path) -> None:
     """What validate prints is itself a spec, and the same one."""
-    effective = spec.load(write(tmp_path, {"name": "x"})).effective()
+    effective = specfile.load(write(tmp_path, {"name": "x"})).effective()
     assert (
         effective["model"]["arguments"].keys()
         == registry.parameters("models", "myinception").keys()
@@ -173,17 +173,17 @@ def test_relative_data_path_is_relative_to_the_file_and_to_the_folder_in_set(
 ) -> None:
     """And absolute from then on, so that every folder of this machine reads the same file."""
     path = write(tmp_path, {"name": "x", "data": {"name": "cifar100", "path": "a.npz"}})
-    assert spec.load(path).data.path == str(tmp_path / "a.npz")
+    assert specfile.load(path).data.path == str(tmp_path / "a.npz")
     (tmp_path / "deep").mkdir()
     monkeypatch.chdir(tmp_path / "deep")
-    assert spec.load(path, ["data.path=b.npz"]).data.path == str(tmp_path / "deep" / "b.npz")
-    assert spec.load(path, ["data.path=gs://b/c.npz"]).data.path == "gs://b/c.npz"
+    assert specfile.load(path, ["data.path=b.npz"]).data.path == str(tmp_path / "deep" / "b.npz")
+    assert specfile.load(path, ["data.path=gs://b/c.npz"]).data.path == "gs://b/c.npz"
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 def test_jobs_validate_and_name_themselves(path: Path) -> None:
     """Each ready job is valid, described, and named as its file."""
-    loaded = spec.load(path)
+    loaded = specfile.load(path)
     assert loaded.name == path.stem
     assert loaded.description
     assert '"$schema": "./.schema.json"' in path.read_text()
@@ -200,7 +200,7 @@ def test_a_sweep_is_one_job_for_each_variant(tmp_path: Path) -> None:
     path = tmp_path / "rates.json"
     variants = [{"optimizer.learning_rate": 0.1}, {"name": "slow", "optimizer.learning_rate": 1e-4}]
     path.write_text(json.dumps({"name": "rates", "seed": 4, "sweep": variants}))
-    first, second = spec.load_all(path, ["training.epochs=3"])
+    first, second = specfile.load_all(path, ["training.epochs=3"])
     assert (first.name, second.name) == ("rates-1", "slow")
     assert (first.optimizer.learning_rate, second.optimizer.learning_rate) == (0.1, 1e-4)
     assert {(one.seed, one.training.epochs) for one in (first, second)} == {(4, 3)}
@@ -219,7 +219,7 @@ def test_a_sweep_that_makes_no_sense_is_told(tmp_path: Path, sweep: Any, words: 
     path = tmp_path / "rates.json"
     path.write_text(json.dumps({"name": "rates", "sweep": sweep}))
     with pytest.raises(SpecError) as caught:
-        spec.load_all(path)
+        specfile.load_all(path)
     assert words in str(caught.value)
 
 
@@ -240,4 +240,4 @@ def test_a_wrong_optimizer_argument_is_refused_before_anything_is_stored(tmp_pat
     path = tmp_path / "job.json"
     path.write_text(json.dumps({"name": "a", "optimizer": {"arguments": {"beta1": 0.8}}}))
     with pytest.raises(SpecError, match=r"adam has no such argument. Did you mean 'beta_1'\?"):
-        spec.load(path)
+        specfile.load(path)

@@ -82,12 +82,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _spec(options: argparse.Namespace) -> "JobSpec":
-    from runner import spec
+    from runner import specfile
     from runner.engine.drill import SPEC
+    from runner.spec import parse
 
     if options.spec is not None:
-        return spec.load(options.spec, options.changes)
-    return spec.parse(spec.changed(SPEC, options.changes), source="the built-in spec")
+        return specfile.load(options.spec, options.changes)
+    return parse(specfile.changed(SPEC, options.changes), source="the built-in spec")
 
 
 def _watch(drill: "Drill", options: argparse.Namespace) -> "Verdict":

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from runner import spec
+from runner import specfile
 from runner.errors import SpecError
+from runner.spec import JobSpec
 
 
 def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,17 +26,17 @@ def add_set_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_all(options: argparse.Namespace) -> list[tuple[Path, spec.JobSpec]]:
+def load_all(options: argparse.Namespace) -> list[tuple[Path, JobSpec]]:
     """All specs and their files, or all mistakes of all of them at once.
 
     Raises:
         SpecError: any file has a mistake, or two have the same name.
     """
-    loaded: list[tuple[Path, spec.JobSpec]] = []
+    loaded: list[tuple[Path, JobSpec]] = []
     mistakes = []
     for path in options.spec:
         try:
-            loaded += [(path, one) for one in spec.load_all(path, options.changes)]
+            loaded += [(path, one) for one in specfile.load_all(path, options.changes)]
         except SpecError as error:
             mistakes.append(str(error))
     seen: dict[str, Path] = {}

@@ -6,6 +6,7 @@ What it leaves it says, with the reason: nothing in the queue is lost by not bei
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 BEATS_PER_LEASE = 6
 #: a heartbeat younger than this share of the lease is a living worker's
 FRESH_SHARE = 0.4
+NAP_SECONDS = 0.2  #: between two looks whether it is to stop
 DRAINED = "asked to drain"
 
 
@@ -244,9 +246,10 @@ class Worker:
         poll = self._queue.lease_seconds / BEATS_PER_LEASE / (2 if until_empty else 1)
         soonest = min((o.availability.lapses_in for o in waiting if o.availability.lapses_in),
                       default=poll)  # fmt: skip
-        until = time.monotonic() + min(poll, max(0.2, soonest))
-        while time.monotonic() < until and self._stop.reason is None and not self.session_over:
-            self._sleep(0.2)
+        for _ in range(math.ceil(min(poll, soonest) / NAP_SECONDS)):
+            if self._stop.reason is not None or self.session_over:
+                return
+            self._sleep(NAP_SECONDS)
         self._look_for_drain()
 
     def _look_for_drain(self) -> None:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -257,18 +258,23 @@ def run_fleet(plan: Plan, server: Server, folder: Path, seed: int) -> tuple[Flee
     )
     random, began = Random(seed), time.monotonic()
     names = [spec["name"] for spec in specs(plan)]
-    next_at, looked_at = began + 3.0, began
+    looked_at = began
+    next_at = until = float("inf")  # nothing is disturbed before there is work under way
+    pool = ThreadPoolExecutor(1)  # looking takes seconds where the server is busy
+    look = pool.submit(queue.jobs)
     try:
         while True:
             now = time.monotonic()
             fleet.thaw()
             fleet.keep_alive()
-            if now - began < plan.seconds and now >= next_at:
+            if until == float("inf") and fleet.busy:
+                next_at, until = now, now + plan.seconds
+            if next_at <= now < until:
                 fleet.disturb(random)
                 next_at = now + random.uniform(0.4, 1.6) * plan.pause
-            if now - looked_at > 3.0:
-                looked_at = now
-                jobs = queue.jobs()
+            if look.done() and now - looked_at > 2.0:
+                looked_at, jobs = now, look.result()
+                look = pool.submit(queue.jobs)
                 if all(job.ended for job in jobs):
                     break
                 ended = sum(job.ended for job in jobs)
@@ -283,6 +289,7 @@ def run_fleet(plan: Plan, server: Server, folder: Path, seed: int) -> tuple[Flee
         fleet.end()
     finally:
         fleet.kill_all()
+        pool.shutdown()
     return fleet, examine(store, names, fleet, steps), seconds
 
 

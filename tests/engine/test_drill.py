@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from runner import spec as specs
+from runner import specfile
 from runner.cli.drill import verdict_text
 from runner.engine.drill import (
     SPEC,
@@ -28,6 +28,7 @@ from runner.engine.drill import (
 from runner.engine.preemption import StopRequest
 from runner.errors import PreemptedError, TrainingError
 from runner.queue.queue import Queue
+from runner.spec import parse
 from runner.store.filesystem import open_store
 from tests.harness import ENVIRONMENT, REPOSITORY, Runner, sets
 from tests.store.servers import serving
@@ -239,7 +240,7 @@ def test_asked_to_stop_at_once(spec: Path, tmp_path: Path) -> None:
 
 
 def test_the_built_in_spec_is_one() -> None:
-    assert specs.parse(SPEC, source="built in").name == "drill"
+    assert parse(SPEC, source="built in").name == "drill"
 
 
 @pytest.mark.chaos
@@ -278,7 +279,7 @@ def verdict_on(killed: Outcome, undisturbed: Outcome) -> Verdict:
 def drill_of(queue: Queue, path: Path, *, kills: int, start: Any, stop: Any = None) -> Drill:
     return Drill(
         queue,
-        specs.load(path),
+        specfile.load(path),
         kills=kills,
         environment={},
         stop=stop or StopRequest(),

@@ -1,0 +1,177 @@
+"""Files of specs: JSON, `--set` changes, and sweeps that make several jobs of one file."""
+
+import copy
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from runner import mistakes
+from runner.errors import SpecError
+from runner.spec import JobSpec, parse
+
+
+def load(path: Path, changes: Iterable[str] = ()) -> JobSpec:
+    """Read a spec file that is one job: see `load_all`.
+
+    Raises:
+        SpecError: as `load_all`, or the file sweeps over several jobs.
+    """
+    found = load_all(path, changes)
+    if len(found) != 1:
+        msg = f"{path}: sweeps over {len(found)} jobs; expected one"
+        raise SpecError(msg)
+    return found[0]
+
+
+def load_all(path: Path, changes: Iterable[str] = ()) -> list[JobSpec]:
+    """Read a spec file, apply `key=value` changes, check it.
+
+    With a `sweep`, a list of objects such as {"name": "wide", "model.arguments.width": 2.0}, the
+    file is one job for each: the rest of the file with these changes.
+
+    Args:
+        path: the JSON file. Its relative `data.path` is relative to the file.
+        changes: `--set` texts such as `training.epochs=2`; values are JSON, or
+            plain text where they are not. A path given here is relative to the
+            current folder.
+
+    Raises:
+        SpecError: unreadable, not JSON, or any mistake in it, all of them at once.
+    """
+    raw = _read(path)
+    _resolve_data_path(raw, path.parent)
+    variants = list(_variants(raw, path))
+    specs, wrong = [], []
+    for variant, source in variants:
+        try:
+            specs.append(parse(changed(variant, changes), source=source))
+        except SpecError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise SpecError("\n".join(dict.fromkeys(wrong)))
+    return specs
+
+
+def changed(raw: Mapping[str, Any], changes: Iterable[str]) -> dict[str, Any]:
+    """Apply `--set` texts to a spec that is not checked yet.
+
+    Raises:
+        SpecError: a text is no `key=value`.
+    """
+    result = copy.deepcopy(dict(raw))
+    for change in changes:
+        if _apply(result, change) == "data.path":
+            _resolve_data_path(result, Path.cwd())
+    return result
+
+
+def _variants(raw: dict[str, Any], path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """The specs that a file holds, and how errors name each."""
+    sweep = raw.pop("sweep", None)
+    if sweep is None:
+        yield raw, str(path)
+        return
+    if not isinstance(sweep, list) or not sweep or not all(isinstance(s, dict) for s in sweep):
+        msg = (
+            f"{path}: sweep: received {mistakes.short(sweep)}; expected a list of objects such as"
+            ' {"name": "wide", "model.arguments.width": 2.0}.'
+        )
+        raise SpecError(msg)
+    for number, variant in enumerate(sweep, start=1):
+        one = copy.deepcopy(raw)
+        if isinstance(one.get("name"), str):
+            one["name"] = f"{one['name']}-{number}"
+        for key, value in variant.items():
+            _place(one, key, value)
+        if "data.path" in variant:
+            _resolve_data_path(one, path.parent)
+        yield one, f"{path}: sweep[{number - 1}]"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.exists() and not path.is_file():
+            msg = f"{path}: is no regular file. Give the path of a spec."
+            raise SpecError(msg)
+        # utf-8-sig: editors on Windows begin files with a byte order mark
+        raw = json.loads(
+            path.read_text(encoding="utf-8-sig"),
+            object_pairs_hook=_no_duplicates,
+            parse_constant=_no_constant,
+        )
+    except SpecError:
+        raise
+    except FileNotFoundError:
+        msg = f"{path}: no such file. Give the path of a spec, such as jobs/quickstart.json."
+        raise SpecError(msg) from None
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{path}: cannot be read: {error}"
+        raise SpecError(msg) from None
+    except json.JSONDecodeError as error:
+        msg = f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}"
+        raise SpecError(msg) from None
+    except (ValueError, RecursionError) as error:
+        msg = f"{path}: {error}"
+        raise SpecError(msg) from None
+    if not isinstance(raw, dict):
+        msg = f"{path}: received a JSON {type(raw).__name__}; expected an object with a name"
+        raise SpecError(msg)
+    return raw
+
+
+def _no_constant(name: str) -> None:
+    msg = f"{name} is no number that JSON knows; give a finite one"
+    raise ValueError(msg)
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            msg = f"the field {key!r} stands there twice; keep one"
+            raise ValueError(msg)
+        result[key] = value
+    return result
+
+
+def _resolve_data_path(raw: dict[str, Any], folder: Path) -> None:
+    """Make a relative local path absolute, so that it means the same in every folder."""
+    data = raw.get("data")
+    if isinstance(data, dict) and isinstance(path := data.get("path"), str):
+        is_url = "://" in path or "::" in path
+        if path and not is_url:
+            try:
+                data["path"] = str((folder / Path(path).expanduser()).resolve())
+            except (RuntimeError, OSError, ValueError) as error:
+                msg = f"data.path: received {mistakes.short(path)}; it cannot be a path: {error}"
+                raise SpecError(msg) from None
+
+
+def _apply(raw: dict[str, Any], change: str) -> str:
+    key, separator, text = change.partition("=")
+    key = key.strip()
+    if not separator or not key or not all(key.split(".")):
+        msg = f"--set received {change!r}; expected key=value such as training.epochs=2"
+        raise SpecError(msg)
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+    except json.JSONDecodeError:
+        value = text
+    except (ValueError, RecursionError) as error:
+        msg = f"--set {key}: received {mistakes.short(text)}; {error}"
+        raise SpecError(msg) from None
+    _place(raw, key, value)
+    return key
+
+
+def _place(raw: dict[str, Any], key: str, value: Any) -> None:
+    """Set a field by its path, `training.epochs`."""
+    *parents, last = key.split(".")
+    place = raw
+    for parent in parents:
+        child = place.get(parent)
+        if not isinstance(child, dict):
+            child = place[parent] = {}
+        place = child
+    place[last] = value
