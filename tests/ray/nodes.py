@@ -75,6 +75,11 @@ class Machines:
             )
         )
 
+    def remove(self, node: Node) -> None:
+        """Take it away in such a way that the head knows it at once."""
+        self._cluster.remove_node(node.ray, allow_graceful=True)
+        node.kill()
+
     def drain(self, node: Node) -> None:
         """What an autoscaler does that hears of a preemption."""
         subprocess.run(

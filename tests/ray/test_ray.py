@@ -163,7 +163,7 @@ def nodes(machines: Machines) -> Iterator[Callable[..., Sequence[Node]]]:
 
     yield add
     for node in added:
-        node.kill()
+        machines.remove(node)
 
 
 def test_a_node_is_killed(machines: Machines, scene: Any, nodes: Any) -> None:
