@@ -77,8 +77,10 @@ class Machines:
 
     def remove(self, node: Node) -> None:
         """Take it away in such a way that the head knows it at once."""
+        found = node.processes()
         self._cluster.remove_node(node.ray, allow_graceful=True)
-        node.kill()
+        for pid in found[1:]:
+            send(pid, signal.SIGKILL)
 
     def drain(self, node: Node) -> None:
         """What an autoscaler does that hears of a preemption."""
@@ -91,20 +93,15 @@ class Machines:
         )  # fmt: skip
 
     def lose(self) -> None:
-        """All of it, at once."""
-        heads = [
-            process.process.pid
-            for processes in self._cluster.head_node.all_processes.values()
-            for process in processes
+        """All of it, at once, with what Ray itself would leave behind."""
+        nodes = [node for node in (*self._cluster.worker_nodes, self._cluster.head_node) if node]
+        begun = [
+            one.process.pid
+            for node in nodes
+            for some in node.all_processes.values()
+            for one in some
         ]
-        found = [*heads, *(pid for head in heads for pid in descendants(head))]
-        for node in list(self._cluster.worker_nodes):
-            found += Node(node).processes()
-        for pid in found:
+        for pid in [*begun, *(below for pid in begun for below in descendants(pid))]:
             send(pid, signal.SIGKILL)
-        self.end()
-
-    def end(self) -> None:
-        for node in (*self._cluster.worker_nodes, self._cluster.head_node):
-            if node is not None:
-                node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
+        for node in nodes:
+            node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)

@@ -33,7 +33,7 @@ LEASE_SECONDS = 5.0
 def machines() -> Iterator[Machines]:
     running = Machines()
     yield running
-    running.end()
+    running.lose()
 
 
 class Scene:
@@ -290,5 +290,5 @@ def test_the_cluster_is_lost(scene: Any) -> None:
         here.start(again, "--workers", "2", "--until-empty")
         assert here.ended() == 0
     finally:
-        again.end()
+        again.lose()
     here.check()
