@@ -101,7 +101,7 @@ class Machines:
             for some in node.all_processes.values()
             for one in some
         ]
-        for pid in [*begun, *(below for pid in begun for below in descendants(pid))]:
+        for pid in [*begun, *(below for one in begun for below in descendants(one))]:
             send(pid, signal.SIGKILL)
         for node in nodes:
             node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
