@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 
 #: moment → (module, class, function, which call of it, seconds that each call takes from then on)
 MOMENTS = {
-    "waiting": ("runner.engine.worker", "Worker", "_watch", 1, 0),
+    "waiting": ("runner.engine.worker", "Worker", "_wait", 1, 0),
     "building": ("keras.callbacks", "CallbackList", "on_train_batch_begin", 1, 300),
     "training": ("keras.callbacks", "CallbackList", "on_train_batch_end", 5, 1),
     "validation": ("keras.callbacks", "CallbackList", "on_test_batch_end", 2, 1),
