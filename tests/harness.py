@@ -150,9 +150,12 @@ def outcome(status: Mapping[str, Any]) -> dict[str, Any]:
 
 def assert_same(killed: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
     """Compare bit for bit: digests are hashes, floats are compared by their shortest repr."""
-    assert json.dumps(outcome(killed), sort_keys=True) == json.dumps(
-        outcome(reference), sort_keys=True
+    one, other = (
+        {name: json.dumps(part, sort_keys=True) for name, part in outcome(status).items()}
+        for status in (killed, reference)
     )
+    different = {name: (one[name], other[name]) for name in other if one[name] != other[name]}
+    assert not different, f"not the same: {different}"
 
 
 def sets(changes: Mapping[str, object]) -> Sequence[str]:

@@ -8,6 +8,7 @@ import importlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,12 +30,29 @@ MOMENTS = {
 def sabotage(text: str) -> None:
     """Arrange the death."""
     moment, _, count = text.partition(":")
+    if moment == "slow":
+        slow_down(float(count))
+        return
     if moment == "pack":
         die_in_the_middle_of_a_pack(int(count or 1))
         return
     module, owner, function, when = MOMENTS[moment]
     place = getattr(importlib.import_module(module), owner)
     setattr(place, function, deadly(getattr(place, function), when, int(count or 1)))
+
+
+def slow_down(seconds: float) -> None:
+    """Nothing dies, but each pack takes so long to be written."""
+    from runner.store.filesystem import FileStore
+
+    put = FileStore.put
+
+    def slowly(store: FileStore, key: str, data: Any) -> None:
+        if "/packs/" in key:
+            time.sleep(seconds)
+        put(store, key, data)
+
+    setattr(FileStore, "put", slowly)  # noqa: B010 - a method is not to be assigned
 
 
 def deadly(function: Callable[..., Any], when: str, count: int) -> Callable[..., Any]:

@@ -36,9 +36,9 @@ def test_damage_and_other_numerics_are_said_and_the_job_goes_on(tmp_path: Path) 
 def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
     """Nothing is tidied up: the job is lost, as after a kill, and can be resumed."""
     runner = Runner(tmp_path)
-    worker = runner.start("submit", str(QUICKSTART))
+    worker = runner.start("submit", str(QUICKSTART), sabotage="slow:6")  # so that saving lasts
     assert worker.stderr is not None
-    watchdog = threading.Timer(120, worker.kill)
+    watchdog = threading.Timer(240, worker.kill)
     watchdog.start()
     for line in worker.stderr:
         if "saving and letting go" in line:
