@@ -136,7 +136,7 @@ def _quarantined(job: Job, deaths: int, why: str) -> Job:
         state=State.HELD,
         owner=None,
         preemptions=job.preemptions + 1,
-        deaths=deaths,
+        deaths=0 if job.wish == HOLD else deaths,  # that one is no poison
         wish="",
         reason="held by its user" if job.wish == HOLD else poison,
     )
@@ -185,12 +185,17 @@ def committed(
 def finished(
     job: Job, *, final: Json | None, evaluation: Json | None, evaluate: bool, notes: Sequence[str]
 ) -> Job:
-    """End a stage. Training that ends queues its evaluation in the same record."""
+    """End a stage. Training that ends queues its evaluation in the same record.
+
+    Held instead of queued, if its user wished that too late for the training.
+    """
     more = job.stage is Stage.TRAIN and evaluate
+    hold = more and job.wish == HOLD
+    state = State.HELD if hold else State.QUEUED
     return replace(
         job,
         kind="finish",
-        state=State.QUEUED if more else State.SUCCEEDED,
+        state=state if more else State.SUCCEEDED,
         stage=Stage.EVALUATE if more else job.stage,
         owner=None,
         failures=0,
@@ -198,7 +203,7 @@ def finished(
         wish="",
         final=final if final is not None else job.final,
         evaluation=evaluation if evaluation is not None else job.evaluation,
-        reason="",
+        reason="held by its user" if hold else "",
         notes=_newest_notes(job, notes),
     )
 

@@ -335,7 +335,8 @@ class Simulation:
         )
         if evaluated > kinds["evaluate"]:
             raise ViolationError(f"{name}: evaluated twice")
-        queued = (job.state, job.stage, job.step) == (State.QUEUED, Stage.EVALUATE, STEPS)
+        waits = State.HELD if before.wish == jobs.HOLD else State.QUEUED
+        queued = (job.state, job.stage, job.step) == (waits, Stage.EVALUATE, STEPS)
         if before.stage is Stage.TRAIN and not queued:
             raise ViolationError(f"{name}: the evaluation is not queued with it")
 

@@ -237,7 +237,12 @@ def test_a_running_job_is_held_by_its_owner_or_for_a_dead_one() -> None:
     assert release(asked).preemptions == 0
     assert fail(asked, retries=1).state is State.HELD
     assert claim(asked).state is State.HELD
-    assert finish(asked).wish == ""
+    assert (claim(asked).deaths, claim(asked).reason) == (0, "held by its user")
+    ended = finish(asked)
+    assert (ended.state, ended.stage, ended.wish) == (State.HELD, Stage.EVALUATE, "")
+    assert ended.reason == "held by its user"
+    assert jobs.let_go(ended).state is State.QUEUED
+    assert finish(replace(asked, stage=Stage.EVALUATE)).state is State.SUCCEEDED
     assert jobs.let_go(asked).wish == ""
     with pytest.raises(ConflictError, match="asked to already"):
         jobs.put_on_hold(asked)
