@@ -5,6 +5,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from runner.cli.exit import Exit
@@ -15,6 +16,7 @@ from runner.store.base import Store
 from runner.store.filesystem import open_store
 
 DEFAULT_LEASE_SECONDS = 60.0
+STDERR = 2  #: its file descriptor
 
 
 def add_store_option(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +31,21 @@ def add_store_option(parser: argparse.ArgumentParser) -> None:
 
 def say(text: str) -> None:
     """A line for the user, beside the results."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    to_stderr(f"{text}\n")
+
+
+def to_stderr(text: str) -> None:
+    """Write to standard error. Where its reader is gone, nobody is left to be told.
+
+    A terminal that was closed, a pipe that broke or a full disk must not end the work.
+    """
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.EPIPE):
+            with suppress(OSError):  # what is left in its buffer must go somewhere at the end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), STDERR)
 
 
 def open_queue(options: argparse.Namespace, *, quiet: bool = False) -> tuple[Queue, Store]:

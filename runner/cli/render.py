@@ -4,15 +4,17 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import IO, Any, Self, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from runner.cli.common import say, to_stderr
 from runner.engine.pace import Pace
 from runner.queue.job import Job, Stage, State
 from runner.training.progress import Progress
@@ -33,7 +35,7 @@ def make_reporter(touched: list[str]) -> "LiveReporter | PlainReporter":
     """
     if in_notebook(os.environ):
         return InPlaceReporter(touched)
-    console = Console(stderr=True)
+    console = Console(file=cast(IO[str], _Terminal(sys.stderr)))
     return LiveReporter(console, touched) if console.is_terminal else PlainReporter(touched)
 
 
@@ -90,6 +92,26 @@ def _result(job: Job) -> str:
     )
 
 
+class _Terminal:
+    """Standard error for rich; it may be closed while the work goes on."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class PlainReporter:
     """Lines for a log file: one every ten seconds and at each epoch's end."""
 
@@ -112,8 +134,7 @@ class PlainReporter:
 
     def note(self, text: str) -> None:
         """Write the line."""
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
+        say(text)
 
     def started(self, job: Job) -> None:
         """Say what begins."""
@@ -156,8 +177,7 @@ class InPlaceReporter(PlainReporter):
             self._write(f"{job.id}: {progress_text(progress, eta)}", "\r")
 
     def _write(self, text: str, end: str) -> None:
-        sys.stderr.write(f"{text.ljust(self._width)}{end}")
-        sys.stderr.flush()
+        to_stderr(f"{text.ljust(self._width)}{end}")
         self._width = len(text)
 
 

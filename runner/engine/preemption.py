@@ -159,10 +159,13 @@ class StopRequest:
         self.reason = self.reason or name
         if name == "SIGTERM":
             self._shorten(self._grace)
-        if self.at_once:
-            self._say(f"{name}: letting go; once more to leave at once")
+        at_once = self.at_once
+        doing = "letting go" if at_once else "saving and letting go"
+        # a closed terminal, or one that is just being written to, must not fail what is to be saved
+        with contextlib.suppress(OSError, RuntimeError):
+            self._say(f"{name}: {doing}; once more to leave at once")
+        if at_once:
             self._raise_if_inside(name)
-        self._say(f"{name}: saving and letting go; once more to leave at once")
 
     def _raise_if_inside(self, why: str) -> None:
         if self.at_once:

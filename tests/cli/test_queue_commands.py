@@ -1,6 +1,8 @@
 """What `status`, `logs`, `work` and the verbs say of a queue with many workers, and do to it."""
 
 import json
+import os
+import pty
 import subprocess
 import sys
 import time
@@ -16,7 +18,7 @@ from runner.cli.submit import in_order
 from runner.engine.attempt import HEAD_BYTES, LEFT_OUT, TAIL_BYTES, AttemptLog, log_key, trace_key
 from runner.errors import SpecError
 from runner.queue import drain
-from runner.queue.job import Failure
+from runner.queue.job import Failure, State
 from runner.queue.owner import this_process
 from runner.queue.queue import Queue
 from runner.spec import JobSpec
@@ -233,6 +235,35 @@ def test_an_idle_worker_obeys_a_drain_from_another_machine(queue: Queue) -> None
     _, said = worker.communicate(timeout=60)
     assert worker.returncode == 0, said
     assert "drained: it takes no more" in said
+
+
+COUNTS_ON_A_TERMINAL = """
+import sys, time
+from runner.cli.main import main
+from runner.engine import running
+from tests.engine.counting import Counting
+
+running.run_stage = Counting(10**6, lambda job, step: time.sleep(0.05))
+sys.exit(main(["work"]))
+"""
+
+
+def test_closing_the_terminal_saves_and_lets_go(queue: Queue) -> None:
+    """SIGHUP comes when nothing can be written there any more: that fails no job."""
+    queue.submit("cats", {"seed": 1, "retries": 2})
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(REPOSITORY)
+        os.execv(sys.executable, [sys.executable, "-c", COUNTS_ON_A_TERMINAL])
+    end = time.monotonic() + 60
+    while queue.job("cats").step < 3 and time.monotonic() < end:
+        time.sleep(0.05)
+    os.close(terminal)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    job = queue.job("cats")
+    assert (job.state, job.failures, job.preemptions, job.failure) == (State.QUEUED, 0, 1, None)
+    assert "SIGHUP" in job.reason
+    assert code == 75
 
 
 # ---------------------------------------------------------------------- logs

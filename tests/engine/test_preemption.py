@@ -101,3 +101,20 @@ def test_sigterm_in_a_pod_comes_with_its_grace(stop: StopRequest) -> None:
     pod.set("a later notice", seconds_left=8)
     assert pod.reason == "SIGTERM"
     assert 5 < pod.seconds_left <= 6, "the nearest end counts"
+
+
+@pytest.mark.parametrize("error", [OSError(5, "I/O error"), RuntimeError("reentrant call")])
+def test_a_signal_that_cannot_be_told_of_stops_all_the_same(
+    stop: StopRequest, error: Exception
+) -> None:
+    """A closed terminal, or a write to it that the signal interrupts, fails no training."""
+
+    def say(_: str) -> None:
+        raise error
+
+    deaf = StopRequest(say)
+    deaf.install()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.05)
+    assert stop.reason is None
+    assert deaf.reason == "SIGTERM"
