@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -76,6 +77,11 @@ def log_key(job_id: str, token: int) -> str:
 def trace_key(job_id: str, token: int) -> str:
     """Where the traceback of the attempt with this token lies."""
     return f"jobs/{job_id}/failures/{token:06d}.txt"
+
+
+def _warn(text: str, *values: object) -> None:
+    with suppress(Exception):  # whoever is told may fail too: a terminal that was closed
+        logger.warning(text, *values)
 
 
 class Heartbeat:
@@ -146,7 +152,9 @@ class Heartbeat:
                 self.lost = error
             except StoreError as error:
                 away = True  # the training may be waiting for the bucket as well
-                logger.warning("the heartbeat could not be written, trying again: %s", error)
+                _warn("the heartbeat could not be written, trying again: %s", error)
+            except Exception as error:  # noqa: BLE001 - without beats the job is another's soon
+                _warn("a heartbeat went wrong, trying again: %s: %s", type(error).__name__, error)
             if self._closing.wait(self._interval):
                 return
             self.vigil.beat(self._interval, excused=away)

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 STALLED_EXIT = 75  #: of the process: run me again
 FAILED_EXIT = 1
 LAST_WORDS_SECONDS = 90.0
+NOTE_SECONDS = 2.0  #: what hangs may be the very terminal
 
 
 class Reporter(Protocol):
@@ -206,17 +207,20 @@ class RunningAttempt:
         """End a training that hangs: its thread can't be ended, so the process is."""
         seconds = self._limits.stalled_seconds or 0.0
         reason = f"stalled: no progress for {seconds:.0f} s (limits.stalled)"
+        text = f"{self._lease.job.id}: {reason}; this process ends"
         where = stacks()
-        self._log.write(f"{reason}; where its threads are:\n{where}")
-        self._around.reporter.note(f"{self._lease.job.id}: {reason}; this process ends")
         # what hangs may hold the very locks that the last words need
         words = threading.Thread(target=self._say_last, args=(reason, where), daemon=True)
         words.start()
         words.join(LAST_WORDS_SECONDS)
+        note = threading.Thread(target=self._around.reporter.note, args=(text,), daemon=True)
+        note.start()
+        note.join(NOTE_SECONDS)
         failed = self._lease.job.state is State.FAILED
         self._around.leave(FAILED_EXIT if failed else STALLED_EXIT)
 
     def _say_last(self, reason: str, where: str) -> None:
+        self._log.write(f"{reason}; where its threads are:\n{where}")
         try:
             self._fail(Failure.STALLED, reason, where.encode(errors="replace"))
         except StoreError as error:

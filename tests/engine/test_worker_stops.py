@@ -1,5 +1,6 @@
 """Asked to stop, out of time, out of budget, or hanging: how a worker lets go of its job."""
 
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,63 @@ def test_a_training_that_hangs_reads_stalled_then_is_given_up_with_its_stacks(
     assert "hang_in_here" in (shop.store.read(job.failure["trace"]) or b"").decode()
     assert "no progress for 2 s (limits.stalled)" in shop.log("cats")
     assert "hang_in_here" in shop.log("cats")
+
+
+def test_a_training_that_hangs_because_nobody_reads_its_output_is_given_up_too(
+    shop: Shop,
+) -> None:
+    """What would be said of it hangs as well."""
+    short_beats(shop)
+    shop.submit("cats", retries=1, limits={"stalled": "1s"})
+    codes: list[int] = []
+    seen: list[int] = []
+    gone = threading.Event()
+
+    class LeftError(BaseException):
+        pass
+
+    def note(_: str) -> None:
+        gone.wait(40)
+
+    def hang(job: Job, step: int) -> None:
+        until(lambda: codes)
+        seen.extend(codes)
+        gone.set()
+        raise LeftError
+
+    shop.reporter.note = note  # type: ignore[method-assign,assignment]
+    with pytest.raises(LeftError):
+        shop.work(Counting(9, hang), leave=codes.append)
+    assert seen == [75], "it hung for ever"
+    assert shop.queue.job("cats").failures == 1
+
+
+def test_the_heartbeat_outlives_what_goes_wrong_in_it(shop: Shop) -> None:
+    """A thread that died in silence would hand the job to another worker."""
+    shop.submit("cats")
+    short_beats(shop)
+    wrong = [TypeError("x"), OSError(5, "the terminal is gone")]
+
+    def note(_: str) -> None:
+        raise OSError(5, "the terminal is gone")
+
+    def beats() -> int:
+        beat = shop.queue.heartbeat(shop.queue.job("cats"))
+        return beat.sequence if beat else 0
+
+    def hook(number: int, operation: str, key: str) -> None:
+        if wrong and operation == "put" and "/lease/" in key:
+            shop.reporter.note = note  # type: ignore[method-assign,assignment]
+            raise wrong.pop()
+
+    def on_step(job: Job, step: int) -> None:
+        if step == 2:
+            until(lambda: not wrong and beats() > 3)
+            assert beats() > 3
+
+    shop.store.hook = hook
+    shop.work(Counting(on_step=on_step))
+    assert shop.queue.job("cats").state is State.SUCCEEDED
 
 
 def test_steps_that_take_long_are_not_called_stalled() -> None:
