@@ -45,10 +45,10 @@ class Survey:
         now = self._clock()
         news = self._queue.news()  # before the jobs: what comes meanwhile is news the next time
         full = self._full_at is None or now - self._full_at >= FULL_SECONDS or news != self._news
-        if full:
-            self._full_at, self._news = now, news
         ended = () if full else {name for name, job in self._known.items() if job.ended}
         found = self._queue.changed_jobs(self._known, ended, self._on_error)
+        if full:  # after it: one that fails has seen nothing
+            self._full_at, self._news = now, news
         self._known = {
             **{name: self._known[name] for name in ended},
             **{job.id: job for job in found},

@@ -149,6 +149,27 @@ def test_a_waiting_worker_asks_once_for_each_job_that_goes_on(tmp_path: Path) ->
     assert survey.jobs()["job-00004"].state == "queued"
 
 
+def test_word_of_a_revived_job_outlives_a_look_that_failed() -> None:
+    """The bucket goes away between the word and the jobs: the next look still sees it."""
+    store = MemoryStore()
+    queue = Queue(store)
+    survey = Survey(queue, lambda job_id, error: None, clock=lambda: 0.0)
+    queue.submit("cats", {"seed": 1})
+    queue.cancel("cats")
+    assert survey.jobs()["cats"].state == "cancelled"
+    queue.retry("cats")
+
+    def away(number: int, operation: str, key: str) -> None:
+        if operation == "folders":
+            raise StoreError("no route to the bucket")
+
+    store.hook = away
+    with pytest.raises(StoreError):
+        survey.jobs()
+    store.hook = None
+    assert survey.jobs()["cats"].state == "queued"
+
+
 def write_jobs(root: Path, jobs: int) -> None:
     """Write a store of many jobs in all stages of life, without syncing each file."""
     memory = MemoryStore()
