@@ -54,7 +54,7 @@ def work(
     if worker.drained and ids is None:
         say("drained: it takes no more")
         return Exit.DONE
-    if worker.session_over or (session is not None and owned):
+    if worker.session_over or worker.pressed:
         return _after_session(queue, ids, session)
     if stop.reason is not None:
         return Exit.PREEMPTED

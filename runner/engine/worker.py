@@ -24,7 +24,7 @@ from runner.queue.job import Job, Json, State
 from runner.queue.lease import Lease
 from runner.queue.owner import this_process
 from runner.queue.protocol import Availability
-from runner.queue.queue import Queue
+from runner.queue.queue import Queue, boot_clock
 from runner.queue.survey import Survey
 from runner.store.base import Store
 
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 BEATS_PER_LEASE = 6
 #: a heartbeat younger than this share of the lease is a living worker's
 FRESH_SHARE = 0.4
+AGAIN_SECONDS = 60.0  #: until a spec that can't be read is tried again
 NAP_SECONDS = 0.2  #: between two looks whether it is to stop
 DRAINED = "asked to drain"
 
@@ -97,7 +98,9 @@ class Worker:
         self._signs: dict[str, tuple[int, int]] = {}  # other workers' tokens and beats, first seen
         self._said: set[str] = set()
         self._patient = False  # with a bucket that is away
-        self.unreadable: set[str] = set()  #: jobs whose records make no sense
+        self._not_before: dict[str, float] = {}  # by our clock: jobs whose spec can't be read
+        self.unreadable: set[str] = set()  #: jobs whose records can't be read, the last time
+        self.pressed = False  #: it left a job because its session is too short for it
 
     @property
     def drained(self) -> bool:
@@ -148,7 +151,9 @@ class Worker:
         """Yield what may be claimed, the first first; put the others into `left`."""
         known = self._known(ids)
         for job in _in_order(known.values()):
-            if job.state not in (State.QUEUED, State.RUNNING) or job.id in self.unreadable:
+            if job.state not in (State.QUEUED, State.RUNNING):
+                continue
+            if boot_clock() < self._not_before.get(job.id, 0.0):
                 continue
             verdict = self._verdict(job, known)
             if verdict is None:
@@ -160,7 +165,10 @@ class Worker:
 
     def _known(self, ids: Sequence[str] | None) -> Mapping[str, Job]:
         if ids is None:
-            return self._survey.jobs()
+            known = self._survey.jobs()
+            # the bucket may have been away for a moment: what is read now is readable
+            self.unreadable -= known.keys() - self._not_before.keys()
+            return known
         return {name: self._queue.job(name) for name in ids}
 
     def _verdict(self, job: Job, known: Mapping[str, Job]) -> Availability | None:
@@ -180,6 +188,7 @@ class Worker:
         if verdict.claimable and self._session is not None:
             short = self._session.too_short_for(job)
             if short:
+                self.pressed = True
                 return _no(short)
         return verdict
 
@@ -246,11 +255,15 @@ class Worker:
         poll = self._queue.lease_seconds / BEATS_PER_LEASE / (2 if until_empty else 1)
         soonest = min((o.availability.lapses_in for o in waiting if o.availability.lapses_in),
                       default=poll)  # fmt: skip
-        for _ in range(math.ceil(min(poll, soonest) / NAP_SECONDS)):
+        self._nap(min(poll, soonest))
+        if self._stop.reason is None and not self.session_over:
+            self._look_for_drain()
+
+    def _nap(self, seconds: float) -> None:
+        for _ in range(math.ceil(seconds / NAP_SECONDS)):
             if self._stop.reason is not None or self.session_over:
                 return
             self._sleep(NAP_SECONDS)
-        self._look_for_drain()
 
     def _look_for_drain(self) -> None:
         if self._drain.requested():
@@ -277,7 +290,10 @@ class Worker:
             raise
         except StoreError as error:
             self._cannot_read(job.id, error)
+            self._not_before[job.id] = boot_clock() + AGAIN_SECONDS
             return False
+        self._not_before.pop(job.id, None)
+        self.unreadable.discard(job.id)
         kills = oom_kills()
         why = ""
         if verdict.owner_alive is False and was_killed_for_memory(job.owner, kills):
@@ -319,7 +335,7 @@ class Worker:
 
     def _say_away(self, error: StoreError) -> None:
         self._reporter.note(f"the bucket is away, waiting for it: {error}")
-        self._sleep(self._queue.lease_seconds / BEATS_PER_LEASE)
+        self._nap(self._queue.lease_seconds / BEATS_PER_LEASE)
 
     def _say_if_held(self, job: Job) -> None:
         now = self._queue.job(job.id)

@@ -225,6 +225,13 @@ def test_work_with_too_little_time_begins_nothing_and_says_run_me_again(
     assert queue.job("cats").number == 0
 
 
+def test_what_does_not_fit_this_machine_is_not_to_be_run_here_again(queue: Queue, run: Run) -> None:
+    """75 would have a scheduler start it for ever."""
+    queue.submit("cats", {"seed": 1, "requirements": {"labels": ["lab"]}})
+    code, _, said = run("work", "--until-empty", "--max-duration", "1h")
+    assert (code, "left for another machine" in said) == (4, True), said
+
+
 def test_an_idle_worker_obeys_a_drain_from_another_machine(queue: Queue) -> None:
     worker = subprocess.Popen(
         [sys.executable, "-m", "runner", "work"], stderr=subprocess.PIPE, text=True, cwd=REPOSITORY

@@ -355,3 +355,44 @@ def test_a_worker_of_the_whole_queue_waits_for_a_bucket_that_is_away(shop: Shop)
     assert (job.state, job.preemptions, job.failures, job.deaths) == (State.SUCCEEDED, 1, 0, 0)
     assert "the bucket is away, waiting for it: no route" in shop.reporter.text
     assert "release" in shop.kinds("cats")
+
+
+def test_a_job_that_could_not_be_read_once_is_taken_up_when_it_can_be(shop: Shop) -> None:
+    """By the very worker: a bucket that was away for a moment leaves no job behind."""
+    shop.submit("cats")
+    away, naps = True, 0
+
+    def hook(number: int, operation: str, key: str) -> None:
+        if away and operation == "read" and key.startswith("jobs/cats/"):
+            raise StoreError("no route to the bucket")
+
+    def sleep(_: float) -> None:
+        nonlocal away, naps
+        away, naps = False, naps + 1
+        if naps > 200 or shop.queue.job("cats").state is State.SUCCEEDED:
+            drain.request(shop.store)
+
+    shop.store.hook = hook
+    worker = shop.work(until_empty=False, sleep=sleep)
+    assert "cats: cannot be read: no route" in shop.reporter.text
+    assert shop.queue.job("cats").state is State.SUCCEEDED
+    assert not worker.unreadable
+
+
+def test_a_worker_that_waits_for_its_bucket_stops_at_once(shop: Shop) -> None:
+    """However long its heartbeats are apart."""
+    shop.queue.lease_seconds = 86400
+    slept = 0.0
+
+    def hook(number: int, operation: str, key: str) -> None:
+        if operation == "folders":
+            raise StoreError("no route to the bucket")
+
+    def sleep(seconds: float) -> None:
+        nonlocal slept
+        slept += seconds
+        shop.stop.set("notice")
+
+    shop.store.hook = hook
+    shop.work(until_empty=False, sleep=sleep)
+    assert 0 < slept < 1
