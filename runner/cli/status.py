@@ -25,6 +25,7 @@ from runner.store.base import Store
 
 WATCH_SECONDS = 2.0
 MOST_DEPTH = 50
+LOOKS = 3  #: at what reads like damage
 MOST_MANIFEST = 32 << 20  #: bytes; a network of 10,000 variables has 3 MB
 MOST_TRACE = 1 << 20  #: bytes
 TRACE_LINES = 14
@@ -226,12 +227,17 @@ def _manifest(store: Store, reference: Mapping[str, Any] | None) -> dict[str, An
     """What a checkpoint says of itself, for people; a damaged one says nothing."""
     if reference is None:
         return {}
-    try:
-        key = str(reference.get("manifest", ""))
-        manifest = json.loads(store.read(key, max_bytes=MOST_MANIFEST) or b"{}")
-    except (ValueError, RecursionError, StoreError):
-        return {}
-    return manifest if isinstance(manifest, dict) else {}
+    key = str(reference.get("manifest", ""))
+    for _ in range(LOOKS):  # a line that was cut within an answer is no damage
+        try:
+            data = store.read(key, max_bytes=MOST_MANIFEST)
+            manifest = json.loads(data) if data is not None else {}
+        except StoreError:
+            return {}
+        except (ValueError, RecursionError):
+            continue
+        return manifest if isinstance(manifest, dict) else {}
+    return {}
 
 
 def _history(manifest: Mapping[str, Any]) -> dict[str, list[Any]]:

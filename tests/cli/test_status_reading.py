@@ -1,0 +1,34 @@
+"""What `status` shows of a checkpoint is what was written, also over a bad line."""
+
+import pytest
+
+from runner.cli.status import describe, view_all
+from runner.queue.queue import Queue
+from runner.store.memory import MemoryStore
+from tests.evaluation.fakes import World, history
+
+
+@pytest.mark.parametrize("length", [0, 40])
+def test_an_answer_that_was_cut_is_asked_for_again(
+    length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection may end within an answer whose length nobody knew."""
+    store = MemoryStore()
+    world = World(store)
+    world.submit("cats")
+    world.finish(world.train("cats", history(3)))
+    read = store.read
+    cut: list[str] = []
+
+    def badly(key: str, **limits: int) -> bytes | None:
+        data = read(key, **limits)
+        if "checkpoints/" in key and data and not cut:
+            cut.append(key)
+            return data[:length]
+        return data
+
+    monkeypatch.setattr(store, "read", badly)
+    queue = Queue(store)
+    (view,) = view_all(queue, [queue.job("cats")])
+    assert describe(store, view)["history"]["loss"] == list(history(3)["loss"])
+    assert cut
