@@ -158,7 +158,9 @@ class RunningAttempt:
         heartbeat.check()
         session = self._around.session
         if session is not None and session.left_seconds <= 0:
-            self._around.stop.set(f"{session.why} are over soon")
+            self._around.stop.set(
+                f"the time is over soon ({session.why})", seconds_left=session.end_in_seconds
+            )
         if self._around.stop.reason is not None:
             return self._around.stop.reason
         job = self._lease.job

@@ -45,6 +45,11 @@ class Session:
         """Seconds in which to work; below 0, stop."""
         return self.ends_at - self.margin_seconds - self.clock()
 
+    @property
+    def end_in_seconds(self) -> float:
+        """Seconds until the machine is gone."""
+        return self.ends_at - self.clock()
+
     def too_short_for(self, job: Job) -> str:
         """Return why a job would not make a step until the end, or ""."""
         needed = 1.2 * job.startup_seconds if job.startup_seconds else STARTUP_SECONDS
@@ -65,7 +70,8 @@ def known_limit(
 
     Colab ends free runtimes after at most 12 hours (its FAQ; paying users may have 24: they say
     so with --max-duration). Kaggle ends CPU and GPU sessions after 12 hours, TPU sessions after
-    9 (its notebooks' documentation). A session is as old as the first process of its container.
+    9 (its notebooks' documentation). A session is as old as the first process of its container;
+    None where no limit is known.
     """
     if environment.get("COLAB_RELEASE_TAG"):
         hours, whose = 12.0, "Colab's 12 hours"
@@ -76,7 +82,9 @@ def known_limit(
     else:
         return None
     age = container_age() if age_seconds is None else age_seconds
-    return max(0.0, hours * HOUR - age), whose
+    if age >= hours * HOUR:
+        return None  # it has outlived the limit, so the limit is not its own
+    return hours * HOUR - age, whose
 
 
 def container_age(proc: Path = Path("/proc")) -> float:

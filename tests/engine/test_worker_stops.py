@@ -180,7 +180,8 @@ def test_sessions_of_colab_and_kaggle_are_known(tmp_path: Path) -> None:
     colab = known_limit({"COLAB_RELEASE_TAG": "release-colab_20260101"}, 2 * hours)
     assert colab == (10 * hours, "Colab's 12 hours")
     kaggle = {"KAGGLE_KERNEL_RUN_TYPE": "Batch"}
-    assert known_limit(kaggle, 13 * hours) == (0.0, "Kaggle's 12 hours")
+    assert known_limit(kaggle, 11.5 * hours) == (0.5 * hours, "Kaggle's 12 hours")
+    assert known_limit(kaggle, 13 * hours) is None  # it has outlived the limit
     assert known_limit({**kaggle, "TPU_NAME": "local"}, 0.0) == (
         9 * hours,
         "Kaggle's 9 hours with a TPU",
