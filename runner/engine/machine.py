@@ -1,7 +1,6 @@
 """What this machine has, and what a job that needs more of it lacks here.
 
-The driver is asked in a thread: it may take seconds, and jobs without requirements need no
-answer. Nothing here imports TensorFlow.
+The driver, and git, are asked in threads: each may take seconds. Nothing here imports TensorFlow.
 """
 
 import os
@@ -10,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from runner.engine.source import git_commit
 from runner.training.machine import Gpu, gpus
 
 LABELS_VARIABLE = "RUNNER_LABELS"  #: labels of this machine, separated by commas
@@ -51,10 +51,15 @@ class Looking:
     def __init__(self, labels: Iterable[str] = ()) -> None:
         named = os.environ.get(LABELS_VARIABLE, "").split(",")
         self._labels = frozenset(label.strip() for label in (*labels, *named) if label.strip())
-        with_thread = ThreadPoolExecutor(1, thread_name_prefix="machine")
-        self._gpus: Future[tuple[Gpu, ...]] = with_thread.submit(gpus)
-        with_thread.shutdown(wait=False)
+        threads = ThreadPoolExecutor(2, thread_name_prefix="machine")
+        self._gpus: Future[tuple[Gpu, ...]] = threads.submit(gpus)
+        self._git_commit: Future[str] = threads.submit(git_commit)
+        threads.shutdown(wait=False)
 
     def machine(self) -> Machine:
         """Return it; the first call may take as long as the driver."""
         return Machine(gpus=self._gpus.result(), labels=self._labels)
+
+    def git_commit(self) -> str:
+        """Return the commit of the working folder, see `source`; the first call may wait for it."""
+        return self._git_commit.result()

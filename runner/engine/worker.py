@@ -16,7 +16,6 @@ from runner.engine.machine import Looking
 from runner.engine.preemption import StopRequest
 from runner.engine.running import Reporter, RunningAttempt, Surroundings
 from runner.engine.session import Session
-from runner.engine.source import git_commit
 from runner.errors import ConflictError, LeaseLostError, StoreError, StoreRefusedError
 from runner.queue import job as jobs
 from runner.queue.drain import Drain, name_of
@@ -81,7 +80,7 @@ class Worker:
         self._stop = stop
         self._reporter = reporter
         self._sleep = sleep
-        self._owner = owner or {**this_process(), "git_commit": git_commit()}
+        self._owner = owner or this_process()
         self._looking = looking or Looking()
         self._session = session
         self._drain = Drain(store, name_of(self._owner))
@@ -347,6 +346,7 @@ class Worker:
         cards = len(self._looking.machine().gpus)
         return {
             **self._owner,
+            "git_commit": self._looking.git_commit(),
             **({"gpus": cards} if cards else {}),
             **({"oom_kills": kills} if kills is not None else {}),
         }

@@ -1,12 +1,15 @@
 """What a worker takes, in which order, what it leaves, and how it says so."""
 
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runner.engine import faults, worker
+from runner.engine import faults, machine, running, worker
 from runner.engine.machine import Looking, Machine
+from runner.engine.memory import Memory, MemoryWatch
 from runner.errors import ConflictError, DivergedError, SpecError, TrainingError
 from runner.queue.job import Failure, Job, State
 from runner.queue.owner import this_process
@@ -249,3 +252,36 @@ def test_the_race_for_a_job_is_no_news(shop: Shop, monkeypatch: pytest.MonkeyPat
     shop.work()
     assert shop.queue.job("dogs").state is State.SUCCEEDED
     assert "not as it was" not in shop.reporter.text
+
+
+# ---------------------------------------------------------------------- what an attempt records
+
+
+def test_a_claim_names_the_commit_of_the_users_code(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "git_commit", lambda: "c0ffee")
+    seen: list[Any] = []
+    shop.submit("cats")
+    shop.work(Counting(1, lambda job, _: seen.append((job.owner or {}).get("git_commit"))))
+    assert seen == ["c0ffee"]
+
+
+def test_an_attempt_says_that_memory_is_short_before_it_is_killed(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it runs: afterwards there may be nobody left to say it."""
+    tight = Memory(used=95, limit=100, kills=0)
+    watch = partial(MemoryWatch, look=lambda: tight, interval_seconds=0.001)
+    monkeypatch.setattr(running, "MemoryWatch", watch)
+    said: list[bool] = []
+
+    def on_step(job: Job, step: int) -> None:
+        until = time.monotonic() + 10
+        while "the kernel kills this attempt" not in shop.log("cats") and time.monotonic() < until:
+            time.sleep(0.01)
+        said.append("the kernel kills this attempt" in shop.log("cats"))
+
+    shop.submit("cats")
+    shop.work(Counting(1, on_step))
+    assert said == [True]

@@ -140,11 +140,14 @@ def test_a_session_ends_with_the_state_saved(shop: Shop) -> None:
     assert session.margin_seconds == 50.0
 
     def on_step(job: Job, step: int) -> None:
-        shop.now += 400.0
+        shop.now += 320.0
 
     one = shop.work(Counting(6, on_step), session=session)
     job = shop.queue.job("cats")
     assert one.session_over
+    left = shop.stop.seconds_left
+    assert left is not None  # so that the last upload can't outlast the machine
+    assert 0 < left <= 40
     assert (job.state, job.step, job.preemptions) == (State.QUEUED, 3, 1)
     assert "--max-duration 1000s" in job.reason
 
