@@ -29,6 +29,10 @@ RELEASE_SECONDS = 5.0
 RELEASE_SHARE = 0.25
 
 
+class _Interrupted(BaseException):
+    """Ends what runs in `interrupting`; TensorFlow's tracing goes on after any Exception."""
+
+
 class StopRequest:
     """Whether this process was asked to stop, by what, and how much time it has.
 
@@ -105,7 +109,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Let a signal raise PreemptedError in here, until `at_once` is taken back.
+        """Let a signal end what is in here with PreemptedError, until `at_once` is taken back.
 
         Importing, building and tracing take half a minute, in which nobody asks for the reason,
         and an evaluation has nothing to save at all. When the time for saving is over, it is
@@ -116,6 +120,8 @@ class StopRequest:
             if self.reason is not None:  # asked since the job was claimed
                 self._raise_if_inside(self.reason)
             yield
+        except _Interrupted as error:
+            raise PreemptedError(str(error)) from None
         finally:
             self.at_once = self._inside = False
 
@@ -171,8 +177,8 @@ class StopRequest:
         if self.at_once:
             self.at_once = False
             msg = f"stopped ({why}) before this attempt had anything new to save; nothing is lost."
-            raise PreemptedError(msg)
+            raise _Interrupted(msg)
         if self._last_call and self._inside:
             self._inside = False  # once is enough: what follows is tidying up
             msg = f"stopped ({why}); no time was left to save more than was committed."
-            raise PreemptedError(msg)
+            raise _Interrupted(msg)

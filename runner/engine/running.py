@@ -77,6 +77,8 @@ class RunningAttempt:
         self._log = AttemptLog(around.store, lease.job.id, lease.token)
         self._began_at = time.monotonic()
         self._hold_reason = ""
+        self._moved_at: float | None = None  # monotonic: the first new step
+        self._save_after = 0.0  # seconds from there on, while a death may be near
         self.startup_seconds: float | None = None  #: to the first new step
 
     def run(self) -> None:
@@ -177,7 +179,21 @@ class RunningAttempt:
             self.startup_seconds = time.monotonic() - self._began_at
         if moved:
             self._around.stop.at_once = False  # from here on there is something to save
+            if job.deaths:
+                self._save_early()
         self._around.reporter.progressed(job, progress)
+
+    def _save_early(self) -> None:
+        """Save at once, then in twice the time, and so on: the attempts before this one died.
+
+        Else a job whose machines live shorter than its checkpoints are apart would be taken for
+        one that dies at one step, and would get nowhere.
+        """
+        now = time.monotonic()
+        self._moved_at = self._moved_at or now
+        if now - self._moved_at >= self._save_after:
+            self._save_after = max(1.0, 2 * (now - self._moved_at))
+            self._around.stop.save_soon()
 
     def write(self, text: str) -> None:
         """Write a line into the attempt's log."""

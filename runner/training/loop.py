@@ -292,11 +292,12 @@ class Loop:
         if self._fresh:
             self._fresh = False
             self._checkpointer.wait()  # nobody has seen a step of a training that can't be resumed
-        if not self._looked:
+        first = not self._looked
+        if first:
             self._looked = True
             backends.current().look_through(self.model, self._variables.reader, self._settings.warn)
         self._after_step(logs)
-        self._progress("train", logs)
+        self._progress("train", logs, force=first)  # from now on there is something to save
 
     def _end_hidden(self) -> None:
         self._hidden -= 1

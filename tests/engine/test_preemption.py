@@ -38,6 +38,20 @@ def test_a_notice_interrupts_what_has_nothing_to_save(stop: StopRequest) -> None
     assert stop.signal is None
 
 
+def test_a_library_that_goes_on_after_any_exception_is_interrupted(stop: StopRequest) -> None:
+    """TensorFlow's tracing takes whatever is raised in it for a fault of its own, and goes on."""
+
+    def trace() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        except Exception as error:  # noqa: BLE001 - as that library does
+            pytest.fail(f"taken for its own: {error!r}")
+
+    with pytest.raises(PreemptedError, match="SIGTERM"), stop.interrupting():
+        trace()
+
+
 def test_a_notice_does_not_interrupt_a_training_that_can_save(stop: StopRequest) -> None:
     with watching(stop, among=[]), stop.interrupting():
         stop.at_once = False

@@ -204,6 +204,16 @@ def test_a_poison_job_is_held_and_the_others_go_on(shop: Shop) -> None:
     assert shop.queue.job("poison").state is State.SUCCEEDED
 
 
+def test_after_a_death_the_first_new_step_is_saved_at_once(shop: Shop) -> None:
+    """Machines that live shorter than checkpoints are apart make no poison of a healthy job."""
+    wanted: dict[str, list[bool]] = {"cats": [], "dogs": []}
+    shop.submit("cats")
+    shop.submit("dogs")
+    die(shop, "cats")
+    shop.work(Counting(on_step=lambda job, _: wanted[job.id].append(shop.stop.take_save_request())))
+    assert wanted == {"cats": [True, False, False], "dogs": [False, False, False]}
+
+
 def test_a_worker_that_the_kernel_killed_for_memory_is_recognised(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
