@@ -24,7 +24,7 @@ pytest: $(VENV)/.installed-dev
 chaos: $(VENV)/.installed-dev  ## long: many kills, many schedules
 	$(BIN)/pytest -m chaos
 
-bench: $(VENV)/.installed-dev  ## measurements, printed as tables
+bench: $(VENV)/.installed-bench  ## measurements, printed as tables
 	$(BIN)/pytest -m bench -s tests/benchmarks
 
 test-ray: $(VENV)/.installed-dev  ## workers on a Ray cluster of this machine
@@ -87,6 +87,10 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev,s3]'
+	touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	touch $@
 
 clean:
