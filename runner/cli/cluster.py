@@ -8,8 +8,7 @@ from pathlib import Path
 
 from runner.cli.common import open_queue, say, store_url
 from runner.cli.exit import Exit
-from runner.cli.work import seconds_of
-from runner.cli.working import catch_signals
+from runner.cli.working import catch_signals, seconds_of
 from runner.engine.keeper import Work
 from runner.errors import SpecError, StoreError
 from runner.queue.job import State

@@ -37,6 +37,9 @@ def run(options: argparse.Namespace) -> int:
         for token in range(max(1, seen - 1), job.token + 1):
             stream.print_new(log_key(job.id, token))
         seen = job.token
+    if options.follow:
+        time.sleep(FOLLOW_SECONDS)  # its last words follow its last record
+        stream.print_new(log_key(job.id, job.token))
     if not stream.printed:
         say(f"{job.id} has no log yet ({job.state.value})")
     return Exit.DONE

@@ -16,7 +16,7 @@ from typing import Any
 
 from runner.cli.common import add_store_option, open_queue, say
 from runner.cli.exit import Exit
-from runner.errors import SpecError, StoreError
+from runner.errors import SpecError, StoreError, StoreRefusedError
 from runner.queue.drain import name_of
 from runner.queue.job import HOLD, Job, Stage, State, line
 from runner.queue.protocol import Availability, Heartbeat
@@ -55,6 +55,9 @@ def run(options: argparse.Namespace) -> int:
         name = "--state" if options.state else "--worker" if options.worker else "--match"
         msg = f"{name} chooses among all jobs, JOB names one: give one of the two"
         raise SpecError(msg)
+    if options.json and options.watch:
+        msg = "--watch draws for people, --json is for programs: give one of the two"
+        raise SpecError(msg)
     queue, store = open_queue(options, quiet=options.json)
     unreadable: dict[str, str] = {}
     if options.json:
@@ -92,10 +95,18 @@ def _watch(queue: Queue, options: argparse.Namespace) -> None:
     from rich.live import Live
     from rich.text import Text
 
+    lines: list[Line] = []
     with Live(refresh_per_second=4, screen=False) as live:
         while True:
-            lines = _table(_views(queue, options, {}))
-            live.update(Text("\n").join(Text.assemble(*line, no_wrap=True) for line in lines))
+            away: list[Line] = []
+            try:
+                lines = _table(_views(queue, options, {}))
+            except StoreRefusedError:
+                raise
+            except StoreError as error:  # what was seen last stays, and is looked for again
+                away = [[(f"the bucket is away, trying again: {error}", "yellow")]]
+            shown = [Text.assemble(*line, no_wrap=True) for line in [*lines, *away]]
+            live.update(Text("\n").join(shown))
             time.sleep(WATCH_SECONDS)
 
 
@@ -330,7 +341,8 @@ def _text(view: View) -> str:
     job, state = view.job, view.state
     if state == "lost":
         seen = view.availability.seen_seconds if view.availability else None
-        return f"lost{'' if seen is None else ' ' + duration(seen)}, can be resumed"
+        what_then = "to be held" if job.wish == HOLD else "can be resumed"
+        return f"lost{'' if seen is None else ' ' + duration(seen)}, {what_then}"
     if state == "stalled":
         return f"stalled {duration(view.stalled_seconds or 0.0)}"
     if job.state is State.FAILED and job.failure:

@@ -2,13 +2,14 @@
 
 import argparse
 import json
+import signal
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from runner.cli.common import add_store_option, open_queue, say
 from runner.cli.exit import Exit
 from runner.cli.specs import add_spec_arguments, load_all
-from runner.cli.working import catch_signals, work
+from runner.cli.working import add_session_option, catch_signals, session_of, work
 from runner.errors import ConflictError, NotFoundError, SpecError
 from runner.queue.job import Job
 from runner.queue.queue import Queue
@@ -34,12 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="check and print the specs, store nothing"
     )
+    add_session_option(parser)
     add_store_option(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Submit; each id alone on a line of standard output."""
     stop = catch_signals()
+    session = session_of(options)
     if options.priority is not None:
         options.changes = [*options.changes, f"priority={options.priority}"]
     specs = [(path, _after(spec, options.after)) for path, spec in load_all(options)]
@@ -54,8 +57,11 @@ def run(options: argparse.Namespace) -> int:
         check_data(spec, source=str(path))
     queue, store = open_queue(options)
     _check_after(queue, specs)
-    ids = []
+    ids: list[str] = []
     for _, spec in specs:
+        if stop.reason is not None:
+            say(f"{len(ids)} of {len(specs)} jobs are stored; the same command stores the rest")
+            return Exit.INTERRUPTED if stop.signal == signal.SIGINT else Exit.PREEMPTED
         known = queue.find(spec.name)
         try:
             job = _submit(queue, spec, known)
@@ -68,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
         ids.append(job.id)
     if options.detach:
         return Exit.DONE
-    return work(queue, store, ids, stop)
+    return work(queue, store, ids, stop, session=session)
 
 
 def _submit(queue: Queue, spec: JobSpec, known: Job | None) -> Job:
@@ -91,7 +97,7 @@ def _after(spec: JobSpec, names: list[str]) -> JobSpec:
     """Add jobs that a spec waits for."""
     if not names:
         return spec
-    after = list(dict.fromkeys([*spec.after, *(name for name in names if name != spec.name)]))
+    after = list(dict.fromkeys([*spec.after, *names]))
     return parse({**spec.effective(), "after": after}, source=f"{spec.name}, with --after")
 
 

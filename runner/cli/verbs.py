@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from runner.cli.common import add_store_option, open_queue, say
 from runner.cli.exit import Exit
-from runner.errors import ConflictError
+from runner.errors import ConflictError, NotFoundError
 from runner.queue.job import HOLD, Job, State
 from runner.queue.queue import Queue
 
@@ -39,7 +39,7 @@ def _priority(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Change the jobs' states; 2 if one is in no state for it."""
+    """Change the jobs' states; 2 if one is in no state for it, 3 if there is none."""
     queue, _ = open_queue(options)
     acts: dict[str, Callable[[str], Job]] = {
         "cancel": queue.cancel,
@@ -57,6 +57,9 @@ def run(options: argparse.Namespace) -> int:
         except ConflictError as error:
             say(f"runner: {error}")
             result = Exit.USAGE
+        except NotFoundError as error:
+            say(f"runner: {error}")
+            result = Exit.NOT_FOUND
     return result
 
 

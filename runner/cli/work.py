@@ -1,14 +1,11 @@
 """`runner work`: a worker for the whole queue, for machines that come and go."""
 
 import argparse
-from typing import TYPE_CHECKING
 
 from runner.cli.common import add_store_option, open_queue, say
 from runner.cli.exit import Exit
+from runner.cli.working import add_session_option, catch_signals, session_of, work
 from runner.errors import SpecError
-
-if TYPE_CHECKING:
-    from runner.engine.session import Session
 
 EVERYONE = "all"
 
@@ -18,12 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--until-empty", action="store_true", help="end when there is nothing left to do here"
     )
-    parser.add_argument(
-        "--max-duration",
-        metavar="TIME",
-        help="stop with everything saved before so long has passed, such as 11h, and begin nothing"
-        " that could not make progress until then (default: what Colab and Kaggle allow, there)",
-    )
+    add_session_option(parser)
     parser.add_argument(
         "--label",
         metavar="NAME",
@@ -81,13 +73,9 @@ def run(options: argparse.Namespace) -> int:
         if getattr(options, name) is not None:
             msg = f"--{name} is for a cluster; add --engine ray"
             raise SpecError(msg)
-    from runner.cli.working import catch_signals, work
-
     stop = catch_signals()
-    session = _session(options.max_duration)
+    session = session_of(options)
     queue, store = open_queue(options)
-    if session is not None:
-        say(f"{session.why}: {session.left_seconds / 60:.0f} minutes to work in")
     return work(
         queue,
         store,
@@ -100,34 +88,18 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _drain(options: argparse.Namespace) -> Exit:
-    from runner.queue.drain import request
+    from runner.queue.drain import name_of, request
+    from runner.queue.job import State
 
-    _, store = open_queue(options)
+    queue, store = open_queue(options)
     everyone = options.drain == EVERYONE
     if not everyone and ":" not in options.drain:
         msg = f"--drain received {options.drain!r}; expected a worker as status shows it: host:pid"
         raise SpecError(msg)
     request(store, "" if everyone else options.drain)
     who = "all workers" if everyone else options.drain
+    running = [job for job in queue.jobs() if job.state is State.RUNNING]
+    if not everyone and options.drain not in {name_of(job.owner or {}) for job in running}:
+        say(f"no job is {who}'s now; if it waits for one, it hears of this all the same")
     say(f"asked {who} to drain: within a heartbeat they save, let go and take no more")
     return Exit.DONE
-
-
-def _session(duration: str | None) -> "Session | None":
-    from runner.engine.session import Session, known_limit
-
-    if duration is None:
-        known = known_limit()
-        return None if known is None else Session.lasting(*known)
-    return Session.lasting(seconds_of(duration), f"--max-duration {duration}")
-
-
-def seconds_of(duration: str) -> float:
-    """Return the seconds of `--max-duration`. Raises SpecError."""
-    from runner.spec import seconds
-
-    try:
-        return seconds(duration)
-    except ValueError as error:
-        msg = f"--max-duration {error}"
-        raise SpecError(msg) from None

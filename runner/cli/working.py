@@ -1,5 +1,6 @@
 """Working on jobs from the command line, with the signals handled and the progress drawn."""
 
+import argparse
 import signal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from runner.cli.exit import Exit
 from runner.cli.render import make_reporter
 from runner.engine.notices.kubernetes import grace_seconds
 from runner.engine.preemption import StopRequest
+from runner.errors import SpecError
 from runner.queue.job import State
 from runner.queue.queue import Queue
 from runner.store.base import Store
@@ -22,6 +24,38 @@ def catch_signals() -> StopRequest:
     stop = StopRequest(say, grace_seconds=grace_seconds())
     stop.install()
     return stop
+
+
+def add_session_option(parser: argparse.ArgumentParser) -> None:
+    """`--max-duration TIME`, as every command that works has it."""
+    parser.add_argument(
+        "--max-duration",
+        metavar="TIME",
+        help="stop with everything saved before so long has passed, such as 11h, and begin nothing"
+        " that could not make progress until then (default: what Colab and Kaggle allow, there)",
+    )
+
+
+def session_of(options: argparse.Namespace) -> "Session | None":
+    """How long this process may work: as its user says, or the machine's host. Raises SpecError."""
+    from runner.engine.session import Session, known_limit
+
+    duration = options.max_duration
+    if duration is None:
+        known = known_limit()
+        return None if known is None else Session.lasting(*known)
+    return Session.lasting(seconds_of(duration), f"--max-duration {duration}")
+
+
+def seconds_of(duration: str) -> float:
+    """Return the seconds of `--max-duration`. Raises SpecError."""
+    from runner.spec import seconds
+
+    try:
+        return seconds(duration)
+    except ValueError as error:
+        msg = f"--max-duration {error}"
+        raise SpecError(msg) from None
 
 
 def work(
@@ -39,9 +73,11 @@ def work(
     from runner.engine.notices.watcher import watching
     from runner.engine.worker import Worker
 
+    if session is not None:
+        say(f"{session.why}: {session.left_seconds / 60:.0f} minutes to work in")
     looking = Looking(labels)
     touched: list[str] = []
-    with make_reporter(touched) as reporter, watching(stop, reporter.note):
+    with make_reporter(touched) as reporter, watching(stop, reporter.note, session=session):
         worker = Worker(
             queue, store, stop=stop, reporter=reporter, looking=looking, session=session
         )
@@ -62,7 +98,8 @@ def work(
         return Exit.STORAGE
     if ids is None and not touched:
         say("nothing to resume" if not owned else "nothing else to resume")
-    return exit_code(queue.job(name) for name in ids or [*touched, *(o.job.id for o in owned)])
+    of_all = [*touched, *worker.held, *(other.job.id for other in owned)]
+    return exit_code(queue.job(name) for name in ids or of_all)
 
 
 def _after_session(queue: Queue, ids: Sequence[str] | None, session: "Session | None") -> Exit:

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 HEAD_BYTES = 64 * 1024  #: kept of an attempt's log from its beginning
 TAIL_BYTES = 192 * 1024  #: and from its end
+JOIN_SECONDS = 2.0  #: for a beat under way when an attempt ends
 LEFT_OUT = b"[... lines left out ...]\n"
 
 
@@ -92,6 +93,7 @@ class Heartbeat:
         log: flushed at each beat.
         interval_seconds: between beats; several fit into the lease's duration.
         on_beat: called after each, in its thread; may raise StoreError.
+        on_lost: called once when the lease is lost, in its thread.
         stalled_seconds: of silence after which `on_stalled` is called; None: never.
         on_stalled: called once, in its thread.
     """
@@ -103,6 +105,7 @@ class Heartbeat:
         *,
         interval_seconds: float,
         on_beat: Callable[[], None] = lambda: None,
+        on_lost: Callable[[], None] = lambda: None,
         stalled_seconds: float | None = None,
         on_stalled: Callable[[], None] = lambda: None,
     ) -> None:
@@ -110,6 +113,7 @@ class Heartbeat:
         self._log = log
         self._interval = interval_seconds
         self._on_beat = on_beat
+        self._on_lost = on_lost
         self._stalled_seconds = stalled_seconds
         self._on_stalled = on_stalled
         self._closing = threading.Event()
@@ -130,7 +134,8 @@ class Heartbeat:
         traceback: TracebackType | None,
     ) -> None:
         self._closing.set()
-        self._thread.join(timeout=30)
+        # one that hangs in a bucket that hangs must not cost the time for letting go
+        self._thread.join(timeout=JOIN_SECONDS)
 
     def check(self) -> None:
         """Raise what the heartbeat found out.
@@ -150,6 +155,7 @@ class Heartbeat:
                     self._on_beat()
             except LeaseLostError as error:
                 self.lost = error
+                self._on_lost()
             except StoreError as error:
                 away = True  # the training may be waiting for the bucket as well
                 _warn("the heartbeat could not be written, trying again: %s", error)

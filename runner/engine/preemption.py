@@ -61,7 +61,7 @@ class StopRequest:
         self._clock = clock
         self._caught: list[int] = []  # signals that this object handles
         self._inside = False  # `interrupting`
-        self._nudged = False  # a signal is ours, not somebody's
+        self._nudged = ""  # a signal is ours, not somebody's, and this is why
         self._deadline: float | None = None  # of the saving; after it comes the letting go
         self._last_call = False
         self._save_wanted = False
@@ -82,7 +82,7 @@ class StopRequest:
             self.reason = reason
         self._shorten(seconds_left)
         if self.at_once:
-            self._nudge()
+            self._nudge(self.reason)
 
     def save_soon(self) -> None:
         """Ask for a checkpoint now, whatever is due; the work goes on."""
@@ -125,19 +125,24 @@ class StopRequest:
         finally:
             self.at_once = self._inside = False
 
+    def interrupt(self, why: str) -> None:
+        """End what runs in `interrupting` if it has nothing to save; the work itself goes on."""
+        if self.at_once:
+            self._nudge(why)
+
     def call_last(self) -> None:
         """Interrupt the main thread if the time for saving is over; to be called now and then."""
         left = self.seconds_left
         if left is not None and left <= 0 and self._inside and not self._last_call:
             self._last_call = True
-            self._nudge()
+            self._nudge(self.reason or "asked to stop")
 
-    def _nudge(self) -> None:
+    def _nudge(self, why: str) -> None:
         """Let the main thread run our handler, even if it waits for a lock or for the network."""
         main = threading.main_thread()
         if not self._caught or not self._inside or main.ident is None:
             return
-        self._nudged = True
+        self._nudged = why
         if hasattr(signal, "pthread_kill"):
             signal.pthread_kill(main.ident, self._caught[0])
         else:
@@ -154,8 +159,8 @@ class StopRequest:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._nudged:
             # what else arrived at this moment is no second wish: it asks for what is being done
-            self._nudged = False
-            self._raise_if_inside(self.reason or "asked to stop")
+            why, self._nudged = self._nudged, ""
+            self._raise_if_inside(why)
             return
         name = signal.Signals(number).name
         if self.signal is not None:

@@ -19,7 +19,6 @@ from runner.engine.faults import FINAL, kind_of, stacks, trace_of
 from runner.engine.memory import Memory, MemoryWatch
 from runner.engine.pace import Pace
 from runner.engine.preemption import StopRequest
-from runner.engine.session import Session
 from runner.engine.stages import Attempt, run_stage
 from runner.errors import LeaseLostError, PreemptedError, StoreError
 from runner.queue import job as jobs
@@ -62,7 +61,6 @@ class Surroundings:
     reporter: Reporter
     beat_seconds: float  #: between heartbeats
     on_beat: Callable[[], None] = lambda: None  #: in the heartbeat's thread
-    session: Session | None = None
     leave: Callable[[int], None] = os._exit  #: ends the process, whatever its threads do
 
 
@@ -131,23 +129,34 @@ class RunningAttempt:
             self._lease,
             self._log,
             interval_seconds=around.beat_seconds,
-            on_beat=around.on_beat,
+            on_beat=self._beaten,
+            on_lost=lambda: around.stop.interrupt("the job is another's, or cancelled"),
             stalled_seconds=self._limits.stalled_seconds,
             on_stalled=self._give_up,
         )
-        with heartbeat, MemoryWatch(self._near_the_limit), around.stop.interrupting():
-            run_stage(
-                Attempt(
-                    store=around.store,
-                    lease=self._lease,
-                    spec=self._spec,
-                    should_stop=lambda: self._stop_reason(heartbeat),
-                    urgency=around.stop,
-                    on_progress=_Progressed(job, heartbeat, self),
-                    before_commit=partial(_quietly, self._log.flush),
-                    startup_seconds=lambda: self.startup_seconds,
-                )
-            )
+        attempt = Attempt(
+            store=around.store,
+            lease=self._lease,
+            spec=self._spec,
+            should_stop=lambda: self._stop_reason(heartbeat),
+            urgency=around.stop,
+            on_progress=_Progressed(job, heartbeat, self),
+            before_commit=partial(_quietly, self._log.flush),
+            startup_seconds=lambda: self.startup_seconds,
+        )
+        with heartbeat, MemoryWatch(self._near_the_limit):
+            try:
+                with around.stop.interrupting():
+                    run_stage(attempt)
+            except PreemptedError:
+                heartbeat.check()  # interrupted since the lease is lost
+                raise
+
+    def _beaten(self) -> None:
+        """Look, in the heartbeat's thread, for what ends a stage in which no step asks."""
+        self._around.on_beat()
+        if self._around.stop.at_once and (reason := self._users_wish()):
+            self._around.stop.interrupt(reason)
 
     def _near_the_limit(self, memory: Memory) -> None:
         # written now: the kernel's SIGKILL leaves no time for it
@@ -158,13 +167,10 @@ class RunningAttempt:
 
     def _stop_reason(self, heartbeat: Heartbeat) -> str | None:
         heartbeat.check()
-        session = self._around.session
-        if session is not None and session.left_seconds <= 0:
-            self._around.stop.set(
-                f"the time is over soon ({session.why})", seconds_left=session.end_in_seconds
-            )
-        if self._around.stop.reason is not None:
-            return self._around.stop.reason
+        return self._around.stop.reason or self._users_wish()
+
+    def _users_wish(self) -> str | None:
+        """Why the job is to be held, if it is."""
         job = self._lease.job
         if job.wish == HOLD:
             self._hold_reason = "held by its user"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.engine.preemption import StopRequest
 from runner.queue.job import Job
 from runner.queue.queue import boot_clock
 
@@ -49,6 +50,12 @@ class Session:
     def end_in_seconds(self) -> float:
         """Seconds until the machine is gone."""
         return self.ends_at - self.clock()
+
+    def end_if_over(self, stop: StopRequest) -> None:
+        """Ask for a stop when the time to work is over."""
+        if self.left_seconds <= 0:
+            why = f"the time is over soon ({self.why})"
+            stop.set(why, seconds_left=self.end_in_seconds)
 
     def too_short_for(self, job: Job) -> str:
         """Return why a job would not make a step until the end, or ""."""

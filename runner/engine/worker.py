@@ -58,7 +58,7 @@ class Worker:
         reporter: told what happens.
         owner: who claims; this process, unless said otherwise.
         looking: at this machine, for what jobs require.
-        session: until when to work; None: for ever.
+        session: until when to work; None: for ever. `watching` tells the stop request.
         leave: ends the process when a training hangs.
     """
 
@@ -90,7 +90,6 @@ class Worker:
             reporter=reporter,
             beat_seconds=queue.lease_seconds / BEATS_PER_LEASE,
             on_beat=self._look_for_drain,
-            session=session,
             **({} if leave is None else {"leave": leave}),
         )
         self._survey = Survey(queue, self._cannot_read)
@@ -99,6 +98,7 @@ class Worker:
         self._patient = False  # with a bucket that is away
         self._not_before: dict[str, float] = {}  # by our clock: jobs whose spec can't be read
         self.unreadable: set[str] = set()  #: jobs whose records can't be read, the last time
+        self.held: list[str] = []  #: jobs that it held, as they could not go on
         self.pressed = False  #: it left a job because its session is too short for it
 
     @property
@@ -212,6 +212,7 @@ class Worker:
             self._queue.hold_queued(job, reason)
         except ConflictError:
             return  # someone else did something about it
+        self.held.append(job.id)
         self._reporter.note(f"{job.id}: held: {reason}")
 
     def _cannot_read(self, job_id: str, error: StoreError) -> None:
@@ -320,7 +321,8 @@ class Worker:
     def _release_when_back(self, lease: Lease, error: StoreError) -> None:
         """Give a job back when its bucket is back: nobody has to wait for its lease to lapse."""
         reason = f"the bucket was away: {error}"
-        while self._stop.reason is None and not self.session_over:
+        lapsed_at = boot_clock() + 2 * self._queue.lease_seconds  # it is free by then, all the same
+        while self._stop.reason is None and not self.session_over and boot_clock() < lapsed_at:
             try:
                 lease.release(reason)
             except LeaseLostError:
@@ -328,7 +330,7 @@ class Worker:
             except StoreRefusedError:
                 raise
             except StoreError as again:
-                self._say_away(again)
+                self._say_away(again)  # and waits a little
             else:
                 return
 

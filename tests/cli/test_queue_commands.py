@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import time
@@ -12,13 +13,15 @@ from typing import Any
 
 import pytest
 
-from runner.cli import logs
+from runner.cli import logs, status, submit
 from runner.cli.main import main
 from runner.cli.submit import in_order
+from runner.engine import session
 from runner.engine.attempt import HEAD_BYTES, LEFT_OUT, TAIL_BYTES, AttemptLog, log_key, trace_key
-from runner.errors import SpecError
+from runner.engine.preemption import SIGNALS
+from runner.errors import SpecError, StoreError
 from runner.queue import drain
-from runner.queue.job import Failure, State
+from runner.queue.job import Failure, Job, State
 from runner.queue.owner import this_process
 from runner.queue.queue import Queue
 from runner.spec import JobSpec
@@ -131,6 +134,30 @@ def test_status_filters(queue: Queue, run: Run) -> None:
     assert "no jobs like that" in run("status", "--match", "none")[2]
 
 
+def test_watching_outlasts_a_bucket_that_is_away(
+    queue: Queue, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.submit("cats", {"seed": 1})
+    known = status._views
+    looks = 0
+
+    def views(*arguments: Any) -> list[status.View]:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            raise StoreError("a bad line")
+        if looks == 4:
+            raise KeyboardInterrupt
+        return known(*arguments)
+
+    monkeypatch.setattr(status, "_views", views)
+    monkeypatch.setattr(status, "WATCH_SECONDS", 0.3)
+    code, out, _ = run("status", "-w")
+    assert (code, "cats" in out) == (130, True)
+    code, _, said = run("status", "-w", "--json")
+    assert (code, "give one of the two" in said) == (2, True)
+
+
 # ---------------------------------------------------------------------- verbs
 
 
@@ -153,6 +180,14 @@ def test_verbs_change_jobs_from_any_machine(queue: Queue, run: Run) -> None:
     assert run("evaluate", "cats")[0] == 2
 
 
+def test_one_wrong_name_keeps_no_verb_from_the_other_jobs(queue: Queue, run: Run) -> None:
+    queue.submit("cats", {"seed": 1})
+    queue.submit("dogs", {"seed": 1})
+    code, _, said = run("hold", "cats", "cast", "dogs")
+    assert (code, "no job 'cast'" in said) == (3, True), said
+    assert {job.state for job in queue.jobs()} == {State.HELD}
+
+
 def test_a_job_without_an_evaluation_is_not_queued_for_one(queue: Queue, run: Run) -> None:
     queue.claim(queue.submit("cats", {"evaluation": None}), GONE).finish(
         final={"step": 1}, evaluate=False
@@ -172,6 +207,37 @@ def test_submit_takes_priority_and_dependencies(queue: Queue, run: Run) -> None:
     code, _, said = run("submit", *spec, "--set", "name=x", "--after", "nobody")
     assert (code, "there is no such job" in said) == (3, True)
     assert queue.find("x") is None
+
+
+def test_a_job_is_not_to_come_after_itself(queue: Queue, run: Run) -> None:
+    code, _, said = run("submit", str(QUICKSTART), "--detach", "--after", "quickstart")
+    assert (code, "is this job itself" in said) == (2, True), said
+
+
+def test_ctrl_c_while_jobs_are_stored(
+    queue: Queue, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says what is stored, and that the same command stores the rest."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    store = submit._submit
+
+    def asked(*arguments: Any) -> Job:
+        os.kill(os.getpid(), signal.SIGINT)
+        return store(*arguments)
+
+    monkeypatch.setattr(submit, "_submit", asked)
+    specs = [str(tmp_path / f"{name}.json") for name in "abc"]
+    for path in specs:
+        Path(path).write_text(json.dumps({"name": f"job-{Path(path).stem}"}))
+    code, out, said = run("submit", *specs, "--detach")
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert (code, len(out.splitlines())) == (130, 1), said
+    assert "1 of 3 jobs are stored" in said
+    monkeypatch.undo()
+    monkeypatch.setenv("RUNNER_STORE", queue.store.url)
+    assert run("submit", *specs, "--detach")[0] == 0
+    assert len(queue.jobs()) == 3
 
 
 def test_jobs_that_an_older_version_stored_are_the_same_content(queue: Queue, run: Run) -> None:
@@ -211,6 +277,28 @@ def test_work_until_empty_and_its_mistakes(queue: Queue, run: Run) -> None:
     assert (code, "--max-duration received 'soon'; expected a duration" in said) == (2, True)
     code, _, said = run("work", "--drain", "nobody")
     assert (code, "host:pid" in said) == (2, True)
+    code, _, said = run("work", "--drain", "lab:1")
+    assert (code, "no job is lab:1's now" in said) == (0, True)
+
+
+def test_a_job_that_waits_in_vain_is_held_and_not_done(queue: Queue, run: Run) -> None:
+    queue.submit("cats", {"seed": 1})
+    queue.submit("next", {"seed": 1, "after": ["cats"]})
+    queue.cancel("cats")
+    code, _, said = run("work", "--until-empty")
+    assert (code, "next: held" in said) == (4, True), said
+
+
+@pytest.mark.parametrize("command", [["work", "--until-empty"], ["resume"], ["resume", "cats"]])
+def test_every_command_that_works_knows_the_hosts_limit(
+    queue: Queue, run: Run, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    queue.submit("cats", {"seed": 1})
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab_20260101")
+    monkeypatch.setattr(session, "container_age", lambda: 12 * 3600.0 - 30)
+    code, _, said = run(*command)
+    assert (code, "Colab's 12 hours: 0 minutes to work in" in said) == (75, True), said
+    assert "cats: not begun" in said
 
 
 def test_work_with_too_little_time_begins_nothing_and_says_run_me_again(
@@ -308,7 +396,7 @@ def test_logs_follow_from_the_bucket_while_another_machine_trains(
     assert [line.split(" ", 1)[1] for line in out.splitlines()] == [
         f"line {n}" for n in range(1, 5)
     ]
-    assert looks == 2
+    assert looks == 2 + 1, "a last look: its last words follow its last record"
 
 
 def test_an_attempts_log_is_bounded_and_followed_past_what_was_left_out(queue: Queue) -> None:

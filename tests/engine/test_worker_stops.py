@@ -1,13 +1,18 @@
 """Asked to stop, out of time, out of budget, or hanging: how a worker lets go of its job."""
 
+import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runner.engine.notices.watcher import watching
+from runner.engine.preemption import SIGNALS
 from runner.engine.session import Session, container_age, known_limit
+from runner.engine.stages import Attempt
 from runner.errors import StoreError
 from runner.queue import drain
 from runner.queue.job import Job, State
@@ -53,6 +58,47 @@ def test_a_running_job_is_held_within_a_heartbeat(shop: Shop) -> None:
     shop.queue.unhold("cats")
     shop.work(Counting(6))
     assert shop.queue.job("cats").state is State.SUCCEEDED
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """What a test's stop request catches, it catches no more afterwards."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("verb", ["cancel", "hold", "session"])
+def test_what_is_asked_while_a_network_is_built_is_heard_within_a_heartbeat(
+    shop: Shop, signals: None, verb: str
+) -> None:
+    """Importing, building, tracing, downloading: half a minute and more in which no step asks."""
+    short_beats(shop)
+    shop.submit("cats")
+    session = Session.lasting(1000.0, "--max-duration 1000s", clock=lambda: shop.now)
+    interrupted: list[str] = []
+
+    def building(attempt: Attempt) -> None:
+        shop.stop.install()
+        if verb == "session":
+            shop.now += 960.0
+        else:
+            getattr(shop.queue, verb)("cats")
+        begun = time.monotonic()
+        try:
+            with watching(shop.stop, session=session, among=[]):
+                time.sleep(30)
+        finally:
+            if time.monotonic() - begun < 10:
+                interrupted.append(attempt.lease.job.id)
+
+    shop.work(building, session=session)
+    assert interrupted == ["cats"]
+    job = shop.queue.job("cats")
+    states = {"cancel": State.CANCELLED, "hold": State.HELD, "session": State.QUEUED}
+    assert (job.state, job.failures) == (states[verb], 0)
+    assert (shop.stop.reason is not None) == (verb == "session"), "the worker itself goes on"
 
 
 def test_a_spent_budget_holds_the_job_with_its_state_saved(shop: Shop) -> None:
@@ -141,6 +187,7 @@ def test_a_session_ends_with_the_state_saved(shop: Shop) -> None:
 
     def on_step(job: Job, step: int) -> None:
         shop.now += 320.0
+        session.end_if_over(shop.stop)  # as `watching` does
 
     one = shop.work(Counting(6, on_step), session=session)
     job = shop.queue.job("cats")

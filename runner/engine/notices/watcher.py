@@ -18,6 +18,7 @@ from runner.engine.notices.azure import ScheduledEvents
 from runner.engine.notices.base import Notice, Source
 from runner.engine.notices.gce import Maintenance, Preempted
 from runner.engine.preemption import StopRequest
+from runner.engine.session import Session
 
 POLL_SECONDS = 2.0  #: between two looks; the shortest notice is half a minute
 #: before a service that did not answer is looked for again: it may begin after we did
@@ -38,6 +39,7 @@ def watching(
     stop: StopRequest,
     say: Callable[[str], None] = lambda _: None,
     *,
+    session: Session | None = None,
     among: Sequence[Source] | None = None,
     poll_seconds: float = POLL_SECONDS,
     lead_seconds: float = LEAD_SECONDS,
@@ -47,6 +49,7 @@ def watching(
     Args:
         stop: told that the work is to stop.
         say: told what was announced, for the user.
+        session: whose end is a reason to stop, known beforehand.
         among: what may give notices; all, unless said otherwise.
         poll_seconds: between two looks.
         lead_seconds: before a known end the work is stopped.
@@ -58,15 +61,18 @@ def watching(
     ]
     for watcher in watchers:
         threading.Thread(target=watcher.run, name=watcher.source.name, daemon=True).start()
-    threading.Thread(target=_tick, args=(stop, closing), name="deadline", daemon=True).start()
+    ticking = threading.Thread(target=_tick, args=(stop, session, closing), daemon=True)
+    ticking.start()
     try:
         yield
     finally:
         closing.set()  # nobody waits for a request under way
 
 
-def _tick(stop: StopRequest, closing: threading.Event) -> None:
+def _tick(stop: StopRequest, session: Session | None, closing: threading.Event) -> None:
     while not closing.wait(TICK_SECONDS):
+        if session is not None:
+            session.end_if_over(stop)
         stop.call_last()
 
 
