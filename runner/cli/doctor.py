@@ -85,7 +85,8 @@ def _versions() -> Finding:
 
 
 def _machine() -> Finding:
-    from runner.training.machine import cores, memory_bytes
+    from runner.engine.memory import memory_bytes
+    from runner.training.machine import cores
 
     memory = memory_bytes()
     text = f"{cores()} cores" + (f", {memory / 1e9:.1f} GB of memory" if memory else "")

@@ -9,7 +9,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from runner.errors import CheckpointError, DivergedError, SpecError, TrainingError
@@ -17,7 +16,6 @@ from runner.queue.job import Failure
 
 _MEMORY = {"MemoryError", "ResourceExhaustedError", "OutOfMemoryError", "OutOfMemory"}
 _MEMORY_WORDS = ("RESOURCE_EXHAUSTED", "out of memory", "OOM when allocating")
-_CGROUP = Path("/sys/fs/cgroup")
 _TRACE_BYTES = 64 * 1024
 
 #: the same again would end the same
@@ -67,34 +65,6 @@ def stacks() -> str:
             lines = "".join(traceback.format_stack(frame))
             parts.append(f"thread {names.get(ident, ident)}:\n{lines}")
     return "\n".join(parts)
-
-
-def oom_kills(root: Path = _CGROUP, membership: Path = Path("/proc/self/cgroup")) -> int | None:
-    """Return how often the kernel killed for memory in our control group; None: not told."""
-    for path in _event_files(root, membership):
-        try:
-            lines = path.read_text().splitlines()
-        except OSError:
-            continue
-        counts = dict(line.split()[:2] for line in lines if len(line.split()) > 1)
-        if counts.get("oom_kill", "").isdecimal():
-            return int(counts["oom_kill"])
-    return None
-
-
-def _event_files(root: Path, membership: Path) -> list[Path]:
-    """The group's own file, where it is visible, before that of the container."""
-    files = []
-    try:
-        for entry in membership.read_text().splitlines():
-            _, controllers, path = entry.split(":", 2)
-            if not controllers:
-                files.append(root / path.lstrip("/") / "memory.events")
-            elif "memory" in controllers.split(","):
-                files.append(root / "memory" / path.lstrip("/") / "memory.oom_control")
-    except (OSError, ValueError):
-        pass
-    return [*files, root / "memory.events", root / "memory" / "memory.oom_control"]
 
 
 def was_killed_for_memory(owner: Mapping[str, Any] | None, kills: int | None) -> bool:

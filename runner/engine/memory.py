@@ -7,6 +7,7 @@ Sources: cgroup-v2.rst and cgroup-v1/memory.rst of the kernel.
 """
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,8 +53,26 @@ def memory(root: Path = Path("/")) -> Memory | None:
         if limit is None or used is None or not 0 < limit < 1 << 60:
             continue
         cache = _entry(folder / "memory.stat", names["cache"])
-        kills = _entry(folder / names["kills"], "oom_kill")
+        kills = _entry(folder / names["kills"], _KILLS)
         return Memory(used=max(used - cache, 0), limit=limit, kills=kills)
+    return None
+
+
+def memory_bytes() -> int | None:
+    """Return the machine's memory, or the container's limit where that is less."""
+    try:
+        found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+    limited = memory()
+    return min(found, limited.limit) if limited else found
+
+
+def oom_kills(root: Path = Path("/")) -> int | None:
+    """Return how often the kernel killed for memory in our control group; None: not told."""
+    for folder, names in _places(root):
+        if f"{_KILLS} " in _text(folder / names["kills"]):
+            return _entry(folder / names["kills"], _KILLS)
     return None
 
 
@@ -108,6 +127,7 @@ class MemoryWatch:
                 return
 
 
+_KILLS = "oom_kill"
 _V2 = {
     "limit": "memory.max",
     "used": "memory.current",
@@ -129,8 +149,10 @@ def _places(root: Path) -> list[tuple[Path, dict[str, str]]]:
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if controllers == "":
-            # in a container of its own the path is "/"; on a bare machine it is the service's
-            found.append((root / "sys/fs/cgroup" / path.lstrip("/"), _V2))
+            # in a container of its own the path is "/", or one of the host's that is not mounted;
+            # on a bare machine it is the service's
+            mount = root / "sys/fs/cgroup"
+            found += [(mount / path.lstrip("/"), _V2), (mount, _V2)]
         elif "memory" in controllers.split(","):
             mount = root / "sys/fs/cgroup/memory"
             # a container sees the host's path, and mounted is what lies beneath it

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from runner.engine.faults import oom_kills, was_killed_for_memory
+from runner.engine.faults import was_killed_for_memory
 from runner.engine.machine import Looking
+from runner.engine.memory import oom_kills
 from runner.engine.preemption import StopRequest
 from runner.engine.running import Reporter, RunningAttempt, Surroundings
 from runner.engine.session import Session

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.engine.memory import Memory, MemoryWatch, memory
+from runner.engine.memory import Memory, MemoryWatch, memory, oom_kills
 
 V2 = {
     "proc/self/cgroup": "0::/\n",
@@ -50,6 +50,23 @@ def machine(folder: Path, files: dict[str, str]) -> Path:
 def test_the_limit_is_found(files: dict[str, str], expected: Memory | None, tmp_path: Path) -> None:
     """In containers and services, under both versions of cgroups; without a limit, None."""
     assert memory(machine(tmp_path, files)) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (V2, 2),
+        ({**V2, "sys/fs/cgroup/memory.max": "max\n"}, 2),  # without a limit of its own
+        ({**V2, "proc/self/cgroup": "0::/../host/path\n"}, 2),
+        (V1, 1),
+        (V2_SERVICE, None),
+        ({}, None),
+    ],
+)
+def test_what_the_kernel_killed_is_counted(
+    files: dict[str, str], expected: int | None, tmp_path: Path
+) -> None:
+    assert oom_kills(machine(tmp_path, files)) == expected
 
 
 def test_tight_memory_is_told_once_and_in_time() -> None:

@@ -2,12 +2,11 @@
 
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runner.engine import faults, machine, running, worker
+from runner.engine import machine, running, worker
 from runner.engine.machine import Looking, Machine
 from runner.engine.memory import Memory, MemoryWatch
 from runner.errors import ConflictError, DivergedError, SpecError, TrainingError
@@ -226,23 +225,6 @@ def test_a_worker_that_the_kernel_killed_for_memory_is_recognised(
     assert "cats: taken over from a worker that the kernel killed for lack of memory" in (
         shop.reporter.notes
     )
-
-
-def test_oom_kills_are_read_from_both_kinds_of_control_groups(tmp_path: Path) -> None:
-    membership = tmp_path / "cgroup"
-    membership.write_text("0::/user.slice/x\n")
-    assert faults.oom_kills(tmp_path, membership) is None
-    (tmp_path / "memory.events").write_text("low 0\noom 2\noom_kill 1\n")
-    assert faults.oom_kills(tmp_path, membership) == 1
-    own = tmp_path / "user.slice" / "x" / "memory.events"
-    own.parent.mkdir(parents=True)
-    own.write_text("oom_kill 5\n")
-    assert faults.oom_kills(tmp_path, membership) == 5
-    membership.write_text("4:cpu,memory:/y\n")
-    old = tmp_path / "memory" / "y" / "memory.oom_control"
-    old.parent.mkdir(parents=True)
-    old.write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
-    assert faults.oom_kills(tmp_path, membership) == 3
 
 
 def test_the_race_for_a_job_is_no_news(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
