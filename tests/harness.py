@@ -17,9 +17,12 @@ from runner.queue.job import Job
 from runner.queue.queue import Queue
 from runner.store.filesystem import open_store
 from runner.store.settings import OPTIONS_VARIABLE
+from tests import warm
 
 REPOSITORY = Path(__file__).parent.parent
 QUICKSTART = REPOSITORY / "jobs" / "quickstart.json"
+WORKERS = ("submit", "resume", "work")
+Process = subprocess.Popen[str] | warm.Process
 DATA = Path(os.environ.get("RUNNER_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 #: what decides over bits and may differ between the test's environment and a user's
 ENVIRONMENT = {
@@ -48,6 +51,7 @@ class Runner:
     store: Path
     environment: Mapping[str, str] | None = None
     url: str = ""  #: of a bucket, instead of the folder
+    warm: bool = False  #: workers are forks of a process that has imported TensorFlow
 
     def start(
         self,
@@ -55,24 +59,27 @@ class Runner:
         sabotage: str = "",
         module: str = "runner",
         environment: Mapping[str, str] | None = None,
-    ) -> "subprocess.Popen[str]":
+    ) -> "Process":
         """Start a command. `sabotage` names a moment at which the process kills itself."""
-        command = [sys.executable, "-m", "tests.saboteur" if sabotage else module, *arguments]
+        module = "tests.saboteur" if sabotage else module
+        env = {
+            **os.environ,
+            **ENVIRONMENT,
+            "RUNNER_STORE": self.url or str(self.store),
+            **({"SABOTAGE": sabotage} if sabotage else {}),
+            **(self.environment or {}),
+            **(environment or {}),
+        }
+        if self.warm and arguments[0] in WORKERS and "--detach" not in arguments:
+            return warm.Process(warm.server(**ENVIRONMENT), module, arguments, env)
         return subprocess.Popen(
-            command,
+            [sys.executable, "-m", module, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             cwd=REPOSITORY,
             preexec_fn=_hear_ctrl_c,
-            env={
-                **os.environ,
-                **ENVIRONMENT,
-                "RUNNER_STORE": self.url or str(self.store),
-                **({"SABOTAGE": sabotage} if sabotage else {}),
-                **(self.environment or {}),
-                **(environment or {}),
-            },
+            env=env,
         )
 
     def run(
@@ -81,6 +88,7 @@ class Runner:
         """Run a command to its end."""
         process = self.start(*arguments, sabotage=sabotage, environment=environment)
         out, err = process.communicate(timeout=540)
+        assert process.returncode is not None
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def ok(self, *arguments: str) -> str:
@@ -110,7 +118,7 @@ def _hear_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def kill(process: "subprocess.Popen[str]") -> str:
+def kill(process: "Process") -> str:
     """Kill for real, with nothing tidied up; what the process said."""
     process.send_signal(signal.SIGKILL)
     return process.communicate()[1]
@@ -118,7 +126,7 @@ def kill(process: "subprocess.Popen[str]") -> str:
 
 def wait_until(
     condition: Callable[[], bool],
-    process: "subprocess.Popen[str]",
+    process: "Process",
     *,
     seconds: float = 180,
 ) -> bool:

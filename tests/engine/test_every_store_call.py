@@ -1,12 +1,13 @@
 """A worker may die between any two store calls of a whole job: the job ends as if it had not.
 
-Not sampled, enumerated: the same job is run once for every store call it makes, the worker
-dies at that call, another machine takes the job up when the lease has lapsed, and the final
-digest, the History and the evaluation are compared with those of an undisturbed run.
+Not sampled, enumerated: the bucket is copied before every store call of an undisturbed run. Each
+copy is what a worker leaves that dies at that call; another machine takes the job up there when
+the lease has lapsed, and the final digest, the History and the evaluation are compared.
 """
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,9 +17,8 @@ from runner.cli.render import PlainReporter
 from runner.cli.status import View, describe
 from runner.engine.preemption import StopRequest
 from runner.engine.worker import Worker
-from runner.queue.job import State
 from runner.queue.queue import Queue
-from runner.store.memory import Killed, MemoryStore
+from runner.store.memory import MemoryStore
 from tests.harness import assert_same
 
 LEASE_SECONDS = 60.0
@@ -37,14 +37,23 @@ SPEC: dict[str, Any] = {
 }
 
 
-class Mortal:
-    """One machine's way to the store; dead from its n-th call on."""
+@dataclass(frozen=True)
+class Death:
+    """What is in the bucket when a worker dies before a call."""
 
-    def __init__(self, store: MemoryStore, dies_at: int | None = None) -> None:
+    call: str
+    store: MemoryStore
+    at: float
+
+
+class Watched:
+    """One machine's way to the store; what it would leave is copied before each of its calls."""
+
+    def __init__(self, store: MemoryStore, clock: Callable[[], float]) -> None:
         self._store = store
-        self._dies_at = dies_at
+        self._clock = clock
         self._lock = threading.Lock()
-        self.calls: list[str] = []
+        self.deaths: list[Death] = []
         self.url = store.url
         self.single_writer = False
 
@@ -53,9 +62,8 @@ class Mortal:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             with self._lock:
-                self.calls.append(f"{name} {args[0] if args else ''}")
-                if self._dies_at is not None and len(self.calls) >= self._dies_at:
-                    raise Killed
+                text = f"{name} {args[0] if args else ''}"
+                self.deaths.append(Death(text, self._store.copy(), self._clock()))
             return method(*args, **kwargs)
 
         return call
@@ -68,23 +76,25 @@ class World:
         self.now = 1000.0
         self.store = MemoryStore(clock=lambda: self.now)
 
-    def live(self, machine: str, dies_at: int | None = None) -> Mortal:
+    def live(self, machine: str) -> list[Death]:
         """Submit (which changes nothing the second time) and work until nothing is left."""
-        mortal = Mortal(self.store, dies_at)
-        queue = Queue(mortal, lease_seconds=LEASE_SECONDS, clock=lambda: self.now)
-        try:
-            queue.submit(SPEC["name"], specs.parse(SPEC, source="test").effective())
-            Worker(
-                queue,
-                mortal,
-                stop=StopRequest(),
-                reporter=PlainReporter([]),
-                owner={"host": machine, "pid": 1},
-                sleep=self._sleep,
-            ).work()
-        except Killed:
-            pass
-        return mortal
+        watched = Watched(self.store, lambda: self.now)
+        queue = Queue(watched, lease_seconds=LEASE_SECONDS, clock=lambda: self.now)
+        queue.submit(SPEC["name"], specs.parse(SPEC, source="test").effective())
+        Worker(
+            queue,
+            watched,
+            stop=StopRequest(),
+            reporter=PlainReporter([]),
+            owner={"host": machine, "pid": 1},
+            sleep=self._sleep,
+        ).work()
+        return watched.deaths
+
+    def after(self, death: Death) -> None:
+        """Let the lease of a worker that died there lapse."""
+        self.store = death.store
+        self.now = death.at + LEASE_SECONDS + 1
 
     def _sleep(self, seconds: float) -> None:
         self.now += 30 * seconds  # nobody waits for real
@@ -103,27 +113,18 @@ def eagerly() -> Iterator[None]:
     tf.config.run_functions_eagerly(False)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(eagerly: None) -> tuple[dict[str, Any], int]:
-    world = World()
-    calls = world.live("first").calls
-    outcome = world.outcome()
-    assert outcome["state"] == State.SUCCEEDED
-    return outcome, len(calls)
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_death_between_any_two_store_calls(undisturbed: tuple[dict[str, Any], int]) -> None:
+def test_death_between_any_two_store_calls(eagerly: None) -> None:
     """Every call of the job is the last one of some worker; the outcome is always the same."""
-    reference, calls = undisturbed
-    assert calls > 30
-    for number in range(1, calls + 1):
-        world = World()
-        dead = world.live("first", dies_at=number)
-        world.now += LEASE_SECONDS + 1
+    world = World()
+    deaths = world.live("first")
+    reference = world.outcome()
+    assert reference["state"] == "succeeded"
+    assert len(deaths) > 60
+    for death in deaths:
+        world.after(death)
         world.live("second")
         outcome = world.outcome()
-        assert outcome["state"] == "succeeded", f"after a death at {dead.calls[number - 1]}"
+        assert outcome["state"] == "succeeded", f"after a death at {death.call}"
         assert_same(outcome, reference)
         evaluations = world.store.list("jobs/enumerated/evaluation/")
         assert outcome["evaluation"]["json"] in evaluations

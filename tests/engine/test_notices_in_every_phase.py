@@ -111,7 +111,8 @@ def claim_from_elsewhere(runner: Runner) -> None:
 def submitted(folder: Path, environment: dict[str, str] | None = None) -> Runner:
     path = folder / "job.json"
     path.write_text(json.dumps(SPEC))
-    runner = Runner(folder / "store", {"RUNNER_LEASE_SECONDS": "20", **(environment or {})})
+    settings = {"RUNNER_LEASE_SECONDS": "20", **(environment or {})}
+    runner = Runner(folder / "store", settings, warm=True)
     runner.ok("submit", str(path), "--detach")
     return runner
 

@@ -42,13 +42,13 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_killed_within_and_between_phases(spec: Path, tmp_path: Path) -> None:
-    reference = Runner(tmp_path / "reference")
+    reference = Runner(tmp_path / "reference", warm=True)
     reference.ok("submit", str(spec))
     undisturbed = reference.status("phased")
     # the second phase is ended early by its callback, which begins anew in each
     assert undisturbed["epoch"] == 2 + 2 + 1
     assert len(undisturbed["history"]["val_loss"]) == undisturbed["epoch"]
-    runner = Runner(tmp_path / "killed")
+    runner = Runner(tmp_path / "killed", warm=True)
     runner.ok("submit", str(spec), "--detach")
     killed = finish(runner, "phased", *DEATHS)
     assert_same(killed, undisturbed)
