@@ -20,11 +20,10 @@ from runner.engine.drill import (
     Drill,
     Event,
     Kill,
-    Outcome,
     Verdict,
-    differences,
     moments,
 )
+from runner.engine.outcome import Outcome, differences
 from runner.engine.preemption import StopRequest
 from runner.errors import PreemptedError, TrainingError
 from runner.queue.queue import Queue
