@@ -110,6 +110,7 @@ class Loop:
         self._fresh = True
         self._wanted = False  # a checkpoint was asked for
         self._looked = False  # through the traced step
+        self._first_ended_at = 0.0
         self._before_validation: Snapshot | None = None
         self._position = Position()
         self._epoch_base = 0  # global step at the epoch's beginning
@@ -295,6 +296,7 @@ class Loop:
         first = not self._looked
         if first:
             self._looked = True
+            self._first_ended_at = time.monotonic()
             backends.current().look_through(self.model, self._variables.reader, self._settings.warn)
         self._after_step(logs)
         self._progress("train", logs, force=first)  # from now on there is something to save
@@ -361,8 +363,11 @@ class Loop:
     def _unsaved_seconds(self) -> float:
         """Seconds of training that would be repeated if the machine died now."""
         saved = self._checkpointer.last_committed
-        nothing = saved is None or saved.step == self._position.global_step
-        return 0.0 if nothing else self._checkpointer.unsaved_seconds
+        if saved is None or saved.step == self._position.global_step:
+            return 0.0
+        # what came before the first step, importing and tracing, is no training that could be lost
+        trained = time.monotonic() - self._first_ended_at
+        return min(self._checkpointer.unsaved_seconds, trained)
 
     @property
     def _cost_seconds(self) -> float:

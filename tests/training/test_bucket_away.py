@@ -11,6 +11,8 @@ from runner.checkpoint.manifest import Reference
 from runner.errors import PreemptedError, StoreError
 from runner.queue.queue import Queue
 from runner.store.memory import Fault, MemoryStore
+from runner.training.loop import Loop
+from runner.training.progress import OnProgress, Progress
 from runner.training.trainer import train
 
 SPEC: dict[str, Any] = {
@@ -50,9 +52,17 @@ class Bucket(MemoryStore):
         time.sleep(0.1)
 
 
-def run(store: Bucket, stop_after: int = 10**9) -> Reference:
+def run(
+    store: Bucket,
+    stop_after: int = 10**9,
+    every: str = "2 steps",
+    on_progress: OnProgress = lambda _: None,
+) -> Reference:
     queue = Queue(store)
-    spec = specs.parse(SPEC, source="test")
+    checkpoint = {**SPEC["checkpoint"], "every": every, "max_loss": "1h"}
+    spec = specs.parse(
+        SPEC if every == "2 steps" else {**SPEC, "checkpoint": checkpoint}, source="test"
+    )
     job = queue.submit("away", spec.effective())
     lease = queue.claim(job, {"host": "here", "pid": 1})
 
@@ -69,6 +79,7 @@ def run(store: Bucket, stop_after: int = 10**9) -> Reference:
         checkpoints=job.checkpoints,
         best=job.best,
         should_stop=should_stop,
+        on_progress=on_progress,
     )
     assert queue.job("away").checkpoints[0] == final.to_json()
     return final
@@ -108,3 +119,21 @@ def test_asked_to_stop_while_it_is_away(undisturbed: Reference) -> None:
     with pytest.raises((StoreError, PreemptedError)) as caught:
         run(store, stop_after=12)
     assert isinstance(caught.value, StoreError), "it says that it saved, and could not"
+
+
+def test_what_came_before_the_first_step_is_not_unsaved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing and tracing take half a minute, and are no training that could be lost."""
+    told: list[Progress] = []
+    begin = Loop.on_train_batch_begin
+
+    def traced(loop: Loop, batch: int, logs: Any = None) -> None:
+        time.sleep(0.0 if told[-1].global_step else 2.0)
+        begin(loop, batch, logs)
+
+    monkeypatch.setattr(Loop, "on_train_batch_begin", traced)
+    run(Bucket(), every="1h", on_progress=told.append)
+    first = next(progress for progress in told if progress.global_step == 1)
+    assert first.unsaved_seconds is not None
+    assert first.unsaved_seconds < 0.5
+    later = max(p.unsaved_seconds or 0.0 for p in told)
+    assert later > 0.5, "and grows from there on"
