@@ -63,7 +63,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(spec: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    runner = Runner(tmp_path_factory.mktemp("undisturbed"))
+    runner = Runner(tmp_path_factory.mktemp("undisturbed"), warm=True)
     runner.ok("submit", str(spec))
     return runner.status("over-a-bad-line")
 
@@ -90,7 +90,8 @@ def die_and_finish(server: Server, spec: Path, undisturbed: dict[str, Any], *dea
     line = BadLine(seed)
     with Proxy(server.port, line) as proxy:
         environment = server.environment(port=proxy.port)
-        runner = Runner(Path(), environment, url=server.url(f"runs-{len(deaths)}"))
+        url = server.url(f"runs-{len(deaths)}")
+        runner = Runner(Path(), environment, url=url, warm=True)
         runner.ok("submit", str(spec), "--detach")
         status = finish(runner, "over-a-bad-line", *deaths)
     print(f"seed {seed}: {line.failed} requests failed, {line.lost_creates} creates' replies lost")

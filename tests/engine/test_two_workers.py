@@ -17,7 +17,7 @@ LONG = {"training.epochs": 200, "training.early_stopping": None, "checkpoint.eve
 
 def test_the_second_worker_says_who_owns_the_job_and_goes(tmp_path: Path) -> None:
     """Exit 4, not finished yet; the first one notices nothing."""
-    runner = Runner(tmp_path)
+    runner = Runner(tmp_path, warm=True)
     first = runner.start("submit", str(QUICKSTART), *sets(LONG))
     try:
         wait_until(lambda: _step(runner) > 0, first)
@@ -35,7 +35,7 @@ def test_the_second_worker_says_who_owns_the_job_and_goes(tmp_path: Path) -> Non
 
 def test_a_frozen_worker_that_thaws_changes_nothing(tmp_path: Path) -> None:
     """SIGSTOP, replaced after its lease lapsed, SIGCONT: it stops by itself."""
-    runner = Runner(tmp_path, SHORT_LEASE)
+    runner = Runner(tmp_path, SHORT_LEASE, warm=True)
     frozen = runner.start("submit", str(QUICKSTART), *sets(LONG))
     wait_until(lambda: _step(runner) >= 4, frozen)
     os.kill(frozen.pid, signal.SIGSTOP)
@@ -60,7 +60,7 @@ def test_asked_to_stop_it_saves_releases_and_says_run_me_again(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     """75 for SIGTERM, 130 for Ctrl-C; nothing of the training is lost, and it is no failure."""
-    runner = Runner(tmp_path)
+    runner = Runner(tmp_path, warm=True)
     worker = runner.start("submit", str(QUICKSTART), *sets({**LONG, "checkpoint.every": "1h"}))
     wait_until(lambda: _beaten_step(runner) > 3, worker)
     worker.send_signal(number)
