@@ -61,8 +61,8 @@ def train(attempt: Attempt) -> None:
                 raise PreemptedError(f"stopped ({reason}); saved at step {step}.")
             time.sleep(spec["step_seconds"])
             step, state = step + 1, following(state, step + 1)
-            note(job.id, attempt.lease.token, step)
             tell(attempt, "train", step, spec["steps"])
+            note(job.id, attempt.lease.token, step)  # until it is told, a signal may end it at once
             saver.check()
             if step % spec["every"] == 0:
                 saver.save(snapshot(state, step))
