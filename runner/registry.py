@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from runner.errors import NotFoundError
@@ -47,7 +48,7 @@ def get(kind: Kind, name: str) -> Callable[..., Any]:
     """
     function = _FUNCTION[kind]
     if name in _files(kind):
-        found = getattr(importlib.import_module(f"runner.{kind}.{name}"), function)
+        found = getattr(_imported(kind, name), function)
     elif name in (plugins := _plugins(kind)):
         loaded = plugins[name].load()
         found = getattr(loaded, function, loaded)
@@ -57,13 +58,24 @@ def get(kind: Kind, name: str) -> Callable[..., Any]:
             f"{kind.removesuffix('s')} '{name}' is not in runner/{kind}.{nearest(name, known)}"
             f" Known: {', '.join(known)}."
         )
-        if name.isidentifier():
+        if (Path(__file__).parent / kind / f"{name}.py").exists():
+            msg = f"runner/{kind}/{name}.py defines no function {function}(...)."
+        elif name.isidentifier():
             msg += f" To add one, create runner/{kind}/{name}.py with {function}(...)."
         raise NotFoundError(msg)
     if not callable(found):
         msg = f"{kind} entry '{name}' does not lead to a function {function}(...)."
         raise NotFoundError(msg)
     return found  # type: ignore[no-any-return]
+
+
+def _imported(kind: Kind, name: str) -> ModuleType:
+    """Import a file, which may be its user's own and unfinished."""
+    try:
+        return importlib.import_module(f"runner.{kind}.{name}")
+    except Exception as error:
+        msg = f"runner/{kind}/{name}.py can't be imported: {type(error).__name__}: {error}"
+        raise NotFoundError(msg) from error
 
 
 def parameters(kind: Kind, name: str) -> dict[str, inspect.Parameter]:

@@ -1,5 +1,6 @@
 """What cannot work is refused at once, with the field, the value and the mend."""
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,23 @@ def test_absurd_changes_are_refused_in_words(tmp_path: Path, change: str) -> Non
 def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
     """Editors on Windows write one."""
     assert specfile.load(write(tmp_path, '\ufeff{"name": "x"}')).name == "x"
+
+
+def test_a_users_own_file_that_is_unfinished_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No traceback: the file, what is wrong with it, and where."""
+    package = tmp_path / "runner"
+    (package / "models").mkdir(parents=True)
+    (package / "models" / "odd.py").write_text("def build(:\n")
+    (package / "models" / "empty.py").write_text("x = 1\n")
+    monkeypatch.setattr(registry, "__file__", str(package / "registry.py"))
+    models = importlib.import_module("runner.models")
+    monkeypatch.setattr(models, "__path__", [str(package / "models")])
+    with pytest.raises(SpecError, match=r"models/odd\.py can't be imported: SyntaxError.*line 1"):
+        spec.parse({"name": "x", "model": {"name": "odd"}}, source="test")
+    with pytest.raises(SpecError, match=r"models/empty\.py defines no function build"):
+        spec.parse({"name": "x", "model": {"name": "empty"}}, source="test")
 
 
 def test_unknown_model_and_its_arguments_are_named(tmp_path: Path) -> None:

@@ -138,10 +138,11 @@ class Auto:
         elif interval == self.floor_seconds:
             reason = "shortest sensible interval"
         else:
-            reason = f"Young/Daly for an interruption every {self.mtbf_seconds:.0f} s"
+            reason = "Young/Daly"
+        alone = "" if interval == best else f"; Young/Daly alone: {best:.1f} s"
         return (
-            f"every {interval:.1f} s ({reason}; a checkpoint costs {cost_seconds:.3f} s, "
-            f"Young/Daly alone: {best:.1f} s)"
+            f"every {interval:.1f} s ({reason}, reckoning with an interruption every"
+            f" {self.mtbf_seconds:.0f} s; a checkpoint costs {cost_seconds:.3f} s{alone})"
         )
 
 

@@ -122,10 +122,13 @@ def write_file(path: Path, data: bytes) -> None:
         SpecError: nothing can be written under this name.
         OSError: the disk is full or broken.
     """
-    part = path.with_name(f".{path.name}.part")
     try:
+        part = path.with_name(f".{path.name}.part")
         part.write_bytes(data)
         part.replace(path)
+    except ValueError as error:  # no name at all
+        msg = f"{str(path)!r} names no file to write: {error}"
+        raise SpecError(msg) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EIO):
             raise

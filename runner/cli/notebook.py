@@ -51,6 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the file; its name on standard output."""
     path: Path = options.output or Path(f"runner-{options.platform}.ipynb")
+    if options.store == "" or options.install == "":
+        name = "--store" if options.store == "" else "--install"
+        msg = f"{name} received ''; leave it out for the default"
+        raise SpecError(msg)
     requirement = options.install or _requirement()
     notebook = make(options.platform, store=options.store or "", requirement=requirement)
     write_file(path, (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode())
@@ -118,12 +122,15 @@ def _lines(text: str) -> list[str]:
 
 def _quoted(requirement: str, extra: str) -> str:
     """The requirement for a `%pip` line, with the extra that the store's client needs."""
-    if extra and "==" in requirement:
-        requirement = requirement.replace("==", f"{extra}==")
-    elif extra and "://" in requirement:
+    if any(not character.isprintable() or character in "\"'$`\\" for character in requirement):
+        msg = f"--install received {requirement!r}: expected what pip installs, without quotes,"
+        raise SpecError(f"{msg} variables or line breaks, such as keras-runner==0.1.0 or a URL")
+    named = re.fullmatch(r"([\w.-]+)(?:\[([^\]]*)\])?(.*)", requirement)
+    if extra and "://" in requirement:
         requirement = f"{PACKAGE}{extra} @ {requirement}"
-    elif extra:
-        requirement = f"{requirement}{extra}"
+    elif extra and named:
+        extras = ",".join(filter(None, (named[2], extra.strip("[]"))))
+        requirement = f"{named[1]}[{extras}]{named[3]}"
     return f'"{requirement}"'
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from runner.cli.common import add_store_option, open_queue, say
 from runner.cli.exit import Exit
-from runner.errors import ConflictError, NotFoundError
+from runner.errors import ConflictError, NotFoundError, StoreError, StoreRefusedError
 from runner.queue.job import HOLD, Job, State
 from runner.queue.queue import Queue
 
@@ -39,7 +39,7 @@ def _priority(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Change the jobs' states; 2 if one is in no state for it, 3 if there is none."""
+    """Change the jobs' states; the exit code of the last one that it could not change."""
     queue, _ = open_queue(options)
     acts: dict[str, Callable[[str], Job]] = {
         "cancel": queue.cancel,
@@ -60,6 +60,11 @@ def run(options: argparse.Namespace) -> int:
         except NotFoundError as error:
             say(f"runner: {error}")
             result = Exit.NOT_FOUND
+        except StoreRefusedError:
+            raise
+        except StoreError as error:  # of this job's records, perhaps
+            say(f"runner: {name}: {error}")
+            result = Exit.STORAGE
     return result
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from runner.cli.common import exit_code, say
 from runner.cli.exit import Exit
-from runner.cli.render import make_reporter
+from runner.cli.render import duration, make_reporter
 from runner.engine.notices.kubernetes import grace_seconds
 from runner.engine.preemption import StopRequest
 from runner.errors import SpecError
@@ -40,19 +40,19 @@ def session_of(options: argparse.Namespace) -> "Session | None":
     """How long this process may work: as its user says, or the machine's host. Raises SpecError."""
     from runner.engine.session import Session, known_limit
 
-    duration = options.max_duration
-    if duration is None:
+    wished = options.max_duration
+    if wished is None:
         known = known_limit()
         return None if known is None else Session.lasting(*known)
-    return Session.lasting(seconds_of(duration), f"--max-duration {duration}")
+    return Session.lasting(seconds_of(wished), f"--max-duration {wished}")
 
 
-def seconds_of(duration: str) -> float:
+def seconds_of(text: str) -> float:
     """Return the seconds of `--max-duration`. Raises SpecError."""
     from runner.spec import seconds
 
     try:
-        return seconds(duration)
+        return seconds(text)
     except ValueError as error:
         msg = f"--max-duration {error}"
         raise SpecError(msg) from None
@@ -74,7 +74,7 @@ def work(
     from runner.engine.worker import Worker
 
     if session is not None:
-        say(f"{session.why}: {session.left_seconds / 60:.0f} minutes to work in")
+        say(f"{session.why}: {duration(max(0.0, session.left_seconds))} to work in")
     looking = Looking(labels)
     touched: list[str] = []
     with make_reporter(touched) as reporter, watching(stop, reporter.note, session=session):

@@ -173,8 +173,8 @@ class RunningAttempt:
         """Why the job is to be held, if it is."""
         job = self._lease.job
         if job.wish == HOLD:
-            self._hold_reason = "held by its user"
-        elif job.budget:
+            return "held by its user"  # unless it is taken back until the job is released
+        if job.budget:
             since = (utc_now() - job.updated_at).total_seconds()
             self._hold_reason = jobs.over_budget(job, max(0.0, since))
         return self._hold_reason or None

@@ -342,6 +342,7 @@ class Worker:
     def _say_if_held(self, job: Job) -> None:
         now = self._queue.job(job.id)
         if now.state is State.HELD:
+            self.held.append(job.id)
             self._reporter.note(f"{job.id}: held: {now.reason}")
 
     def _me(self, kills: int | None) -> Json:

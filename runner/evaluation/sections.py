@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from runner.evaluation import pictures, words
+from runner.evaluation.attempts import Attempt
 from runner.evaluation.examples import Library, TestPart, mistaken, strip
 from runner.evaluation.markup import Html, clean, element, join, verbatim
 from runner.evaluation.pictures import Picture
@@ -402,7 +403,7 @@ def _attempts(run: Run, gallery: Gallery, now: datetime) -> Html:
                 else words.ABSENT,
                 class_="n",
             ),
-            element("td", _lost(one.lost_steps, one.stage), class_="n"),
+            element("td", _lost(one), class_="n"),
         ]
         for one in run.attempts[-ATTEMPTS:]
     ]
@@ -421,10 +422,11 @@ def _attempts(run: Run, gallery: Gallery, now: datetime) -> Html:
     )
 
 
-def _lost(steps: int | None, stage: Stage) -> str:
-    if steps is None:
-        return "not known" if stage is Stage.TRAIN else words.ABSENT
-    return f"{steps:,}"
+def _lost(one: Attempt) -> str:
+    if one.lost_steps is None:
+        return "not known" if one.stage is Stage.TRAIN else words.ABSENT
+    vague = one.ending in words.VAGUE  # what it did after its last heartbeat, nobody knows
+    return f"{'at least ' if vague else ''}{one.lost_steps:,}"
 
 
 def _settings(run: Run) -> Html:

@@ -17,6 +17,8 @@ ABSENT = "—"  #: where there is no number
 TITLES = {"loss": "Loss", "top_1": "Top-1 accuracy", "top_5": "Top-5 accuracy"}
 MISTAKES = 10  #: pairs of classes named
 WORST = 5  #: classes named
+#: ends after which nobody knows what was done since the last heartbeat
+VAGUE = frozenset({Ending.LOST, Ending.FAILED, Ending.CANCELLED})
 
 Values = Sequence[float | None]
 
@@ -107,7 +109,7 @@ def _efforts(run: Run) -> Iterator[str]:
 def _cost(attempts: Sequence[Attempt]) -> str:
     """Say how many steps had to be repeated. A death after the last heartbeat may hide some."""
     steps = sum(one.lost_steps or 0 for one in attempts)
-    vague = any(one.ending in (Ending.LOST, Ending.FAILED, Ending.CANCELLED) for one in attempts)
+    vague = any(one.ending in VAGUE for one in attempts)
     if vague and not steps:
         return ""
     return f", which cost {'at least ' if vague else ''}{count(steps, 'step')}"

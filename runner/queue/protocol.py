@@ -200,7 +200,14 @@ def availability(
 def _after_waiting(job: Job, watch: Watch, clock: Callable[[], float]) -> Steps[Availability]:
     """Wait before a retry: a courtesy to whatever failed, not a rule that claims are held to."""
     watched = watch.unchanged_for(job, None, clock())
-    age: float | None = yield Age(log.slot(base(job.id), job.number))
+    number, record = job.number, job
+    while record.kind == "priority" and number > 1:  # which changes nothing about the wait
+        number -= 1
+        data = yield Read(log.slot(base(job.id), number))
+        if data is None:
+            break
+        record = from_json(log.decode(data, job.id), job.id)
+    age: float | None = yield Age(log.slot(base(job.id), number))
     left = max(0.0, job.wait_seconds - (watched if age is None else age))
     why = f"{describe(job)}; tried again in {left:.0f} s"
     return Availability(claimable=left == 0.0, why=why, lapses_in=left)

@@ -13,7 +13,16 @@ import keras
 
 from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.manifest import Position, Reference
-from runner.checkpoint.policy import Every, EveryEpochs, EverySteps, Latest, Never, parse
+from runner.checkpoint.policy import (
+    Auto,
+    Every,
+    EveryEpochs,
+    EverySteps,
+    Latest,
+    Never,
+    mean_time_between,
+    parse,
+)
 from runner.checkpoint.reading import Restored
 from runner.errors import TrainingError
 from runner.training import private
@@ -25,6 +34,7 @@ from runner.training.urgency import NoHurry, Urgency
 
 logger = logging.getLogger(__name__)
 
+MOST_LOSS = 600.0  #: seconds between checkpoints with every="auto", at most
 Opened = tuple[Checkpointer, Restored | None]
 
 
@@ -40,7 +50,8 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         double_checkpoint: keep the checkpoint before the newest one, too. Always done: a damaged
             one is passed over.
         delete_checkpoint: remove the folder when the training has ended.
-        every: instead of save_freq: "30s", "200 steps", "1 epoch".
+        every: instead of save_freq: "30s", "200 steps", "1 epoch", "auto" (what loses least if
+            an interruption comes every four hours, ten minutes apart at most).
         best: keep the best epoch's checkpoint as well: the name of the metric that decides.
         best_mode: "max", "min" or "auto".
         keep: how many of the newest checkpoints stay.
@@ -82,8 +93,12 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         self.delete_checkpoint = delete_checkpoint
         self._folder = Folder(str(backup_dir), keep=Latest(keep), storage_options=storage_options)
         self._open: Callable[[], Opened] = self._folder.open
+        if every and save_freq != "epoch":
+            raise ValueError(
+                f"Received both every={every!r} and save_freq={save_freq!r}: give one."
+            )
         self._settings = Settings(
-            every=parse(every) if every else _save_freq(save_freq),
+            every=_every(every) if every else _save_freq(save_freq),
             best=Best(best, best_mode) if best else None,
             should_stop=should_stop,
             on_progress=on_progress,
@@ -184,12 +199,19 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             )
 
 
+def _every(text: str) -> Every:
+    if text.strip().lower() != "auto":
+        return parse(text)
+    mtbf = mean_time_between(running_seconds=0.0, interruptions=0)
+    return Auto(mtbf_seconds=mtbf, max_loss_seconds=MOST_LOSS)
+
+
 def _save_freq(save_freq: str | int) -> Every:
     if save_freq == "epoch":
         return EveryEpochs(1)
     if save_freq is False:
         return Never()
-    if isinstance(save_freq, int) and save_freq > 0:
+    if isinstance(save_freq, int) and save_freq > 0 and save_freq is not True:
         return EverySteps(save_freq)
     raise ValueError(
         "Invalid value for argument `save_freq`. "

@@ -1,6 +1,7 @@
 """Whether a spec and its data fit together, before anything is stored or trained."""
 
 import math
+import traceback
 from pathlib import Path
 
 from runner import registry
@@ -19,7 +20,10 @@ def load_data(spec: JobSpec) -> Dataset:
     load = registry.get("datasets", spec.data.name)
     dataset = load(path=spec.data.path, **spec.data.arguments)
     if not isinstance(dataset, Dataset):
-        msg = f"dataset '{spec.data.name}' returned a {type(dataset).__name__}, not a Dataset."
+        msg = (
+            f"dataset '{spec.data.name}' returned a {type(dataset).__name__}, not a Dataset:"
+            " `from runner.datasets.arrays import checked` makes one of arrays."
+        )
         raise DataError(msg)
     return dataset
 
@@ -54,7 +58,7 @@ def check_data(spec: JobSpec, *, source: str) -> None:
     path = spec.data.path
     if path is not None and "://" in path:
         return  # perhaps gigabytes away: the worker that trains on it checks it
-    if path is None and spec.data.name not in BUNDLED:
+    if path is None and spec.data.name not in BUNDLED | OF_A_PATH:
         return  # a download
     if path is not None and not _exists(path):
         msg = f"{source}: data.path: {path[:200]} does not exist."
@@ -77,6 +81,10 @@ def _exists(path: str) -> bool:
 BUNDLED = frozenset({"digits"})
 
 
+#: datasets that are nothing without a path, and say so
+OF_A_PATH = frozenset({"npz", "folder"})
+
+
 def build_report(spec: JobSpec, *, source: str) -> str:
     """Build the network with the spec's data and say how large it is.
 
@@ -95,6 +103,11 @@ def build_report(spec: JobSpec, *, source: str) -> str:
     except SpecError as error:
         msg = f"{source}: {error}"
         raise type(error)(msg) from None
+    except Exception as error:  # a network of the user's own may raise anything
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}, line {place.lineno}"
+        msg = f"{source}: model {spec.model.name!r} can't be built: {type(error).__name__}: {error}"
+        raise SpecError(f"{msg} ({where})") from error
     model = assembled.model
     trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     return f"{spec.name}: {model.count_params():,} parameters, {trainable:,} of them trainable"

@@ -108,6 +108,7 @@ class Loop:
         self._real_train_function: Any = None
         self._logs: Any = None  # of the last step, for a hidden one
         self._fresh = True
+        self._begun = False  # else the list is that of an `evaluate`
         self._wanted = False  # a checkpoint was asked for
         self._looked = False  # through the traced step
         self._first_ended_at = 0.0
@@ -131,6 +132,7 @@ class Loop:
         self.model = self._callbacks.model
         self._originals["on_train_begin"](logs)
         self._fit = fit
+        self._begun = True
         self._source: Source = source_of(self.model, fit, warn=self._settings.warn)
         backends.current().build_everything(self.model, fit)
         self._variables = Variables(self.model)
@@ -385,13 +387,15 @@ class Loop:
     def on_test_begin(self, logs: Logs = None) -> None:
         """Hold the state before the validation: a stop within it saves that."""
         self._validation_steps = 0
-        if self._source.mid_epoch:
+        if self._begun and self._source.mid_epoch:
             self._before_validation = self._snapshot(self._logs)
         self._originals["on_test_begin"](logs)
 
     def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Stop at once if asked to; the validation is repeated after the resume."""
         self._originals["on_test_batch_end"](batch, logs)
+        if not self._begun:
+            return
         self._validation_steps = batch + 1
         self._checkpointer.check()
         reason = self._settings.should_stop()

@@ -14,6 +14,7 @@ from typing import Any
 import nbformat
 import pytest
 
+from runner.cli.main import main
 from runner.cli.notebook import FOLDER, make
 from runner.cli.render import in_notebook
 from runner.errors import SpecError
@@ -61,6 +62,31 @@ def test_what_drive_and_the_working_folder_cannot_promise_is_said() -> None:
 def test_no_credentials_get_into_a_notebook() -> None:
     with pytest.raises(SpecError, match="no credentials"):
         make("colab", store="sftp://me:secret@nas/runs", requirement="x")
+
+
+@pytest.mark.parametrize(
+    ("requirement", "line"),
+    [
+        ("keras-runner==0.1.0", '"keras-runner[s3]==0.1.0"'),
+        ("keras-runner[ray]>=0.1", '"keras-runner[ray,s3]>=0.1"'),
+        ("git+https://x/y.git", '"keras-runner[s3] @ git+https://x/y.git"'),
+    ],
+)
+def test_the_stores_client_is_installed_too(requirement: str, line: str) -> None:
+    notebook = make("colab", store="s3://bucket/runs", requirement=requirement)
+    sources = ["".join(cell["source"]) for cell in notebook["cells"]]
+    assert any(f"%pip install --quiet {line}" in source for source in sources)
+
+
+@pytest.mark.parametrize(
+    "options", [["-o", ""], ["--store", ""], ["--install", '${HOME}"'], ["--install", "a\nb"]]
+)
+def test_what_no_notebook_could_use_is_refused(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["notebook", "colab", *options]) == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_writes_a_file(tmp_path: Path) -> None:

@@ -188,6 +188,30 @@ def test_one_wrong_name_keeps_no_verb_from_the_other_jobs(queue: Queue, run: Run
     assert {job.state for job in queue.jobs()} == {State.HELD}
 
 
+def test_one_unreadable_job_keeps_no_verb_from_the_others(
+    queue: Queue, run: Run, tmp_path: Path
+) -> None:
+    queue.submit("cats", {"seed": 1})
+    queue.submit("dogs", {"seed": 1})
+    (tmp_path / "jobs/cats/log/000000000000.json").write_text("garbage")
+    (tmp_path / "jobs/cats/head.json").unlink(missing_ok=True)
+    code, _, said = run("cancel", "cats", "dogs")
+    assert (code, "cats" in said) == (6, True), said
+    assert queue.job("dogs").state is State.CANCELLED
+
+
+def test_a_priority_starts_no_wait_anew(queue: Queue, tmp_path: Path) -> None:
+    lease = queue.claim(queue.submit("cats", {"seed": 1}), GONE)
+    failed = lease.fail("x", retries=1, backoff_seconds=100.0)
+    record = tmp_path / f"jobs/cats/log/{failed.number:012d}.json"
+    os.utime(record, (time.time() - 60, time.time() - 60))
+    for priority in (3, 4):
+        queue.prioritize("cats", priority)
+    lapses = queue.availability(queue.job("cats")).lapses_in
+    assert lapses is not None
+    assert 20 < lapses <= 40
+
+
 def test_a_job_without_an_evaluation_is_not_queued_for_one(queue: Queue, run: Run) -> None:
     queue.claim(queue.submit("cats", {"evaluation": None}), GONE).finish(
         final={"step": 1}, evaluate=False
@@ -297,7 +321,7 @@ def test_every_command_that_works_knows_the_hosts_limit(
     monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab_20260101")
     monkeypatch.setattr(session, "container_age", lambda: 12 * 3600.0 - 30)
     code, _, said = run(*command)
-    assert (code, "Colab's 12 hours: 0 minutes to work in" in said) == (75, True), said
+    assert (code, "Colab's 12 hours: 2" in said) == (75, True), said
     assert "cats: not begun" in said
 
 

@@ -192,7 +192,8 @@ def test_a_poison_job_is_held_and_the_others_go_on(shop: Shop) -> None:
     shop.submit("cats")
     for _ in range(3):
         die(shop, "poison")
-    shop.work()
+    worker = shop.work()
+    assert worker.held == ["poison"], "so that the exit code is not that of a queue that is done"
     held = shop.queue.job("poison")
     assert (held.state, held.deaths, held.failures) == (State.HELD, 3, 0)
     assert "its last 3 attempts died after step 0" in held.reason

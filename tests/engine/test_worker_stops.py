@@ -13,7 +13,7 @@ from runner.engine.notices.watcher import watching
 from runner.engine.preemption import SIGNALS
 from runner.engine.session import Session, container_age, known_limit
 from runner.engine.stages import Attempt
-from runner.errors import StoreError
+from runner.errors import PreemptedError, StoreError
 from runner.queue import drain
 from runner.queue.job import Job, State
 from tests.engine.counting import Counting, Shop, raising
@@ -58,6 +58,24 @@ def test_a_running_job_is_held_within_a_heartbeat(shop: Shop) -> None:
     shop.queue.unhold("cats")
     shop.work(Counting(6))
     assert shop.queue.job("cats").state is State.SUCCEEDED
+
+
+def test_a_hold_that_is_taken_back_while_it_saves_is_none(shop: Shop) -> None:
+    """`release` said that it goes on."""
+    short_beats(shop)
+    shop.submit("cats")
+
+    class Slow(Counting):
+        def leave_if_asked(self, attempt: Attempt, step: int) -> None:
+            if step == 2 and not shop.queue.job("cats").preemptions:
+                shop.queue.hold("cats")
+                until(lambda: attempt.should_stop() is not None)
+                shop.queue.unhold("cats")
+                raise PreemptedError("stopped (held by its user); saved at step 2.")
+
+    shop.work(Slow(4))
+    job = shop.queue.job("cats")
+    assert (job.state, job.preemptions) == (State.SUCCEEDED, 1)
 
 
 @pytest.fixture

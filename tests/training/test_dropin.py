@@ -345,6 +345,22 @@ def test_other_data_are_said_and_the_training_goes_on(
     assert "continued on different numerics: data_content" in caplog.text
 
 
+def test_an_evaluation_may_have_it_in_its_list(tmp_path: Path) -> None:
+    x, y = numbers()
+    model = make_model()
+    backup = BackupAndRestore(str(tmp_path), delete_checkpoint=False)
+    model.fit(x, y, batch_size=4, epochs=1, verbose=0, callbacks=[backup])
+    model.evaluate(x, y, verbose=0, callbacks=[backup])
+
+
+def test_an_interval_is_given_once(tmp_path: Path) -> None:
+    BackupAndRestore(str(tmp_path), every="auto")
+    with pytest.raises(ValueError, match="give one"):
+        BackupAndRestore(str(tmp_path), every="30s", save_freq=3)
+    with pytest.raises(ValueError, match="save_freq"):
+        BackupAndRestore(str(tmp_path), save_freq=True)
+
+
 def test_used_outside_of_fit_it_says_so() -> None:
     class Wrapper(keras.callbacks.Callback):  # type: ignore[misc]
         def __init__(self, inner: Any) -> None:
