@@ -62,7 +62,7 @@ StartLimitIntervalSec=0
 Environment=HOME=/root
 ExecStartPre=-docker rm --force runner
 ExecStartPre=-$BIN/runner-pull $IMAGE
-ExecStart=docker run --rm --name=runner $GPUS --network=host --read-only --tmpfs=/tmp --cap-drop=ALL --security-opt=no-new-privileges --volume=runner-cache:/cache --env=RUNNER_STORE=$STORE $IMAGE resume
+ExecStart=docker run --rm --name=runner $GPUS --network=host --read-only --tmpfs=/tmp --cap-drop=ALL --security-opt=no-new-privileges --volume=runner-cache:/cache --env=RUNNER_STORE=$STORE --env=RUNNER_GRACE_SECONDS=120 $IMAGE resume
 TimeoutStartSec=infinity
 TimeoutStopSec=120
 Restart=on-failure
