@@ -6,6 +6,8 @@ from runner.cli.common import add_store_option, open_queue, say
 from runner.cli.exit import Exit
 from runner.cli.working import add_session_option, catch_signals, session_of, work
 from runner.errors import SpecError
+from runner.queue.job import State
+from runner.queue.queue import Queue
 
 EVERYONE = "all"
 
@@ -88,8 +90,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _drain(options: argparse.Namespace) -> Exit:
-    from runner.queue.drain import name_of, request
-    from runner.queue.job import State
+    from runner.queue.drain import request
 
     queue, store = open_queue(options)
     everyone = options.drain == EVERYONE
@@ -98,8 +99,15 @@ def _drain(options: argparse.Namespace) -> Exit:
         raise SpecError(msg)
     request(store, "" if everyone else options.drain)
     who = "all workers" if everyone else options.drain
-    running = [job for job in queue.jobs() if job.state is State.RUNNING]
-    if not everyone and options.drain not in {name_of(job.owner or {}) for job in running}:
+    if not everyone and who not in _owners(queue):
         say(f"no job is {who}'s now; if it waits for one, it hears of this all the same")
     say(f"asked {who} to drain: within a heartbeat they save, let go and take no more")
     return Exit.DONE
+
+
+def _owners(queue: Queue) -> set[str]:
+    """The workers that have a job now; a job that can't be read is no matter here."""
+    from runner.queue.drain import name_of
+
+    jobs = queue.jobs(lambda _name, _error: None)
+    return {name_of(job.owner or {}) for job in jobs if job.state is State.RUNNING}

@@ -301,6 +301,7 @@ def test_work_until_empty_and_its_mistakes(queue: Queue, run: Run) -> None:
     assert (code, "--max-duration received 'soon'; expected a duration" in said) == (2, True)
     code, _, said = run("work", "--drain", "nobody")
     assert (code, "host:pid" in said) == (2, True)
+    queue.store.put("jobs/broken/log/000000000000.json", b"garbage")
     code, _, said = run("work", "--drain", "lab:1")
     assert (code, "no job is lab:1's now" in said) == (0, True)
 

@@ -137,3 +137,11 @@ def test_what_came_before_the_first_step_is_not_unsaved(monkeypatch: pytest.Monk
     assert first.unsaved_seconds < 0.5
     later = max(p.unsaved_seconds or 0.0 for p in told)
     assert later > 0.5, "and grows from there on"
+
+
+def test_the_first_step_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From then on there is something to save: a notice that comes right after it must know."""
+    monkeypatch.setattr("runner.training.loop.PROGRESS_SECONDS", 3600.0)
+    told: list[Progress] = []
+    run(Bucket(), on_progress=told.append)
+    assert 1 in [progress.global_step for progress in told]
