@@ -162,7 +162,7 @@ def _fit(
     from runner.training.quiet import import_keras
 
     import_keras()
-    from runner.training import numerics
+    from runner.training import allocator, numerics
     from runner.training.best import Best
     from runner.training.build import build, compile_phase
     from runner.training.callback import BackupAndRestore
@@ -170,6 +170,7 @@ def _fit(
 
     _leave_if_asked(should_stop)  # the imports took seconds
     numerics.apply(threads=threads, deterministic=spec.training.deterministic)
+    allocator.keep_freed_memory()
     dataset = load_checked(spec)
     _leave_if_asked(should_stop)
     split = dataset.split(spec.data.validation_split, seed=spec.seed)
