@@ -24,7 +24,7 @@ from tests.harness import REPOSITORY, Runner
 from tests.processes import lives, parent, send
 from tests.ray.nodes import Machines, Node
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 LEASE_SECONDS = 5.0
 
@@ -68,7 +68,7 @@ class Scene:
     def said(self) -> str:
         return (self.folder / "said").read_text()
 
-    def ended(self, seconds: float = 150) -> int:
+    def ended(self, seconds: float = 240) -> int:
         """The command's exit code."""
         assert self.process is not None
         try:
@@ -77,7 +77,7 @@ class Scene:
             jobs = [f"{j.id} {j.state} {j.step} {j.owner}" for j in self.queue.jobs()]
             pytest.fail(f"it goes on after {seconds} s: {jobs}\n{self.said()[-4000:]}")
 
-    def until(self, condition: Callable[[], Any], seconds: float = 100) -> Any:
+    def until(self, condition: Callable[[], Any], seconds: float = 200) -> Any:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if found := condition():
