@@ -3,13 +3,10 @@
 With and without take turns, in one process: the quotient of neighbours is compared.
 """
 
-import ctypes
-import platform
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,14 +18,13 @@ from tests.benchmarks._training import (
     at_each_step,
     batches,
     myinception,
-    pictures,
 )
+from tests.benchmarks._turns import KINDS, ROUND, TURN, Turns
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 
 BLOCK = 12  #: steps
 PAIRS = max(REPEATS, 16)  #: of blocks; fewer say little on a machine that others use
-STEPS = 16  #: of a fit whose speed is measured; with one checkpoint, so some 7 s apart
 
 
 class Blocks:
@@ -96,101 +92,38 @@ def test_overhead(tmp_path: Path) -> None:
     )
 
 
-def test_throughput(tmp_path: Path) -> None:
+def test_throughput() -> None:
     """Runner's fit, checkpoints and all, against a bare one; and determinism against none."""
-    from tensorflow.python.framework.config import disable_op_determinism, enable_op_determinism
-
-    from runner.training import allocator
-    from runner.training.callback import BackupAndRestore
-
-    exact = myinception()
-    disable_op_determinism()
-    loose = myinception_again()
-    x, y = pictures(BATCH * STEPS)
-
-    def bare(model: Any) -> Speed:
-        give_freed_memory_back()
-        return timed(model, x, y, batch_size=BATCH)
-
-    def ours() -> Speed:
-        allocator.keep_freed_memory()  # as a job's training does
-        commits, every = Commits(tmp_path / str(time.monotonic_ns())), OnDemand()
-
-        def in_the_middle(step: int) -> None:
-            every.wanted = step == STEPS // 2
-
-        callbacks = [
-            at_each_step(in_the_middle, lambda step: None),
-            BackupAndRestore.for_job(commits.checkpointer, every=every),
-        ]
-        speed = timed(exact, batches(STEPS), callbacks=callbacks)
-        assert commits.manifests, "no checkpoint was made"
-        return speed
-
-    def unsafe() -> Speed:
-        disable_op_determinism()
-        speed = bare(loose)
-        enable_op_determinism()
-        return speed
-
-    enable_op_determinism()
-    bare(exact), ours(), unsafe()  # these trace
+    fits = {kind: Turns(kind) for kind in KINDS}
     rows = []
-    for name, measured, rounds in (
-        (f"runner, deterministic, a checkpoint every {STEPS} steps", ours, 2 * PAIRS),
-        ("model.fit on arrays, not deterministic", unsafe, PAIRS // 2),
-    ):
-        around, speeds = [bare(exact)], []
+    for kind, rounds in ((KINDS[0], 2 * PAIRS), (KINDS[2], PAIRS // 2)):
+        bare, this = [], []
+        around = [fits[KINDS[1]].take()]
         for _ in range(rounds):
-            speeds.append(measured())
-            around.append(bare(exact))
-        cells = []
-        for which in ("seconds", "cpu"):
-            others = [getattr(speed, which) for speed in around]
-            these = [getattr(speed, which) for speed in speeds]
-            neighbours = [(one + other) / 2 for one, other in pairwise(others)]
-            ratio = spread(ratios(these, neighbours), digits=3)
-            cells += [spread(neighbours), spread(these), ratio]
-        rows.append((name, str(rounds), *cells[:3], cells[-1]))
+            around, between = around[-1:], []
+            for _ in range(ROUND):
+                between.append(fits[kind].take())
+                around.append(fits[KINDS[1]].take())
+            bare.append({key: mean_of_neighbours(around, key) for key in around[0]})
+            this.append({key: sum(turn[key] for turn in between) for key in between[0]})
+        images = BATCH * TURN * ROUND
+        speeds = [[images / one["seconds"] for one in ones] for ones in (bare, this)]
+        ratio, by_cpu = (
+            [one[key] / other[key] for one, other in zip(bare, this, strict=True)]
+            for key in ("seconds", "cpu")
+        )
+        cells = *map(spread, speeds), spread(ratio, digits=3), spread(by_cpu, digits=3)
+        rows.append((kind, str(rounds), *cells))
+    for fit in fits.values():
+        fit.close()
     table(
-        f"Images a second of MyInception with Adam, fits of {STEPS} steps; median (range), each"
-        " against the bare fits before and after it",
-        ("", "fits", "model.fit on arrays, deterministic", "this", "ratio", "by CPU seconds"),
+        f"Images a second of MyInception with Adam, batches of {BATCH}; median (range) of rounds of"
+        f" {TURN * ROUND} steps, in turns of {TURN} with model.fit, each in a process of its own;"
+        f" runner with a checkpoint every {TURN * ROUND} steps",
+        ("", "rounds", "model.fit, deterministic", "this", "ratio", "by CPU seconds"),
         rows,
     )
 
 
-def give_freed_memory_back() -> None:
-    """Set what glibc reaches by itself in a process that uses large blocks: mallopt(3)."""
-    if platform.libc_ver()[0] == "glibc":
-        library = ctypes.CDLL(None)
-        library.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
-        library.mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
-
-
-def myinception_again() -> Any:
-    """The same without determinism: whoever builds it has switched that off."""
-    from tensorflow.python.framework.config import disable_op_determinism
-
-    model = myinception()  # switches it on
-    disable_op_determinism()
-    return model
-
-
-@dataclass(frozen=True)
-class Speed:
-    seconds: float  #: images a second
-    cpu: float  #: images a CPU second of all threads; steadier where others use the machine
-
-
-def timed(model: Any, *data: Any, **options: Any) -> Speed:
-    """Fit one epoch; its speed from the end of the second step to the end of the last."""
-    ends: list[tuple[float, float]] = []
-    clock = at_each_step(
-        lambda step: None, lambda step: ends.append((time.perf_counter(), time.process_time()))
-    )
-    callbacks = [*options.pop("callbacks", []), clock]
-    model.fit(*data, epochs=1, callbacks=callbacks, verbose=0, **options)
-    images = BATCH * (len(ends) - 2)
-    seconds, cpu = (last - first for first, last in zip(ends[1], ends[-1], strict=True))
-    return Speed(images / seconds, images / cpu)
+def mean_of_neighbours(around: Sequence[Mapping[str, float]], key: str) -> float:
+    return sum((one[key] + other[key]) / 2 for one, other in pairwise(around))
