@@ -81,7 +81,8 @@ def show(page: str | Path, *, height: int = 800) -> None:
 
 
 def _die_with_the_kernel() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a notebook's server may ignore it: nohup
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGHUP)  # it is no second wish to stop
 
 
 def _place() -> Callable[[str], None]:

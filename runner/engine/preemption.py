@@ -1,4 +1,4 @@
-"""Asked to stop: finish the step, save, let go. Asked twice: go at once.
+"""Asked to stop: finish the step, save, let go. Asked twice: go at once (SIGHUP only asks once).
 
 The handlers must be in place before TensorFlow is imported, since that takes seconds
 and a process that is PID 1 without a handler would not even notice the signal.
@@ -38,7 +38,7 @@ class StopRequest:
 
     Args:
         say: told what was asked, for the user.
-        grace_seconds: between SIGTERM and SIGKILL, where that is known.
+        grace_seconds: between SIGTERM or SIGHUP and SIGKILL, where that is known.
 
     Example:
         >>> stop = StopRequest()
@@ -164,11 +164,13 @@ class StopRequest:
             return
         name = signal.Signals(number).name
         if self.signal is not None:
+            if name == "SIGHUP":
+                return  # the kernel, a shell and a terminal each say that somebody is gone
             os.write(sys.stderr.fileno(), f"\nrunner: {name} again, leaving at once\n".encode())
             os._exit(128 + number)
         self.signal = number
         self.reason = self.reason or name
-        if name == "SIGTERM":
+        if name != "SIGINT":
             self._shorten(self._grace)
         at_once = self.at_once
         doing = "letting go" if at_once else "saving and letting go"

@@ -4,7 +4,8 @@
 However the parent dies, the kernel tells (Linux): SIGTERM at its death. It tells once for each of
 the parent's threads, and an engine may signal besides. The second signal would end a worker with
 nothing saved, so it gets only the first: that is what this process between them is for. When
-even this one is killed, the kernel tells the worker, once, since it has one thread.
+even this one is killed (Ray kills an actor's children), the kernel sends the worker a SIGHUP, which
+is never taken for a second wish.
 
 Nothing is imported that is not needed: every worker's start waits for this.
 """
@@ -23,10 +24,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-def tie_to(parent: int) -> None:
-    """Let the kernel send this process a SIGTERM when its parent dies."""
+def tie_to(parent: int, number: signal.Signals) -> None:
+    """Let the kernel send this process a signal when its parent dies."""
     if _libc is not None:
-        _libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
+        _libc.prctl(PR_SET_PDEATHSIG, int(number))
         if os.getppid() != parent:
             os._exit(ORPHANED)  # it died before we could ask
 
@@ -51,11 +52,11 @@ def main(parent: int, module: str, *arguments: str) -> int:
         signal.signal(number, ask)
     # an engine's processes block signals that are meant for its own people
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    tie_to(parent)
+    tie_to(parent, signal.SIGTERM)
     me = os.getpid()
     worker = subprocess.Popen(  # noqa: S603 - our own program, no shell
         [sys.executable, "-m", module, *arguments],
-        preexec_fn=lambda: tie_to(me),  # safe: there is no other thread
+        preexec_fn=lambda: tie_to(me, signal.SIGHUP),  # safe: there is no other thread
     )
     pass_on()  # what came before there was a worker
     return worker.wait()

@@ -175,3 +175,31 @@ def test_the_worker_gets_the_first_signal_only(tmp_path: Path) -> None:
     assert tied.wait(60) == 75
     assert (tmp_path / "signals").read_text().splitlines() == [str(int(signal.SIGTERM))]
     assert (tmp_path / "saved").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's promise is Linux's")
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_worker_saves_when_its_tether_is_killed(tmp_path: Path, asked: bool) -> None:
+    """Ray kills an actor's children, also those that have just passed a SIGTERM on."""
+    (tmp_path / "careful_worker.py").write_text(
+        "import os, pathlib, time\n"
+        "from runner.engine.preemption import StopRequest\n"
+        "here = pathlib.Path(os.environ['HERE'])\n"
+        "stop = StopRequest(); stop.install()\n"
+        "(here / 'waits').touch()\n"
+        "while stop.reason is None: time.sleep(0.01)\n"
+        "(here / 'stops').touch()\n"
+        "time.sleep(0.5)\n"
+        "(here / 'saved').touch()\n"
+    )
+    tied = subprocess.Popen(
+        [sys.executable, tether.__file__, str(os.getpid()), "careful_worker"],
+        env={**os.environ, "HERE": str(tmp_path), "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
+    )
+    until((tmp_path / "waits").exists)
+    if asked:
+        tied.terminate()
+        until((tmp_path / "stops").exists)
+    tied.kill()
+    tied.wait()
+    until((tmp_path / "saved").exists)

@@ -105,6 +105,15 @@ def test_the_signal_that_follows_a_notice_is_the_first_not_the_second() -> None:
     assert (done.stdout, done.returncode) == ("notice\n", 128 + signal.SIGTERM)
 
 
+@pytest.mark.parametrize("first", [signal.SIGHUP, signal.SIGTERM])
+def test_sighup_is_no_second_wish(stop: StopRequest, first: signal.Signals) -> None:
+    """Where a terminal is closed, a shell and the kernel each send one."""
+    for number in (first, signal.SIGHUP):
+        os.kill(os.getpid(), number)
+        time.sleep(0.05)
+    assert stop.reason == first.name
+
+
 def test_sigterm_in_a_pod_comes_with_its_grace(stop: StopRequest) -> None:
     pod = StopRequest(grace_seconds=40)
     pod.install()
