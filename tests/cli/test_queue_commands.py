@@ -243,6 +243,7 @@ def test_ctrl_c_while_jobs_are_stored(
 ) -> None:
     """It says what is stored, and that the same command stores the rest."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
     store = submit._submit
 
     def asked(*arguments: Any) -> Job:
