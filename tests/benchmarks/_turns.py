@@ -1,7 +1,8 @@
 """Fits that take turns, each in a process of its own: what one does there disturbs no other.
 
-`python -m tests.benchmarks._turns KIND` trains for ever; for each line that it reads it does some
-steps and writes a line of JSON: the seconds and CPU seconds that they took.
+`python -m tests.benchmarks._turns KIND` trains for ever, where KIND is "runner", "model.fit" or
+"model.fit, not deterministic". For each line that it reads it does some steps and writes a line of
+JSON: the seconds and CPU seconds that they took.
 """
 
 import json
@@ -18,7 +19,6 @@ from tests.harness import REPOSITORY
 TURN = 8  #: steps
 ROUND = 3  #: turns; runner makes a checkpoint in the first of them
 TURNS = 600  #: at most
-KINDS = "runner", "model.fit", "model.fit, not deterministic"
 
 
 class Turns:
