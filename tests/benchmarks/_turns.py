@@ -17,7 +17,8 @@ from typing import Any
 from tests.harness import REPOSITORY
 
 TURN = 8  #: steps
-ROUND = 3  #: turns; runner makes a checkpoint in the first of them
+ROUND = 3  #: turns
+SAVING = 12  #: runner makes a checkpoint in each such turn: every 30 s ("auto" makes it 50)
 TURNS = 600  #: at most
 
 
@@ -101,13 +102,13 @@ def main(kind: str) -> None:
         commits, every = Commits(Path(folder)), OnDemand()
         turn = 0
 
-        def once_a_round() -> None:
+        def now_and_then() -> None:
             nonlocal turn
-            every.wanted = turn % ROUND == 0
+            every.wanted = turn % SAVING == 0
             turn += 1
 
         ours = BackupAndRestore.for_job(commits.checkpointer, every=every)
-        timer = clock(commits.checkpointer.wait, once_a_round)
+        timer = clock(commits.checkpointer.wait, now_and_then)
         model.fit(batches(steps), epochs=1, callbacks=[timer, ours], verbose=0)
 
 
