@@ -5,7 +5,6 @@ the process to save and let go, which takes longer than an interrupted cell. Whe
 on Linux the process is asked the same.
 """
 
-import ctypes
 import html
 import io
 import os
@@ -20,8 +19,7 @@ from typing import IO, BinaryIO, cast
 
 from runner.cli.exit import Exit
 from runner.cli.render import IN_PLACE
-
-_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+from runner.engine import tether
 
 
 def run(*arguments: str) -> int:
@@ -35,6 +33,7 @@ def run(*arguments: str) -> int:
     """
     variables = {"FORCE_COLOR", "CLICOLOR_FORCE"}  # they would ask for a terminal's colours
     environment = {name: value for name, value in os.environ.items() if name not in variables}
+    kernel = os.getpid()
     process = subprocess.Popen(  # noqa: S603 - our own program
         [sys.executable, "-m", "runner", *arguments],
         stdin=subprocess.DEVNULL,
@@ -42,7 +41,7 @@ def run(*arguments: str) -> int:
         stderr=subprocess.PIPE,
         env={**environment, IN_PLACE: "1"},
         start_new_session=True,  # it hears of an interruption from us, once
-        preexec_fn=_die_with_the_kernel if sys.platform == "linux" else None,
+        preexec_fn=(lambda: _tie_to(kernel)) if sys.platform == "linux" else None,
     )
     pieces: Queue[str | None] = Queue()
     for stream in (process.stdout, process.stderr):
@@ -80,9 +79,9 @@ def show(page: str | Path, *, height: int = 800) -> None:
     display({"text/html": frame}, raw=True)  # type: ignore[no-untyped-call]
 
 
-def _die_with_the_kernel() -> None:
+def _tie_to(kernel: int) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a notebook's server may ignore it: nohup
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGHUP)  # it is no second wish to stop
+    tether.tie_to(kernel, signal.SIGHUP)  # which is no second wish to stop
 
 
 def _place() -> Callable[[str], None]:
