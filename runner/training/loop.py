@@ -30,6 +30,7 @@ from runner.training import backends, numerics, private
 from runner.training.best import Best
 from runner.training.observers import Observers
 from runner.training.progress import OnProgress, Progress
+from runner.training.shortcuts import Shortcuts
 from runner.training.sources import Source, source_of
 from runner.training.state import Variables
 from runner.training.urgency import NoHurry, Urgency
@@ -106,6 +107,7 @@ class Loop:
         self._hidden = 0  # train executions that are still to be hidden
         self._stop_after_hidden = False
         self._real_train_function: Any = None
+        self._shortcuts = Shortcuts()
         self._logs: Any = None  # of the last step, for a hidden one
         self._fresh = True
         self._begun = False  # else the list is that of an `evaluate`
@@ -203,6 +205,7 @@ class Loop:
     def _release(self) -> None:
         for name, original in self._originals.items():
             setattr(self._callbacks, name, original)
+        self._shortcuts.undo()
         self._variables = None  # type: ignore[assignment]
 
     def _stopped(self) -> bool:
@@ -220,6 +223,7 @@ class Loop:
         restored, self._restored = self._restored, None
         if self._finished is not None:
             raise TrainingError(f"epoch {epoch} begins, although the training had ended.")
+        self._shortcuts.take(self.model.train_function)
         step = restored.position.step if restored is not None else 0
         if restored is not None and step == 0:
             self._apply(restored)
@@ -387,6 +391,8 @@ class Loop:
     def on_test_begin(self, logs: Logs = None) -> None:
         """Hold the state before the validation: a stop within it saves that."""
         self._validation_steps = 0
+        if self._begun:
+            self._shortcuts.take(self.model.test_function)
         if self._begun and self._source.mid_epoch:
             self._before_validation = self._snapshot(self._logs)
         self._originals["on_test_begin"](logs)

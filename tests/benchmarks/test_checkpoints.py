@@ -136,14 +136,18 @@ def row(
 def others(model: Any, folder: Path) -> tuple[dict[str, Method], dict[str, str]]:
     """All other ways, and why some are not there."""
     import keras
-    import tensorflow as tf
+
+    def synced() -> Any:
+        """The model with its variables filled, as Keras's callbacks fill them under JAX."""
+        if keras.config.backend() == "jax":
+            model.jax_state_sync()
+        return model
 
     backup = keras.callbacks.BackupAndRestore(str(folder / "keras"))
     backup.set_model(model)
     whole = keras.callbacks.ModelCheckpoint(str(folder / "model.keras"))
     whole.set_model(model)
     weights = str(folder / "w.weights.h5")
-    state = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
     methods = {
         KERAS: Method(backup._save_model, backup._load_model, folder / "keras"),
         "keras ModelCheckpoint": Method(
@@ -152,22 +156,28 @@ def others(model: Any, folder: Path) -> tuple[dict[str, Method], dict[str, str]]
             folder / "model.keras",
         ),
         "model.save_weights": Method(
-            lambda: model.save_weights(weights),
+            lambda: synced().save_weights(weights),
             lambda: model.load_weights(weights),
             Path(weights),
         ),
-        "tf.train.Checkpoint": Method(
-            lambda: state.write(str(folder / "tf")),
-            lambda: state.read(str(folder / "tf")),
-            folder / "tf",
-        ),
     }
     missing = {}
+    if keras.config.backend() == "tensorflow":
+        methods["tf.train.Checkpoint"] = tensorflow(model, folder / "tf")
+    else:
+        missing["tf.train.Checkpoint"] = "for TensorFlow's variables only"
     try:
         methods["keras OrbaxCheckpoint"] = orbax(model, folder / "orbax")
     except (AttributeError, ImportError) as error:
         missing["keras OrbaxCheckpoint"] = f"not here: {str(error).splitlines()[0][:60]}"
     return methods, missing
+
+
+def tensorflow(model: Any, path: Path) -> Method:
+    import tensorflow as tf
+
+    state = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+    return Method(lambda: state.write(str(path)), lambda: state.read(str(path)), path)
 
 
 def orbax(model: Any, folder: Path) -> Method:

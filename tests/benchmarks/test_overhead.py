@@ -1,14 +1,17 @@
 """What checkpoints do to the speed of a training, and what exactness costs.
 
-With and without take turns: the quotient of neighbours is compared.
+With and without take turns in one process: the quotient of neighbours is compared.
 """
 
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.benchmarks._tables import REPEATS, ratios, spread, table
@@ -19,13 +22,17 @@ from tests.benchmarks._training import (
     at_each_step,
     batches,
     myinception,
+    pictures,
+    settle,
 )
-from tests.benchmarks._turns import ROUND, SAVING, TURN, Turns
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 
 BLOCK = 12  #: steps
 PAIRS = max(REPEATS, 16)  #: of blocks; fewer say little on a machine that others use
+TURN = int(os.environ.get("RUNNER_BENCH_TURN", "8"))  #: steps; some 3 s of them, to compare
+SAVING = 12  #: a checkpoint in each such turn: every 30 s ("auto" makes it 50)
+TURNS = 24 * REPEATS
 
 
 class Blocks:
@@ -93,83 +100,131 @@ def test_overhead(tmp_path: Path) -> None:
     )
 
 
-def test_throughput() -> None:
+def test_throughput(tmp_path: Path) -> None:
     """Runner's fit, checkpoints and all, against a bare one; and determinism against none.
 
-    Two processes that do the very same differ by some 2 %, all their lives: so there are several
-    of each, and what each pair did in all is compared too: checkpoints are not in every round.
+    All take turns in one process and train one model: two processes that do the very same differ
+    by some 2 %, all their lives. A job's process lets malloc keep freed memory as well
+    (`allocator.py`); here none does.
     """
-    exact = [against_bare("runner", first=number % 2 == 0) for number in range(REPEATS)]
-    loose = [against_bare("model.fit, not deterministic", first=True)]
-    rows = []
-    for kind, pairs in (("runner", exact), ("model.fit, not deterministic", loose)):
-        rounds = [one for pair in pairs for one in pair]
-        cells = [
-            spread([getattr(one, name) for one in rounds], digits=digits)
-            for name, digits in (("bare", 1), ("this", 1), ("ratio", 3), ("by_cpu", 3))
-        ]
-        in_all = spread([total(pair) for pair in pairs], digits=3)
-        rows.append((kind, str(len(rounds)), *cells, in_all))
+    model = myinception()
+    turns = Turns(model, Commits(tmp_path))
+    loose = turns.loose if keras_backend() == "tensorflow" else None
+    for warm_up in (turns.bare, turns.ours, loose or turns.bare):
+        warm_up()
+    bare: list[Took] = [turns.bare()]
+    ours: list[Took] = []
+    others: list[Took] = []
+    for number in range(TURNS):
+        ours.append(turns.ours(saves=number % SAVING == SAVING // 2))
+        bare.append(turns.bare())
+        if loose is not None and number % SAVING < 2:
+            others += [loose(), turns.bare()]  # each has its neighbour
+    rows = [compared("runner", ours, [one.mean(other) for one, other in pairwise(bare)])]
+    if others:
+        rows.append(compared("model.fit, not deterministic", others[::2], others[1::2]))
     table(
-        f"Images a second of MyInception with Adam, batches of {BATCH}; median (range) of rounds of"
-        f" {TURN * ROUND} steps, in turns of {TURN} with model.fit, each in a process of its own;"
-        f" runner with a checkpoint every {TURN * SAVING} steps",
-        (
-            "",
-            "rounds",
-            "model.fit, deterministic",
-            "this",
-            "ratio",
-            "by CPU seconds",
-            "ratio, all rounds of a pair",
-        ),
+        f"Images a second of MyInception with Adam, batches of {BATCH}; medians and ranges of turns"
+        f" of {TURN} steps, each against its neighbours; runner with a checkpoint every"
+        f" {TURN * SAVING} steps",
+        ("", "turns", "model.fit", "this", "ratio", "all turns together", "in CPU seconds"),
         rows,
     )
 
 
 @dataclass(frozen=True)
-class Round:
-    bare: float  #: images a second
-    this: float
-    ratio: float
-    by_cpu: float
+class Took:
+    seconds: float
+    cpu: float
+
+    def mean(self, other: "Took") -> "Took":
+        return Took((self.seconds + other.seconds) / 2, (self.cpu + other.cpu) / 2)
 
 
-def total(rounds: Sequence[Round]) -> float:
-    """Return the quotient of the speeds over all rounds together."""
-    return sum(1 / one.bare for one in rounds) / sum(1 / one.this for one in rounds)
+def compared(kind: str, this: Sequence[Took], bare: Sequence[Took]) -> tuple[str, ...]:
+    """Return the row of a kind: its speed over that of its neighbours, with a margin of error."""
+    images = BATCH * TURN
+    quotients = ratios([one.seconds for one in bare], [one.seconds for one in this])
+    return (
+        kind,
+        str(len(this)),
+        spread([images / one.seconds for one in bare]),
+        spread([images / one.seconds for one in this]),
+        spread(quotients, digits=3),
+        in_all([one.seconds for one in bare], [one.seconds for one in this]),
+        in_all([one.cpu for one in bare], [one.cpu for one in this]),
+    )
 
 
-def against_bare(kind: str, *, first: bool) -> list[Round]:
-    """Let a fresh process of this kind and one of a bare fit take turns."""
-    if first:
-        this, bare = Turns(kind), Turns("model.fit")
-    else:
-        bare, this = Turns("model.fit"), Turns(kind)
-    rounds = []
-    images = BATCH * TURN * ROUND
-    around = [bare.take()]
-    for _ in range(PAIRS // 2):
-        around, between = around[-1:], []
-        for _ in range(ROUND):
-            between.append(this.take())
-            around.append(bare.take())
-        took = {key: sum(turn[key] for turn in between) for key in between[0]}
-        other = {key: mean_of_neighbours(around, key) for key in took}
-        rounds.append(
-            Round(
-                images / other["seconds"],
-                images / took["seconds"],
-                other["seconds"] / took["seconds"],
-                other["cpu"] / took["cpu"],
-            )
+def in_all(bare: Sequence[float], this: Sequence[float]) -> str:
+    """Return the quotient of the sums, and its standard error by the bootstrap (Efron 1979)."""
+    random = np.random.default_rng(1)
+    times = np.array([bare, this])
+    draws = random.integers(0, len(this), (1000, len(this)))
+    sums = times[:, draws].sum(axis=2)
+    return f"{sum(bare) / sum(this):.4f} +- {(sums[0] / sums[1]).std():.4f}"
+
+
+class Turns:
+    """Short fits of one model: bare ones, and under our care."""
+
+    def __init__(self, model: Any, commits: Commits) -> None:
+        self._model = model
+        self._commits = commits
+        self._steps = TURN + 2  # the first and the last are not timed
+        self._x, self._y = pictures(BATCH * self._steps)
+        self._batches = batches(self._steps)
+
+    def bare(self) -> Took:
+        return self._fit([], x=self._x, y=self._y, batch_size=BATCH)
+
+    def loose(self) -> Took:
+        """A bare fit whose operations may be faster and give other bits each time."""
+        from tensorflow.python.framework.config import (
+            disable_op_determinism,
+            enable_op_determinism,
         )
-    this.close()
-    bare.close()
-    middle = spread([one.ratio for one in rounds], digits=3)
-    print(f"{kind}: {middle}; in all {total(rounds):.3f}", flush=True)
-    return rounds
+
+        disable_op_determinism()
+        try:
+            return self.bare()
+        finally:
+            enable_op_determinism()
+
+    def ours(self, *, saves: bool = False) -> Took:
+        from runner.training.callback import BackupAndRestore
+
+        every = OnDemand()
+
+        def ask(step: int) -> None:
+            every.wanted = saves and step == TURN // 2
+
+        callback = BackupAndRestore.for_job(
+            self._commits.checkpointer, every=every, restore=lambda: None
+        )
+        return self._fit([callback], x=self._batches, ask=ask)
+
+    def _fit(
+        self, callbacks: list[Any], *, ask: Callable[[int], object] = lambda _: None, **data: Any
+    ) -> Took:
+        """Time all steps but the first and the last, with what they leave to do."""
+        took: list[tuple[float, float]] = []
+
+        def before(step: int) -> None:
+            ask(step)
+            if step in (1, TURN + 1):
+                settle(self._model)
+                self._commits.checkpointer.wait()
+                took.append((time.perf_counter(), time.process_time()))
+
+        # no hook at a step's end: Keras would wait for the metrics of each step then
+        timer = at_each_step(before)
+        self._model.fit(**data, epochs=1, callbacks=[timer, *callbacks], verbose=0)
+        (began, cpu_began), (ended, cpu_ended) = took
+        return Took(ended - began, cpu_ended - cpu_began)
 
 
-def mean_of_neighbours(around: Sequence[Mapping[str, float]], key: str) -> float:
-    return sum((one[key] + other[key]) / 2 for one, other in pairwise(around))
+def keras_backend() -> str:
+    import keras
+
+    return str(keras.config.backend())

@@ -28,7 +28,7 @@ def _jax(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Let every process of this module run on JAX, and compile what another has compiled once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KERAS_BACKEND", "jax")
-        patch.setenv("JAX_PLATFORMS", "cpu")
+        patch.setenv("JAX_PLATFORMS", os.environ.get("JAX_PLATFORMS") or "cpu")  # or "cuda"
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
         yield
@@ -104,7 +104,8 @@ def test_a_job_is_trained_evaluated_and_exported_without_tensorflow(tmp_path: Pa
     poison = tmp_path / "poison" / "tensorflow"
     poison.mkdir(parents=True)
     (poison / "__init__.py").write_text("raise AssertionError('TensorFlow was imported')")
-    environment = {"PYTHONPATH": str(poison.parent)}
+    paths = [str(poison.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {"PYTHONPATH": os.pathsep.join(paths)}
     spec = tmp_path / "job.json"
     spec.write_text(
         json.dumps(
@@ -212,6 +213,52 @@ def test_a_snapshot_outlives_the_steps_that_take_its_arrays(tmp_path: Path) -> N
     """It is of the step it was taken after, though the variables are empty in mid-epoch."""
     done = subprocess.run(
         [sys.executable, "-c", DONATED], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+UNTRACKED = """
+import numpy as np, keras
+from runner import BackupAndRestore, Batches
+from runner.training.shortcuts import Shortcuts
+
+kinds = set()
+
+class Look(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch:
+            kinds.update(type(part).__name__ for part in self._model._jax_state.values())
+        if batch == 3:
+            self.model  # fills the variables
+
+def fit(folder, together):
+    keras.utils.set_random_seed(1)
+    layers = [keras.layers.Dense(8), keras.layers.BatchNormalization(), keras.layers.Dropout(0.3)]
+    model = keras.Sequential([keras.Input((4,)), *layers, keras.layers.Dense(2)])
+    model.compile("adam", "mse", metrics=["mae"], steps_per_execution=together)
+    x = np.random.default_rng(1).normal(size=(100, 4)).astype("float32")
+    data = Batches(x, x[:, :2], batch_size=16, seed=1)
+    backup = BackupAndRestore(folder, save_freq=3, delete_checkpoint=False)
+    history = model.fit(
+        data, epochs=3, validation_data=(x, x[:, :2]), verbose=0, callbacks=[Look(), backup]
+    )
+    cells = [*model.train_function.__closure__, *model.test_function.__closure__]
+    assert not any(getattr(cell.cell_contents, "__name__", "") == "step" for cell in cells)
+    return backup.final.digest, history.history
+
+quick = fit("one", 1), fit("two", 3)
+assert kinds == {"Untracked"}, kinds
+kinds.clear()
+Shortcuts.take = lambda self, function: None
+assert (fit("three", 1), fit("four", 3)) == quick
+assert "Untracked" not in kinds, kinds
+"""
+
+
+def test_the_state_between_two_steps_is_not_looked_through(tmp_path: Path) -> None:
+    """And what is computed is the same; nothing of it stays after the fit."""
+    done = subprocess.run(
+        [sys.executable, "-c", UNTRACKED], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
 

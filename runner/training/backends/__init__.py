@@ -66,6 +66,9 @@ class Backend(Protocol):
     def look_through(self, model: Any, reader: Any, warn: Callable[[str], None]) -> None:
         """Say what the step, now that it was run once, remembers and no checkpoint holds."""
 
+    def shortcut(self, called: Any) -> Any:
+        """Return what does the same with less work, for what a step calls; None if nothing does."""
+
     def missing(self) -> list[str]:
         """Return what this version of Keras lacks of the private API that is used."""
 

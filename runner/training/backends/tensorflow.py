@@ -142,6 +142,41 @@ def look_through(model: Any, reader: Reader, warn: Callable[[str], None]) -> Non
     inspection.in_background(model, reader.handles, warn)
 
 
+class Direct:
+    """A traced function of an iterator that looks its graph up once, not at every call.
+
+    Args:
+        function: a `tf.function`. Whatever is not like the call before goes through it.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+        self._spec: Any = None  #: of the iterator of the last call
+        self._graph: Any = None
+
+    def __call__(self, iterator: Any) -> Any:
+        """Call the function."""
+        if not isinstance(iterator, tf.data.Iterator) or tf.config.functions_run_eagerly():
+            return self._function(iterator)
+        spec = iterator.element_spec
+        if spec != self._spec:  # it is traced by this call, if need be
+            self._spec, self._graph = spec, None
+            return self._function(iterator)
+        if self._graph is None:
+            self._graph = self._function.get_concrete_function(iterator)
+        return self._graph(iterator)
+
+    def __getattr__(self, name: str) -> Any:
+        """Be the function in all else."""
+        return getattr(self._function, name)
+
+
+def shortcut(called: Any) -> Direct | None:
+    """Return a traced function that is looked up once."""
+    traced = isinstance(called, tf.types.experimental.PolymorphicFunction)
+    return Direct(called) if traced else None
+
+
 def missing() -> list[str]:
     """Return what Keras lacks: what is used here only is found by the tests."""
     return []
