@@ -23,7 +23,9 @@ class Shortcuts:
         self._taken: list[tuple[CellType, Any]] = []
 
     def take(self, function: Any) -> None:
-        """Shorten a model's `train_function` or `test_function`, where that is possible."""
+        """Shorten a model's `train_function` or `test_function`, if it is Keras's own."""
+        if not str(getattr(function, "__module__", "")).startswith("keras."):
+            return
         for cell in getattr(function, "__closure__", None) or ():
             shorter = backends.current().shortcut(cell.cell_contents)
             if shorter is not None:

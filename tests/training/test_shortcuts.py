@@ -116,6 +116,29 @@ def test_a_new_step_in_the_middle_is_taken(tmp_path: Path) -> None:
     assert look.found["train_function"]._graph is not None
 
 
+def test_a_step_that_is_not_of_keras_is_left(tmp_path: Path) -> None:
+    """What it calls, and how, is its own affair."""
+
+    class Own(keras.Sequential):  # type: ignore[misc]
+        def make_train_function(self, force: bool = False) -> None:
+            traced = tf.function(lambda x, y, *, rate: self.loss_of(x, y) * rate)
+
+            def function(iterator: Any) -> Any:
+                return {"loss": traced(*next(iterator), rate=2.0)}
+
+            self.train_function = function
+
+        def loss_of(self, x: Any, y: Any) -> Any:
+            return tf.reduce_sum(self(x) - y)
+
+    model = Own([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x = np.ones((8, 2), "float32")
+    backup = BackupAndRestore(str(tmp_path))
+    history = model.fit(Batches(x, x[:, :1], batch_size=2, seed=1), callbacks=[backup], verbose=0)
+    assert np.isfinite(history.history["loss"][0])
+
+
 def iterator(size: int) -> Any:
     return iter(tf.data.Dataset.from_tensors(tf.range(size)).repeat())
 
@@ -124,12 +147,11 @@ def test_what_is_unlike_the_call_before_is_looked_up() -> None:
     """Another kind of data, tensors instead of an iterator, functions run eagerly."""
     traced: list[Any] = []
 
-    @tf.function
     def total(data: Any) -> Any:
         traced.append(data)
         return tf.reduce_sum(data.get_next() if hasattr(data, "get_next") else data)
 
-    direct = shortcut(total)
+    direct = shortcut(tf.function(total))
     assert direct is not None
     calls = [iterator(3), iterator(3), iterator(3), iterator(4), iterator(4), iterator(3)]
     assert [int(direct(one)) for one in calls] == [3, 3, 3, 6, 6, 3]

@@ -146,7 +146,8 @@ class Direct:
     """A traced function of an iterator that looks its graph up once, not at every call.
 
     Args:
-        function: a `tf.function`. Whatever is not like the call before goes through it.
+        function: a `tf.function`. A call unlike the one before, or without an iterator, goes
+            through it.
     """
 
     def __init__(self, function: Any) -> None:
