@@ -141,9 +141,10 @@ def tensorflow_unasked() -> Iterator[None]:
 
 
 def flush(callbacks: Any) -> None:
-    """Wait for callbacks that a list runs in a thread of its own; older ones of Keras's don't."""
+    """Wait for callbacks that a list runs in threads of its own, as it does where it can."""
     if getattr(callbacks, "_async_train", False):
-        callbacks._flush_futures()
+        older = getattr(callbacks, "_clear_futures", None)  # its name in Keras 3.10
+        getattr(callbacks, "_flush_futures", older)()
 
 
 def all_layers(model: Any) -> list[Any]:
@@ -189,6 +190,8 @@ def self_test() -> None:
         for name in ("on_train_begin", "on_test_batch_end")
         if not hasattr(keras.callbacks.CallbackList, name)
     ]
+    if not {"_flush_futures", "_clear_futures"} & vars(keras.callbacks.CallbackList).keys():
+        missing.append("CallbackList._flush_futures")
     missing += backends.current().missing()
     if missing:
         raise TrainingError(

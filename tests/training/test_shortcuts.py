@@ -17,9 +17,8 @@ EPOCHS = 3
 
 def called_by(function: Any) -> Any:
     """What a train or test function of Keras's calls: the traced one."""
-    cells = [cell.cell_contents for cell in function.__closure__]
-    (found,) = [one for one in cells if hasattr(one, "experimental_get_tracing_count")]
-    return found
+    place = function.__code__.co_freevars.index("multi_step_on_iterator")
+    return function.__closure__[place].cell_contents
 
 
 class Look(keras.callbacks.Callback):  # type: ignore[misc]
