@@ -61,6 +61,7 @@ class StopRequest:
         self._clock = clock
         self._caught: list[int] = []  # signals that this object handles
         self._inside = False  # `interrupting`
+        self._interruption: _Interrupted | None = None  # raised in there
         self._nudged = ""  # a signal is ours, not somebody's, and this is why
         self._deadline: float | None = None  # of the saving; after it comes the letting go
         self._last_call = False
@@ -122,7 +123,13 @@ class StopRequest:
             yield
         except _Interrupted as error:
             raise PreemptedError(str(error)) from None
+        except (ImportError, SystemError) as error:
+            if self._interruption is None:
+                raise
+            # an extension module that is being imported makes one of these of ours
+            raise PreemptedError(str(self._interruption)) from error
         finally:
+            self._interruption = None
             self.at_once = self._inside = False
 
     def interrupt(self, why: str) -> None:
@@ -184,8 +191,10 @@ class StopRequest:
         if self.at_once:
             self.at_once = False
             msg = f"stopped ({why}) before this attempt had anything new to save; nothing is lost."
-            raise _Interrupted(msg)
+            self._interruption = _Interrupted(msg)
+            raise self._interruption
         if self._last_call and self._inside:
             self._inside = False  # once is enough: what follows is tidying up
             msg = f"stopped ({why}); no time was left to save more than was committed."
-            raise _Interrupted(msg)
+            self._interruption = _Interrupted(msg)
+            raise self._interruption

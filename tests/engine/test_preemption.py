@@ -52,6 +52,17 @@ def test_a_library_that_goes_on_after_any_exception_is_interrupted(stop: StopReq
         trace()
 
 
+def test_an_import_that_a_signal_breaks_off_is_no_failure(stop: StopRequest) -> None:
+    """The initialiser of an extension module makes an ImportError of whatever is raised in it."""
+    with pytest.raises(PreemptedError, match="nothing is lost"), stop.interrupting():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException as error:
+            raise ImportError("initialization failed") from error
+    with pytest.raises(ImportError, match="no such thing"), StopRequest().interrupting():
+        raise ImportError("no such thing")
+
+
 def test_a_notice_does_not_interrupt_a_training_that_can_save(stop: StopRequest) -> None:
     with watching(stop, among=[]), stop.interrupting():
         stop.at_once = False
