@@ -143,8 +143,8 @@ def tensorflow_unasked() -> Iterator[None]:
 def flush(callbacks: Any) -> None:
     """Wait for callbacks that a list runs in threads of its own, as it does where it can."""
     if getattr(callbacks, "_async_train", False):
-        older = getattr(callbacks, "_clear_futures", None)  # its name in Keras 3.10
-        getattr(callbacks, "_flush_futures", older)()
+        named = "_flush_futures" if hasattr(callbacks, "_flush_futures") else "_clear_futures"
+        getattr(callbacks, named)()  # the latter in Keras 3.10
 
 
 def all_layers(model: Any) -> list[Any]:

@@ -54,11 +54,15 @@ def test_a_library_that_goes_on_after_any_exception_is_interrupted(stop: StopReq
 
 def test_an_import_that_a_signal_breaks_off_is_no_failure(stop: StopRequest) -> None:
     """The initialiser of an extension module makes an ImportError of whatever is raised in it."""
-    with pytest.raises(PreemptedError, match="nothing is lost"), stop.interrupting():
+
+    def load() -> None:
         try:
             signal.raise_signal(signal.SIGTERM)
         except BaseException as error:
             raise ImportError("initialization failed") from error
+
+    with pytest.raises(PreemptedError, match="nothing is lost"), stop.interrupting():
+        load()
     with pytest.raises(ImportError, match="no such thing"), StopRequest().interrupting():
         raise ImportError("no such thing")
 
