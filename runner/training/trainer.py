@@ -21,6 +21,7 @@ from runner.errors import CheckpointError, DivergedError, PreemptedError, Traini
 from runner.spec import EarlyStopping, JobSpec, ReduceLROnPlateau, seconds
 from runner.store.base import Store
 from runner.training.check import check_fit, load_data
+from runner.training.garbage import Collector
 from runner.training.progress import OnProgress, Progress
 from runner.training.tensorboard import Boards
 from runner.training.urgency import NoHurry, Urgency
@@ -105,10 +106,12 @@ def train(
     threads = saved_threads(store, checkpoints) or spec.training.threads
     pool = ThreadPoolExecutor(1, thread_name_prefix="restore")
     restoring = pool.submit(checkpointer.restore)
+    collector = Collector()
     try:
         return _fit(
             spec,
             checkpointer,
+            collector,
             every=every,
             boards=boards,
             threads=threads,
@@ -119,6 +122,7 @@ def train(
             on_progress=on_progress,
         )
     finally:
+        collector.release()
         pool.shutdown(wait=False)  # a stop need not wait for a download
         checkpointer.close(urgency.seconds_left)
 
@@ -149,6 +153,7 @@ def saved_threads(store: Store, checkpoints: Sequence[Mapping[str, Any]]) -> int
 def _fit(
     spec: JobSpec,
     checkpointer: Checkpointer,
+    collector: Collector,
     *,
     every: Every,
     boards: Boards | None,
@@ -161,6 +166,7 @@ def _fit(
 ) -> Reference:
     from runner.training.quiet import import_keras
 
+    collector.rest()
     import_keras()
     from runner.training import allocator, numerics
     from runner.training.best import Best
@@ -212,6 +218,7 @@ def _fit(
             position = replace(
                 position, phase=number, phase_epoch=position.epoch, step=0, stop=False
             )
+        collector.rest()  # until the phase's own step is traced
         compile_phase(assembled, spec, phase)
         backup = BackupAndRestore.for_job(
             checkpointer,
@@ -219,7 +226,7 @@ def _fit(
             best=best,
             should_stop=should_stop,
             urgency=urgency,
-            on_progress=tell,
+            on_progress=_after_first_step(collector.pass_over, tell),
             restore=fetch,
             start=position,
             history=history,
@@ -330,6 +337,20 @@ def _stop_at_nan() -> "keras.callbacks.Callback":
                 raise DivergedError(msg)
 
     return StopAtNaN()
+
+
+def _after_first_step(act: Callable[[], None], on_progress: OnProgress) -> OnProgress:
+    """Act as soon as a fit has told of a step; it tells of its beginning, and of its first step."""
+    begun_at: int | None = None
+
+    def tell(progress: Progress) -> None:
+        nonlocal begun_at
+        begun_at = progress.global_step if begun_at is None else begun_at
+        if progress.global_step > begun_at:
+            act()
+        on_progress(progress)
+
+    return tell
 
 
 def _with_speed(on_progress: OnProgress, batch_size: int) -> OnProgress:

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from runner.training import allocator
+from runner.training.garbage import Collector
 from tests.benchmarks._tables import REPEATS, quotient, ratios, spread, table
 from tests.benchmarks._training import (
     BATCH,
@@ -62,7 +64,7 @@ class Blocks:
 
 
 def test_overhead(tmp_path: Path) -> None:
-    """A checkpoint every 6 steps, as the issue asks; and from it one every 30 seconds."""
+    """A checkpoint every 6 steps, and from it one every 30 seconds; in a process like a job's."""
     from runner.training.callback import BackupAndRestore
 
     model = myinception()
@@ -75,14 +77,21 @@ def test_overhead(tmp_path: Path) -> None:
     def before(step: int) -> None:
         if step:
             blocks.end(step - 1)
+            collector.pass_over()
         blocks.before(step)
 
-    model.fit(
-        batches(BLOCK * len(plan)),
-        epochs=1,
-        callbacks=[at_each_step(before, blocks.after), ours],
-        verbose=0,
-    )
+    allocator.keep_freed_memory()
+    collector = Collector()
+    collector.rest()
+    try:
+        model.fit(
+            batches(BLOCK * len(plan)),
+            epochs=1,
+            callbacks=[at_each_step(before, blocks.after), ours],
+            verbose=0,
+        )
+    finally:
+        collector.release()
     rows = []
     for name, values in (("seconds", blocks.seconds), ("CPU seconds", blocks.cpu)):
         # between the blocks before and after, so that a machine that gets slower cancels out
@@ -203,16 +212,28 @@ class Turns:
         callback = BackupAndRestore.for_job(
             self._commits.checkpointer, every=every, restore=lambda: None
         )
-        return self._fit([callback], x=self._batches, ask=ask)
+        collector = Collector()
+        collector.rest()
+        try:
+            return self._fit([callback], x=self._batches, ask=ask, traced=collector.pass_over)
+        finally:
+            collector.release()
 
     def _fit(
-        self, callbacks: list[Any], *, ask: Callable[[int], object] = lambda _: None, **data: Any
+        self,
+        callbacks: list[Any],
+        *,
+        ask: Callable[[int], object] = lambda _: None,
+        traced: Callable[[], object] = lambda: None,
+        **data: Any,
     ) -> Took:
         """Time the steps from FIRST on, with what they leave to do."""
         took: list[tuple[float, float]] = []
 
         def before(step: int) -> None:
             ask(step)
+            if step == FIRST:
+                traced()
             if step in (FIRST, FIRST + TURN):
                 settle(self._model)
                 self._commits.checkpointer.wait()

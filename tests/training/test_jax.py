@@ -106,6 +106,8 @@ def test_a_job_is_trained_evaluated_and_exported_without_tensorflow(tmp_path: Pa
     (poison / "__init__.py").write_text("raise AssertionError('TensorFlow was imported')")
     paths = [str(poison.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {"PYTHONPATH": os.pathsep.join(paths)}
+    if os.environ["JAX_PLATFORMS"] != "cpu":  # the harness hides the cards
+        environment["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
     spec = tmp_path / "job.json"
     spec.write_text(
         json.dumps(
