@@ -117,6 +117,7 @@ class Auto:
     max_loss_seconds: float  #: at most this much work may be repeated
     overhead: float = 0.01  #: largest share of the training's time that checkpoints may take
     floor_seconds: float = 5.0  #: shorter intervals gain nothing and wear the bucket
+    interruptions: int = 0  #: that were seen so far: with none, the mean time is assumed
 
     def interval_seconds(self, cost_seconds: float) -> float:
         """Return the seconds from one checkpoint to the next."""
@@ -140,9 +141,10 @@ class Auto:
         else:
             reason = "Young/Daly"
         alone = "" if interval == best else f"; Young/Daly alone: {best:.1f} s"
+        seen = f"{self.interruptions} seen" if self.interruptions else "none seen yet"
         return (
             f"every {interval:.1f} s ({reason}, reckoning with an interruption every"
-            f" {self.mtbf_seconds:.0f} s; a checkpoint costs {cost_seconds:.3f} s{alone})"
+            f" {self.mtbf_seconds:.0f} s, {seen}; a checkpoint costs {cost_seconds:.3f} s{alone})"
         )
 
 
@@ -237,7 +239,9 @@ def for_job(
     if text.strip().lower() != "auto":
         return Within(parse(text), max_loss_seconds)
     mtbf = mean_time_between(running_seconds=running_seconds, interruptions=interruptions)
-    return Auto(mtbf_seconds=mtbf, max_loss_seconds=max_loss_seconds / 2)
+    return Auto(
+        mtbf_seconds=mtbf, max_loss_seconds=max_loss_seconds / 2, interruptions=interruptions
+    )
 
 
 def parse(text: str) -> EverySteps | EverySeconds | EveryEpochs:

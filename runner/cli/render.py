@@ -45,6 +45,11 @@ def in_notebook(environ: Mapping[str, str]) -> bool:
     return IN_PLACE in environ or shell
 
 
+def count(number: int, word: str) -> str:
+    """Return `1 attempt`, `2 attempts`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """`42s`, `3m`, `2h05m`: as long as a person wants to read."""
     whole = round(seconds)

@@ -373,7 +373,7 @@ def _metric(job: Job, ahead: Job | Heartbeat) -> str:
 
 
 def _detail(store: Store, view: View) -> str:
-    from runner.cli.render import ago, duration, sparkline
+    from runner.cli.render import ago, count, duration, sparkline
 
     job, document = view.job, describe(store, view)
     now = datetime.now(UTC)
@@ -381,7 +381,8 @@ def _detail(store: Store, view: View) -> str:
         "",
         f"{job.id}: submitted {ago(now - job.submitted_at)},"
         f" last record {ago(now - job.updated_at)},"
-        f" {job.attempts} attempts, {job.preemptions} preemptions, {job.failures} failures",
+        f" {count(job.attempts, 'attempt')}, {count(job.preemptions, 'preemption')},"
+        f" {count(job.failures, 'failure')}",
     ]
     if document["worker"]:
         node = f" ({document['node']})" if document["node"] else ""

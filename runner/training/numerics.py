@@ -60,10 +60,13 @@ def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[st
     if saved["backend"] != current["backend"]:  # what only one of them has says no more
         keys = ["backend", *sorted(saved.keys() & current.keys() - {"backend"})]
     return [
-        f"{key} {_word(saved.get(key))} -> {_word(current.get(key))}"
+        f"{_NAMES.get(key, key)} {_word(saved.get(key))} -> {_word(current.get(key))}"
         for key in keys
         if saved.get(key) != current.get(key)
     ]
+
+
+_NAMES = {"data_content": "the data's content"}  #: of what its key does not say
 
 
 def _word(value: Any) -> str:

@@ -342,7 +342,7 @@ def test_other_data_are_said_and_the_training_goes_on(
     x[0, 0] += 1
     backup = BackupAndRestore(str(tmp_path))
     make_model().fit(x, y, batch_size=4, epochs=EPOCHS, verbose=0, callbacks=[backup])
-    assert "continued on different numerics: data_content" in caplog.text
+    assert "continued on different numerics: the data's content" in caplog.text
 
 
 def test_an_evaluation_may_have_it_in_its_list(tmp_path: Path) -> None:
