@@ -130,6 +130,8 @@ class Auto:
 
     def describe(self, cost_seconds: float = 0.0) -> str:
         """Say the interval that a cost leads to, and what decided it."""
+        if cost_seconds <= 0:
+            return "auto: as soon as it is known what a checkpoint costs"
         interval = self.interval_seconds(cost_seconds)
         best = daly(cost_seconds, self.mtbf_seconds)
         if interval == self.max_loss_seconds:
@@ -139,12 +141,13 @@ class Auto:
         elif interval == self.floor_seconds:
             reason = "shortest sensible interval"
         else:
-            reason = "Young/Daly"
+            reason = "loses least time, by Young/Daly"
         alone = "" if interval == best else f"; Young/Daly alone: {best:.1f} s"
-        seen = f"{self.interruptions} seen" if self.interruptions else "none seen yet"
+        seen = f"{self.interruptions} seen" if self.interruptions else "assumed, none seen yet"
         return (
             f"every {interval:.1f} s ({reason}, reckoning with an interruption every"
-            f" {self.mtbf_seconds:.0f} s, {seen}; a checkpoint costs {cost_seconds:.3f} s{alone})"
+            f" {self.mtbf_seconds / 3600:.2g} h, {seen};"
+            f" a checkpoint costs {cost_seconds:.3f} s{alone})"
         )
 
 

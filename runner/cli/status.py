@@ -22,6 +22,7 @@ from runner.queue.job import HOLD, Job, Stage, State, line
 from runner.queue.protocol import Availability, Heartbeat
 from runner.queue.queue import Queue
 from runner.store.base import Store
+from runner.store.filesystem import FileStore
 
 WATCH_SECONDS = 2.0
 MOST_DEPTH = 50
@@ -77,7 +78,10 @@ def run(options: argparse.Namespace) -> int:
         show(_table(views))
     elif not unreadable:
         chosen = options.state or options.worker or options.match
-        say("no jobs" + (" like that" if chosen else ""))
+        if isinstance(store, FileStore) and not store.is_there:
+            say(f"no jobs: {store.url} is not there yet")
+        else:
+            say("no jobs" + (" like that" if chosen else ""))
     if options.job:
         for view in views:
             print(_detail(store, view))

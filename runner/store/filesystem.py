@@ -83,8 +83,11 @@ def open_store(
         from runner.store.schemes import check_folder
 
         path = Path(os.path.abspath(Path(rest if separator else url).expanduser()))  # noqa: PTH100
-        if os.path.lexists(path) and not path.is_dir():
-            raise StoreRefusedError(f"{path} is no folder: name a folder, or one that may be made.")
+        there = next(one for one in (path, *path.parents) if os.path.lexists(one))
+        if not there.is_dir():
+            raise StoreRefusedError(
+                f"{there} is no folder: name a folder, or one that may be made."
+            )
         alone = settings_for(url).single_writer if single_writer is None else single_writer
         check_folder(path, single_writer=alone)
         return FileStore(path, single_writer=alone)
@@ -122,6 +125,11 @@ class FileStore:
         self.single_writer = single_writer
         self._swept: set[str] = set()
         self._links = True
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the folder has been made."""
+        return self._root.is_dir()
 
     def read(self, key: str, *, max_bytes: int = MAX_READ) -> bytes | None:  # noqa: D102
         path = self._path(key)

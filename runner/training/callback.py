@@ -102,6 +102,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             best=Best(best, best_mode) if best else None,
             should_stop=should_stop,
             on_progress=on_progress,
+            tell=self._say,
             discard=self._folder.delete if delete_checkpoint else None,
         )
         self._loop: Loop | None = None
@@ -183,6 +184,10 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
     def blocked_seconds(self) -> list[float]:
         """How long each checkpoint kept the training waiting."""
         return list(self._loop.blocked_seconds) if self._loop is not None else []
+
+    def _say(self, text: str) -> None:
+        if (self.params or {}).get("verbose"):
+            print(f"BackupAndRestore: {text}")  # noqa: T201 - as fit's own lines
 
     def set_model(self, model: Any) -> None:
         """Take over the list that fit has just put us into."""

@@ -71,6 +71,7 @@ class Settings:
     urgency: Urgency = field(default_factory=NoHurry)  #: how much time there is for saving
     on_progress: OnProgress | None = None
     warn: Callable[[str], None] = logger.warning
+    tell: Callable[[str], None] = logger.info  #: people, where a fit goes on
     waits: bool = False  #: for a bucket that is away when the training has ended
     discard: Callable[[], None] | None = None  #: removes all at the end, instead of saving it
 
@@ -168,8 +169,11 @@ class Loop:
             self.model.stop_training = position.stop
             self._finished = restored
             private.set_first_epoch(self.model, max(self._fit.epochs, 1))
+            self._settings.tell(f"this training has ended already, at step {position.global_step}")
         else:
             private.set_first_epoch(self.model, position.epoch)
+            done = f", after {position.step} of its steps" if position.step else ""
+            self._settings.tell(f"going on with epoch {position.epoch + 1}{done}")
 
     def on_train_end(self, logs: Logs = None) -> None:
         """Let the others end, then save what they made of the state."""

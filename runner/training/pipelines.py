@@ -1,7 +1,7 @@
 """Whether a tf.data pipeline gives the same batches in every process, and every epoch anew.
 
 Only then can a resume find its place again by skipping. The pipeline is looked through, part by
-part: shuffles draw new orders, generators and Python functions run code that we can't see,
+part: most shuffles draw new orders, generators and Python functions run code that we can't see,
 stateful operations remember, and parallel maps may be told not to keep the order.
 """
 
@@ -26,13 +26,22 @@ _HARMLESS = re.compile(
     r"XlaLaunch|CollectiveReduce|NcclAllReduce).*"
 )
 
+_ONE_ORDER = "shuffle(..., seed=1, reshuffle_each_iteration=False)"
+
 
 def doubt(dataset: Any) -> str | None:
     """Return why a pipeline can't be vouched for, or None if it can."""
     for part in _parts(dataset):
         kind = type(part).__name__
         if "Shuffle" in kind:
-            return "shuffle() draws another order in each process"
+            if getattr(part, "_reshuffle_each_iteration", None) is not False:
+                return (
+                    "shuffle() draws a new order in each epoch, and after a resume its first one"
+                    f" again; {_ONE_ORDER} keeps one order"
+                )
+            if _seeds(part) == (0, 0):
+                return f"shuffle() has no seed; {_ONE_ORDER} keeps one order"
+            continue
         if "Random" in kind or "Sample" in kind or "Choose" in kind:
             return f"{kind} is random"
         if not _PLAIN.fullmatch(kind):
@@ -50,9 +59,15 @@ def doubt(dataset: Any) -> str | None:
     return None
 
 
-def shuffles(dataset: Any) -> bool:
-    """Whether the order of a pipeline changes from one epoch to the next."""
-    return any("Shuffle" in type(part).__name__ for part in _parts(dataset))
+def order(dataset: Any) -> str:
+    """Return what decides over the order of a sound pipeline's shuffles; empty without any."""
+    shuffles = [part for part in _parts(dataset) if "Shuffle" in type(part).__name__]
+    return ", ".join(f"shuffled by seed {one}/{two}" for one, two in map(_seeds, shuffles))
+
+
+def _seeds(shuffle: Any) -> tuple[int, int]:
+    """TensorFlow's two: of the program (`tf.random.set_seed`), and of this shuffle."""
+    return int(shuffle._seed), int(shuffle._seed2)
 
 
 def _parts(dataset: Any) -> Iterator[Any]:

@@ -149,11 +149,13 @@ class _Skipped:
     mid_epoch = True
 
     def __init__(self, model: Any, fit: Fit) -> None:
+        from runner.training import pipelines
         from runner.training.backends.tensorflow import replace_dataset
 
         self._replace = partial(replace_dataset, model, fit)
         self._fit = fit
         self._whole = fit.epoch_iterator.data_adapter.get_tf_dataset()
+        self._order = pipelines.order(self._whole)
         self._skipping = False
         self._first = True
 
@@ -170,7 +172,8 @@ class _Skipped:
             self._skipping = True
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"data": f"tf.data pipeline of {self._fit.steps or 'unknown many'} steps"}
+        steps = f"tf.data pipeline of {self._fit.steps or 'unknown many'} steps"
+        return {"data": ", ".join(filter(None, [steps, self._order]))}
 
     def to_json(self) -> Any:
         return None

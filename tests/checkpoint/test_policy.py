@@ -95,7 +95,8 @@ def test_daly_loses_least(cost: float, mtbf: float) -> None:
 @pytest.mark.parametrize(
     ("cost", "expected", "reason"),
     [
-        (0.0, 5.0, "shortest"),
+        (0.0, 5.0, "as soon as it is known"),
+        (0.001, 5.0, "shortest"),
         (0.01, daly(0.01, 3600), "Young/Daly"),
         (2.0, 200.0, "overhead"),
         (20.0, 600.0, "max_loss"),
@@ -122,8 +123,8 @@ def test_the_interval_of_a_job_follows_what_it_has_been_through() -> None:
     calm, wild = interval("auto", 10, 0), interval("auto", 10, 99)
     assert calm.interval_seconds(0.1) > 3 * wild.interval_seconds(0.1)
     assert interval("auto", 1e6, 0).interval_seconds(1.0) == 300, "half of max_loss"
-    assert "an interruption every 50400 s, none seen yet;" in calm.describe(0.1)
-    assert "an interruption every 504 s, 99 seen;" in wild.describe(0.1)
+    assert "an interruption every 14 h, assumed, none seen yet;" in calm.describe(0.1)
+    assert "an interruption every 0.14 h, 99 seen;" in wild.describe(0.1)
 
 
 def test_mean_time_between_goes_from_the_prior_to_the_history() -> None:

@@ -223,6 +223,17 @@ def test_validate_build_prints_the_parameter_count(runner: Runner) -> None:
     assert "parameters" in done.stderr
 
 
+def test_a_mistyped_store_is_no_empty_one(runner: Runner, tmp_path: Path) -> None:
+    missing = runner.run("status", "--store", str(tmp_path / "missing"))
+    assert missing.returncode == 0
+    assert f"no jobs: {(tmp_path / 'missing').as_uri()} is not there yet" in missing.stderr
+    (tmp_path / "file").write_text("")
+    for command in ("status", "report"):
+        refused = runner.run(command, "--store", (tmp_path / "file" / "sub").as_uri())
+        assert refused.returncode == 6
+        assert f"{tmp_path / 'file'} is no folder" in refused.stderr
+
+
 @pytest.mark.parametrize(
     "record",
     ["", "{", '{"state": "frob"}', "[1]", '{"checkpoints": [1]}', '{"final": {"step": "a"}}'],

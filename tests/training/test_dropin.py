@@ -1,5 +1,6 @@
 """`BackupAndRestore` in stock fit: Keras's own arguments and behaviours, and exact besides."""
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterator
@@ -84,12 +85,19 @@ def train(folder: Path, *others: Any, data: str = "numpy", **options: Any) -> tu
             "steps_per_epoch": STEPS,
         },
         "shuffled": {"x": tf.data.Dataset.from_tensor_slices((x, y)).shuffle(9).batch(4)},
+        "shuffled once": {"x": shuffled_once(x, y)},
         "pydataset": {"x": Pieces()},
     }[data]
     history = model.fit(
         **arguments, epochs=EPOCHS, verbose=0, callbacks=[backup, *others], validation_data=(x, y)
     )
     return model, history, backup
+
+
+def shuffled_once(x: Any, y: Any) -> Any:
+    data = tf.data.Dataset.from_tensor_slices((x, y))
+    tf.random.set_seed(7)  # the program's: a part of the order
+    return data.shuffle(9, seed=5, reshuffle_each_iteration=False).batch(4)
 
 
 class Pieces(keras.utils.PyDataset):  # type: ignore[misc]
@@ -203,7 +211,7 @@ def test_more_epochs_continue_a_finished_training(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- and exact besides
 
 
-@pytest.mark.parametrize("data", ["numpy", "batches", "tf.data", "endless"])
+@pytest.mark.parametrize("data", ["numpy", "batches", "tf.data", "endless", "shuffled once"])
 @pytest.mark.parametrize("steps", [5, pytest.param(9, marks=pytest.mark.chaos)])
 def test_every_kind_of_data_resumes_exactly(tmp_path: Path, data: str, steps: int) -> None:
     """Mid-epoch; the second model is initialised otherwise, so all must have been restored."""
@@ -229,6 +237,28 @@ def test_data_that_can_not_be_sought_is_said_once_and_resumed_at_an_epoch(
     assert "runner.Batches" in said[0].getMessage()
     _, history, _ = train(tmp_path, data=data, save_freq=1)
     assert history.epoch == list(range(EPOCHS))
+
+
+def test_where_a_fit_goes_on_is_said_if_fit_says_anything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, y = numbers()
+
+    def said(verbose: int, epochs: int = EPOCHS, *others: Any) -> str:
+        backup = BackupAndRestore(str(tmp_path), save_freq=1, delete_checkpoint=False)
+        arguments = {"batch_size": 4, "epochs": epochs, "verbose": verbose}
+        with contextlib.suppress(RuntimeError):
+            make_model().fit(x, y, callbacks=[backup, *others], **arguments)
+        lines = capsys.readouterr().out.splitlines()
+        return "".join(line for line in lines if line.startswith("BackupAndRestore"))
+
+    assert said(2, EPOCHS, Interrupting(steps=STEPS + 2)) == ""
+    assert said(0, EPOCHS, Interrupting(steps=1)) == ""
+    first = said(2, EPOCHS, Interrupting(epoch=2))
+    assert first == "BackupAndRestore: going on with epoch 2, after 1 of its steps"
+    assert said(2, EPOCHS + 1) == "BackupAndRestore: going on with epoch 3, after 2 of its steps"
+    steps = STEPS * (EPOCHS + 1)
+    assert said(2) == f"BackupAndRestore: this training has ended already, at step {steps}"
 
 
 def test_progress_is_the_same_with_and_without_checkpoints(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from runner.training.pipelines import doubt, stateful_operations
+from runner.training.pipelines import doubt, order, stateful_operations
 
 Data = tf.data.Dataset
 
@@ -32,6 +32,7 @@ SOUND: dict[str, Callable[[], Any]] = {
     "flat_map": lambda: Data.range(3).flat_map(Data.range),
     "interleave": lambda: Data.range(3).interleave(Data.range),
     "padded_batch": lambda: Data.range(3).padded_batch(2),
+    "shuffled once": lambda: base().shuffle(9, 1, reshuffle_each_iteration=False).batch(8),
     "stateless": lambda: Data.range(3).map(lambda i: tf.random.stateless_normal([2], [1, 2])),
 }
 
@@ -47,7 +48,8 @@ def keras_random() -> Any:
 
 
 UNSOUND: dict[str, tuple[Callable[[], Any], str]] = {
-    "shuffle": (lambda: base().shuffle(9).batch(8), "shuffle"),
+    "shuffle": (lambda: base().shuffle(9).batch(8), "a new order in each epoch"),
+    "shuffle with a seed": (lambda: base().shuffle(9, 1).batch(8), "a new order in each epoch"),
     "shuffle far inside": (lambda: base().shuffle(9).map(doubled).batch(8).repeat(), "shuffle"),
     "tf.random": (lambda: base().map(lambda x, y: (x + tf.random.normal([4]), y)), "Random"),
     "keras random": (keras_random, "AssignVariableOp"),
@@ -73,6 +75,19 @@ def test_sound(name: str) -> None:
 def test_unsound(name: str) -> None:
     make, reason = UNSOUND[name]
     assert reason in (doubt(make()) or "")
+
+
+def test_a_shuffle_without_a_seed_and_what_decides_over_one_with_a_seed() -> None:
+    keras.utils.set_random_seed(7)
+    once = {"reshuffle_each_iteration": False}
+    assert order(base().shuffle(9, seed=5, **once).batch(8)) == "shuffled by seed 7/5"
+    assert order(base().batch(8)) == ""
+    tf.random.set_seed(None)
+    try:
+        assert "has no seed" in (doubt(base().shuffle(9, **once)) or "")
+        assert doubt(base().shuffle(9, seed=5, **once)) is None
+    finally:
+        keras.utils.set_random_seed(7)
 
 
 def test_options_that_give_up_the_order() -> None:
