@@ -51,13 +51,15 @@ def seconds(duration: str) -> float:
 
 
 def _check_duration(value: Any) -> Any:
-    if isinstance(value, str):
-        seconds(value)
+    if not isinstance(value, str):
+        msg = f"received {value!r}; expected a duration such as '30s', '10m' or '11h'"
+        raise ValueError(msg)
+    seconds(value)
     return value
 
 
 def _check_every(value: Any) -> Any:
-    if isinstance(value, str) and _EVERY.fullmatch(value.strip()) is None:
+    if not isinstance(value, str) or _EVERY.fullmatch(value.strip()) is None:
         msg = f"received {value!r}; expected '30s', '200 steps', '1 epoch' or 'auto'"
         raise ValueError(msg)
     return value
