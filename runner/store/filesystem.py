@@ -45,6 +45,7 @@ _GROUP_PIECES = 512  # of one system call; Linux takes 1024, others fewer
 _GROUP_BYTES = 1 << 26  # of one system call; some take no 2 GiB
 _STALE_SECONDS = 3600.0  # a temporary file this old belongs to a process that died
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
+_NOT_PAST_CACHE = {errno.EINVAL, errno.EOPNOTSUPP}
 _ABSENT = {errno.ENOENT, errno.ENOTDIR}
 _MEND = {
     errno.ENOSPC: "The disk is full: make room, then run it again.",
@@ -54,6 +55,7 @@ _MEND = {
     errno.EPERM: "This user may not do that: mend the permissions or choose another --store.",
     errno.ENOENT: "A folder can't be made there: choose another --store.",
     errno.ENOTDIR: "A file is in the way of a folder: choose another --store.",
+    errno.EFBIG: "It is larger than a file may be: raise `ulimit -f` or choose another --store.",
     errno.ENAMETOOLONG: "The path is too long for this disk: choose a shorter --store.",
 }
 
@@ -425,7 +427,7 @@ def _write_whole(file: int, blocks: memoryview) -> None:
             blocks = blocks[os.write(file, blocks) :]
         except OSError as error:
             # a file system that only says now that it can't
-            if error.errno != errno.EINVAL or not _bypass_cache(file, False):
+            if error.errno not in _NOT_PAST_CACHE or not _bypass_cache(file, False):
                 raise
 
 

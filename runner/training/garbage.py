@@ -10,25 +10,30 @@ Source: gc.freeze in Python's library.
 
 import gc
 
+_OF_PYTHON = 1000  # objects; Python 3.12 itself passes over 375
+
 
 class Collector:
     """The collector of this process, for the time of a training.
 
-    Where it is switched off already, someone else takes care of it: then it is left as it is.
+    Where it is switched off or passes something over already, someone else takes care of it: then
+    it is left as it is.
     """
 
+    _worked = False  # a training went before in this process
+
     def __init__(self) -> None:
-        self._ours = gc.isenabled()
-        self._rests = self._passes_over = False
+        self._ours = gc.isenabled() and gc.get_freeze_count() < _OF_PYTHON
+        self._rests = False
 
     def rest(self) -> None:
-        """Collect nothing until `pass_over`; what an earlier fit left goes before."""
+        """Collect nothing until `pass_over`; what an earlier fit or training left goes before."""
         if not self._ours:
             return
-        if self._passes_over:
-            gc.unfreeze()
-            self._passes_over = False
+        gc.unfreeze()
+        if Collector._worked:
             gc.collect()
+        Collector._worked = True
         gc.disable()
         self._rests = True
 
@@ -37,12 +42,11 @@ class Collector:
         if self._rests:
             gc.freeze()
             gc.enable()
-            self._rests, self._passes_over = False, True
+            self._rests = False
 
     def release(self) -> None:
         """Let everything be as it was."""
-        if not self._ours:
-            return
-        gc.unfreeze()
-        gc.enable()
-        self._rests = self._passes_over = False
+        if self._ours:
+            gc.unfreeze()
+            gc.enable()
+            self._rests = False

@@ -3,11 +3,13 @@
 They come before any log level counts, and would bury what the user has to read.
 """
 
+import logging
 import os
 import re
 import sys
 import tempfile
 import threading
+from typing import TextIO
 
 from runner.errors import SpecError
 
@@ -63,8 +65,19 @@ def _load_filtered() -> None:
             direct.flush()
             os.dup2(real, 2)
             sys.stderr = python_stderr
+            _hand_over(direct, python_stderr)
             said.seek(0)
             for line in said:
                 if not _NOISE.match(line) and not line.startswith(_REBUILD):
                     os.write(2, line)
     os.close(real)
+
+
+def _hand_over(direct: TextIO, stderr: TextIO) -> None:
+    """Let the loggers that were made meanwhile go on where they are heard."""
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    for logger in loggers:
+        for handler in getattr(logger, "handlers", ()):
+            handler = getattr(handler, "python_handler", handler)  # of absl's
+            if isinstance(handler, logging.StreamHandler) and handler.stream is direct:
+                handler.setStream(stderr)

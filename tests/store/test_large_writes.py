@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.errors import StoreError
+from runner.errors import StoreRefusedError
 from runner.store.filesystem import FileStore
 
 MIB = 1 << 20
@@ -56,7 +56,7 @@ def late(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def refuse(file: int, data: Any) -> int:
         if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_DIRECT:
-            raise OSError(errno.EINVAL, "Invalid argument")
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
         return real(file, data)
 
     monkeypatch.setattr(os, "write", refuse)
@@ -126,7 +126,7 @@ def test_a_full_disk_in_the_middle_shows_no_part_of_an_object(tmp_path: Path) ->
     for end in (MIB, 4 * MIB, 9 * MIB + 100, 10 * MIB):
         resource.setrlimit(resource.RLIMIT_FSIZE, (end, hard))
         try:
-            with pytest.raises(StoreError):
+            with pytest.raises(StoreRefusedError, match="ulimit -f"):
                 store.put("there", b"x" * (10 * MIB + 1))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

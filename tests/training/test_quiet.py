@@ -1,0 +1,28 @@
+"""What TensorFlow prints at its import is left out; what its loggers say later is heard."""
+
+import os
+import subprocess
+import sys
+
+PROGRAM = """
+import logging, sys
+from runner.training.quiet import import_keras
+
+import_keras()
+print("imported", file=sys.stderr)
+logging.getLogger("tensorflow").warning("traced again")
+from absl import logging as absl
+absl.warning("from absl")
+"""
+
+
+def test_the_import_is_quiet_and_what_is_logged_later_is_heard() -> None:
+    clean = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
+    environment = {**clean, "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
+    )
+    first, *later = done.stderr.splitlines()
+    assert first == "imported", done.stderr
+    assert "Logging error" not in done.stderr
+    assert [line.split(":")[-1].split("] ")[-1] for line in later] == ["traced again", "from absl"]
