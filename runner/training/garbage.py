@@ -28,7 +28,7 @@ class Collector:
 
     def rest(self) -> None:
         """Collect nothing until `pass_over`; what an earlier fit or training left goes before."""
-        if not self._ours:
+        if not self._ours or self._rests:
             return
         gc.unfreeze()
         if Collector._worked:

@@ -135,3 +135,27 @@ def test_what_an_earlier_fit_left_goes_before_the_next() -> None:
     collector.rest()
     assert freed == ["freed"]
     collector.release()
+
+
+def test_only_what_went_before_is_looked_for() -> None:
+    """A fresh process has nothing to be collected, however often it is told to rest."""
+    collections: list[int] = []
+
+    def count(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            collections.append(info["generation"])
+
+    gc.callbacks.append(count)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Collector, "_worked", False)
+            collector = Collector()
+            collector.rest()
+            collector.rest()
+            assert collections.count(2) == 0
+            collector.pass_over()
+            collector.rest()
+            assert collections.count(2) == 1
+            collector.release()
+    finally:
+        gc.callbacks.remove(count)
