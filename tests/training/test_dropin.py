@@ -242,23 +242,39 @@ def test_data_that_can_not_be_sought_is_said_once_and_resumed_at_an_epoch(
 def test_where_a_fit_goes_on_is_said_if_fit_says_anything(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Each time: what was said, and where the first epoch of the fit began."""
     x, y = numbers()
+    seen: list[str] = []
 
-    def said(verbose: int, epochs: int = EPOCHS, *others: Any) -> str:
-        backup = BackupAndRestore(str(tmp_path), save_freq=1, delete_checkpoint=False)
+    class Where(Interrupting):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            at = backup.position
+            within = f", after {at.step} of its steps" if at.step else ""
+            seen.append(f"BackupAndRestore: going on with epoch {at.epoch + 1}{within}")
+
+    def said(verbose: int, epochs: int, **interrupting: int) -> str:
+        seen.clear()
         arguments = {"batch_size": 4, "epochs": epochs, "verbose": verbose}
+        callbacks = [backup, Where(**interrupting)]
         with contextlib.suppress(RuntimeError):
-            make_model().fit(x, y, callbacks=[backup, *others], **arguments)
+            make_model().fit(x, y, callbacks=callbacks, **arguments)
         lines = capsys.readouterr().out.splitlines()
         return "".join(line for line in lines if line.startswith("BackupAndRestore"))
 
-    assert said(2, EPOCHS, Interrupting(steps=STEPS + 2)) == ""
-    assert said(0, EPOCHS, Interrupting(steps=1)) == ""
-    first = said(2, EPOCHS, Interrupting(epoch=2))
-    assert first == "BackupAndRestore: going on with epoch 2, after 1 of its steps"
-    assert said(2, EPOCHS + 1) == "BackupAndRestore: going on with epoch 3, after 2 of its steps"
-    steps = STEPS * (EPOCHS + 1)
-    assert said(2) == f"BackupAndRestore: this training has ended already, at step {steps}"
+    def fresh() -> BackupAndRestore:
+        return BackupAndRestore(str(tmp_path), save_freq=1, delete_checkpoint=False)
+
+    backup = fresh()
+    assert said(2, EPOCHS, steps=STEPS + 2) == ""
+    backup = fresh()
+    assert said(0, EPOCHS, steps=1) == ""
+    backup = fresh()
+    assert said(2, EPOCHS, epoch=2) == seen[0]
+    backup = fresh()
+    assert said(2, EPOCHS) == seen[0]
+    backup = fresh()
+    ended = f"BackupAndRestore: this training has ended already, at step {STEPS * EPOCHS}"
+    assert said(2, EPOCHS) == ended
 
 
 def test_progress_is_the_same_with_and_without_checkpoints(tmp_path: Path) -> None:
