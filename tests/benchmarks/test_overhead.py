@@ -35,7 +35,7 @@ BLOCK = 12  #: steps
 #: on a machine that others use. After 6 and 12: the second is written when the 12 are over, as
 #: where a training ends; after 3 and 9: both are written within. The experiments' batches are of
 #: 512 and more: 128 is as far towards them as time allows here
-PAIRS = {
+PAIRS: dict[tuple[int, tuple[int, ...]], int] = {
     (BATCH, (6, 12)): 6 * REPEATS,
     (BATCH, (3, 9)): 12 * REPEATS,
     (128, (3, 9)): 3 * REPEATS,
