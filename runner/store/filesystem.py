@@ -8,13 +8,9 @@ This module needs nothing but the standard library, so that `status` starts at o
 
 import contextlib
 import errno
-import fcntl
-import mmap
 import os
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from secrets import token_hex
 from stat import S_ISDIR, S_ISREG
@@ -34,18 +30,13 @@ from runner.store.base import (
     pieces,
     too_large,
 )
+from runner.store.disk import write_all
 
 _TEMPORARY = ".tmp-"  # no key starts with a dot: never listed, never confused
 _WHOLE = ".whole"  # the record inside a folder, where there are no hard links
 _NO_LINKS_HERE = ".no-hard-links"  # in the root: some records are folders that hold _WHOLE
-_LARGE = 1 << 23  # bytes; what is written past the page cache
-_BUFFER_BYTES = 1 << 22  # of what is on its way there
-_BLOCK = 4096  # bytes; what file systems want there in whole
-_GROUP_PIECES = 512  # of one system call; Linux takes 1024, others fewer
-_GROUP_BYTES = 1 << 26  # of one system call; some take no 2 GiB
 _STALE_SECONDS = 3600.0  # a temporary file this old belongs to a process that died
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
-_NOT_PAST_CACHE = {errno.EINVAL, errno.EOPNOTSUPP}
 _ABSENT = {errno.ENOENT, errno.ENOTDIR}
 _MEND = {
     errno.ENOSPC: "The disk is full: make room, then run it again.",
@@ -301,7 +292,7 @@ class FileStore:
         path = folder / f"{_TEMPORARY}{token_hex(8)}"
         try:
             with path.open("xb", buffering=0) as file:
-                _write_all(file.fileno(), data)
+                write_all(file.fileno(), data)
                 if data:
                     os.fsync(file.fileno())
             yield path
@@ -367,84 +358,6 @@ def _read_exactly(file: int, length: int) -> bytes:
         parts.append(part)
         length -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _write_all(file: int, data: Sequence[memoryview]) -> None:
-    if sum(map(len, data)) >= _LARGE and _bypass_cache(file, True):
-        _write_blocks(file, data)
-    else:
-        _write_gathered(file, data)
-
-
-def _write_gathered(file: int, data: Iterable[memoryview]) -> None:
-    """Write all pieces, none of them copied: a pack has a thousand, most of some bytes."""
-    waiting = deque(piece for piece in data if len(piece))
-    while waiting:
-        written = os.writev(file, _group(waiting))
-        while waiting and written >= len(waiting[0]):
-            written -= len(waiting.popleft())
-        if written:
-            waiting[0] = waiting[0][written:]
-
-
-def _group(pieces: Iterable[memoryview]) -> list[memoryview]:
-    """Return the first pieces, as many as one system call takes."""
-    group: list[memoryview] = []
-    left = _GROUP_BYTES
-    for piece in islice(pieces, _GROUP_PIECES):
-        group.append(piece[:left])
-        left -= len(piece)
-        if left <= 0:
-            break
-    return group
-
-
-def _write_blocks(file: int, data: Iterable[memoryview]) -> None:
-    """Write past the page cache: in whole blocks, from memory that is aligned to them.
-
-    Pages for 69 MB took the processor 15 to 150 ms, most where a virtual machine gets its memory
-    only now; this takes 12. What is read next, the training's data, stays in the cache.
-    """
-    buffer = memoryview(mmap.mmap(-1, _BUFFER_BYTES))
-    filled = 0
-    for piece in data:
-        while len(piece):
-            taken = min(len(piece), len(buffer) - filled)
-            buffer[filled : filled + taken] = piece[:taken]
-            filled, piece = filled + taken, piece[taken:]
-            if filled == len(buffer):
-                _write_whole(file, buffer)
-                filled = 0
-    blocks = filled - filled % _BLOCK
-    _write_whole(file, buffer[:blocks])
-    _bypass_cache(file, False)
-    _write_gathered(file, [buffer[blocks:filled]])
-
-
-def _write_whole(file: int, blocks: memoryview) -> None:
-    while len(blocks):
-        try:
-            blocks = blocks[os.write(file, blocks) :]
-        except OSError as error:
-            # a file system that only says now that it can't
-            if error.errno not in _NOT_PAST_CACHE or not _bypass_cache(file, False):
-                raise
-
-
-def _bypass_cache(file: int, wanted: bool) -> bool:
-    """Let writes go past the page cache or not; whether that made a difference.
-
-    Source: open(2), O_DIRECT; set on the open file, where a refusal leaves nothing behind.
-    """
-    if not hasattr(os, "O_DIRECT"):
-        return False
-    flags = fcntl.fcntl(file, fcntl.F_GETFL)
-    new = flags | os.O_DIRECT if wanted else flags & ~os.O_DIRECT
-    try:
-        fcntl.fcntl(file, fcntl.F_SETFL, new)
-    except OSError:
-        return False
-    return new != flags
 
 
 def _sync_folder(folder: Path) -> None:
