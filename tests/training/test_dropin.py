@@ -239,6 +239,20 @@ def test_data_that_can_not_be_sought_is_said_once_and_resumed_at_an_epoch(
     assert history.epoch == list(range(EPOCHS))
 
 
+def test_another_order_of_a_shuffle_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program's seed is a part of the order, and another program may have another."""
+    with pytest.raises(RuntimeError):
+        train(tmp_path, Interrupting(steps=5), data="shuffled once", save_freq=2)
+    real = tf.random.set_seed
+    monkeypatch.setattr(tf.random, "set_seed", lambda seed: real(seed + 1))
+    caplog.set_level(logging.WARNING)
+    train(tmp_path, data="shuffled once", save_freq=2)
+    assert "shuffled by seed 7/5 -> " in caplog.text
+    assert "shuffled by seed 8/5" in caplog.text
+
+
 def test_where_a_fit_goes_on_is_said_if_fit_says_anything(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
