@@ -8,9 +8,7 @@ the log record down every byte is covered: log -> manifest -> header of the pack
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from blake3 import blake3
+from typing import Any, NamedTuple
 
 from runner.checkpoint.packs import NAMES, hash_bytes
 from runner.errors import CheckpointError
@@ -54,9 +52,8 @@ class Reference:
             raise CheckpointError(f"a checkpoint reference without sense: {data!r}") from error
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """One tensor: what it is, and where its bytes lie."""
+class Place(NamedTuple):
+    """One tensor: what it is, and where its bytes lie. A manifest's JSON has it as a list."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -121,12 +118,12 @@ class Manifest:
     @property
     def digest(self) -> str:
         """The state's fingerprint: equal for equal states, however they were stored."""
-        lines = blake3()
-        for name in sorted(self.tensors):
-            if not name.startswith(PYTHON):
-                place = self.tensors[name]
-                lines.update(f"{name}\n{place.dtype}\n{place.shape}\n{place.hash}\n".encode())
-        return lines.hexdigest()
+        lines = [
+            f"{name}\n{place.dtype}\n{place.shape}\n{place.hash}\n"
+            for name, place in sorted(self.tensors.items())
+            if not name.startswith(PYTHON)
+        ]
+        return hash_bytes("".join(lines).encode())
 
     @property
     def state_bytes(self) -> int:
@@ -141,10 +138,7 @@ class Manifest:
             "history": self.history,
             "numerics": self.numerics,
             "packs": [[pack.key, pack.bytes, pack.header] for pack in self.packs],
-            "tensors": {
-                name: [p.dtype, p.shape, p.hash, p.pack, p.name, p.offset, p.length]
-                for name, p in self.tensors.items()
-            },
+            "tensors": dict(self.tensors),
             "python": self.python,
             "nonce": self.nonce,
         }

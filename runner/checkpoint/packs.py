@@ -5,12 +5,13 @@ never changed, so a pack that a manifest names is either whole or provably damag
 writer copies no tensor; the reader trusts neither lengths nor offsets nor names in the file.
 """
 
+import functools
 import json
 import math
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from blake3 import blake3
@@ -42,8 +43,7 @@ NAMES = {
 _DTYPES = {short: name for name, short in NAMES.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """Where one tensor lies in a pack."""
 
     dtype: str  #: NumPy's name
@@ -63,34 +63,44 @@ def hash_bytes(data: bytes | memoryview) -> str:
     return blake3(data).hexdigest()
 
 
-def build(tensors: Sequence[tuple[str, Array]]) -> tuple[bytes, dict[str, Entry]]:
+def build(tensors: Sequence[tuple[str, Array]]) -> tuple[bytes, Mapping[str, Entry]]:
     """Return the header of a pack of these tensors, and where each will lie.
 
     The file is the header followed by the tensors' bytes in the given order. The widest dtypes
     should come first, so that all stay aligned.
     """
+    return _laid_out(
+        tuple(
+            (name, name_of_dtype(array.dtype), array.shape, array.nbytes) for name, array in tensors
+        )
+    )
+
+
+@functools.lru_cache(maxsize=2)  # a training's packs are of the same tensors again and again
+def _laid_out(
+    tensors: tuple[tuple[str, str, tuple[int, ...], int], ...],
+) -> tuple[bytes, Mapping[str, Entry]]:
+    """As `build`, of each tensor's name, dtype, shape and bytes."""
     table: dict[str, Any] = {"__metadata__": {"format": "runner", "version": "1"}}
-    places: list[tuple[str, str, tuple[int, ...], int, int]] = []
     offset = 0
-    for name, array in tensors:
-        dtype = name_of_dtype(array.dtype)
+    for name, dtype, shape, length in tensors:
         if dtype not in NAMES:
             raise CheckpointError(f"{name}: dtype {dtype} has no place in a pack.")
-        end = offset + array.nbytes
         table[name] = {
             "dtype": NAMES[dtype],
-            "shape": array.shape,
-            "data_offsets": (offset, end),
+            "shape": shape,
+            "data_offsets": (offset, offset + length),
         }
-        places.append((name, dtype, array.shape, offset, end - offset))
-        offset = end
+        offset += length
     text = json.dumps(table, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     header = struct.pack("<Q", len(text)) + text
-    return header, {
-        name: Entry(dtype, shape, len(header) + begin, length)
-        for name, dtype, shape, begin, length in places
-    }
+    return header, MappingProxyType(
+        {
+            name: Entry(dtype, shape, len(header) + table[name]["data_offsets"][0], length)
+            for name, dtype, shape, length in tensors
+        }
+    )
 
 
 def header_length(start: bytes, total: int) -> int:

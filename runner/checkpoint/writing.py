@@ -167,9 +167,9 @@ class PackWriter:
         for name, content in self._contents.items():
             pack, place = self._written.get(content) or self._known[content]
             number = index.setdefault(pack, len(index))
-            places[name] = Place(
-                place.dtype, place.shape, place.hash, number, place.name, place.offset, place.length
-            )
+            if place.pack != number:
+                place = Place(*place[:3], number, *place[4:])  # noqa: PLW2901
+            places[name] = place
         return places, tuple(index)
 
 

