@@ -168,7 +168,7 @@ class PackWriter:
             pack, place = self._written.get(content) or self._known[content]
             number = index.setdefault(pack, len(index))
             if place.pack != number:
-                place = Place(*place[:3], number, *place[4:])  # noqa: PLW2901
+                place = Place(*place[:3], number, *place[4:])
             places[name] = place
         return places, tuple(index)
 
