@@ -71,17 +71,22 @@ def started_text(job: Job) -> str:
     what = "training" if job.stage is Stage.TRAIN else "evaluating"
     if job.stage is Stage.TRAIN and job.checkpoints:
         newest = job.checkpoints[0]
-        what = f"resuming from epoch {job.epoch} step {newest.get('step', 0)}"
+        after = f"after epoch {job.epoch}, " if job.epoch else ""
+        what = f"resuming {after}at step {newest.get('step', 0)}"
     tries = f" (attempt {job.attempts})" if job.attempts > 1 else ""
     return f"{job.id}: {what}{tries}"
 
 
-def ended_text(job: Job) -> str:
-    """The line that closes an attempt."""
+def ended_text(job: Job, epochs: int = 0) -> str:
+    """The line that closes an attempt; `epochs`: that its training was to have, if known."""
     if job.state is State.SUCCEEDED:
         return f"{job.id}: succeeded{_result(job)}"
     if job.state is State.QUEUED and job.stage is Stage.EVALUATE and job.kind == "finish":
-        return f"{job.id}: training finished at step {job.step}, evaluation queued"
+        ended = "stopped early" if job.epoch < epochs else "finished"
+        return (
+            f"{job.id}: training {ended} after {count(job.epoch, 'epoch')},"
+            f" at step {job.step}; evaluation queued"
+        )
     if job.state is State.QUEUED:
         return f"{job.id}: queued again at step {job.step}: {job.reason}"
     why = f": {job.reason}" if job.reason else ""
@@ -160,7 +165,7 @@ class PlainReporter:
 
     def ended(self, job: Job) -> None:
         """Say what became of it."""
-        self.note(ended_text(job))
+        self.note(ended_text(job, self._pace.epochs))
 
 
 class InPlaceReporter(PlainReporter):
@@ -266,7 +271,7 @@ class LiveReporter:
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
-        self.note(ended_text(job))
+        self.note(ended_text(job, self._pace.epochs))
 
 
 def columns(

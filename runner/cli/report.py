@@ -31,13 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the page; exit code 6 if something in the store can't be read."""
-    _need_matplotlib()
-    from runner.evaluation.page import render
     from runner.evaluation.report import collect
 
     folder: Path = options.output
     queue, _ = open_queue(options)
     report = collect(queue, options.job, now=utc_now())
+    _need_matplotlib()
+    from runner.evaluation.page import render
+
     _make(folder)
     if not report.runs and not report.unreadable:
         say("no jobs")

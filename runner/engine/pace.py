@@ -17,11 +17,13 @@ class Pace:
     """How fast a stage goes; the first step, which traces the graph, is not counted."""
 
     def __init__(self) -> None:
+        self.epochs = 0  #: that the training is to have, as last told
         self._first: int | None = None
         self._began: tuple[float, int] | None = None
 
     def eta_seconds(self, progress: Progress) -> float | None:
         """Seconds to the end, if no callback ends it before; None while unknown."""
+        self.epochs = progress.epochs
         training = progress.stage != "evaluate"
         done = progress.global_step if training else progress.step
         total = progress.epochs * progress.steps if training else progress.steps

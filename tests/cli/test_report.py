@@ -89,15 +89,24 @@ def test_no_tensorflow_is_imported(runner: Runner, tmp_path: Path) -> None:
 def test_without_matplotlib_one_sentence_says_what_to_install(
     runner: Runner, tmp_path: Path
 ) -> None:
-    """Exit 2, and nothing is written."""
+    """Exit 2, and nothing is written; a wrong name is told before that."""
     report = ["report", "-o", str(tmp_path / "r"), "--store", str(runner.store)]
-    code = (
-        "import sys\n"
-        "sys.modules['matplotlib'] = None\n"
-        "from runner.cli.main import main\n"
-        f"sys.exit(main({report!r}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    def without_matplotlib(arguments: list[str]) -> "subprocess.CompletedProcess[str]":
+        code = (
+            "import sys\n"
+            "sys.modules['matplotlib'] = None\n"
+            "from runner.cli.main import main\n"
+            f"sys.exit(main({arguments!r}))"
+        )
+        return subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        )
+
+    wrong = without_matplotlib([*report, "nojob"])
+    assert wrong.returncode == 3
+    assert "nojob" in wrong.stderr
+    done = without_matplotlib(report)
     assert done.returncode == 2
     assert "pip install matplotlib" in done.stderr
     assert "Traceback" not in done.stderr
