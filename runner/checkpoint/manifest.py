@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from runner.checkpoint.packs import NAMES, hash_bytes
+from runner.checkpoint.dtypes import NAMES
+from runner.checkpoint.packs import hash_bytes
 from runner.errors import CheckpointError
 
 FORMAT = 1

@@ -16,30 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from blake3 import blake3
 
-from runner.checkpoint.plain import Array, dtype_of, name_of_dtype
+from runner.checkpoint.dtypes import NAMES, dtype_of, name_of_dtype
+from runner.checkpoint.plain import Array
 from runner.errors import CheckpointError
 
 MAX_HEADER = 64 * 1024 * 1024  #: bytes; 100,000 tensors need about 15 MB
 
-#: safetensors' names of the dtypes that a training state may hold
-NAMES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint64": "U64",
-    "uint32": "U32",
-    "uint16": "U16",
-    "uint8": "U8",
-    "bool": "BOOL",
-    "complex64": "C64",
-}
 _DTYPES = {short: name for name, short in NAMES.items()}
 
 

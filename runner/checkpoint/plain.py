@@ -6,7 +6,6 @@ object {"!kind": value}; arrays leave through `store_array`, so that they travel
 """
 
 import base64
-import functools
 import math
 import struct
 from collections import OrderedDict, deque
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from runner.checkpoint.dtypes import NAMES, dtype_of, is_told_by_name
 from runner.errors import CheckpointError
 
 Array = npt.NDArray[Any]
@@ -53,10 +53,12 @@ def _encode(value: Any, store_array: StoreArray, path: str, depth: int) -> Any:
     if kind is float:
         return value if math.isfinite(value) else {"!float": _bits(value)}
     if isinstance(value, np.ndarray):
-        if value.dtype.hasobject:
-            raise NotPlainError(f"{path}: an array of Python objects")
+        if kind is not np.ndarray:  # a mask, or what else it knows, would be lost
+            raise NotPlainError(f"{path}: a {kind.__module__}.{kind.__qualname__}")
+        if value.dtype.name not in NAMES or not is_told_by_name(value.dtype):
+            raise NotPlainError(f"{path}: an array of dtype {value.dtype.str}")
         return {"!array": store_array(path, value)}
-    if isinstance(value, np.generic):
+    if isinstance(value, np.generic) and is_told_by_name(value.dtype):
         return {"!scalar": [value.dtype.name, base64.b64encode(value.tobytes()).decode()]}
     if kind in (bytes, bytearray):
         return {"!bytes": base64.b64encode(value).decode()}
@@ -154,27 +156,3 @@ def _decode_tagged(name: str, inner: Any, load_array: LoadArray, depth: int) -> 
 
 def _bits(value: float) -> str:
     return struct.pack(">d", value).hex()
-
-
-@functools.cache
-def name_of_dtype(dtype: np.dtype[Any]) -> str:
-    """Return NumPy's name of a dtype, made once: making it takes longer than a small hash."""
-    return dtype.name
-
-
-def dtype_of(name: str) -> np.dtype[Any]:
-    """Return the NumPy dtype of a name, bfloat16 and the float8 kinds included.
-
-    Raises:
-        TypeError: no such dtype.
-    """
-    try:
-        found: np.dtype[Any] = np.dtype(name)
-    except TypeError:
-        import ml_dtypes  # comes with TensorFlow and JAX; plain NumPy names need no import
-
-        kind = getattr(ml_dtypes, name, None)
-        if kind is None:
-            raise
-        found = np.dtype(kind)
-    return found

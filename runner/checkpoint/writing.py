@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from blake3 import blake3
 
 from runner.checkpoint import packs
+from runner.checkpoint.dtypes import name_of_dtype
 from runner.checkpoint.manifest import PYTHON, Manifest, Pack, Place
-from runner.checkpoint.plain import Array, name_of_dtype
+from runner.checkpoint.plain import Array
 from runner.checkpoint.policy import Compaction
 from runner.store.base import Store
 

@@ -82,7 +82,8 @@ def ended_text(job: Job, epochs: int = 0) -> str:
     if job.state is State.SUCCEEDED:
         return f"{job.id}: succeeded{_result(job)}"
     if job.state is State.QUEUED and job.stage is Stage.EVALUATE and job.kind == "finish":
-        ended = "stopped early" if job.epoch < epochs else "finished"
+        # an early end of a phase before the last one is not seen here
+        ended = "stopped early" if job.epoch < epochs else "ended"
         return (
             f"{job.id}: training {ended} after {count(job.epoch, 'epoch')},"
             f" at step {job.step}; evaluation queued"

@@ -78,9 +78,11 @@ class Batches(DataAdapter):  # type: ignore[misc]
     ) -> None:
         if class_weight is not None:
             sample_weight = _weights(y, class_weight, sample_weight)
-        parts = (x,) if y is None else (x, y)
-        self._arrays = parts if sample_weight is None else (x, y, sample_weight)
-        self._arrays = keras.tree.map_structure(np.asarray, self._arrays)
+        parts: tuple[Any, ...] = (x,) if y is None else (x, y)
+        if sample_weight is not None:
+            parts = (x, y, sample_weight)
+        # tf.data takes a list for one tensor, a tuple for several
+        self._arrays = keras.tree.lists_to_tuples(keras.tree.map_structure(np.asarray, parts))
         self.examples = _examples(self._arrays)
         if batch_size < 1 or repeat < 1:
             raise DataError(f"batch_size {batch_size} and repeat {repeat} must be at least 1.")

@@ -130,7 +130,9 @@ def _arrays(model: Any, fit: Fit) -> Source:
         batch_size=fit.batch_size or 32,
         seed=_seed(),
         shuffle=bool(fit.shuffle),
-        sample_weight=None if fit.sample_weight is None else plain(fit.sample_weight),
+        sample_weight=None
+        if fit.sample_weight is None
+        else keras.tree.map_structure(plain, fit.sample_weight),
         class_weight=fit.class_weight,
     )
     backends.current().replace_data(model, fit, batches)

@@ -98,7 +98,23 @@ def test_equal_sets_are_equal_bytes() -> None:
     assert encode(one, lambda p, a: p) == encode(two, lambda p, a: p)
 
 
-@pytest.mark.parametrize("value", [object(), lambda: 0, np.array([object()]), {"a": [print]}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        object(),
+        lambda: 0,
+        np.array([object()]),
+        {"a": [print]},
+        np.arange(3).astype(">i8"),  # its bytes would be read back as other numbers
+        np.zeros(2, "complex128"),  # no pack holds these
+        np.array(["cat"]),
+        np.str_("cat"),
+        np.array(["2026-11-27"], "datetime64[D]"),
+        np.zeros(2, [("a", "i4"), ("b", "f4")]),
+        np.zeros(2, [("a", "i4"), ("b", "f4")])[0],
+        np.ma.masked_array([1.0, 2.0], mask=[True, False]),  # its mask would be lost
+    ],
+)
 def test_what_is_not_plain_is_refused_by_name(value: Any) -> None:
     with pytest.raises(NotPlainError, match="state"):
         encode(value, lambda p, a: p, "state")

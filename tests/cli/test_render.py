@@ -20,12 +20,12 @@ def trained(epochs: int) -> Job:
 @pytest.mark.parametrize(
     ("epochs", "said"),
     [
-        (EPOCHS, "cats: training finished after 15 epochs, at step 540; evaluation queued"),
+        (EPOCHS, "cats: training ended after 15 epochs, at step 540; evaluation queued"),
         (9, "cats: training stopped early after 9 epochs, at step 324; evaluation queued"),
         (1, "cats: training stopped early after 1 epoch, at step 36; evaluation queued"),
     ],
 )
-def test_a_training_that_stopped_early_is_told_from_one_that_went_through(
+def test_a_training_that_stopped_early_is_told(
     capsys: pytest.CaptureFixture[str], epochs: int, said: str
 ) -> None:
     reporter, job = PlainReporter([]), trained(epochs)
