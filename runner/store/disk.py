@@ -61,7 +61,10 @@ def _write_blocks(file: int, data: Iterable[memoryview]) -> None:
     Pages for 69 MB took the processor 15 to 150 ms, most where a virtual machine gets its memory
     only now; this takes 8. What is read next, the training's data, stays in the cache.
     """
-    buffer = _buffers.pop() if _buffers else _new_buffer()
+    try:
+        buffer = _buffers.pop()
+    except IndexError:
+        buffer = _new_buffer()
     try:
         _write_through(buffer, file, data)
     finally:
