@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from runner.errors import StoreRefusedError
+from runner.store import disk
 from runner.store.filesystem import FileStore
 
 MIB = 1 << 20
@@ -116,6 +117,24 @@ def test_whole_blocks_go_past_the_cache_and_the_rest_through_it(
     if not seen[0][0]:
         pytest.skip(f"the file system of {tmp_path} has no writes past the page cache")
     assert seen == [*[(True, 2 * MIB)] * 4, (True, 4096), (False, 904)]
+
+
+def test_a_forked_process_writes_from_memory_of_its_own(tmp_path: Path) -> None:
+    """Else two processes that write at once would mix their bytes."""
+    store = FileStore(tmp_path)
+    store.put("ours", b"o" * (8 * MIB))
+    if not disk._buffers:
+        pytest.skip(f"the file system of {tmp_path} has no writes past the page cache")
+    before = [bytes(buffer[:1]) for buffer in disk._buffers]
+    child = os.fork()
+    if not child:
+        try:
+            store.put("theirs", b"t" * (8 * MIB))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert store.read("theirs") == b"t" * (8 * MIB)
+    assert [bytes(buffer[:1]) for buffer in disk._buffers] == before
 
 
 def test_a_full_disk_in_the_middle_shows_no_part_of_an_object(tmp_path: Path) -> None:
