@@ -1,8 +1,8 @@
 """What in a training step can't be restored is found in its traced graph, and said.
 
 `tf.random.*`, `tf.nn.dropout` and NumPy inside a layer draw from states that no checkpoint can
-hold; a tf.Variable that no layer tracks is not known before the step is traced. The graph shows
-both. The training goes on: it is merely not the same after a resume.
+hold, and so do tables and variables of texts. The graph shows them. The training goes on: it is
+merely not the same after a resume.
 """
 
 import threading
@@ -10,27 +10,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from runner.training import private
-from runner.training.pipelines import stateful_operations
+from runner.training.pipelines import operations, stateful_operations
 
-#: Keras layers that choose with Python's `random` while they are traced: another graph each time
-CHOSEN_WHEN_TRACED = frozenset({"AugMix"})
+_TABLE_WRITES = ("LookupTableInsert", "LookupTableImport", "LookupTableRemove")
 
 
 def problems(model: Any, known_handles: Sequence[Any]) -> list[str]:
     """Return in words what the traced training step remembers and no checkpoint holds."""
     found = []
-    layers = {type(layer).__name__ for layer in private.all_layers(model)}
-    found += [
-        f"the layer {name} makes its choices once, while the step is traced, and others in the "
-        "next process: a resumed training is not exact. Use RandAugment, or single layers."
-        for name in sorted(layers & CHOSEN_WHEN_TRACED)
-    ]
     known = {id(handle) for handle in known_handles}
     for function in private.step_functions(model):
-        operations = stateful_operations(function.graph.as_graph_def())
-        if operations:
+        graph = function.graph.as_graph_def()
+        changed = {name for name in operations(graph) if name.startswith(_TABLE_WRITES)}
+        remembering = stateful_operations(graph) | changed
+        if remembering:
             found.append(
-                f"the training step uses {', '.join(sorted(operations))}, whose state can't be "
+                f"the training step uses {', '.join(sorted(remembering))}, whose state can't be "
                 "saved: a resumed training is not exact. Use keras.random with a "
                 "keras.random.SeedGenerator, or Keras's layers."
             )
@@ -41,9 +36,9 @@ def problems(model: Any, known_handles: Sequence[Any]) -> list[str]:
         }
         if strangers:
             found.append(
-                f"the training step uses variables that no layer tracks: "
-                f"{', '.join(sorted(strangers))}. They are not saved: a resumed training is not "
-                "exact. Make them with add_weight, or assign them to the layer."
+                f"the training step uses variables whose kind can't be saved: "
+                f"{', '.join(sorted(strangers))}. A resumed training is exact only if no step "
+                "and no callback changes them. Keep texts and tables out of the training's state."
             )
     return list(dict.fromkeys(found))
 

@@ -28,11 +28,15 @@ from runner.checkpoint.reading import Restored
 from runner.errors import PreemptedError, StoreError, StoreRefusedError, TrainingError
 from runner.training import backends, numerics, private
 from runner.training.best import Best
+from runner.training.hiding import HiddenSteps
 from runner.training.observers import Observers
+from runner.training.program import RATE, Structure, description, keeps_rate
+from runner.training.program import differences as program_differences
 from runner.training.progress import OnProgress, Progress
 from runner.training.shortcuts import Shortcuts
 from runner.training.sources import Source, source_of
-from runner.training.state import Variables
+from runner.training.state import MORE, Variables
+from runner.training.tracing import Tracing
 from runner.training.urgency import NoHurry, Urgency
 
 logger = logging.getLogger(__name__)
@@ -45,6 +49,7 @@ HOOKS = (
     "on_train_batch_begin",
     "on_train_batch_end",
     "on_test_begin",
+    "on_test_batch_begin",
     "on_test_batch_end",
     "on_test_end",
 )
@@ -52,6 +57,7 @@ Logs = Mapping[str, Any] | None
 #: of the time that a checkpoint is written in the background, what steps take longer by (measured
 #: on two cores; a machine with more of them loses less)
 WRITER_SHARE = 0.25
+WALK_SHARE = 200.0  #: looks for new variables take less than 1/200 of the time
 PAUSE_SECONDS = 0.5  #: between two looks whether the bucket is back
 PROGRESS_SECONDS = 0.5  #: between two looks at the metrics: each look waits for the device
 
@@ -98,16 +104,19 @@ class Loop:
         self._settings = settings
         self._originals = {name: getattr(callbacks, name) for name in HOOKS}
         for name in HOOKS:
-            setattr(callbacks, name, getattr(self, name))
+            setattr(callbacks, name, self._guarded(getattr(self, name)))
         self._ours = ours
         self.model: Any = None
         self.final: Reference | None = None
         self.blocked_seconds: list[float] = []  #: what each checkpoint kept the training waiting
         self._restored: Restored | None = None  # until it is applied
         self._finished: Restored | None = None  # a restored state in which no epoch is left
-        self._hidden = 0  # train executions that are still to be hidden
+        self._hidden: HiddenSteps | None = None
         self._stop_after_hidden = False
-        self._real_train_function: Any = None
+        self._late = False  # some of the state comes only with the first step
+        self._changed: list[str] = []  # what a callback has exchanged: no checkpoint can hold it
+        self._walk_seconds = 0.0  # what looking for variables took
+        self._walked_at = 0.0
         self._shortcuts = Shortcuts()
         self._logs: Any = None  # of the last step, for a hidden one
         self._fresh = True
@@ -137,32 +146,54 @@ class Loop:
         self._fit = fit
         self._begun = True
         self._source: Source = source_of(self.model, fit, warn=self._settings.warn)
-        backends.current().build_everything(self.model, fit)
-        self._variables = Variables(self.model)
-        others = [c for c in self._callbacks.callbacks if c is not self._ours]
+        self._others = [c for c in self._callbacks.callbacks if c is not self._ours]
         self._history = next(
-            (c for c in others if isinstance(c, keras.callbacks.History)), keras.callbacks.History()
+            (c for c in self._others if isinstance(c, keras.callbacks.History)),
+            keras.callbacks.History(),
         )
-        self._observers = Observers(others, warn=self._settings.warn)
-        self._numerics = {**numerics.fingerprint(self.model), **self._source.fingerprint()}
+        self._observers = Observers(self._others, warn=self._settings.warn)
         self._checkpointer, self._restored = self._open()
+        self._prepare()
+        self._numerics = {**numerics.fingerprint(self.model), **self._source.fingerprint()}
+        self._program = description(self.model, fit)
+        self._structure = Structure(self.model, fit)
         self._position = replace(self._settings.start, epoch=fit.initial_epoch)
         if self._restored is not None:
             self._begin_resumed(self._restored)
         self._saved, self._saved_at = self._position, time.monotonic()
         self._progress("train", None, force=True)
 
+    def _prepare(self) -> None:
+        """Let everything exist that a step works with, before any of it is restored or saved."""
+        backend = backends.current()
+        restored = self._restored
+        self._tracing = Tracing(restored.python.get("tracing") if restored else None)
+        self._late = not backend.prepare(
+            self.model, self._fit, lambda trace: self._tracing.run("train", trace)
+        )
+        self._find_variables()
+        if self._late and restored is not None and self._variables.lacks(_state(restored)):
+            self._source.seek(self._fit.initial_epoch, 0)
+            self._tracing.run("train", lambda: backend.step_once(self.model, self._fit))
+            self._find_variables()
+
+    def _find_variables(self) -> None:
+        started = time.monotonic()
+        self._variables = Variables(
+            self.model,
+            roots=[(type(c).__name__, c) for c in self._others],
+            captured=backends.current().captured(self.model),
+            ours=[self._ours, self._callbacks],
+        )
+        self._walked_at = time.monotonic()
+        self._walk_seconds = self._walked_at - started
+
     def _begin_resumed(self, restored: Restored) -> None:
-        state = {k: v for k, v in restored.tensors.items() if not k.startswith(PYTHON)}
-        self._variables.check(state)
+        self._variables.check(_state(restored), self._settings.warn)
         self._source.from_json(restored.python.get("source"))
         self._fresh = False
         self._position = position = restored.position
-        changed = numerics.differences(restored.numerics, self._numerics)
-        if changed:
-            note = f"continued on different numerics: {'; '.join(changed)}"
-            self._notes.append(note)
-            self._settings.warn(note)
+        self._say_changes(restored)
         ended = position.stop and position.step == 0
         if ended or position.epoch >= self._fit.epochs:
             self._apply(restored)
@@ -174,6 +205,22 @@ class Loop:
             private.set_first_epoch(self.model, position.epoch)
             done = f", after {position.step} of its steps" if position.step else ""
             self._settings.tell(f"going on with epoch {position.epoch + 1}{done}")
+
+    def _say_changes(self, restored: Restored) -> None:
+        changed = numerics.differences(restored.numerics, self._numerics)
+        if changed:
+            self._note(f"continued on different numerics: {'; '.join(changed)}")
+        saved = restored.python.get("program") or {}
+        others = program_differences(saved, self._program)
+        if RATE in saved and not self._keeps_rate(restored):
+            others = [text for text in others if not text.startswith(RATE)]
+        if others:
+            self._note(f"continued with another program: {'; '.join(others)}")
+
+    def _note(self, text: str) -> None:
+        """Say it, now and in the record of the next checkpoint."""
+        self._notes.append(text)
+        self._settings.warn(text)
 
     def on_train_end(self, logs: Logs = None) -> None:
         """Let the others end, then save what they made of the state."""
@@ -187,6 +234,8 @@ class Loop:
         elif finished is not None and finished.position.moment == "final":
             self._apply(finished)  # whatever the others did again, this is how it ended
             self.final = finished.reference
+        elif self._find_changes():
+            self.final = None
         elif self._position.global_step or finished is not None:
             self._position = replace(self._position, step=0, moment="final", stop=self._stopped())
             self._save_last(logs)
@@ -206,10 +255,26 @@ class Loop:
                 self._settings.warn(f"the training has ended, its last state is unsaved: {error}")
                 time.sleep(PAUSE_SECONDS)
 
+    def _guarded(self, hook: Callable[..., None]) -> Callable[..., None]:
+        """Let everything be as it was if fit is left by an exception."""
+
+        def call(*args: Any, **kwargs: Any) -> None:
+            try:
+                hook(*args, **kwargs)
+            except BaseException:
+                self._release()
+                raise
+
+        return call
+
     def _release(self) -> None:
         for name, original in self._originals.items():
             setattr(self._callbacks, name, original)
         self._shortcuts.undo()
+        if self._hidden is not None:
+            self._hidden.end()
+        if self.model is not None:
+            private.set_first_epoch(self.model, None)
         self._variables = None  # type: ignore[assignment]
 
     def _stopped(self) -> bool:
@@ -224,6 +289,7 @@ class Loop:
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Restore what is to be restored, at the very point where it was saved."""
+        private.set_first_epoch(self.model, None)  # fit has read it
         restored, self._restored = self._restored, None
         if self._finished is not None:
             raise TrainingError(f"epoch {epoch} begins, although the training had ended.")
@@ -252,14 +318,10 @@ class Loop:
                 f"the checkpoint is after step {position.step} of an epoch, which is no multiple "
                 f"of steps_per_execution={together}. Continue with one that divides it."
             )
-        self._hidden = -(-position.step // together)
         self._stop_after_hidden = position.stop
         self._logs = self._saved_logs(restored)
-        real = self.model.train_function
-        self.model.train_function = lambda *state: (
-            self._logs if len(state) == 1 else (self._logs, state[0])
-        )
-        self._real_train_function = real
+        count = -(-position.step // together)
+        self._hidden = HiddenSteps(self.model, self._callbacks, count, self._logs)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Save what is due, and the best epoch for sure."""
@@ -281,14 +343,18 @@ class Loop:
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         """Pass on, unless the step is hidden."""
-        if not self._hidden:
-            self._originals["on_train_batch_begin"](batch, logs)
+        if self._is_hidden:
+            return
+        self._originals["on_train_batch_begin"](batch, logs)
+        if not self._looked and not self.model.run_eagerly:
+            self._tracing.begin("train")  # unless it is traced already, this step will be
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Count the step, and save what is due."""
-        if self._hidden:
-            self._end_hidden()
+        if self._is_hidden:
+            self._pass_hidden()
             return
+        self._tracing.end()
         self._originals["on_train_batch_end"](batch, logs)
         self._logs = logs
         steps = self._fit.steps
@@ -307,32 +373,61 @@ class Loop:
         if first:
             self._looked = True
             self._first_ended_at = time.monotonic()
+            if self._late:
+                self._find_variables()
             backends.current().look_through(self.model, self._variables.reader, self._settings.warn)
         self._after_step(logs)
         self._progress("train", logs, force=first)  # from now on there is something to save
 
-    def _end_hidden(self) -> None:
-        self._hidden -= 1
-        if self._hidden == 0:
-            self.model.train_function = self._real_train_function
-            if self._stop_after_hidden:
-                self.model.stop_training = True
+    @property
+    def _is_hidden(self) -> bool:
+        return self._hidden is not None and self._hidden.left > 0
+
+    def _pass_hidden(self) -> None:
+        if self._hidden is not None:
+            self._hidden.pass_one()
+        if not self._is_hidden and self._stop_after_hidden:
+            self.model.stop_training = True
 
     def _after_step(self, logs: Logs, *, epoch_end: bool = False, best: bool = False) -> None:
         self._checkpointer.check()
-        vouched = epoch_end or self._source.mid_epoch
+        vouched = (epoch_end or self._source.mid_epoch) and not self._find_changes()
         if vouched and self._checkpointer.overdue:
             self._pause(logs, best=best)
         reason = self._settings.should_stop()
         if reason:
-            if self._fits():
+            if not self._changed and self._fits():
                 self._save(logs, best=best, wait=True)
             raise self._preempted(reason)
         due = self._checkpointer.behind or self._settings.every.due(self._since(epoch_end))
         self._wanted = self._settings.urgency.take_save_request() or self._wanted
         due = due or self._wanted
-        if best or (vouched and due):
+        if (best and not self._changed) or (vouched and due):
             self._save(logs, best=best)
+
+    def _find_changes(self) -> list[str]:
+        """Say once what a callback has exchanged: a fresh program could not take its state back."""
+        if self._changed:
+            return self._changed
+        self._changed = self._structure.changes(self.model, self._fit)
+        if self._changed:
+            saved = self._checkpointer.last_committed
+            self._settings.warn(
+                f"a callback has exchanged {', '.join(self._changed)} in mid-training. No later "
+                "state can be saved, since the program does not build it: a resume goes back to "
+                f"step {saved.step if saved else 0} and comes here again, exactly. Train in "
+                "several fits, each with a backup folder of its own, to lose less."
+            )
+        elif time.monotonic() - self._walked_at > WALK_SHARE * self._walk_seconds:
+            known = set(self._variables.names)
+            self._find_variables()
+            for name in self._variables.names:
+                if name not in known:
+                    self._settings.warn(
+                        f"{name.removeprefix(MORE)} was made in mid-training: a resumed program "
+                        "does not have it and can't give it its state back. Make it before fit."
+                    )
+        return self._changed
 
     def _fits(self) -> bool:
         """Whether the newest state can be saved in the time left; else wait for what is begun."""
@@ -397,12 +492,25 @@ class Loop:
         self._validation_steps = 0
         if self._begun:
             self._shortcuts.take(self.model.test_function)
-        if self._begun and self._source.mid_epoch:
-            self._before_validation = self._snapshot(self._logs)
+            if not self.model.run_eagerly:
+                self._tracing.run("test", self._trace_test)
+            if self._source.mid_epoch and not self._find_changes():
+                self._before_validation = self._snapshot(self._logs)
         self._originals["on_test_begin"](logs)
+
+    def _trace_test(self) -> bool:
+        return backends.current().trace(self.model.test_function, private.epoch_iterator_above())
+
+    def on_test_batch_begin(self, batch: int, logs: Logs = None) -> None:
+        """Pass on; the first batch may be what the function is traced by."""
+        self._originals["on_test_batch_begin"](batch, logs)
+        if self._begun and not self.model.run_eagerly:
+            self._tracing.begin("test")
 
     def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Stop at once if asked to; the validation is repeated after the resume."""
+        if self._begun:
+            self._tracing.end()
         self._originals["on_test_batch_end"](batch, logs)
         if not self._begun:
             return
@@ -446,6 +554,8 @@ class Loop:
         python, arrays = self._observers.capture()
         python["logs"] = plain_logs(logs)
         python["source"] = self._source.to_json()
+        python["tracing"] = self._tracing.to_json()
+        python["program"] = self._program
         python["best"] = self._settings.best.to_json() if self._settings.best else None
         python["history_before"] = dict(self._history_before)
         python["epoch_times"] = list(self.epoch_times)
@@ -467,12 +577,24 @@ class Loop:
         return {k: [*self._history_before.get(k, ()), *here.get(k, ())] for k in names}
 
     def _apply(self, restored: Restored) -> None:
-        self._variables.assign(restored.tensors)
+        but = [self._rate_name] if self._keeps_rate(restored) else []
+        self._variables.assign(_state(restored), but=but)
         self._observers.restore(restored.python, restored.tensors)
         self._history_before = dict(restored.python.get("history_before") or {})
         self.epoch_times = list(restored.python.get("epoch_times") or [])
         if self._settings.best is not None:
             self._settings.best.from_json(restored.python.get("best"))
+
+    @property
+    def _rate_name(self) -> str:
+        names = [name for name in self._variables.names if name.startswith("optimizer/")]
+        return next((name for name in names if name.endswith("/learning_rate")), "")
+
+    def _keeps_rate(self, restored: Restored) -> bool:
+        """Whether the program's learning rate counts: the training had left it as it was given."""
+        saved = restored.tensors.get(self._rate_name)
+        program = restored.python.get("program") or {}
+        return saved is not None and keeps_rate(program, self._program, saved)
 
     def _saved_logs(self, restored: Restored) -> dict[str, Any]:
         logs: dict[str, Any] = decode(restored.python["logs"], restored.tensors.__getitem__)
@@ -502,6 +624,10 @@ class Loop:
                 unsaved_seconds=self._unsaved_seconds,
             )
         )
+
+
+def _state(restored: Restored) -> dict[str, Any]:
+    return {k: v for k, v in restored.tensors.items() if not k.startswith(PYTHON)}
 
 
 def finite(value: Any) -> float | None:

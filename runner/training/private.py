@@ -34,6 +34,8 @@ __all__ = [
     "TFDatasetAdapter",
     "all_layers",
     "callback_list_above",
+    "called_by_fit_with",
+    "epoch_iterator_above",
     "fit_in_progress",
     "flush",
     "get_random_seed",
@@ -42,6 +44,7 @@ __all__ = [
     "set_first_epoch",
     "set_random_seed",
     "step_functions",
+    "tensorflow_function",
     "tensorflow_unasked",
 ]
 
@@ -165,6 +168,27 @@ def step_functions(model: Any) -> list[Any]:
         if hasattr(function, "_list_all_concrete_functions"):
             found += function._list_all_concrete_functions()
     return found
+
+
+def tensorflow_function(function: Any) -> Any:
+    """Return the traced function of an iterator in Keras's train or test function, or None."""
+    for cell in getattr(function, "__closure__", None) or ():
+        if hasattr(cell.cell_contents, "_list_all_concrete_functions"):
+            return cell.cell_contents
+    return None
+
+
+def called_by_fit_with(callbacks: Any) -> bool:
+    """Whether the caller of our caller is the `fit` that works with this callback list."""
+    return sys._getframe(2).f_locals.get("callbacks") is callbacks
+
+
+def epoch_iterator_above() -> Any:
+    """Return the data of the `evaluate` that is calling into a callback list right now, or None."""
+    for frame in _frames():
+        if frame.f_code.co_name == "evaluate" and "epoch_iterator" in frame.f_locals:
+            return frame.f_locals["epoch_iterator"]
+    return None
 
 
 def self_test() -> None:

@@ -7,44 +7,70 @@ so the tensors stay as they are while the training goes on. On JAX it is one cop
 Names are `group/index/path`. Paths repeat (two layers may have one name) and Keras numbers
 unnamed layers through the life of a process, so the index decides and the numbers are left
 out: the same model has the same names in a fresh process and in the third cell of a notebook.
+
+What stands in none of Keras's lists (a second optimizer, the average model of a callback, the
+state of a stateful RNN, a generator in a closure) is named `more/` and the way to it.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from runner.checkpoint.plain import Array
 from runner.errors import CheckpointError
-from runner.training import backends
-from runner.training.hidden import hidden_generators
+from runner.training import backends, reach
 from runner.training.private import global_seed_generator
 
 _SHOWN = 4  #: differences named in an error
+MORE = "more/"  #: before the names of variables that stand in none of Keras's lists
+#: groups whose variables may come and go; "hidden" is what generators in closures were once
+_LOOSE = (MORE, "hidden/")
 
 
 class Variables:
-    """All variables that a training step may change, in a fixed order.
+    """All variables that a training step or a callback may change, in a fixed order.
 
     Args:
-        model: compiled, and with everything built (`Backend.build_everything`).
+        model: compiled, and with everything built (`Backend.prepare`).
+        roots: names and objects that the training works with besides the model: its callbacks.
+        captured: names and variables of traced functions, wherever they come from.
+        ours: objects that are nobody's state.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        roots: Iterable[reach.Found] = (),
+        captured: Iterable[reach.Found] = (),
+        ours: Iterable[Any] = (),
+    ) -> None:
         self._backend = backends.current()
         self._variables: list[tuple[str, Any]] = []
         #: names of weights that no step trains: of frozen layers, and statistics of the others
         self.still: set[str] = set()
-        seen: set[int] = set()
+        self._seen: set[int] = set()
         for group, variables in _groups(model):
             for index, variable in enumerate(variables):
-                for replica, part in self._backend.parts(variable):
-                    if id(part) not in seen:
-                        seen.add(id(part))
-                        name = f"{group}/{index:05d}/{_stable(_path(variable))}{replica}"
-                        self._variables.append((name, part))
-                        if group == "model" and not getattr(variable, "trainable", True):
-                            self.still.add(name)
+                name = f"{group}/{index:05d}/{_stable(_path(variable))}"
+                names = self._add(name, variable)
+                if group == "model" and not getattr(variable, "trainable", True):
+                    self.still.update(names)
+        found = reach.walk([("model", model), *roots], leaf=self._backend.is_variable, known=ours)
+        for path, value in (*found, *captured):
+            if self._backend.is_variable(value):
+                self._add(f"{MORE}{path}", value)
         self.reader: Any = self._backend.reader(model, [part for _, part in self._variables])
+
+    def _add(self, name: str, variable: Any) -> list[str]:
+        """Take a variable, each of its parts once."""
+        added = []
+        for replica, part in self._backend.parts(variable):
+            if id(part) not in self._seen:
+                self._seen.add(id(part))
+                self._variables.append((f"{name}{replica}", part))
+                added.append(f"{name}{replica}")
+        return added
 
     @property
     def names(self) -> list[str]:
@@ -55,25 +81,41 @@ class Variables:
         """Return every variable's current tensor; nothing that the training does changes it."""
         return list(zip(self.names, self.reader.read(), strict=True))
 
-    def assign(self, tensors: Mapping[str, Array]) -> None:
-        """Set every variable. Call `check` first."""
+    def assign(self, tensors: Mapping[str, Array], *, but: Iterable[str] = ()) -> None:
+        """Set every variable that the tensors hold, `but` some. Call `check` first."""
+        left = frozenset(but)
         self._backend.assign(
             [
                 (part, tensors[name].astype(self._backend.kind(part)[0], copy=False))
                 for name, part in self._variables
+                if name in tensors and name not in left
             ]
         )
 
-    def check(self, tensors: Mapping[str, Array]) -> None:
+    def lacks(self, tensors: Mapping[str, Array]) -> bool:
+        """Whether a checkpoint holds variables that are not there."""
+        return not tensors.keys() <= set(self.names)
+
+    def check(self, tensors: Mapping[str, Array], warn: Callable[[str], None]) -> None:
         """Compare a checkpoint with the model.
+
+        Args:
+            tensors: of the checkpoint.
+            warn: told what of the variables in none of Keras's lists has come or gone.
 
         Raises:
             CheckpointError: they don't belong together; says where they differ.
         """
         mine = {name: self._backend.kind(part) for name, part in self._variables}
         saved = {name: (array.dtype.name, tuple(array.shape)) for name, array in tensors.items()}
-        lacking = [f"{name} is not in the checkpoint" for name in mine.keys() - saved.keys()]
-        foreign = [f"{name} is not in the model" for name in saved.keys() - mine.keys()]
+        _say_loose(sorted(mine.keys() - saved.keys()), "is not in the checkpoint: it is", warn)
+        _say_loose(
+            sorted(saved.keys() - mine.keys()),
+            "of the checkpoint is nowhere in the program now: what takes its place is",
+            warn,
+        )
+        lacking = [f"{name} is not in the checkpoint" for name in _strict(mine, saved)]
+        foreign = [f"{name} is not in the model" for name in _strict(saved, mine)]
         other = [
             f"{name} is {_words(saved[name])} in the checkpoint, {_words(kind)} in the model"
             for name, kind in mine.items()
@@ -96,8 +138,20 @@ def _groups(model: Any) -> list[tuple[str, Sequence[Any]]]:
         ("optimizer", optimizer.variables if optimizer is not None else []),
         ("metric", model.metrics_variables),
         ("random", [global_seed_generator().state]),
-        ("hidden", hidden_generators(model)),
     ]
+
+
+def _strict(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    return [name for name in one if name not in other and not name.startswith(_LOOSE)]
+
+
+def _say_loose(names: Sequence[str], what: str, warn: Callable[[str], None]) -> None:
+    for name in names:
+        if name.startswith(_LOOSE):
+            warn(
+                f"{name.partition('/')[2]} {what} as the program makes it. Make it before fit, "
+                "in every run alike, and a resume is exact."
+            )
 
 
 def _path(variable: Any) -> str:

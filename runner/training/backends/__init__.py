@@ -42,6 +42,9 @@ class Backend(Protocol):
     def parts(self, variable: Any) -> list[tuple[str, Any]]:
         """Return what holds a variable's values, with a suffix where that is one part a replica."""
 
+    def is_variable(self, value: Any) -> bool:
+        """Whether an object is a variable whose numbers can be saved."""
+
     def kind(self, part: Any) -> Kind:
         """Return a part's dtype and shape."""
 
@@ -51,11 +54,26 @@ class Backend(Protocol):
     def assign(self, values: Sequence[tuple[Any, Array]]) -> None:
         """Set parts to arrays."""
 
-    def generator_state(self, value: Any) -> Any:
-        """Return the state of a random generator of this backend's own; None for all else."""
+    def prepare(self, model: Any, fit: Any, trace: Callable[[Callable[[], bool]], bool]) -> bool:
+        """Create all state that the running fit will have, before its first step.
 
-    def build_everything(self, model: Any, fit: Any) -> None:
-        """Create all state that the running fit will have, before its first step."""
+        Args:
+            model: in training.
+            fit: the running one.
+            trace: calls what it is given, which traces the step, and returns what that returns.
+
+        Returns:
+            False where some of the state comes only with the first step.
+        """
+
+    def trace(self, function: Any, epoch_iterator: Any) -> bool:
+        """Trace a step function for this data, without running it; False where it can't be."""
+
+    def captured(self, model: Any) -> list[tuple[str, Any]]:
+        """Return names and variables that the traced step works with."""
+
+    def step_once(self, model: Any, fit: Any) -> bool:
+        """Run a step that doesn't count, for the state that comes with it; whether it has run."""
 
     def replace_data(self, model: Any, fit: Any, adapter: Any) -> None:
         """Let the running fit take its batches from another adapter, from the next epoch on."""

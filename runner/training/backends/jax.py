@@ -163,19 +163,35 @@ def assign(values: Sequence[tuple[Any, Array]]) -> None:
         variable.assign(copy)
 
 
-def generator_state(value: Any) -> Any:  # noqa: ARG001 - the seam's signature
-    """Return None: JAX's own generators are plain keys, and hold nothing."""
-    return None
+def is_variable(value: Any) -> bool:
+    """Whether an object is a variable that holds an array."""
+    return isinstance(value, keras.Variable) and value._value is not None
 
 
 # ---------------------------------------------------------------------- fit
 
 
-def build_everything(model: Any, fit: Any) -> None:  # noqa: ARG001 - the seam's signature
+def prepare(model: Any, fit: Any, trace: Callable[[Callable[[], bool]], bool]) -> bool:  # noqa: ARG001 - the seam's signature
     """Make sure of the optimizer's slots; fit itself has built everything before its callbacks."""
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and not optimizer.built:
         optimizer.build(model.trainable_variables)
+    return True
+
+
+def trace(function: Any, epoch_iterator: Any) -> bool:  # noqa: ARG001 - likewise
+    """Return False: a step is traced by its first call."""
+    return False
+
+
+def captured(model: Any) -> list[tuple[str, Any]]:  # noqa: ARG001 - likewise
+    """Return nothing: all that a compiled step works with is handed to it."""
+    return []
+
+
+def step_once(model: Any, fit: Any) -> bool:  # noqa: ARG001 - likewise
+    """Return False: all state is there before the first step."""
+    return False
 
 
 def replace_data(model: Any, fit: Any, adapter: Any) -> None:  # noqa: ARG001 - likewise

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from runner.checkpoint.plain import Array
-from runner.training import inspection, machine, pipelines
+from runner.training import inspection, machine, pipelines, private
 from runner.training.reading import Reader
 
 # ---------------------------------------------------------------------- numerics
@@ -88,31 +88,78 @@ def assign(values: Sequence[tuple[Any, Array]]) -> None:
         part.assign(array)
 
 
-def generator_state(value: Any) -> Any:
-    """Return the state of a tf.random.Generator."""
-    return value.state if isinstance(value, tf.random.Generator) else None
+def is_variable(value: Any) -> bool:
+    """Whether an object is a variable whose numbers can be saved: texts and handles can't."""
+    if isinstance(value, keras.Variable):
+        value = getattr(value, "_value", None)  # None before it is initialized
+    if not isinstance(value, tf.Variable):
+        return False
+    return not (value.dtype in (tf.string, tf.resource, tf.variant) or value.dtype.is_quantized)
 
 
 # ---------------------------------------------------------------------- fit
 
 
-def build_everything(model: Any, fit: Any) -> None:
-    """Create optimizer slots and metric variables now, as the first step would.
+def prepare(model: Any, fit: Any, trace: Callable[[Callable[[], bool]], bool]) -> bool:
+    """Trace the step now, as the first one would: that creates all that it works with.
 
-    Fresh and resumed runs do it alike: what is to be restored must exist, and the traced graph
-    must be the same in both.
+    Fresh and resumed runs do it alike, before any state is saved or restored: what is to be
+    restored must exist, and what is baked into the graph must be the same in both.
     """
-    spec = _element_spec(fit)
+    if model.distribute_strategy.num_replicas_in_sync == 1:
+        return trace(lambda: _trace_train(model, fit))
+    spec = _element_spec(fit)  # where Keras itself has built the model for the strategy
     with model.distribute_strategy.scope():
         if spec is not None:
             model._symbolic_build(data_batch=spec)
         optimizer = getattr(model, "optimizer", None)
         if optimizer is not None and not optimizer.built:
             optimizer.build(model.trainable_variables)
+    return True
+
+
+def _trace_train(model: Any, fit: Any) -> bool:
+    return trace(model.train_function, fit.epoch_iterator)
+
+
+def trace(function: Any, epoch_iterator: Any) -> bool:
+    """Trace Keras's step function for this data; its first call finds the trace."""
+    called = private.tensorflow_function(function)
+    dataset = getattr(epoch_iterator, "_distributed_dataset", None)
+    if called is None or not isinstance(dataset, tf.data.Dataset):
+        return False
+    if tf.config.functions_run_eagerly():
+        return False
+    called.get_concrete_function(tf.data.IteratorSpec(dataset.element_spec))
+    return True
+
+
+def captured(model: Any) -> list[tuple[str, Any]]:
+    """Return the variables that the traced training step reads or writes, in its own order."""
+    found: list[tuple[str, Any]] = []
+    for function in private.step_functions(model):
+        variables = {
+            id(part.handle): (variable, part)
+            for variable in function.graph.variables
+            for _, part in parts(variable)
+        }
+        handles = [id(handle) for handle in function.captured_inputs]
+        order = {handle: index for index, handle in enumerate(handles)}
+        ordered = sorted(variables, key=lambda handle: order.get(handle, len(order)))
+        for index, handle in enumerate(ordered):
+            variable, part = variables[handle]
+            found.append((f"step[{index}] {part.name.split(':')[0]}", variable))
+    return [one for one in found if is_variable(one[1])]
+
+
+def step_once(model: Any, fit: Any) -> bool:
+    """Run Keras's own step on the data's first batch; the caller restores all that it changes."""
+    model.train_function(iter(fit.epoch_iterator._distributed_dataset))
+    return True
 
 
 def _element_spec(fit: Any) -> Any:
-    dataset = fit.epoch_iterator.data_adapter.get_tf_dataset()
+    dataset = fit.epoch_iterator._distributed_dataset
     spec = getattr(dataset, "element_spec", None)
     shapes = [getattr(part, "shape", None) for part in keras.tree.flatten(spec)]
     known = all(shape is not None and shape.rank is not None for shape in shapes)

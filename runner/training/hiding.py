@@ -1,0 +1,48 @@
+"""Steps that were done before the kill are passed over, and fit does not notice.
+
+fit calls `model.train_function` for them as for any step and is given the saved logs; nothing is
+computed, no batch is taken. The function is exchanged on the model, so it looks who calls it: a fit
+that was stopped in the middle leaves no model behind that never trains again.
+"""
+
+from typing import Any
+
+from runner.training import private
+
+
+class HiddenSteps:
+    """The train executions of an epoch that are still to be passed over.
+
+    Args:
+        model: in training.
+        callbacks: the list of the fit that is to be deceived.
+        count: train executions.
+        logs: what the last of them returned.
+    """
+
+    def __init__(self, model: Any, callbacks: Any, count: int, logs: Any) -> None:
+        self._model = model
+        self._callbacks = callbacks
+        self._real: Any = model.train_function
+        self._logs = logs
+        self.left = count
+        if count:
+            model.train_function = self._function
+
+    def _function(self, *state: Any) -> Any:
+        if not private.called_by_fit_with(self._callbacks):  # but by a later fit
+            self.end()
+            return self._real(*state)
+        return self._logs if len(state) == 1 else (self._logs, state[0])
+
+    def pass_one(self) -> None:
+        """One of them is over."""
+        self.left -= 1
+        if self.left == 0:
+            self.end()
+
+    def end(self) -> None:
+        """Let the model train again."""
+        self.left = 0
+        if self._model.train_function == self._function:
+            self._model.train_function = self._real

@@ -1,0 +1,87 @@
+"""Steps are traced from the same random states in every process.
+
+What a layer draws from Python's or NumPy's generators while its step is traced is baked into the
+graph: another constant in each process, unless the tracing begins where it began in the first one.
+So the generators' states before a tracing that drew from them travel in the checkpoints; after a
+resume the step is traced from them, and the generators are put back.
+"""
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from runner.errors import CheckpointError
+
+
+class Tracing:
+    """The tracing of the functions of one fit.
+
+    Args:
+        saved: what `to_json` returned before the kill, if this is a resume.
+    """
+
+    def __init__(self, saved: Mapping[str, Any] | None = None) -> None:
+        #: by function: the generators' states before it was traced; None where it drew nothing
+        self._before: dict[str, Any] = dict(saved or {})
+        self._begun: tuple[str, Any] | None = None
+        self._done: set[str] = set()  # in this process
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a resume has to know."""
+        return dict(self._before)
+
+    def run(self, name: str, trace: Callable[[], bool]) -> bool:
+        """Trace a function, from where it was traced first; what `trace` returns."""
+        self.begin(name)
+        traced = False
+        try:
+            traced = name in self._done or trace()
+        finally:
+            self.end(traced=traced)
+        return traced
+
+    def begin(self, name: str) -> None:
+        """Set the generators for a tracing that comes now, perhaps within a step, if it is due."""
+        if name in self._done:
+            return
+        self._begun = name, generators()
+        if self._before.get(name) is not None:
+            set_generators(self._before[name])
+
+    def end(self, *, traced: bool = True) -> None:
+        """Remember where it began if it is the first, else put the generators back."""
+        if self._begun is None:
+            return
+        (name, before), self._begun = self._begun, None
+        if traced:
+            self._done.add(name)
+        if name in self._before:
+            set_generators(before)
+        elif traced:
+            self._before[name] = before if generators() != before else None
+
+
+def generators() -> dict[str, Any]:
+    """Return the states of Python's and NumPy's global generators, as JSON."""
+    version, state, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "random": [version, list(state), gauss],
+        "numpy": [kind, [int(key) for key in keys], position, has_gauss, cached],
+    }
+
+
+def set_generators(saved: Mapping[str, Any]) -> None:
+    """Set Python's and NumPy's global generators.
+
+    Raises:
+        CheckpointError: these are no states of theirs.
+    """
+    try:
+        version, state, gauss = saved["random"]
+        random.setstate((version, tuple(state), gauss))
+        np.random.set_state(tuple(saved["numpy"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the state of a random generator can't be read: {error}") from error
