@@ -31,7 +31,7 @@ from runner.training.best import Best
 from runner.training.observers import Observers
 from runner.training.progress import OnProgress, Progress
 from runner.training.shortcuts import Shortcuts
-from runner.training.sources import Source, source_of
+from runner.training.sources import Source, check_validation, source_of
 from runner.training.state import Variables
 from runner.training.urgency import NoHurry, Urgency
 
@@ -137,6 +137,7 @@ class Loop:
         self._fit = fit
         self._begun = True
         self._source: Source = source_of(self.model, fit, warn=self._settings.warn)
+        check_validation(fit, warn=self._settings.warn)
         backends.current().build_everything(self.model, fit)
         self._variables = Variables(self.model)
         others = [c for c in self._callbacks.callbacks if c is not self._ours]
