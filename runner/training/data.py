@@ -44,48 +44,23 @@ def permutation(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     return np.argsort(hashes, kind="stable").astype(np.int64)
 
 
-class Batches(DataAdapter):  # type: ignore[misc]
-    """Arrays in memory as data for `model.fit`, in an order that can be sought.
+class Ordered(DataAdapter):  # type: ignore[misc]
+    """Examples in memory as data for `model.fit`, in an order that can be sought.
+
+    Subclasses hold the examples, and say how a batch of them is taken.
 
     Args:
-        x: inputs, an array or a structure of arrays with the same first dimension. They stay as
-            they are (uint8 images stay uint8); rescale inside the model.
-        y: targets, likewise, or None.
+        examples: how many there are.
         batch_size: examples of a step; the last batch of an epoch may be smaller.
         seed: of the order.
         repeat: how often each example comes in one epoch.
-        shuffle: False keeps the arrays' order in every epoch.
-        sample_weight: one weight per example, or None.
-        class_weight: weight of each class of integer targets, multiplied into the sample weights.
-
-    Example:
-        >>> batches = Batches(np.arange(5), np.arange(5), batch_size=2, seed=1)
-        >>> len(batches), [x.tolist() for x, y in batches.numpy_batches(epoch=0)]
-        (3, [[0, 1], [4, 2], [3]])
+        shuffle: False keeps the examples' own order in every epoch.
     """
 
     def __init__(
-        self,
-        x: Any,
-        y: Any = None,
-        *,
-        batch_size: int,
-        seed: int,
-        repeat: int = 1,
-        shuffle: bool = True,
-        sample_weight: Any = None,
-        class_weight: dict[int, float] | None = None,
+        self, examples: int, *, batch_size: int, seed: int, repeat: int = 1, shuffle: bool = True
     ) -> None:
-        if class_weight is not None:
-            sample_weight = _weights(y, class_weight, sample_weight)
-        parts: tuple[Any, ...] = (x,) if y is None else (x, y)
-        if sample_weight is not None:
-            parts = (x, y, sample_weight)
-        # tf.data takes a list for one tensor, a tuple for several
-        self._arrays = keras.tree.lists_to_tuples(keras.tree.map_structure(np.asarray, parts))
-        self.examples = _examples(self._arrays)
-        if batch_size < 1 or repeat < 1:
-            raise DataError(f"batch_size {batch_size} and repeat {repeat} must be at least 1.")
+        self.examples = examples
         self._batch_size = batch_size
         self.seed = seed
         self.repeat = repeat
@@ -93,6 +68,22 @@ class Batches(DataAdapter):  # type: ignore[misc]
         self._next = (0, 0)  # epoch and step of the next pass
         self._started = False
         self._variables: Any = None
+
+    def _arrays_inside(self) -> Iterator[npt.NDArray[Any]]:
+        """Yield all that is held, for `content`."""
+        raise NotImplementedError
+
+    def _take(self, rows: npt.NDArray[np.int64]) -> Any:
+        """Return the batch of these examples, without TensorFlow."""
+        raise NotImplementedError
+
+    def _tensors(self) -> Any:
+        """Return the examples for `_gather`."""
+        raise NotImplementedError
+
+    def _gather(self, tensors: Any, rows: Any) -> Any:
+        """Return the batch of these examples, in TensorFlow."""
+        raise NotImplementedError
 
     def __len__(self) -> int:
         return -(-self.examples * self.repeat // self._batch_size)
@@ -107,7 +98,7 @@ class Batches(DataAdapter):  # type: ignore[misc]
     def content(self) -> str:
         """Return a hash of the arrays, so that a resume notices other data."""
         hasher = blake3.blake3(max_threads=1)
-        for part in keras.tree.flatten(self._arrays):
+        for part in self._arrays_inside():
             hasher.update(f"{part.dtype} {part.shape}".encode())
             if part.dtype.hasobject:  # texts
                 hasher.update(repr(part.tolist()).encode())
@@ -125,8 +116,7 @@ class Batches(DataAdapter):  # type: ignore[misc]
         """Yield the batches of an epoch from a step on, without TensorFlow."""
         order = self.order(epoch)
         for start in range(step * self._batch_size, len(order), self._batch_size):
-            rows = order[start : start + self._batch_size]
-            yield keras.tree.map_structure(lambda part, rows=rows: part[rows], self._arrays)
+            yield self._take(order[start : start + self._batch_size])
 
     # ------------------------------------------------------------------ keras's DataAdapter
 
@@ -139,9 +129,9 @@ class Batches(DataAdapter):  # type: ignore[misc]
             with tf.init_scope(), tf.device("CPU:0"):
                 order = tf.Variable(self.order(self._next[0]), trainable=False, dtype=tf.int64)
                 first = tf.Variable(self._next[1], trainable=False, dtype=tf.int64)
-                arrays = keras.tree.map_structure(tf.constant, self._arrays)
-            self._variables = (order, first, arrays)
-        order, first, arrays = self._variables
+                tensors = self._tensors()
+            self._variables = (order, first, tensors)
+        order, first, tensors = self._variables
         size, steps = self._batch_size, len(self)
 
         def one_pass(_: Any) -> Any:
@@ -151,7 +141,7 @@ class Batches(DataAdapter):  # type: ignore[misc]
                 chosen = rows[step * size : (step + 1) * size]
                 if not self.has_partial_batch:  # a step of known shapes is 1 to 2 % faster
                     chosen = tf.ensure_shape(chosen, (size,))
-                return keras.tree.map_structure(lambda part: tf.gather(part, chosen), arrays)
+                return self._gather(tensors, chosen)
 
             numbers = tf.data.Dataset.range(first.read_value(), steps)
             return numbers.map(batch, num_parallel_calls=2, deterministic=True)
@@ -198,6 +188,72 @@ class Batches(DataAdapter):  # type: ignore[misc]
         first.assign(self._next[1])
 
 
+class Batches(Ordered):
+    """Arrays in memory as data for `model.fit`, in an order that can be sought.
+
+    Args:
+        x: inputs, an array or a structure of arrays with the same first dimension. They stay as
+            they are (uint8 images stay uint8); rescale inside the model.
+        y: targets, likewise, or None.
+        batch_size: examples of a step; the last batch of an epoch may be smaller.
+        seed: of the order.
+        repeat: how often each example comes in one epoch.
+        shuffle: False keeps the arrays' order in every epoch.
+        sample_weight: one weight per example, or None.
+        class_weight: weight of each class of integer targets, multiplied into the sample weights.
+
+    Example:
+        >>> batches = Batches(np.arange(5), np.arange(5), batch_size=2, seed=1)
+        >>> len(batches), [x.tolist() for x, y in batches.numpy_batches(epoch=0)]
+        (3, [[0, 1], [4, 2], [3]])
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        batch_size: int,
+        seed: int,
+        repeat: int = 1,
+        shuffle: bool = True,
+        sample_weight: Any = None,
+        class_weight: dict[int, float] | None = None,
+    ) -> None:
+        if class_weight is not None:
+            sample_weight = _weights(y, class_weight, sample_weight)
+        parts: tuple[Any, ...] = (x,) if y is None else (x, y)
+        if sample_weight is not None:
+            parts = (x, y, sample_weight)
+        # tf.data takes a list for one tensor, a tuple for several
+        self._arrays = keras.tree.lists_to_tuples(keras.tree.map_structure(np.asarray, parts))
+        if batch_size < 1 or repeat < 1:
+            raise DataError(f"batch_size {batch_size} and repeat {repeat} must be at least 1.")
+        super().__init__(
+            _examples(self._arrays),
+            batch_size=batch_size,
+            seed=seed,
+            repeat=repeat,
+            shuffle=shuffle,
+        )
+
+    def _arrays_inside(self) -> Iterator[npt.NDArray[Any]]:
+        yield from keras.tree.flatten(self._arrays)
+
+    def _take(self, rows: npt.NDArray[np.int64]) -> Any:
+        return keras.tree.map_structure(lambda part: part[rows], self._arrays)
+
+    def _tensors(self) -> Any:
+        import tensorflow as tf
+
+        return keras.tree.map_structure(tf.constant, self._arrays)
+
+    def _gather(self, tensors: Any, rows: Any) -> Any:
+        import tensorflow as tf
+
+        return keras.tree.map_structure(lambda part: tf.gather(part, rows), tensors)
+
+
 def _examples(arrays: Any) -> int:
     lengths = {len(part) if part.ndim else -1 for part in keras.tree.flatten(arrays)}
     if len(lengths) != 1 or min(lengths) < 1:
@@ -209,12 +265,38 @@ def _examples(arrays: Any) -> int:
 
 
 def _weights(y: Any, class_weight: dict[int, float], sample_weight: Any) -> Any:
-    labels = np.asarray(y)
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        labels = labels.argmax(axis=1)
-    labels = labels.reshape(-1).astype(np.int64)
-    table = np.ones(max(int(labels.max()), *class_weight) + 1, dtype=np.float32)
-    for label, weight in class_weight.items():
+    labels, known = _classes(y), {_class(key): weight for key, weight in class_weight.items()}
+    table = np.ones(max(int(labels.max()), *known) + 1, dtype=np.float32)
+    for label, weight in known.items():
         table[label] = weight
     weights = table[labels]
     return weights if sample_weight is None else weights * np.asarray(sample_weight)
+
+
+def _classes(y: Any) -> npt.NDArray[np.int64]:
+    """Return the class of each example."""
+    if keras.tree.is_nested(y) and not isinstance(y, list):
+        raise DataError(f"class_weight is for one array of targets; received a {type(y).__name__}.")
+    labels = np.asarray(y)
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        labels = labels.argmax(axis=1)
+    if labels.dtype.kind not in "biuf" or labels.size != len(labels):
+        raise DataError(
+            "class_weight is for targets that are one class number, or one row of one per class, "
+            f"for each example; received {labels.dtype} of shape {labels.shape}."
+        )
+    labels = labels.reshape(-1)
+    wrong = labels[(labels < 0) | (labels != np.floor(labels))]
+    if len(wrong):
+        raise DataError(
+            f"class_weight is for targets that are whole numbers from 0; received {wrong[0]}. "
+            "Give sample_weight, a weight for each example."
+        )
+    return labels.astype(np.int64)
+
+
+def _class(key: Any) -> int:
+    """Return a key of class_weight as a class number."""
+    if not isinstance(key, bool | int | float | np.number) or key < 0 or int(key) != key:
+        raise DataError(f"the keys of class_weight are class numbers from 0; received {key!r}.")
+    return int(key)

@@ -34,7 +34,7 @@ from runner.training.program import RATE, Structure, description, keeps_rate
 from runner.training.program import differences as program_differences
 from runner.training.progress import OnProgress, Progress
 from runner.training.shortcuts import Shortcuts
-from runner.training.sources import Source, source_of
+from runner.training.sources import Source, check_validation, source_of
 from runner.training.state import MORE, Variables
 from runner.training.tracing import Tracing
 from runner.training.urgency import NoHurry, Urgency
@@ -146,6 +146,8 @@ class Loop:
         self._fit = fit
         self._begun = True
         self._source: Source = source_of(self.model, fit, warn=self._settings.warn)
+        read = check_validation(fit, warn=self._settings.warn)
+        self._data_variables = {"data": self._source.variables(), "validation data": read}
         self._others = [c for c in self._callbacks.callbacks if c is not self._ours]
         self._history = next(
             (c for c in self._others if isinstance(c, keras.callbacks.History)),
@@ -181,7 +183,7 @@ class Loop:
         started = time.monotonic()
         self._variables = Variables(
             self.model,
-            roots=[(type(c).__name__, c) for c in self._others],
+            roots=[*((type(c).__name__, c) for c in self._others), *self._data_variables.items()],
             captured=backends.current().captured(self.model),
             ours=[self._ours, self._callbacks],
         )

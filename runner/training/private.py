@@ -15,8 +15,13 @@ from types import FrameType
 from typing import Any
 
 import keras
+import numpy as np
 from keras.src.random.seed_generator import global_seed_generator
-from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+from keras.src.trainers.data_adapters import array_slicing, is_tf_dataset
+from keras.src.trainers.data_adapters.array_data_adapter import (
+    ArrayDataAdapter,
+    can_convert_arrays,
+)
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
@@ -33,13 +38,17 @@ __all__ = [
     "PyDatasetAdapter",
     "TFDatasetAdapter",
     "all_layers",
+    "array_slicing",
     "callback_list_above",
     "called_by_fit_with",
+    "can_convert_arrays",
     "epoch_iterator_above",
     "fit_in_progress",
     "flush",
     "get_random_seed",
     "global_seed_generator",
+    "inputs_of",
+    "is_tf_dataset",
     "self_test",
     "set_first_epoch",
     "set_random_seed",
@@ -66,6 +75,7 @@ class Fit:
     batch_size: int | None
     shuffle: Any
     steps_per_epoch: int | None
+    validation: Any = None  #: what it is validated on: arrays, or anything else that fit takes
 
     @property
     def steps(self) -> int | None:
@@ -114,6 +124,7 @@ def fit_in_progress(callbacks: Any) -> Fit:
                 batch_size=names.get("batch_size"),
                 shuffle=names.get("shuffle"),
                 steps_per_epoch=names.get("steps_per_epoch"),
+                validation=names.get("val_x"),
             )
     raise TrainingError(
         "BackupAndRestore found no keras model.fit above it. It works with the fit of Keras's own "
@@ -141,6 +152,11 @@ def tensorflow_unasked() -> Iterator[None]:
         yield
     finally:
         lazy_tensorflow._available = known
+
+
+def inputs_of(adapter: Any) -> Any:
+    """Return what Keras's adapter for arrays has made of x, y and weights."""
+    return adapter._inputs
 
 
 def flush(callbacks: Any) -> None:
@@ -216,6 +232,8 @@ def self_test() -> None:
     ]
     if not {"_flush_futures", "_clear_futures"} & vars(keras.callbacks.CallbackList).keys():
         missing.append("CallbackList._flush_futures")
+    if not hasattr(ArrayDataAdapter(np.zeros((1, 1))), "_inputs"):
+        missing.append("ArrayDataAdapter._inputs")
     missing += backends.current().missing()
     if missing:
         raise TrainingError(

@@ -148,7 +148,11 @@ def _is_tensorflow_part(value: Any) -> bool:
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is None or not type(value).__module__.startswith("tensorflow."):
         return False
-    kinds = (tensorflow.Module, tensorflow.types.experimental.PolymorphicFunction)
+    kinds = (
+        tensorflow.Module,
+        tensorflow.random.Generator,
+        tensorflow.types.experimental.PolymorphicFunction,
+    )
     return isinstance(value, kinds)
 
 

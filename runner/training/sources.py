@@ -1,23 +1,25 @@
 """Where in the data a training stands, for every kind of data that fit takes.
 
-Batches can be sought exactly. Arrays in memory become `Batches`, in an order of their own that
+Batches can be sought exactly. Arrays in memory, of whatever kind, get an order of their own that
 a resume repeats. A tf.data pipeline that gives the same batches in every process is skipped
 through. For anything else we say once, clearly, what can't be vouched for, and resume at an
-epoch's beginning.
+epoch's beginning. Likewise for validation data that may be others in each pass.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-import keras
 import numpy as np
 
 from runner.errors import TrainingError
 from runner.training import backends, private
-from runner.training.data import Batches
+from runner.training.arrays import FitArrays
+from runner.training.data import Batches, Ordered
 from runner.training.private import Fit
+
+Warn = Callable[[str], None]
 
 
 class Source(Protocol):
@@ -25,20 +27,36 @@ class Source(Protocol):
 
     mid_epoch: bool  #: a position within an epoch can be found again
 
+    @property
+    def examples(self) -> int | None:
+        """Examples of an epoch, where they are ours to count; their order depends on no batch."""
+        return None
+
+    @property
+    def batch_size(self) -> int | None:
+        """Examples of a full step, likewise."""
+        return None
+
     def seek(self, epoch: int, step: int) -> None:
         """Let the epoch that begins now begin at this step."""
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what of the data decides over bits, and is cheap to know."""
 
+    def variables(self) -> list[Any]:
+        """Return the variables that decide over the batches, always in the same order."""
+        return []
+
     def to_json(self) -> Any:
         """Return what a resume has to know."""
+        return None
 
     def from_json(self, saved: Any) -> None:
         """Take over what was saved, before the first seek."""
+        return
 
 
-def source_of(model: Any, fit: Fit, *, warn: Callable[[str], None]) -> Source:
+def source_of(model: Any, fit: Fit, *, warn: Warn) -> Source:
     """Return the source for the data that fit was given."""
     adapter = fit.epoch_iterator.data_adapter
     if isinstance(adapter, Batches):
@@ -47,39 +65,105 @@ def source_of(model: Any, fit: Fit, *, warn: Callable[[str], None]) -> Source:
                 "fit(class_weight=...) has no effect on Batches: give class_weight to Batches."
             )
         return _Seekable(adapter)
-    if isinstance(adapter, private.ArrayDataAdapter) and _is_simple(fit):
-        return _arrays(model, fit)
+    if isinstance(adapter, private.ArrayDataAdapter):
+        reason = _keras_s_own_order(fit)
+        return _EpochsOnly("arrays", reason, warn) if reason else _arrays(model, fit)
     if isinstance(adapter, private.TFDatasetAdapter):
         reason = _doubt(fit)
         if reason is None:
-            return _Skipped(model, fit)
-        return _EpochsOnly("tf.data pipeline", reason, warn)
+            return _Skipped(model, fit, warn)
+        return _EpochsOnly("tf.data pipeline", reason, warn, variables=_captured(fit.x))
     return _EpochsOnly(_kind(adapter), "only its own code knows where it stands", warn)
 
 
-def _is_simple(fit: Fit) -> bool:
-    return not fit.steps_per_epoch and fit.shuffle in (True, False, None)
+def _keras_s_own_order(fit: Fit) -> str | None:
+    """Return why arrays are left in the order that Keras gives them; None if they are not."""
+    if fit.shuffle not in (True, False, None):
+        return f"shuffle={fit.shuffle!r} is an order of Keras's own; use True or False"
+    steps, whole = fit.epoch_iterator.steps_per_epoch, fit.epoch_iterator.data_adapter.num_batches
+    if steps and steps < whole:
+        return (
+            f"with steps_per_epoch={steps} an epoch ends within the arrays, which are {whole} "
+            "steps; leave it out"
+        )
+    return None
+
+
+def check_validation(fit: Fit, *, warn: Warn) -> list[Any]:
+    """Say once why a validation may have other results after a resume.
+
+    Returns:
+        The variables that decide over the validation data.
+    """
+    data = fit.validation
+    reason = _validation_doubt(data)
+    if reason:
+        warn(
+            f"a validation after a resume is not exact: the data ({_name(data)}) may be others in "
+            f"each pass, {reason}. So may be what callbacks decide by it. Give arrays, or "
+            "runner.Batches with shuffle=False."
+        )
+    return _captured(data) if private.is_tf_dataset(data) else []
+
+
+def _validation_doubt(data: Any) -> str | None:
+    if isinstance(data, Batches):
+        return "in another order" if data.shuffle else None
+    if private.can_convert_arrays((data,)):
+        return None
+    if not private.is_tf_dataset(data):
+        return "since only its own code decides over them"
+    from runner.training import pipelines
+
+    if not hasattr(data, "_inputs"):
+        return "it is distributed already"
+    late = pipelines.stale(data, one_iterator=False) if pipelines.captured(data) else None
+    return pipelines.doubt(data) or late
+
+
+def _captured(dataset: Any) -> list[Any]:
+    """Return the variables that a pipeline reads, where the backend can save them."""
+    if backends.name() != "tensorflow" or not hasattr(dataset, "_inputs"):
+        return []
+    from runner.training import pipelines
+
+    return pipelines.captured(dataset)
 
 
 def _doubt(fit: Fit) -> str | None:
     if not hasattr(fit.x, "_inputs"):
         return "it is distributed already"
-    if fit.steps_per_epoch and fit.epoch_iterator.data_adapter.num_batches is not None:
-        return "with steps_per_epoch it must be endless: add .repeat()"
+    if fit.epoch_iterator.steps_per_epoch and int(fit.x.cardinality()) != _ENDLESS:
+        return "with steps_per_epoch it must be endless: add .repeat() at its end"
     return backends.current().doubt(fit.x)
+
+
+_ENDLESS = -1  #: tf.data.INFINITE_CARDINALITY
 
 
 def _kind(adapter: Any) -> str:
     return type(adapter).__name__.removesuffix("DataAdapter").removesuffix("Adapter")
 
 
-class _Seekable:
+def _name(data: Any) -> str:
+    return "tf.data pipeline" if private.is_tf_dataset(data) else type(data).__name__
+
+
+class _Seekable(Source):
     """Our own data."""
 
     mid_epoch = True
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(self, batches: Ordered) -> None:
         self._batches = batches
+
+    @property
+    def examples(self) -> int:
+        return self._batches.examples * self._batches.repeat
+
+    @property
+    def batch_size(self) -> int:
+        return self._batches.batch_size
 
     def seek(self, epoch: int, step: int) -> None:
         self._batches.seek(epoch, step)
@@ -92,12 +176,6 @@ class _Seekable:
             "data": f"{amount}, batches of {batches.batch_size}, {order}",
             "data_content": batches.content(),
         }
-
-    def to_json(self) -> Any:
-        return None
-
-    def from_json(self, saved: Any) -> None:
-        pass
 
 
 class _Arrays(_Seekable):
@@ -120,21 +198,8 @@ class _Arrays(_Seekable):
 
 
 def _arrays(model: Any, fit: Fit) -> Source:
-    def plain(array: Any) -> Any:
-        array = np.asarray(array)
-        return array.astype(keras.config.floatx()) if array.dtype.kind == "f" else array
-
-    batches = Batches(
-        keras.tree.map_structure(plain, fit.x),
-        None if fit.y is None else keras.tree.map_structure(plain, fit.y),
-        batch_size=fit.batch_size or 32,
-        seed=_seed(),
-        shuffle=bool(fit.shuffle),
-        sample_weight=None
-        if fit.sample_weight is None
-        else keras.tree.map_structure(plain, fit.sample_weight),
-        class_weight=fit.class_weight,
-    )
+    adapter = fit.epoch_iterator.data_adapter
+    batches = FitArrays(adapter, seed=_seed(), shuffle=bool(fit.shuffle))
     backends.current().replace_data(model, fit, batches)
     return _Arrays(batches)
 
@@ -145,12 +210,17 @@ def _seed() -> int:
     return int(seed) if seed is not None else int.from_bytes(os.urandom(4))
 
 
-class _Skipped:
-    """A tf.data pipeline that repeats itself: its beginning is skipped after a resume."""
+class _Skipped(Source):
+    """A tf.data pipeline that repeats itself: its beginning is skipped after a resume.
+
+    With `steps_per_epoch` one pass goes on through all epochs. Then what was taken of it is
+    counted from the epoch that the training began with, in whichever attempt that was, and with
+    the steps that each attempt's epochs had.
+    """
 
     mid_epoch = True
 
-    def __init__(self, model: Any, fit: Fit) -> None:
+    def __init__(self, model: Any, fit: Fit, warn: Warn) -> None:
         from runner.training import pipelines
         from runner.training.backends.tensorflow import replace_dataset
 
@@ -160,37 +230,83 @@ class _Skipped:
         self._order = pipelines.order(self._whole)
         self._skipping = False
         self._first = True
+        self._steps = fit.epoch_iterator.steps_per_epoch or 0  # 0: each epoch is a pass
+        self._counted = {"epoch": fit.initial_epoch, "taken": 0, "steps": self._steps}
+        self._read = _Read(self._whole, warn, one_iterator=bool(self._steps))
 
     def seek(self, epoch: int, step: int) -> None:
         if self._skipping:  # the epoch after the first: from its beginning
             self._replace(self._whole)
             self._skipping = False
-        steps = step
-        if self._first and self._fit.steps_per_epoch:  # one iterator goes on through all epochs
-            steps += (epoch - self._fit.initial_epoch) * self._fit.steps_per_epoch
+        if self._first:
+            step += self._count_up_to(epoch)
         self._first = False
-        if steps:
-            self._replace(self._whole.skip(steps))
+        if step:
+            self._replace(self._whole.skip(step))
             self._skipping = True
+
+    def _count_up_to(self, epoch: int) -> int:
+        counted = self._counted
+        taken = counted["taken"] + (epoch - counted["epoch"]) * counted["steps"]
+        self._counted = {"epoch": epoch, "taken": taken, "steps": self._steps}
+        return taken
 
     def fingerprint(self) -> dict[str, Any]:
         steps = f"tf.data pipeline of {self._fit.steps or 'unknown many'} steps"
         return {"data": ", ".join(filter(None, [steps, self._order]))}
 
+    def variables(self) -> list[Any]:
+        return self._read.variables
+
     def to_json(self) -> Any:
-        return None
+        self._read.look()
+        return self._counted if self._steps else None
 
     def from_json(self, saved: Any) -> None:
-        pass
+        if saved and self._steps:
+            self._counted = {name: int(saved[name]) for name in self._counted}
 
 
-class _EpochsOnly:
+class _Read:
+    """The variables that a pipeline reads, and whether their change can be repeated."""
+
+    def __init__(self, dataset: Any, warn: Warn, *, one_iterator: bool) -> None:
+        from runner.training import pipelines
+
+        self.variables = pipelines.captured(dataset)
+        self._warn = warn
+        self._reason = (
+            pipelines.stale(dataset, one_iterator=one_iterator) if self.variables else None
+        )
+        self._first = self._values() if self._reason else []
+
+    def _values(self) -> list[Any]:
+        return [np.array(variable) for variable in self.variables]
+
+    def look(self) -> None:
+        """Say once which variable has changed, where that is not seen the same after a resume."""
+        if self._reason is None:
+            return
+        for variable, before, now in zip(self.variables, self._first, self._values(), strict=True):
+            if not np.array_equal(before, now):
+                self._warn(
+                    f"the data (tf.data pipeline) read {variable.name}, which has changed, and "
+                    f"{self._reason}: a resume is not exact."
+                )
+                self._reason = None
+                return
+
+
+class _EpochsOnly(Source):
     """Data whose place within an epoch, or whose order, nobody can find again."""
 
     mid_epoch = False
 
-    def __init__(self, kind: str, reason: str, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, kind: str, reason: str, warn: Warn, *, variables: Sequence[Any] = ()
+    ) -> None:
         self._kind = kind
+        self._variables = list(variables)
         warn(
             f"a resume with this data ({kind}) is not exact: {reason}. It begins at the last "
             "saved end of an epoch. Use runner.Batches to resume at any step, bit for bit."
@@ -206,8 +322,5 @@ class _EpochsOnly:
     def fingerprint(self) -> dict[str, Any]:
         return {"data": self._kind}
 
-    def to_json(self) -> Any:
-        return None
-
-    def from_json(self, saved: Any) -> None:
-        pass
+    def variables(self) -> list[Any]:
+        return self._variables

@@ -13,9 +13,11 @@ from tensorflow.python.framework.config import (
     is_op_determinism_enabled,
 )
 
-from runner.training.pipelines import doubt, order, stateful_operations
+from runner.training.pipelines import captured, doubt, order, stale, stateful_operations
 
 Data = tf.data.Dataset
+VARIABLE = tf.Variable(1.0, name="one")
+OTHER = tf.Variable(2.0, name="other")
 
 
 def base() -> Any:
@@ -38,8 +40,48 @@ SOUND: dict[str, Callable[[], Any]] = {
     "interleave": lambda: Data.range(3).interleave(Data.range),
     "padded_batch": lambda: Data.range(3).padded_batch(2),
     "shuffled once": lambda: base().shuffle(9, 1, reshuffle_each_iteration=False).batch(8),
+    "window, batched": lambda: Data.range(9).window(3).flat_map(lambda part: part.batch(3)),
+    "ragged batch": lambda: Data.range(9).map(lambda i: tf.ones([i])).ragged_batch(2),
+    "interleave, side by side, in order": lambda: many(lambda: Data.range(3)),
+    "table": lambda: Data.range(3).map(table().lookup),
     "stateless": lambda: Data.range(3).map(lambda i: tf.random.stateless_normal([2], [1, 2])),
 }
+
+
+def many(inner: Callable[[], Any], **told: Any) -> Any:
+    return Data.range(3).interleave(lambda _: inner(), num_parallel_calls=2, **told)
+
+
+def within(inner: Callable[[], Any]) -> Any:
+    return Data.range(3).flat_map(lambda _: inner())
+
+
+def mapped(**told: Any) -> Any:
+    return Data.range(3).map(lambda i: i, num_parallel_calls=2, **told)
+
+
+def in_any_order(data: Any) -> Any:
+    options = tf.data.Options()
+    options.deterministic = False
+    return data.with_options(options)
+
+
+def table() -> Any:
+    keys = tf.constant([1], tf.int64)
+    return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, keys), 0)
+
+
+def mutable_table() -> Any:
+    return tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, 0)
+
+
+def iterated() -> Any:
+    iterator = iter(Data.range(9))
+    return Data.range(3).map(lambda i: i + next(iterator))
+
+
+def capturing(other: Any) -> Any:
+    return Data.range(3).flat_map(lambda _: other.take(2))
 
 
 def generated() -> Any:
@@ -58,7 +100,7 @@ UNSOUND: dict[str, tuple[Callable[[], Any], str]] = {
     "shuffle far inside": (lambda: base().shuffle(9).map(doubled).batch(8).repeat(), "shuffle"),
     "tf.random": (lambda: base().map(lambda x, y: (x + tf.random.normal([4]), y)), "Random"),
     "keras random": (keras_random, "AssignVariableOp"),
-    "generator": (generated, "PyFunc"),
+    "generator": (generated, "runs Python code"),
     "numpy_function": (
         lambda: Data.range(3).map(lambda i: tf.numpy_function(abs, [i], tf.int64)),
         "PyFunc",
@@ -68,6 +110,31 @@ UNSOUND: dict[str, tuple[Callable[[], Any], str]] = {
         "deterministic=False",
     ),
     "random dataset": (lambda: Data.random(seed=1), "random"),
+    "interleave, not in order": (
+        lambda: many(lambda: Data.range(3), deterministic=False).batch(2),
+        "deterministic=False",
+    ),
+    "shuffled within": (lambda: within(lambda: Data.range(3).shuffle(3)), "random"),
+    "random within": (lambda: within(lambda: Data.random(seed=1).take(2)), "random"),
+    "random within, side by side": (lambda: many(lambda: Data.random(seed=1)), "random"),
+    "sampled within": (
+        lambda: within(lambda: Data.sample_from_datasets([Data.range(3), Data.range(4)])),
+        "random",
+    ),
+    "generator within": (lambda: within(generated), "runs Python code"),
+    "map within, not in order": (lambda: within(lambda: mapped(deterministic=False)), "order"),
+    "interleave within, not in order": (
+        lambda: within(lambda: many(lambda: Data.range(3), deterministic=False)),
+        "order",
+    ),
+    "options within": (lambda: within(lambda: in_any_order(mapped())), "order"),
+    "another pipeline, random": (lambda: capturing(Data.range(5).shuffle(5)), "random"),
+    "another pipeline with a variable": (
+        lambda: capturing(Data.range(5).map(lambda i: tf.cast(i, tf.float32) * VARIABLE)),
+        "another pipeline that reads variables",
+    ),
+    "an iterator": (iterated, "an iterator"),
+    "mutable table": (lambda: Data.range(3).map(mutable_table().lookup), "table that can change"),
 }
 
 
@@ -108,9 +175,49 @@ def test_a_shuffle_in_one_order_needs_a_seed() -> None:
 
 
 def test_options_that_give_up_the_order() -> None:
-    options = tf.data.Options()
-    options.deterministic = False
-    assert "order" in (doubt(base().map(doubled).with_options(options)) or "")
+    assert "order" in (doubt(in_any_order(base().map(doubled))) or "")
+
+
+@tf.function  # type: ignore[untyped-decorator]
+def larger(x: Any) -> Any:
+    return tf.cond(x > 0, lambda: x * VARIABLE, lambda: x)
+
+
+def floats() -> Any:
+    return Data.range(3).map(lambda i: tf.cast(i, tf.float32))
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (floats, []),
+        (lambda: floats().map(lambda x: x * VARIABLE).batch(2), ["one"]),
+        (lambda: floats().map(larger), ["one"]),
+        (lambda: floats().filter(lambda x: x > VARIABLE), ["one"]),
+        (lambda: many(lambda: floats().map(lambda x: x * OTHER)), ["other"]),
+        (
+            lambda: floats().map(lambda x: x * VARIABLE).map(lambda x: x * OTHER * VARIABLE),
+            ["other", "one"],
+        ),
+        (lambda: Data.range(3).map(table().lookup), []),
+    ],
+)
+def test_variables_that_a_pipeline_reads_are_found_wherever_it_reads_them(
+    make: Callable[[], Any], names: list[str]
+) -> None:
+    data = make()
+    found = captured(data)
+    assert [variable.name for variable in found] == [f"{name}:0" for name in names]
+    assert all(variable is VARIABLE or variable is OTHER for variable in found)
+    assert doubt(data) is None
+
+
+def test_where_a_variable_s_change_comes_late_is_said() -> None:
+    data = floats().map(lambda x: x * VARIABLE)
+    assert stale(data.batch(2), one_iterator=False) is None
+    assert "ahead" in (stale(data.repeat(), one_iterator=True) or "")
+    assert "cache()" in (stale(data.cache().batch(2), one_iterator=False) or "")
+    assert stale(floats().cache().map(lambda x: x * VARIABLE), one_iterator=False) is None
 
 
 def test_operations_inside_called_functions_are_seen() -> None:
