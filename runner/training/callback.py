@@ -35,6 +35,7 @@ from runner.training.urgency import NoHurry, Urgency
 logger = logging.getLogger(__name__)
 
 MOST_LOSS = 600.0  #: seconds between checkpoints with every="auto", at most
+_ENDED: dict[str, int] = {}  #: by backup folder: fits of this process that have ended
 Opened = tuple[Checkpointer, Restored | None]
 
 
@@ -194,7 +195,15 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         super().set_model(model)
         callbacks = private.callback_list_above(self)
         if callbacks is not None and model is not None:
+            place = str(getattr(self, "backup_dir", ""))
+            self._settings.number = _ENDED.get(place, 0)
             self._loop = Loop(callbacks, self, self._open, self._settings)
+
+    def on_train_end(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
+        """Count the fits of this program that have ended."""
+        place = getattr(self, "backup_dir", None)
+        if place is not None:
+            _ENDED[str(place)] = _ENDED.get(str(place), 0) + 1
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
         """Check that the list was taken over."""

@@ -30,7 +30,7 @@ from runner.training import backends, numerics, private
 from runner.training.best import Best
 from runner.training.hiding import HiddenSteps
 from runner.training.observers import Observers
-from runner.training.program import RATE, Structure, description, keeps_rate
+from runner.training.program import RATE, Structure, description, keeps_rate, place
 from runner.training.program import differences as program_differences
 from runner.training.progress import OnProgress, Progress
 from runner.training.shortcuts import Shortcuts
@@ -78,6 +78,7 @@ class Settings:
     on_progress: OnProgress | None = None
     warn: Callable[[str], None] = logger.warning
     tell: Callable[[str], None] = logger.info  #: people, where a fit goes on
+    number: int = 0  #: of this program's fits with this folder, how many have ended before
     waits: bool = False  #: for a bucket that is away when the training has ended
     discard: Callable[[], None] | None = None  #: removes all at the end, instead of saving it
 
@@ -113,6 +114,7 @@ class Loop:
         self._finished: Restored | None = None  # a restored state in which no epoch is left
         self._hidden: HiddenSteps | None = None
         self._stop_after_hidden = False
+        self._passed_over = False  # nothing is trained or saved: a later fit has the checkpoint
         self._late = False  # some of the state comes only with the first step
         self._changed: list[str] = []  # what a callback has exchanged: no checkpoint can hold it
         self._walk_seconds = 0.0  # what looking for variables took
@@ -155,9 +157,11 @@ class Loop:
         )
         self._observers = Observers(self._others, warn=self._settings.warn)
         self._checkpointer, self._restored = self._open()
+        if self._restored is not None and self._belongs_to_a_later_fit(self._restored):
+            return
         self._prepare()
         self._numerics = {**numerics.fingerprint(self.model), **self._source.fingerprint()}
-        self._program = description(self.model, fit)
+        self._program = description(self.model, fit, self._source)
         self._structure = Structure(self.model, fit)
         self._position = replace(self._settings.start, epoch=fit.initial_epoch)
         if self._restored is not None:
@@ -174,10 +178,23 @@ class Loop:
             self.model, self._fit, lambda trace: self._tracing.run("train", trace)
         )
         self._find_variables()
-        if self._late and restored is not None and self._variables.lacks(_state(restored)):
+        if self._late and restored is not None and self._variables.lacks(self._state(restored)):
             self._source.seek(self._fit.initial_epoch, 0)
             self._tracing.run("train", lambda: backend.step_once(self.model, self._fit))
             self._find_variables()
+
+    def _belongs_to_a_later_fit(self, restored: Restored) -> bool:
+        """Pass over a fit that had ended before the kill: several use one folder in turn."""
+        number = int(restored.python.get("fit", 0))
+        if number > self._settings.number:
+            self._passed_over = True
+            private.set_first_epoch(self.model, max(self._fit.epochs, 1))
+            self._settings.warn(
+                f"this fit is passed over: the checkpoint is of this program's fit {number + 1} "
+                f"with this folder, and this is fit {self._settings.number + 1}. The model stays "
+                "as it is until then. Give each fit a backup folder of its own."
+            )
+        return self._passed_over
 
     def _find_variables(self) -> None:
         started = time.monotonic()
@@ -190,12 +207,22 @@ class Loop:
         self._walked_at = time.monotonic()
         self._walk_seconds = self._walked_at - started
 
+    def _state(self, restored: Restored) -> dict[str, Any]:
+        """Return a checkpoint's variables, by the names that they have here."""
+        state = {k: v for k, v in restored.tensors.items() if not k.startswith(PYTHON)}
+        return self._variables.named(state)
+
     def _begin_resumed(self, restored: Restored) -> None:
-        self._variables.check(_state(restored), self._settings.warn)
+        self._variables.check(self._state(restored), self._settings.warn)
         self._source.from_json(restored.python.get("source"))
         self._fresh = False
-        self._position = position = restored.position
+        position, said = place(
+            restored.position, restored.python.get("program") or {}, self._program
+        )
+        self._position = position
         self._say_changes(restored)
+        if said:
+            self._note(said)
         ended = position.stop and position.step == 0
         if ended or position.epoch >= self._fit.epochs:
             self._apply(restored)
@@ -203,6 +230,11 @@ class Loop:
             self._finished = restored
             private.set_first_epoch(self.model, max(self._fit.epochs, 1))
             self._settings.tell(f"this training has ended already, at step {position.global_step}")
+            if position.epoch > self._fit.epochs:
+                self._settings.warn(
+                    f"the checkpoint is after epoch {position.epoch}, and fit is to train "
+                    f"{self._fit.epochs}: nothing is left to do, and the checkpoint stays."
+                )
         else:
             private.set_first_epoch(self.model, position.epoch)
             done = f", after {position.step} of its steps" if position.step else ""
@@ -231,8 +263,11 @@ class Loop:
         if finished is not None:
             logs = self._saved_logs(finished)
         self._originals["on_train_end"](logs)
-        if self._settings.discard is not None:
-            self._settings.discard()
+        if self._passed_over:
+            pass
+        elif self._settings.discard is not None:
+            if finished is None or finished.position.epoch <= self._fit.epochs:
+                self._settings.discard()
         elif finished is not None and finished.position.moment == "final":
             self._apply(finished)  # whatever the others did again, this is how it ended
             self.final = finished.reference
@@ -296,7 +331,7 @@ class Loop:
         if self._finished is not None:
             raise TrainingError(f"epoch {epoch} begins, although the training had ended.")
         self._shortcuts.take(self.model.train_function)
-        step = restored.position.step if restored is not None else 0
+        step = self._position.step if restored is not None else 0
         if restored is not None and step == 0:
             self._apply(restored)
             self.model.reset_metrics()  # an epoch's end holds the validation's metrics
@@ -313,14 +348,14 @@ class Loop:
             self._hide(restored)
 
     def _hide(self, restored: Restored) -> None:
-        position = restored.position
+        position = self._position
         together = self.model.steps_per_execution
         if position.step % together and position.step != self._fit.steps:
             raise TrainingError(
                 f"the checkpoint is after step {position.step} of an epoch, which is no multiple "
                 f"of steps_per_execution={together}. Continue with one that divides it."
             )
-        self._stop_after_hidden = position.stop
+        self._stop_after_hidden = restored.position.stop
         self._logs = self._saved_logs(restored)
         count = -(-position.step // together)
         self._hidden = HiddenSteps(self.model, self._callbacks, count, self._logs)
@@ -556,6 +591,7 @@ class Loop:
         python, arrays = self._observers.capture()
         python["logs"] = plain_logs(logs)
         python["source"] = self._source.to_json()
+        python["fit"] = self._settings.number
         python["tracing"] = self._tracing.to_json()
         python["program"] = self._program
         python["best"] = self._settings.best.to_json() if self._settings.best else None
@@ -580,7 +616,7 @@ class Loop:
 
     def _apply(self, restored: Restored) -> None:
         but = [self._rate_name] if self._keeps_rate(restored) else []
-        self._variables.assign(_state(restored), but=but)
+        self._variables.assign(self._state(restored), but=but)
         self._observers.restore(restored.python, restored.tensors)
         self._history_before = dict(restored.python.get("history_before") or {})
         self.epoch_times = list(restored.python.get("epoch_times") or [])
@@ -594,7 +630,7 @@ class Loop:
 
     def _keeps_rate(self, restored: Restored) -> bool:
         """Whether the program's learning rate counts: the training had left it as it was given."""
-        saved = restored.tensors.get(self._rate_name)
+        saved = self._state(restored).get(self._rate_name)
         program = restored.python.get("program") or {}
         return saved is not None and keeps_rate(program, self._program, saved)
 
@@ -626,10 +662,6 @@ class Loop:
                 unsaved_seconds=self._unsaved_seconds,
             )
         )
-
-
-def _state(restored: Restored) -> dict[str, Any]:
-    return {k: v for k, v in restored.tensors.items() if not k.startswith(PYTHON)}
 
 
 def finite(value: Any) -> float | None:

@@ -6,15 +6,18 @@ before the kill, the program's new one counts.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+
+from runner.checkpoint.manifest import Position
 
 _NOT_SAID = frozenset({"name", "built_config", "build_config", "registered_name", "module"})
 RATE = "optimizer.learning_rate"
 
 
-def description(model: Any, fit: Any) -> dict[str, Any]:
+def description(model: Any, fit: Any, source: Any) -> dict[str, Any]:
     """Return the arguments of compile and fit that decide over a training, as plain values."""
     found: dict[str, Any] = {}
     optimizer = getattr(model, "optimizer", None)
@@ -25,7 +28,39 @@ def description(model: Any, fit: Any) -> dict[str, Any]:
         given = (getattr(model, "_compile_config", None) or _Nothing).config.get(part)
         found[part] = _name(given)
     found["steps"] = fit.steps
+    found["examples"], found["batch_size"] = source.examples, source.batch_size
     return found
+
+
+def place(
+    position: Position, saved: Mapping[str, Any], current: Mapping[str, Any]
+) -> tuple[Position, str]:
+    """Return where a fit with other batches or other data takes up, and what to say about it.
+
+    Other batches of the same examples: at the batch that holds the next example. Other data: at
+    the epoch's beginning, since its order is another one.
+
+    >>> was = {"steps": 6, "examples": 96, "batch_size": 16}
+    >>> position, said = place(Position(step=5), was, was | {"steps": 3, "batch_size": 32})
+    >>> position.step
+    2
+    """
+    step, steps = position.step, current.get("steps")
+    same = all(saved.get(key, now) == now for key, now in current.items() if key in _DATA)
+    if not step or (same and (steps is None or step <= steps)):
+        return position, ""
+    old, new = saved.get("batch_size"), current.get("batch_size")
+    if steps and old and new and saved.get("examples") == current.get("examples"):
+        ended = step == saved.get("steps")
+        step = steps if ended else min(step * old, current["examples"]) // new
+        said = f"the batches are of {new} examples now, not {old}: "
+        where = f"epoch {position.epoch + 1} goes on after {step} of {steps} steps"
+        return replace(position, step=step), said + where
+    said = f"the data's epochs are others now: epoch {position.epoch + 1} begins again"
+    return replace(position, step=0, stop=False), said
+
+
+_DATA = ("steps", "examples", "batch_size")
 
 
 class _Nothing:

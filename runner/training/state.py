@@ -92,6 +92,19 @@ class Variables:
             ]
         )
 
+    def named(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """Return a checkpoint's tensors by the names of now.
+
+        A model that `load_model` built has the same variables in the same order, but Keras leaves
+        the model's own name out of their paths.
+        """
+        mine = {_place(name): name for name in self.names if not name.startswith(_LOOSE)}
+        found = {}
+        for name, array in tensors.items():
+            here = mine.get(_place(name), name)
+            found[here if _same_path(name, here) else name] = array
+        return found
+
     def lacks(self, tensors: Mapping[str, Array]) -> bool:
         """Whether a checkpoint holds variables that are not there."""
         return not tensors.keys() <= set(self.names)
@@ -139,6 +152,26 @@ def _groups(model: Any) -> list[tuple[str, Sequence[Any]]]:
         ("metric", model.metrics_variables),
         ("random", [global_seed_generator().state]),
     ]
+
+
+def _place(name: str) -> str:
+    """Return group and index of a variable's name."""
+    return "/".join(name.split("/")[:2])
+
+
+def _same_path(one: str, other: str) -> bool:
+    """Whether two paths differ by nothing but a model's name before them.
+
+    >>> _same_path("model/00000/sequential/dense/kernel", "model/00000/dense/kernel")
+    True
+    >>> _same_path("optimizer/00002/adam/my_dense_bias", "optimizer/00002/adam/dense_bias")
+    True
+    """
+    first, second = (name.split("/")[2:] for name in (one, other))
+    if first[:1] == second[:1]:
+        first, second = first[1:], second[1:]
+    a, b = "_".join(first), "_".join(second)
+    return a == b or a.endswith(f"_{b}") or b.endswith(f"_{a}")
 
 
 def _strict(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
