@@ -73,7 +73,7 @@ EXAMPLES: dict[str, Example] = {
     "centralized_gradients": BOTH,
     "weight_average": BOTH,
     "warm_up": BOTH,
-    "endpoint": BOTH,
+    "endpoint": ONE,
     "generator": Example(backends=(TENSORFLOW, JAX), says="Generator"),
     "accumulation": ONE,
     "layer_optimizers": ONE,

@@ -39,7 +39,7 @@ class MeanOverlap(keras.metrics.Metric):
         return self.total[0] / ops.maximum(self.total[1], 1.0)
 
     def reset_state(self) -> None:  # the best one stays: over all epochs
-        self.total.assign(ops.zeros_like(self.total))
+        self.total.assign(ops.zeros((2,)))
 
 
 def train(backup: Backup) -> Result:

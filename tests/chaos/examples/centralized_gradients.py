@@ -9,8 +9,8 @@ from tests.chaos.examples.common import Backup, Result, digits
 
 
 class Centralized(keras.optimizers.RMSprop):
-    def build(self, variables: Any) -> None:
-        super().build(variables)
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
         self.largest = self.add_variable((), dtype="float32", name="largest_mean")
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:

@@ -47,6 +47,7 @@ def train(backup: Backup) -> Result:
     model = ConditionalGAN(dense(16, 1, inputs=74), dense(16, 64, inputs=14))
     optimizers = {"d": keras.optimizers.Adam(1e-3), "g": keras.optimizers.Adam(1e-3)}
     model.compile(optimizers, keras.losses.BinaryCrossentropy(from_logits=True))
-    data = pipeline(images.reshape(-1, 64), keras.utils.to_categorical(labels, 10))
+    kinds = keras.utils.to_categorical(labels, 10).astype("float32")
+    data = pipeline(images.reshape(-1, 64), kinds)
     history = model.fit(data, epochs=3, verbose=0, callbacks=backup())
     return {"model": model, "history": history, **optimizers}

@@ -53,7 +53,7 @@ def train(backup: Backup) -> Result:
     noisy = pipeline(x[:96] * 0.8).shuffle(6, seed=42)
     model = SelfTraining(classifier(), classifier())
     model.compile("adam", ["sparse_categorical_accuracy"], temperature=10)
-    plateau = keras.callbacks.ReduceLROnPlateau("total_loss", patience=0, min_delta=0.3)
+    plateau = keras.callbacks.ReduceLROnPlateau("total_loss", mode="min", patience=0)
     data, held_out = tf.data.Dataset.zip((clean, noisy)), pipeline(x[96:], labels[96:])
     callbacks = [plateau, *backup()]
     history = model.fit(data, epochs=3, validation_data=held_out, verbose=0, callbacks=callbacks)

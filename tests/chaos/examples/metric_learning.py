@@ -26,7 +26,7 @@ class Pairs(keras.utils.PyDataset):
 
 class Embedding(keras.Model):
     def train_step(self, data: Any) -> Any:
-        anchors, positives = data[0], data[1]
+        anchors, positives = data[0][0], data[0][1]
         with tf.GradientTape() as tape:
             one, other = self(anchors, training=True), self(positives, training=True)
             alike = tf.einsum("ae,pe->ap", one, other) / 0.2

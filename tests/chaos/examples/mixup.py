@@ -20,7 +20,8 @@ def mix(one: Any, other: Any) -> Any:
 def train(backup: Backup) -> Result:
     keras.utils.set_random_seed(43)
     images, labels = digits()
-    pairs = tf.data.Dataset.from_tensor_slices((images, keras.utils.to_categorical(labels, 10)))
+    kinds = keras.utils.to_categorical(labels, 10).astype("float32")
+    pairs = tf.data.Dataset.from_tensor_slices((images, kinds))
     one, other = (pairs.shuffle(96, seed=seed).batch(16) for seed in (1, 2))
     data = tf.data.Dataset.zip((one, other)).map(mix, num_parallel_calls=1)
     inner = [layers.Conv2D(6, 3, activation="relu"), layers.Flatten()]

@@ -21,7 +21,7 @@ def train(backup: Backup) -> Result:
     deep = layers.Concatenate()([normalize(numbers), embedded])
     for width in (16, 8):
         deep = layers.Dropout(0.2)(layers.BatchNormalization()(layers.Dense(width, "relu")(deep)))
-    crossed = layers.HashedCrossing(8, output_mode="one_hot")((kinds[:, :1], kinds[:, 1:]))
+    crossed = layers.CategoryEncoding(36, "one_hot")(6 * kinds[:, 0] + kinds[:, 1])
     both = layers.concatenate([crossed, deep])
     outputs = {"price": layers.Dense(1)(both), "sold": layers.Dense(1, "sigmoid")(both)}
     model = keras.Model([numbers, kinds], outputs)
