@@ -103,8 +103,8 @@ def hashes(name: str, variables: Any) -> dict[str, Any]:
     found = {}
     for number, variable in enumerate(variables):
         array = np.asarray(variable)
-        kind = f"{array.dtype}{list(array.shape)}"
-        found[f"{name}/{number:03d} {getattr(variable, 'path', variable.name)} {kind}"] = sha(array)
+        kind = f"{variable.name} {array.dtype}{list(array.shape)}"
+        found[f"{name}/{number:03d} {kind}"] = sha(array)
     return found
 
 

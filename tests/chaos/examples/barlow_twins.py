@@ -50,7 +50,7 @@ def train(backup: Backup) -> Result:
     keras.utils.set_random_seed(12)
     pictures = tf.data.Dataset.from_tensor_slices(digits()[0].reshape(-1, 64)).enumerate()
     one, other = pictures.map(view), pictures.map(lambda n, x: view(n + 1000, x))
-    data = tf.data.Dataset.zip((one, other)).shuffle(96, seed=3).batch(16)
+    data = tf.data.Dataset.zip((one, other)).batch(16)
     model = BarlowModel(dense(16, 8, inputs=64))
     schedule = keras.optimizers.schedules.CosineDecay(1e-2, 18)
     model.compile(keras.optimizers.SGD(schedule, momentum=0.9), BarlowLoss(0.05))

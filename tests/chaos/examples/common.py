@@ -35,12 +35,14 @@ def sentences(count: int = 96, length: int = 8) -> list[str]:
     return [" ".join(rng.choice(WORDS, length)) for _ in range(count)]
 
 
-def pipeline(*parts: Any, batch: int = 16) -> Any:
-    """A tf.data pipeline of these arrays, in their order."""
+def pipeline(*parts: Any, batch: int = 16, seed: int | None = None) -> Any:
+    """A tf.data pipeline of these arrays: in their order, or in one that a seed gives."""
     import tensorflow as tf
 
-    whole = parts if len(parts) > 1 else parts[0]
-    return tf.data.Dataset.from_tensor_slices(whole).batch(batch)
+    whole = tf.data.Dataset.from_tensor_slices(parts if len(parts) > 1 else parts[0])
+    if seed is not None:
+        whole = whole.shuffle(128, seed=seed, reshuffle_each_iteration=False)
+    return whole.batch(batch)
 
 
 def dense(*widths: int, inputs: int, **last: Any) -> Any:

@@ -45,8 +45,8 @@ def train(backup: Backup) -> Result:
     model = CycleGAN(*networks)
     optimizers = [keras.optimizers.Adam(2e-3, beta_1=0.5) for _ in networks]
     model.compile(*optimizers)
-    horses = pipeline(normals(24, 5), batch=4).shuffle(16, seed=1)
-    zebras = pipeline(2.0 + normals(28, 5, seed=1), batch=4).shuffle(16, seed=2)
+    horses = pipeline(normals(24, 5), batch=4, seed=1)
+    zebras = pipeline(2.0 + normals(28, 5, seed=1), batch=4, seed=2)
     data = tf.data.Dataset.zip((horses, zebras))
     history = model.fit(data, epochs=3, verbose=0, callbacks=backup())
     named = {f"optimizer {number}": one for number, one in enumerate(optimizers)}

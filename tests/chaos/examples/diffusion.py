@@ -72,7 +72,11 @@ def train(backup: Backup) -> Result:
     model.normalizer.adapt(data)
     model.built = True  # it has no call(), and a ModelCheckpoint writes its weights
     best = keras.callbacks.ModelCheckpoint(
-        "best.weights.h5", monitor="val_i_loss", mode="min", save_best_only=True, save_weights_only=True
+        "best.weights.h5",
+        monitor="val_i_loss",
+        mode="min",
+        save_best_only=True,
+        save_weights_only=True,
     )
     callbacks = [best, *backup()]
     history = model.fit(data, epochs=3, validation_data=held_out, verbose=0, callbacks=callbacks)

@@ -60,7 +60,7 @@ def train(backup: Backup) -> Result:
     keras.utils.set_random_seed(11)
     images, labels = digits(160)
     labelled = pipeline(images[:40], labels[:40], batch=8).repeat()
-    unlabelled = pipeline(images[40:], labels[40:], batch=24).shuffle(10, seed=5)
+    unlabelled = pipeline(images[40:], labels[40:], batch=24, seed=5)
     model = NNCLR(queue=64)
     model.compile(keras.optimizers.Adam(), keras.optimizers.Adam(1e-2))
     data = tf.data.Dataset.zip((unlabelled, labelled))

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from tests.chaos.examples.common import Backup, Result, dense, descend, digits, results
+from tests.chaos.examples.common import Backup, Result, dense, descend, digits, pipeline, results
 
 
 class Distances(layers.Layer):
@@ -50,9 +50,7 @@ def train(backup: Backup) -> Result:
     embedding = dense(16, 4, inputs=64)
     inputs = [keras.Input((64,), name=name) for name in ("anchor", "positive", "negative")]
     network = keras.Model(inputs, Distances()(*map(embedding, inputs)))
-    triplets = tf.data.Dataset.zip(
-        tuple(tf.data.Dataset.from_tensor_slices(x).shuffle(120, seed=seed) for seed in (1, 2, 3))
-    )
+    triplets = tf.data.Dataset.zip(tuple(pipeline(x, seed=seed).unbatch() for seed in (1, 2, 3)))
     data, held_out = triplets.take(96).batch(16), triplets.skip(96).batch(8)
     model = Siamese(network, margin=0.5)
     model.compile(optimizer=keras.optimizers.Adam(1e-3))

@@ -32,6 +32,6 @@ def train(backup: Backup) -> Result:
     x["age"] = normals(96, 1)
     y, weights = x["work"] == "private", np.linspace(0.1, 2, 96, dtype="float32")
     data = tf.data.Dataset.from_tensor_slices((x, y.astype("float32"), weights))
-    data = data.shuffle(96, seed=3).batch(16)
+    data = data.shuffle(96, seed=3).batch(16)  # another order in each epoch
     history = model.fit(data, epochs=3, verbose=0, callbacks=backup())
     return {"model": model, "history": history}

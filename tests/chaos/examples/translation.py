@@ -50,7 +50,6 @@ def train(backup: Backup) -> Result:
     adam = keras.optimizers.Adam(Schedule(8, 6), beta_2=0.98, epsilon=1e-9)
     model.compile(adam, loss, weighted_metrics=["accuracy"])
     there, back = integers(16, 96, 6), integers(16, 96, 6, seed=1)
-    data = pipeline({"source": there, "target": back[:, :-1]}, back[:, 1:]).cache()
-    data = data.shuffle(6, seed=2).prefetch(1)
+    data = pipeline({"source": there, "target": back[:, :-1]}, back[:, 1:], seed=2).cache()
     history = model.fit(data, epochs=3, validation_data=data.take(2), callbacks=backup(), verbose=0)
     return {"model": model, "history": history}

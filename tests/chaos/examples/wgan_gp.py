@@ -51,6 +51,6 @@ def train(backup: Backup) -> Result:
         lambda real, fake: tf.reduce_mean(fake) - tf.reduce_mean(real),
         lambda fake: -tf.reduce_mean(fake),
     )
-    data = pipeline(normals(96, 6)).shuffle(8, seed=4)
+    data = pipeline(normals(96, 6), seed=4)
     history = model.fit(data, epochs=3, verbose=0, callbacks=backup())
     return {"model": model, "history": history, "c": model.c_optimizer, "g": model.g_optimizer}
