@@ -8,15 +8,17 @@ import importlib.util
 import json
 import os
 import random
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.chaos.examples import EXAMPLES, JAX, TENSORFLOW
 from tests.training.killing import Warm, differences, killed
+
+if TYPE_CHECKING:
+    import subprocess
 
 pytestmark = pytest.mark.chaos
 
