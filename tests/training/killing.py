@@ -40,11 +40,11 @@ def attempt(
 class Warm:
     """Runs attempts in forks of one process that has imported everything already."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: Path = PROGRAM, **variables: str) -> None:
         self._errors = folder / "errors.txt"
         self._process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), "--serve"],
-            env=environment(),
+            [sys.executable, str(program), "--serve"],
+            env={**environment(), **variables},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

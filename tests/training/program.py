@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
@@ -360,8 +361,8 @@ def sha(array: Any) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-def serve() -> None:
-    """Fork a process for each line of the input, and answer with its exit code.
+def serve(main: Callable[[], None]) -> None:
+    """Fork a process for each line of the input, to run `main`; answer with its exit code.
 
     Nothing of TensorFlow has run before the fork, so its threads and state are the child's own.
     """
@@ -374,12 +375,12 @@ def serve() -> None:
         task = json.loads(line)
         child = os.fork()
         if child == 0:
-            child_main(task)
+            child_main(task, main)
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 
-def child_main(task: dict[str, Any]) -> NoReturn:
+def child_main(task: dict[str, Any], main: Callable[[], None]) -> NoReturn:
     try:
         for descriptor, path in ((0, os.devnull), (1, os.devnull), (2, task["errors"])):
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), descriptor)
@@ -394,7 +395,7 @@ def child_main(task: dict[str, Any]) -> NoReturn:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--serve"]:
-        serve()
+        serve(main)
     else:
         configure(
             sys.argv[1],
