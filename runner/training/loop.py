@@ -133,17 +133,18 @@ class Loop:
         private.self_test()
         fit = private.fit_in_progress(self._callbacks)
         self.model = self._callbacks.model
+        others = [c for c in self._callbacks.callbacks if c is not self._ours]
+        self._observers = Observers(others, warn=self._settings.warn)  # as the program gave them
         self._originals["on_train_begin"](logs)
+        self._observers.begin()
         self._fit = fit
         self._begun = True
         self._source: Source = source_of(self.model, fit, warn=self._settings.warn)
         backends.current().build_everything(self.model, fit)
         self._variables = Variables(self.model)
-        others = [c for c in self._callbacks.callbacks if c is not self._ours]
         self._history = next(
             (c for c in others if isinstance(c, keras.callbacks.History)), keras.callbacks.History()
         )
-        self._observers = Observers(others, warn=self._settings.warn)
         self._numerics = {**numerics.fingerprint(self.model), **self._source.fingerprint()}
         self._checkpointer, self._restored = self._open()
         self._position = replace(self._settings.start, epoch=fit.initial_epoch)
