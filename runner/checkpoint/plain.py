@@ -35,6 +35,7 @@ MADE = {
         *(deque, Counter, OrderedDict, defaultdict),
     )
 }
+_AS_IN_JSON = frozenset({type(None), bool, int, str})
 _PATHS = {"Path": Path, "PurePosixPath": PurePosixPath, "PureWindowsPath": PureWindowsPath}
 _PATH_NAMES = {kind: name for name, kind in _PATHS.items()} | {type(Path()): "Path"}
 
@@ -65,7 +66,7 @@ def encode_leaf(value: Any, path: str) -> Any:
         NotPlainError: the value is of another kind.
     """
     kind = type(value)
-    if value is None or kind in (bool, int, str):
+    if kind in _AS_IN_JSON:
         return value
     if kind is float:
         return value if math.isfinite(value) else {"!float": _bits(value)}
@@ -128,7 +129,8 @@ def sorted_items(items: list[Any]) -> list[Any]:
 def _encode(value: Any, store_array: StoreArray, path: str, depth: int) -> Any:
     def items(values: Any) -> list[Any]:
         return [
-            _encode(v, store_array, f"{path}/{i}", depth + 1) for i, v in enumerate(list(values))
+            v if type(v) in _AS_IN_JSON else _encode(v, store_array, f"{path}/{i}", depth + 1)
+            for i, v in enumerate(list(values))
         ]
 
     if depth > MAX_DEPTH:

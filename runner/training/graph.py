@@ -161,10 +161,19 @@ class Graph:
         Raises:
             NotPlainError: it has shown none of that name and kind.
         """
-        cls = self._classes.get((name[0], name[1]))
+        cls = self.named(name)
         if cls is None or objects.kind_of_instances(cls) is not kind:
             raise NotPlainError(f"a {'.'.join(name)}, which is not found in the program's modules")
         return cls
+
+    def named(self, name: Sequence[str]) -> type | None:
+        """Return a class that was met, or stands in a module of the program."""
+        return self._classes.get((name[0], name[1]))
+
+    def shows(self, cls: type) -> bool:
+        """Whether a class is one that the program's modules show."""
+        known = self._classes.get((cls.__module__, cls.__qualname__))
+        return known is cls and objects.is_program(cls.__module__)
 
     def is_of_the_clock(self, value: Any) -> bool:
         """Whether a value set at the beginning of the training tells when that was."""
@@ -184,7 +193,7 @@ def _clocks() -> list[float]:
 
 def name_of(path: str) -> str:
     """Return a place as people write it."""
-    parts = path.removeprefix("begun:").split("/")
+    parts = path.removeprefix("begun:").rsplit("<locals>.", 1)[-1].split("/")
     hidden = ("class:", "function:", "self:", "keywords:", "args:")
     shown = [p.split(":", 1)[-1] for p in parts if p not in hidden and not p.startswith("base:")]
     return ".".join(shown)
@@ -237,7 +246,10 @@ class _Walk:
         if kind is Kind.FILE and files.is_standard(value):
             kind = Kind.MACHINERY
         plain = kind in (Kind.CARRIED, Kind.MACHINERY, Kind.OPAQUE)
-        if plain or id(value) in self.graph.apart or (kind in objects.CODE and not fields_of(value)):
+        later = kind is Kind.CLASS and self.prefix is None and id(value) not in self.graph.keys
+        if plain or later or id(value) in self.graph.apart:
+            return self._origin(value, kind, path)
+        if kind in objects.CODE and not fields_of(value):
             return self._origin(value, kind, path)
         return self._reference(value, kind, path, depth)
 
@@ -274,11 +286,13 @@ class _Walk:
                 return {"!operation": name}
         key = self.graph.keys.get(id(value))
         if key is not None:
-            if kind is Kind.OPAQUE:
+            if kind is Kind.OPAQUE and value is not sys.stdout and value is not sys.stderr:
                 self._name(path, f"{_kind_name(value)}, which may have a state of its own")
             return {"!origin": key}
         if kind is Kind.CARRIED:
             return {"!carried": None}
+        if kind is Kind.CLASS and self.graph.shows(value):
+            return {"!class": [value.__module__, value.__qualname__]}
         raise _came_later(value, path)
 
     # ------------------------------------------------------------------ objects
@@ -370,9 +384,10 @@ class _Walk:
 
     def _mapping(self, value: Any, path: str, depth: int) -> Any:
         content: dict[str, Any] = {"pairs": []}
-        if isinstance(value, collections.defaultdict):
+        if issubclass(type(value), collections.defaultdict):
             content["factory"] = self._value(value.default_factory, f"{path}/factory:", depth + 1)
-        for index, (key, inner) in enumerate(list(value.items())):
+        items = _items(value)
+        for index, (key, inner) in enumerate(zip(items[::2], items[1::2], strict=True)):
             place = key if type(key) is str else key if type(key) is int else f"@{index}"
             pair = [self._key(key, f"{path}/@{index}", depth)]
             content["pairs"].append([*pair, self._value(inner, f"{path}/{place}", depth + 1)])
@@ -438,7 +453,7 @@ class _Walk:
         """Whether on_train_begin set it to what another process sets otherwise, for its own."""
         if self.graph.begun.get(key, {}).get(name, _MISSING) is not value:
             return False
-        is_place = isinstance(value, PurePath) or (type(value) is str and os.sep in value)
+        is_place = issubclass(type(value), PurePath) or (type(value) is str and os.sep in value)
         return is_place or self.graph.is_of_the_clock(value)
 
     def _name(self, path: str, reason: str) -> None:
@@ -479,7 +494,7 @@ class _Recording(_Walk):
 
     def _take(self, key: str, value: Any) -> None:
         self.graph.hold(key, value)
-        if isinstance(value, type):
+        if kind_of(value) is Kind.CLASS:
             self.graph.meet(value)
 
     def _content(
@@ -653,6 +668,8 @@ class _Restoring:
                 raise LostError("a part of a model that another process makes anew")
             case "!type":
                 return MADE[inner]
+            case "!class":
+                return self._shown(inner)
             case "!operation":
                 return _OPERATIONS[inner]
             case "!tensor":
@@ -671,6 +688,12 @@ class _Restoring:
                 return members[inner[1]]
             case _:
                 return decode(data, self._load)
+
+    def _shown(self, name: Sequence[str]) -> type:
+        cls = self._graph.named(name)
+        if cls is None or not self._graph.shows(cls):
+            raise LostError(f"the class {name[1]}, which is not found in the program's modules")
+        return cls
 
     # ------------------------------------------------------------------ filling
 
@@ -772,7 +795,8 @@ class _Restoring:
         if now.get(name, _MISSING) is not given:
             objects.set_field(here, name, given)
         first = self._graph.first[key]["fields"].get(name, _MISSING)
-        if not _same(first, data) and not self._graph.is_of_the_clock(given):
+        derived = name.startswith("_") and _is_kerass(here)
+        if not (derived or _same(first, data) or self._graph.is_of_the_clock(given)):
             self._differs(path, _text(given), self._text_of(data))
 
     def _text_of(self, data: Any) -> str:
@@ -806,7 +830,9 @@ def _is_unchanged(node: Node) -> bool:
 
 def _items(value: Any) -> list[Any]:
     """What a container holds, in its order; a dictionary's keys and values in turn."""
-    if isinstance(value, dict):
+    if issubclass(type(value), collections.OrderedDict):
+        return [part for pair in list(collections.OrderedDict.items(value)) for part in pair]
+    if issubclass(type(value), dict):
         return [part for pair in list(dict.items(value)) for part in pair]
     return list(value)
 
@@ -835,7 +861,7 @@ def _refill(here: Any, items: Any) -> None:
 
 def _array_print(value: Any) -> tuple[Any, ...]:
     """All of a small array; of a large one a sample, that nearly every change changes."""
-    if isinstance(value, bytearray):
+    if kind_of(value) is Kind.BYTES:
         return ("bytes", zlib.crc32(value), len(value))
     kind = (value.dtype.str, *value.shape)
     if value.dtype.hasobject:
@@ -887,4 +913,4 @@ def _kind_name(value: Any) -> str:
 
 def _text(value: Any) -> str:
     kinds = (*MADE.values(), type(None), PurePath, np.generic)
-    return reprlib.repr(value) if isinstance(value, kinds) else ""
+    return reprlib.repr(value) if issubclass(type(value), kinds) else ""

@@ -232,7 +232,7 @@ def own_attributes(owner: Any) -> dict[str, Any]:
 
 def _of_callback(owner: Any, found: dict[str, Any]) -> dict[str, Any]:
     skipped = {"_model", "params"}
-    if isinstance(owner, keras.callbacks.CSVLogger):
+    if issubclass(type(owner), keras.callbacks.CSVLogger):
         skipped |= {"csv_file", "writer"}
     found = {k: v for k, v in found.items() if k not in skipped}
     if _is_monitor(owner) and "monitor_op" in found:
@@ -245,7 +245,8 @@ def _of_callback(owner: Any, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_monitor(owner: Any) -> bool:
-    return isinstance(owner, keras.callbacks.Callback) and hasattr(type(owner), "_set_monitor_op")
+    cls = type(owner)
+    return issubclass(cls, keras.callbacks.Callback) and hasattr(cls, "_set_monitor_op")
 
 
 @functools.lru_cache(maxsize=1000)
@@ -260,7 +261,7 @@ def _chosen(cls: type) -> frozenset[str] | None:
         for base in bases
         if base not in foreign
         for function in map(_unwrapped, vars(base).values())
-        if isinstance(function, types.FunctionType)
+        if type(function) is types.FunctionType
     ]
     names = {name for code in codes for inner in _codes(code) for name in inner.co_names}
     return frozenset({"class:", *names} - {"stop_training"})
@@ -270,11 +271,12 @@ _HOLLOW = ("abc", "typing", "collections.abc", "contextlib")  #: modules of base
 
 
 def _unwrapped(value: Any) -> Any:
-    if isinstance(value, staticmethod | classmethod):
+    cls = type(value)
+    if issubclass(cls, staticmethod | classmethod):
         return value.__func__
-    if isinstance(value, property):
+    if issubclass(cls, property):
         return value.fget
-    return value.func if isinstance(value, functools.cached_property) else value
+    return value.func if issubclass(cls, functools.cached_property) else value
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -362,7 +364,7 @@ def set_field(owner: Any, name: str, value: Any) -> None:
         owner.__globals__[name.removeprefix("global:")] = value
     elif not is_settable(name):
         raise NotPlainError(f"{name} can't be set")
-    elif isinstance(owner, type):
+    elif kind_of(owner) is Kind.CLASS:
         type.__setattr__(owner, name, value)
     elif name in ("monitor_op", "min_delta") and _is_monitor(owner):
         _set_monitor(owner, name, value)
@@ -397,7 +399,7 @@ def _find_operation(owner: Any, name: str) -> None:
 
 def delete_field(owner: Any, name: str) -> None:
     """Remove an attribute that the training removed."""
-    if not isinstance(owner, type) and ":" not in name and type(owner).__dictoffset__:
+    if kind_of(owner) is not Kind.CLASS and ":" not in name and type(owner).__dictoffset__:
         object.__getattribute__(owner, "__dict__").pop(name, None)
 
 

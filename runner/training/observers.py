@@ -22,7 +22,7 @@ from runner.checkpoint.manifest import PYTHON
 from runner.checkpoint.plain import Array, NotPlainError, StoreArray, decode, encode
 from runner.errors import CheckpointError
 from runner.training import files
-from runner.training.graph import Graph
+from runner.training.graph import Graph, name_of
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Observers:
             try:
                 states[name] = encode(callback.get_state(), store, name)
             except Exception as error:  # noqa: BLE001 - nobody's state may end the training
-                self._graph.say(f"the state of {name} is not saved: {error!r}")
+                self._graph.say(f"the state of {name_of(name)} is not saved: {error!r}")
         return states
 
     def _csv(self, store: StoreArray) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class Observers:
                     stored = None if stored is None else store(f"{name}/csv", stored)
                     found[name] = [position, length, stored]
             except (OSError, AttributeError, NotPlainError) as error:
-                self._graph.say(f"{name}'s file is not saved in checkpoints: {error}")
+                self._graph.say(f"{name_of(name)}'s file is not saved in checkpoints: {error}")
         return found
 
     # ------------------------------------------------------------------ restoring
@@ -159,10 +159,10 @@ class Observers:
     def _compare_names(self, saved: Sequence[str]) -> None:
         for name, callback in self._callbacks.items():
             if name not in saved and vars(callback).keys() - {"_model", "params"}:
-                self._graph.say(f"the callback {name} was not there when the checkpoint was written.")
+                self._graph.say(f"the callback {name_of(name)} was not there when the checkpoint was written.")
         for name in saved:
             if name not in self._callbacks:
-                self._graph.say(f"the callback {name} of the checkpoint is not there any more.")
+                self._graph.say(f"the callback {name_of(name)} of the checkpoint is not there any more.")
 
     def _restore_csv(
         self, name: str, callback: Any, position: int, length: int, content: Array | None
@@ -175,7 +175,7 @@ class Observers:
                 return
             files.put_back(callback.csv_file, position, length, content)
         except (NotPlainError, OSError) as error:
-            self._graph.say(f"{name}'s file is not what it was: {error}")
+            self._graph.say(f"{name_of(name)}'s file is not what it was: {error}")
         callback.writer = None  # made anew at the next row, with a header
         if length and callback.keys:
             fields = ["epoch", *callback.keys]
@@ -191,7 +191,7 @@ class Observers:
         path = Path(re.sub(r"{[^}]*}", "*", callback.filepath))
         if not any(path.parent.glob(path.name)):
             self._graph.say(
-                f"{name}: the best model so far ({callback.monitor} {best:g}) is not at "
+                f"{name_of(name)}: the best model so far ({callback.monitor} {best:g}) is not at "
                 f"{callback.filepath} here: its file did not come along. A better epoch writes it."
             )
 
