@@ -35,9 +35,15 @@ MADE = {
         *(deque, Counter, OrderedDict, defaultdict),
     )
 }
-_AS_IN_JSON = frozenset({type(None), bool, int, str})
-_PATHS = {"Path": Path, "PurePosixPath": PurePosixPath, "PureWindowsPath": PureWindowsPath}
-_PATH_NAMES = {kind: name for name, kind in _PATHS.items()} | {type(Path()): "Path"}
+AS_IN_JSON = frozenset({type(None), bool, int, str})  #: kinds that JSON has, exactly
+_PATHS: dict[str, type] = {
+    "Path": Path,
+    "PurePosixPath": PurePosixPath,
+    "PureWindowsPath": PureWindowsPath,
+}
+_PATH_NAMES: dict[type, str] = {kind: name for name, kind in _PATHS.items()} | {
+    type(Path()): "Path"
+}
 
 
 class NotPlainError(TypeError):
@@ -66,7 +72,7 @@ def encode_leaf(value: Any, path: str) -> Any:
         NotPlainError: the value is of another kind.
     """
     kind = type(value)
-    if kind in _AS_IN_JSON:
+    if kind in AS_IN_JSON:
         return value
     if kind is float:
         return value if math.isfinite(value) else {"!float": _bits(value)}
@@ -129,7 +135,7 @@ def sorted_items(items: list[Any]) -> list[Any]:
 def _encode(value: Any, store_array: StoreArray, path: str, depth: int) -> Any:
     def items(values: Any) -> list[Any]:
         return [
-            v if type(v) in _AS_IN_JSON else _encode(v, store_array, f"{path}/{i}", depth + 1)
+            v if type(v) in AS_IN_JSON else _encode(v, store_array, f"{path}/{i}", depth + 1)
             for i, v in enumerate(list(values))
         ]
 
@@ -256,7 +262,9 @@ def _decode_time(naive: Any, fold: int, zone: Any) -> Any:
         zone = ZoneInfo(zone)
     elif zone is not None:
         offset = timezone(timedelta(*map(int, zone[:3])))
-        zone = offset if offset.tzname(None) == zone[3] else timezone(offset.utcoffset(None), zone[3])
+        zone = (
+            offset if offset.tzname(None) == zone[3] else timezone(offset.utcoffset(None), zone[3])
+        )
     return naive.replace(fold=int(fold), tzinfo=zone)
 
 

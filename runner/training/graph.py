@@ -29,9 +29,9 @@ import keras
 import numpy as np
 
 from runner.checkpoint.plain import (
+    AS_IN_JSON,
     MADE,
     MAX_DEPTH,
-    Array,
     LoadArray,
     NotPlainError,
     StoreArray,
@@ -46,13 +46,20 @@ from runner.training import files, objects
 from runner.training.objects import Kind, fields_of, kind_of
 
 MOST_OBJECTS = 100_000  #: in one attribute: more would keep the training waiting at each checkpoint
-MOST_COMPARED = 2**20  #: bytes of an array that are compared; of a larger one, a sample
+MOST_COPIED = 256 * 2**20  #: bytes of all arrays that are held to be compared; of others, a sample
+MOST_COMPARED = 64 * 2**20  #: bytes of one of them
+LONGEST = 64  #: characters of a key that are a part of a place's name
 MANY = 1000  #: floats in a list travel as an array from this on
 AMBIENT = timedelta(days=30)  #: a time within it, set when the training begins, is of the clock
 
 _GIVEN_ONLY = {Kind.FUNCTION, Kind.METHOD, Kind.PARTIAL, Kind.BUILTIN, Kind.CLASS, Kind.FILE}
-_BITS = {k.__name__: k for k in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937)}
-_BITS |= {k.__name__: k for k in (np.random.Philox, np.random.SFC64)}
+_BITS: dict[str, Any] = {
+    "PCG64": np.random.PCG64,
+    "PCG64DXSM": np.random.PCG64DXSM,
+    "MT19937": np.random.MT19937,
+    "Philox": np.random.Philox,
+    "SFC64": np.random.SFC64,
+}
 _OPERATIONS = {"less": keras.ops.less, "greater": keras.ops.greater}
 _MISSING: Any = object()
 Node = dict[str, Any]
@@ -76,11 +83,12 @@ class Graph:
         self.begun: dict[str, dict[str, Any]] = {}  #: and after on_train_begin
         self.copies: dict[str, Any] = {}  #: of containers, as they were given
         self.changed: dict[str, set[str]] = {}  #: fields that were ever others
-        self.left_out: set[str] = set()  #: too large: not looked at again
+        self.left_out: dict[str, Exception] = {}  #: too large: not looked at again
         self.apart: set[int] = set()  #: ids of objects that say themselves what their state is
         self._classes: dict[tuple[str, str], type] = {}
         self._modules: set[str] = set()
         self._clocks = _clocks()
+        self._copied = 0
 
     def add(self, roots: Mapping[str, Any]) -> None:
         """Look at objects and all that they refer to, before the training changes them."""
@@ -140,6 +148,12 @@ class Graph:
 
     # ------------------------------------------------------------------ what it knows
 
+    def may_copy(self, size: int) -> bool:
+        """Whether an array of that many bytes may be held, to be compared."""
+        fits = size <= min(MOST_COMPARED, MOST_COPIED - self._copied)
+        self._copied += size if fits else 0
+        return fits
+
     def say(self, text: str) -> None:
         """Warn, once."""
         if text not in self._said:
@@ -152,7 +166,7 @@ class Graph:
         if cls.__module__ not in self._modules and objects.is_program(cls.__module__):
             self._modules.add(cls.__module__)
             for value in list(vars(sys.modules.get(cls.__module__, cls)).values()):
-                if isinstance(value, type):
+                if kind_of(value) is Kind.CLASS:
                     self._classes.setdefault((value.__module__, value.__qualname__), value)
 
     def class_of(self, name: Sequence[str], kind: Kind) -> type:
@@ -249,6 +263,8 @@ class _Walk:
         later = kind is Kind.CLASS and self.prefix is None and id(value) not in self.graph.keys
         if plain or later or id(value) in self.graph.apart:
             return self._origin(value, kind, path)
+        if kind is Kind.OBJECT and objects.is_machine(value):
+            return self._origin(value, Kind.OPAQUE, path)
         if kind in objects.CODE and not fields_of(value):
             return self._origin(value, kind, path)
         return self._reference(value, kind, path, depth)
@@ -279,11 +295,12 @@ class _Walk:
 
     def _origin(self, value: Any, kind: Kind, path: str) -> Any:
         """Something that stays what the program makes it, or becomes another such thing."""
-        if kind is Kind.CLASS and MADE.get(value.__name__) is value:
-            return {"!type": value.__name__}
-        for name, operation in _OPERATIONS.items():
-            if value is operation:
-                return {"!operation": name}
+        name = value.__name__ if kind is Kind.CLASS else ""
+        if name and MADE.get(name, _MISSING) is value:
+            return {"!type": name}
+        for operation, function in _OPERATIONS.items():
+            if value is function:
+                return {"!operation": operation}
         key = self.graph.keys.get(id(value))
         if key is not None:
             if kind is Kind.OPAQUE and value is not sys.stdout and value is not sys.stderr:
@@ -307,7 +324,8 @@ class _Walk:
         self._met[id(value)] = key
         self.ids[key] = id(value)
         self._order.append((key, value))
-        self.nodes[key] = node = {"kind": kind.value}
+        node: Node = {"kind": kind.value}
+        self.nodes[key] = node
         if kind in (Kind.OBJECT, Kind.LIST, Kind.DICT, Kind.SET, Kind.DEQUE, Kind.BYTES):
             node["class"] = [type(value).__module__, type(value).__qualname__]
         if kind not in (Kind.CARRIED, *objects.WITH_FIELDS):
@@ -322,21 +340,21 @@ class _Walk:
         if kind in _GIVEN_ONLY or (kind is Kind.BITS and cls.__name__ not in _BITS):
             raise _came_later(value, path)
         if kind is Kind.OBJECT or (
-            kind in objects.CONTAINERS and kind is not Kind.ARRAY and MADE.get(cls.__name__) is not cls
+            kind in objects.CONTAINERS
+            and kind is not Kind.ARRAY
+            and MADE.get(cls.__name__) is not cls
         ):
             self.graph.class_of([cls.__module__, cls.__qualname__], kind)
         self._number += 1
         return f"#{self._number}"
 
-    def _content(
-        self, key: str, value: Any, kind: Kind, path: str, depth: int, node: Node
-    ) -> None:
+    def _content(self, key: str, value: Any, kind: Kind, path: str, depth: int, node: Node) -> None:
         content = _MISSING
-        copy = self.graph.copies.get(key)
+        copy: Any = self.graph.copies.get(key)
         changed = self.graph.changed.setdefault(key, set()) if copy is not None else {""}
         if "" not in changed:
             if kind in (Kind.BYTES, Kind.ARRAY):
-                same = bool(_array_print(value) == copy)
+                same = bool(_array_print(value, whole=copy[-1] is not None) == copy)
             else:
                 items, first = _items(value), self.graph.first[key]
                 same = _are(items, copy)
@@ -347,8 +365,9 @@ class _Walk:
                 changed.add("")
         if "" not in changed:
             node["same"] = _print(self.graph.first[key])
-            if kind is not Kind.ARRAY or value.nbytes <= MOST_COMPARED or "/global:" in path:
-                return
+            sampled = kind is Kind.ARRAY and copy[-1] is None
+            if not sampled or "/global:" in path or "/closure:" in path:
+                return  # a script's large arrays are its data
         if content is _MISSING:
             content = self._contents(value, kind, path, depth)
         node["content"] = content
@@ -379,7 +398,10 @@ class _Walk:
             content["most"] = value.maxlen
         if len(items) >= MANY and set(map(type, items)) == {float}:
             return content | {"floats": self._store(path, np.array(items, dtype=np.float64))}
-        found = [self._value(v, f"{path}/{i}", depth + 1) for i, v in enumerate(items)]
+        found = [
+            v if type(v) in AS_IN_JSON else self._value(v, f"{path}/{i}", depth + 1)
+            for i, v in enumerate(items)
+        ]
         return content | {"items": found}
 
     def _mapping(self, value: Any, path: str, depth: int) -> Any:
@@ -387,10 +409,15 @@ class _Walk:
         if issubclass(type(value), collections.defaultdict):
             content["factory"] = self._value(value.default_factory, f"{path}/factory:", depth + 1)
         items = _items(value)
-        for index, (key, inner) in enumerate(zip(items[::2], items[1::2], strict=True)):
-            place = key if type(key) is str else key if type(key) is int else f"@{index}"
-            pair = [self._key(key, f"{path}/@{index}", depth)]
-            content["pairs"].append([*pair, self._value(inner, f"{path}/{place}", depth + 1)])
+        half = len(items) // 2
+        for index, (key, inner) in enumerate(zip(items[:half], items[half:], strict=True)):
+            if type(key) not in AS_IN_JSON:
+                key = self._key(key, f"{path}/@{index}", depth)
+            if type(inner) not in AS_IN_JSON:
+                plain = type(key) in AS_IN_JSON and len(str(key)) <= LONGEST
+                place = f"{path}/{key if plain else f'@{index}'}"
+                inner = self._value(inner, place, depth + 1)
+            content["pairs"].append([key, inner])
         return content
 
     def _generator(self, value: Any, kind: Kind, path: str, depth: int) -> Any:
@@ -410,7 +437,7 @@ class _Walk:
         changed = self.graph.changed.setdefault(key, set()) if given is not None else None
         found = fields_of(owner)
         for name, value in found.items():
-            encoded = self._field(owner, name, value, f"{path}/{name}", depth)
+            encoded = self._field(owner, value, f"{path}/{name}", depth)
             if encoded is _MISSING:
                 continue
             fields[name] = encoded
@@ -425,8 +452,9 @@ class _Walk:
         gone = sorted((given or {}).keys() - found.keys())
         node |= {k: v for k, v in (("kept", kept), ("begun", begun), ("gone", gone)) if v}
 
-    def _field(self, owner: Any, name: str, value: Any, path: str, depth: int) -> Any:
+    def _field(self, owner: Any, value: Any, path: str, depth: int) -> Any:
         if path in self.graph.left_out:
+            self._refuse(path, self.graph.left_out[path])
             return _MISSING
         if depth == 0:
             self._left = MOST_OBJECTS
@@ -438,7 +466,7 @@ class _Walk:
                 del self.nodes[key], self._met[id(met)]
             del self._order[mark:]
             if isinstance(error, TooMuchError):
-                self.graph.left_out.add(path)
+                self.graph.left_out[path] = error
             if not _is_kerass(owner):
                 self._refuse(path, error)
             return _MISSING
@@ -484,33 +512,37 @@ class _Recording(_Walk):
 
     def _origin(self, value: Any, kind: Kind, path: str) -> Any:
         if id(value) not in self.graph.keys:
-            self._take(f"{self.prefix}{path}", value)
+            self._take(path, value)
         return super()._origin(value, Kind.MACHINERY if kind is Kind.OPAQUE else kind, path)
 
     def _new_key(self, value: Any, kind: Kind, path: str) -> str:  # noqa: ARG002
+        return self._take(path, value)
+
+    def _take(self, path: str, value: Any) -> str:
         key = f"{self.prefix}{path}"
-        self._take(key, value)
+        while key in self.graph.objects:  # two keys of a dictionary may be written alike
+            key += "'"
+        self.graph.hold(key, value)
+        self.graph.meet(value if kind_of(value) is Kind.CLASS else type(value))
         return key
 
-    def _take(self, key: str, value: Any) -> None:
-        self.graph.hold(key, value)
-        if kind_of(value) is Kind.CLASS:
-            self.graph.meet(value)
-
-    def _content(
-        self, key: str, value: Any, kind: Kind, path: str, depth: int, node: Node
-    ) -> None:
+    def _content(self, key: str, value: Any, kind: Kind, path: str, depth: int, node: Node) -> None:
         if kind not in objects.CONTAINERS:
             if kind is Kind.GENERATOR:
                 self._value(value.bit_generator, f"{path}/bits", depth + 1)
             return
         if kind in (Kind.BYTES, Kind.ARRAY):
-            node["content"] = copy = _array_print(value)
+            copy: Any
+            whole = kind is Kind.BYTES or self.graph.may_copy(value.nbytes)
+            node["content"] = copy = _array_print(value, whole=whole)
             node["text"] = f"{value.dtype}{list(value.shape)}" if kind is Kind.ARRAY else ""
         else:
             copy = _items(value)
-            node["flat"] = all(kind_of(v) in (Kind.LEAF, Kind.TENSOR) for v in copy)
-            node["text"] = reprlib.repr(value) if node["flat"] and type(value) in MADE.values() else ""
+            kinds = set(map(objects.kind_of_instances, set(map(type, copy))))
+            node["flat"] = kinds <= {Kind.LEAF, Kind.TENSOR}
+            node["text"] = (
+                reprlib.repr(value) if node["flat"] and type(value) in MADE.values() else ""
+            )
             node["content"] = self._contents(value, kind, path, depth)
         if not self.prefix:
             self.graph.copies.setdefault(key, copy)
@@ -520,7 +552,7 @@ class _Recording(_Walk):
         fields = node["fields"] = {}
         found = fields_of(owner)
         for name, value in found.items():
-            encoded = self._field(owner, name, value, f"{path}/{name}", depth)
+            encoded = self._field(owner, value, f"{path}/{name}", depth)
             if encoded is not _MISSING:
                 fields[name] = encoded
         (self.graph.begun if self.prefix else self.graph.given).setdefault(key, found)
@@ -577,7 +609,7 @@ class _Restoring:
             key = waiting.pop()
             fields = fields_of(self._here[key]) if "fields" in self._nodes[key] else {}
             for name, data in self._nodes[key].get("fields", {}).items():
-                inner = data.get("!at") if isinstance(data, dict) else None
+                inner: Any = data.get("!at") if isinstance(data, dict) else None
                 here = fields.get(name, _MISSING)
                 if inner in self._here or inner not in self._nodes or here is _MISSING:
                     continue
@@ -592,9 +624,9 @@ class _Restoring:
         if kind.value != node["kind"]:
             return False
         if kind is Kind.OBJECT:
-            return type(here).__qualname__ == node["class"][1]
+            return bool(type(here).__qualname__ == node["class"][1])
         if kind is Kind.BITS:
-            return type(here).__name__ == node["content"][0]
+            return bool(type(here).__name__ == node["content"][0])
         if kind is Kind.ARRAY and "same" not in node:
             saved = self._load(node["content"])
             same = (saved.shape, saved.dtype) == (here.shape, here.dtype)
@@ -631,16 +663,18 @@ class _Restoring:
         raise LostError(f"a {kind.value} that is not there any more")
 
     def _empty(self, kind: Kind, node: Node) -> Any:
-        name = node["class"][1]
-        content = node["content"]
-        if kind is Kind.DEQUE:
-            return collections.deque(maxlen=content["most"])
-        if name == "defaultdict":
-            return collections.defaultdict(self._value(content["factory"]))
-        if objects.kind_of_instances(MADE.get(name, object)) is kind:
-            return MADE[name]()
-        base = {Kind.LIST: list, Kind.DICT: dict, Kind.SET: set, Kind.BYTES: bytearray}[kind]
-        return base.__new__(self._class(node["class"], kind))
+        module, name = node["class"]
+        known = MADE.get(name) if module in ("builtins", "collections") else None
+        cls: Any = known or self._class(node["class"], kind)
+        if objects.kind_of_instances(cls) is not kind:
+            raise LostError(f"a {name}")
+        base: Any = next(base for base in cls.__mro__ if base in MADE.values())
+        made = base.__new__(cls)
+        if base is collections.deque:
+            base.__init__(made, (), node["content"]["most"])
+        elif base is collections.defaultdict:
+            base.__init__(made, self._value(node["content"]["factory"]))
+        return made
 
     def _class(self, name: Sequence[str], kind: Kind) -> Any:
         try:
@@ -735,7 +769,8 @@ class _Restoring:
         if "floats" in content:
             return self._load(content["floats"]).tolist()
         if kind is Kind.DICT:
-            return [part for pair in content["pairs"] for part in map(self._value, pair)]
+            pairs = content["pairs"]
+            return [*(self._value(k) for k, _ in pairs), *(self._value(v) for _, v in pairs)]
         return self._value(content["items"])
 
     def _set_state(self, here: Any, kind: Kind, content: Any) -> None:
@@ -778,7 +813,9 @@ class _Restoring:
                 if name in begun:
                     self._graph.begun.setdefault(key, {})[name] = fields_of(here)[name]
             except NotPlainError as error:
-                if not (isinstance(data, dict) and "!carried" in data) and objects.is_settable(name):
+                if not (isinstance(data, dict) and "!carried" in data) and objects.is_settable(
+                    name
+                ):
                     self._lose(path, error)
         for name in node.get("gone", ()):
             objects.delete_field(here, name)
@@ -786,7 +823,7 @@ class _Restoring:
     def _keep(self, here: Any, key: str, name: str, data: Any, now: Any, path: str) -> None:
         """Leave what was given as the program gives it now; say if that is another."""
         given = self._graph.given[key].get(name, _MISSING)
-        inner = data.get("!at") if isinstance(data, dict) else None
+        inner: Any = data.get("!at") if isinstance(data, dict) else None
         if inner in self._made:
             objects.set_field(here, name, self._here[inner])  # of another form than is given now
             return
@@ -829,11 +866,10 @@ def _is_unchanged(node: Node) -> bool:
 
 
 def _items(value: Any) -> list[Any]:
-    """What a container holds, in its order; a dictionary's keys and values in turn."""
-    if issubclass(type(value), collections.OrderedDict):
-        return [part for pair in list(collections.OrderedDict.items(value)) for part in pair]
-    if issubclass(type(value), dict):
-        return [part for pair in list(dict.items(value)) for part in pair]
+    """What a container holds, in its order; of a dictionary all keys, then all values."""
+    for base in (collections.OrderedDict, dict):
+        if issubclass(type(value), base):
+            return [*base.keys(value), *base.values(value)]
     return list(value)
 
 
@@ -855,21 +891,22 @@ def _refill(here: Any, items: Any) -> None:
     else:
         base: Any = collections.OrderedDict if isinstance(here, collections.OrderedDict) else dict
         base.clear(here)
-        for key, value in zip(items[::2], items[1::2], strict=True):
+        half = len(items) // 2
+        for key, value in zip(items[:half], items[half:], strict=True):
             base.__setitem__(here, key, value)
 
 
-def _array_print(value: Any) -> tuple[Any, ...]:
-    """All of a small array; of a large one a sample, that nearly every change changes."""
+def _array_print(value: Any, *, whole: bool) -> tuple[Any, ...]:
+    """What an array is compared by: all of it, or a sample that many a change changes."""
     if kind_of(value) is Kind.BYTES:
-        return ("bytes", zlib.crc32(value), len(value))
+        return ("bytes", bytes(value))
     kind = (value.dtype.str, *value.shape)
     if value.dtype.hasobject:
         return (*kind, math.nan)  # equal to nothing
-    if value.nbytes <= MOST_COMPARED:
+    if whole:
         return (*kind, value.tobytes())
     flat = value.reshape(-1) if value.flags.c_contiguous else value.flat
-    return (*kind, flat[:: max(value.size // 4096, 1)].tobytes(), flat[-64:].tobytes())
+    return (*kind, flat[:: max(value.size // 4096, 1)].tobytes(), flat[-64:].tobytes(), None)
 
 
 def _print(first: Node) -> list[Any]:

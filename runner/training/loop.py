@@ -211,6 +211,7 @@ class Loop:
         for name, original in self._originals.items():
             setattr(self._callbacks, name, original)
         self._shortcuts.undo()
+        self._observers = None  # type: ignore[assignment]
         self._variables = None  # type: ignore[assignment]
 
     def _stopped(self) -> bool:

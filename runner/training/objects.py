@@ -7,6 +7,7 @@ where they are kept (`__dict__`, slots, cells): no property, `__getattr__` or `_
 
 import argparse
 import collections
+import decimal
 import dis
 import enum
 import functools
@@ -78,16 +79,20 @@ _CARRIED = (
 _DATA = (
     types.SimpleNamespace,
     argparse.Namespace,
+    collections.ChainMap,
     collections.UserDict,
     collections.UserList,
     collections.UserString,
 )
+#: of Python's own modules, those whose objects hold what only they know
+_HOLDING = {"queue", "multiprocessing", "sqlite3", "shelve", "dbm", "asyncio"}
 _LIBRARIES = {"keras", "tensorflow", "jax", "jaxlib", "numpy", "runner"}
 _MACHINES = (
     *(types.ModuleType, types.BuiltinFunctionType, types.GetSetDescriptorType, np.ufunc, property),
     *(types.MemberDescriptorType, types.MethodWrapperType, types.WrapperDescriptorType),
     *(weakref.ref, weakref.ProxyType, type(threading.Lock()), type(threading.RLock())),
     *(threading.local, random.SystemRandom, types.CodeType, types.MappingProxyType),
+    decimal.Decimal,
 )
 _CODE_KINDS: list[tuple[type, Kind]] = [
     (types.FunctionType, Kind.FUNCTION),
@@ -117,7 +122,8 @@ _BASES: list[tuple[Any, Kind]] = [
 
 def kind_of(value: Any) -> Kind:
     """Return how the state of a value is taken."""
-    return _kind(type(value))
+    cls: Any = type(value)
+    return _kind(cls)
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -156,7 +162,7 @@ def _kind_of_other(cls: type) -> Kind:
         return Kind.OBJECT
     python = _is_python(cls)
     if is_library(cls.__module__):
-        return Kind.OPAQUE if root == "queue" or not python else Kind.MACHINERY
+        return Kind.OPAQUE if root in _HOLDING or not python else Kind.MACHINERY
     return Kind.OBJECT if python or issubclass(cls, _DATA) else Kind.OPAQUE
 
 
@@ -198,6 +204,15 @@ def _slots(cls: type) -> dict[str, Any]:
     return found
 
 
+def is_machine(value: Any) -> bool:
+    """Whether an object of an installed library runs something: not to be reached into."""
+    cls = type(value)
+    if is_program(cls.__module__) or issubclass(cls, (keras.callbacks.Callback, *_DATA)):
+        return False
+    kinds = set(map(kind_of, own_attributes(value).values()))
+    return bool(kinds & {Kind.MACHINERY, Kind.OPAQUE, Kind.FILE})
+
+
 # ---------------------------------------------------------------------- fields
 
 
@@ -207,7 +222,7 @@ def fields_of(owner: Any) -> dict[str, Any]:
 
 
 def _attributes(owner: Any) -> dict[str, Any]:
-    cls = type(owner)
+    cls: Any = type(owner)
     found: dict[str, Any] = {}
     if is_program(cls.__module__):
         found["class:"] = cls
@@ -314,7 +329,8 @@ def _of_function(owner: Any) -> dict[str, Any]:
             found[f"global:{name}"] = values[name]
     defaults = [*(owner.__defaults__ or ()), *(owner.__kwdefaults__ or {}).values()]
     found |= {f"default:{i}": v for i, v in enumerate(defaults) if kind_of(v) in _STATEFUL}
-    return found | vars(owner)
+    found |= vars(owner)
+    return found
 
 
 def _of_class(owner: Any) -> dict[str, Any]:
@@ -355,6 +371,8 @@ def set_field(owner: Any, name: str, value: Any) -> None:
     Raises:
         NotPlainError: it can't have one.
     """
+    cls: Any = type(owner)
+    slot = _slots(cls).get(name)
     if name.startswith("closure:"):
         cells = dict(zip(owner.__code__.co_freevars, owner.__closure__ or (), strict=False))
         if name.removeprefix("closure:") not in cells:
@@ -368,8 +386,8 @@ def set_field(owner: Any, name: str, value: Any) -> None:
         type.__setattr__(owner, name, value)
     elif name in ("monitor_op", "min_delta") and _is_monitor(owner):
         _set_monitor(owner, name, value)
-    elif name in _slots(type(owner)):
-        _slots(type(owner))[name].__set__(owner, value)
+    elif slot is not None:
+        slot.__set__(owner, value)
     else:
         object.__getattribute__(owner, "__dict__")[name] = value
 

@@ -111,13 +111,9 @@ class Observers:
             if not isinstance(callback, keras.callbacks.CSVLogger) or not callback.csv_file:
                 continue
             try:
-                if callback.csv_file.closed:
-                    content = np.fromfile(callback.filename, dtype=np.uint8)
-                    found[name] = [len(content), len(content), store(f"{name}/csv", content)]
-                else:
-                    position, length, stored = files.look(callback.csv_file)
-                    stored = None if stored is None else store(f"{name}/csv", stored)
-                    found[name] = [position, length, stored]
+                position, length, content = files.look(callback.csv_file)
+                stored = None if content is None else store(f"{name}/csv", content)
+                found[name] = [position, length, stored]
             except (OSError, AttributeError, NotPlainError) as error:
                 self._graph.say(f"{name_of(name)}'s file is not saved in checkpoints: {error}")
         return found
@@ -150,7 +146,7 @@ class Observers:
                 self._speaking[name].set_state(decode(state, load))
         for name, (position, length, stored) in saved["csv"].items():
             callback = self._callbacks.get(name)
-            if isinstance(callback, keras.callbacks.CSVLogger):
+            if isinstance(callback, keras.callbacks.CSVLogger) and callback.csv_file:
                 content = None if stored is None else load(stored)
                 self._restore_csv(name, callback, position, length, content)
         for name, callback in self._callbacks.items():
@@ -159,25 +155,30 @@ class Observers:
     def _compare_names(self, saved: Sequence[str]) -> None:
         for name, callback in self._callbacks.items():
             if name not in saved and vars(callback).keys() - {"_model", "params"}:
-                self._graph.say(f"the callback {name_of(name)} was not there when the checkpoint was written.")
+                self._graph.say(
+                    f"the callback {name_of(name)} was not there when the checkpoint was written."
+                )
         for name in saved:
             if name not in self._callbacks:
-                self._graph.say(f"the callback {name_of(name)} of the checkpoint is not there any more.")
+                self._graph.say(
+                    f"the callback {name_of(name)} of the checkpoint is not there any more."
+                )
 
     def _restore_csv(
-        self, name: str, callback: Any, position: int, length: int, content: Array | None
+        self,
+        name: str,
+        callback: Any,
+        position: int | None,
+        length: int,
+        content: Array | None,
     ) -> None:
         """Drop the rows written after the checkpoint, or make the file anew on another machine."""
         try:
-            if callback.csv_file is None or callback.csv_file.closed:  # the training has ended
-                if content is not None:
-                    Path(callback.filename).write_bytes(content.tobytes())
-                return
             files.put_back(callback.csv_file, position, length, content)
         except (NotPlainError, OSError) as error:
             self._graph.say(f"{name_of(name)}'s file is not what it was: {error}")
         callback.writer = None  # made anew at the next row, with a header
-        if length and callback.keys:
+        if length and callback.keys and not callback.csv_file.closed:
             fields = ["epoch", *callback.keys]
             callback.writer = csv.DictWriter(callback.csv_file, fields, delimiter=callback.sep)
 
@@ -206,7 +207,7 @@ class Observers:
             vars(callback).update(state.get("attributes", {}))
             if state.get("monitor_op") in ("less", "greater"):
                 callback.monitor_op = getattr(keras.ops, state["monitor_op"])
-            if "csv" in state:
+            if "csv" in state and callback.csv_file:
                 content = np.frombuffer(state["csv"], dtype=np.uint8)
                 self._restore_csv(name, callback, len(content), len(content), content)
 
