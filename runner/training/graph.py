@@ -590,7 +590,6 @@ class _Restoring:
             found = self._graph.objects.get(key, _MISSING)
             if found is not _MISSING and self._fits(found, node):
                 self._here[key] = found
-        self._find_at_places()
         for key, node in nodes.items():
             if key not in self._here and _is_unchanged(node):
                 self._differs(name_of(key), "", "")
@@ -600,24 +599,6 @@ class _Restoring:
             except LostError as error:
                 if not key.startswith("#"):  # else the one who has it says so
                     self._lose(name_of(key), error)
-
-    def _find_at_places(self) -> None:
-        """What came later, and stands now where it stood then, is the same as well."""
-        taken = {id(here) for here in self._here.values()}
-        waiting = list(self._here)
-        while waiting:
-            key = waiting.pop()
-            fields = fields_of(self._here[key]) if "fields" in self._nodes[key] else {}
-            for name, data in self._nodes[key].get("fields", {}).items():
-                inner: Any = data.get("!at") if isinstance(data, dict) else None
-                here = fields.get(name, _MISSING)
-                if inner in self._here or inner not in self._nodes or here is _MISSING:
-                    continue
-                known = id(here) in taken or id(here) in self._graph.keys
-                if not known and self._fits(here, self._nodes[inner]):
-                    self._here[inner] = here
-                    taken.add(id(here))
-                    waiting.append(inner)
 
     def _fits(self, here: Any, node: Node) -> bool:
         kind = kind_of(here)

@@ -283,6 +283,14 @@ def test_what_stood_elsewhere_at_the_beginning_is_found_there() -> None:
     assert [meter.total for meter in meters] == [0.0, 2.0]
 
 
+def test_keys_that_are_written_alike_are_two_places() -> None:
+    def make() -> Any:
+        return Holding(rows={1: [], "1": []})
+
+    found = resumed(make, lambda c: (c.rows[1].append(1), c.rows["1"].append(2)))
+    assert found.rows == {1: [1], "1": [2]}
+
+
 def test_a_circle_comes_back_as_one() -> None:
     def change(callback: Any) -> None:
         callback.loop.append(callback.loop)
@@ -760,6 +768,21 @@ def test_an_object_that_nobody_can_look_into_is_named() -> None:
     assert len(process.said) == 2
     assert "Holding.values is not saved" in process.said[0]
     assert "list_iterator, which may have a state of its own" in process.said[0]
+
+
+def test_a_machine_of_an_installed_library_is_left_alone() -> None:
+    """Its locks and threads are of this process; what is plain data is taken."""
+    library: Any = type("Library", (), {"__module__": "pytest"})
+    process = Process(callback := Holding(machine=library(), scaler=library()))
+    callback.machine.lock = threading.Lock()
+    callback.machine.count = 1
+    callback.scaler.mean = 1.5
+    state = process.capture()
+    (said,) = process.said
+    assert said.startswith("Holding.machine is not saved in checkpoints (a pytest.Library")
+    Process(callback := Holding(machine=library(), scaler=library())).resume(state)
+    assert callback.scaler.mean == 1.5
+    assert not hasattr(callback.machine, "count")
 
 
 class Wild:
