@@ -1,16 +1,20 @@
 """Python state as JSON, exactly: what is read back equals what was written, bit for bit.
 
-JSON knows no tuple, bytes, NaN, NumPy scalar or array. Those are written as a one-entry
+JSON knows no tuple, bytes, NaN, date, NumPy scalar or array. Those are written as a one-entry
 object {"!kind": value}; arrays leave through `store_array`, so that they travel as tensors
-(hashed, deduplicated) and only their name stays here. No pickle: reading runs no code.
+(hashed, deduplicated) and only their name stays here. No pickle: reading runs no code, and
+makes nothing but the kinds that are listed here.
 """
 
 import base64
 import math
 import struct
-from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +27,23 @@ StoreArray = Callable[[str, Array], str]  #: (path of the array, array) -> name 
 LoadArray = Callable[[str], Array]  #: name of a tensor -> its array
 
 MAX_DEPTH = 64  #: nesting beyond this is a mistake (or an attack), not state
+#: kinds that may be named in data: they make nothing but an empty value
+MADE = {
+    kind.__name__: kind
+    for kind in (
+        *(bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset),
+        *(deque, Counter, OrderedDict, defaultdict),
+    )
+}
+AS_IN_JSON = frozenset({type(None), bool, int, str})  #: kinds that JSON has, exactly
+_PATHS: dict[str, type] = {
+    "Path": Path,
+    "PurePosixPath": PurePosixPath,
+    "PureWindowsPath": PureWindowsPath,
+}
+_PATH_NAMES: dict[type, str] = {kind: name for name, kind in _PATHS.items()} | {
+    type(Path()): "Path"
+}
 
 
 class NotPlainError(TypeError):
@@ -33,8 +54,8 @@ def encode(value: Any, store_array: StoreArray, path: str = "") -> Any:
     """Return the value as JSON-able data that shares nothing with it.
 
     Args:
-        value: None, bool, int, float, str, bytes, NumPy scalars and arrays, and lists, tuples,
-            sets, deques and mappings of them.
+        value: None, numbers, texts, bytes, ranges, slices, paths, dates and times, NumPy scalars
+            and arrays, and lists, tuples, sets, deques and dictionaries of them.
         store_array: takes an array and returns the name to find it under.
         path: where the value stands, for names and errors.
 
@@ -44,32 +65,85 @@ def encode(value: Any, store_array: StoreArray, path: str = "") -> Any:
     return _encode(value, store_array, path, 0)
 
 
-def _encode(value: Any, store_array: StoreArray, path: str, depth: int) -> Any:
-    if depth > MAX_DEPTH:
-        raise NotPlainError(f"{path}: nested deeper than {MAX_DEPTH} levels")
+def encode_leaf(value: Any, path: str) -> Any:
+    """Return a value that holds no others as JSON-able data.
+
+    Raises:
+        NotPlainError: the value is of another kind.
+    """
     kind = type(value)
-    if value is None or kind in (bool, int, str):
+    if kind in AS_IN_JSON:
         return value
     if kind is float:
         return value if math.isfinite(value) else {"!float": _bits(value)}
-    if isinstance(value, np.ndarray):
-        if kind is not np.ndarray:  # a mask, or what else it knows, would be lost
-            raise NotPlainError(f"{path}: a {kind.__module__}.{kind.__qualname__}")
-        if value.dtype.name not in NAMES or not is_told_by_name(value.dtype):
-            raise NotPlainError(f"{path}: an array of dtype {value.dtype.str}")
-        return {"!array": store_array(path, value)}
-    if isinstance(value, np.generic) and is_told_by_name(value.dtype):
-        return {"!scalar": [value.dtype.name, base64.b64encode(value.tobytes()).decode()]}
     if kind in (bytes, bytearray):
-        return {"!bytes": base64.b64encode(value).decode()}
-    return _encode_container(value, store_array, path, depth + 1)
+        return {f"!{kind.__name__}": base64.b64encode(value).decode()}
+    if kind is complex:
+        return {"!complex": [_bits(value.real), _bits(value.imag)]}
+    if kind is range:
+        return {"!range": [value.start, value.stop, value.step]}
+    if kind is slice:
+        parts = (value.start, value.stop, value.step)
+        return {"!slice": [encode_leaf(part, path) for part in parts]}
+    if kind in _PATH_NAMES:
+        return {"!path": [_PATH_NAMES[kind], str(value)]}
+    if issubclass(kind, np.generic) and is_told_by_name(value.dtype):
+        return {"!scalar": [value.dtype.name, base64.b64encode(value.tobytes()).decode()]}
+    return _encode_time(value, path)
 
 
-def _encode_container(value: Any, store_array: StoreArray, path: str, depth: int) -> Any:
-    def items(values: Any) -> list[Any]:
-        return [_encode(v, store_array, f"{path}/{i}", depth) for i, v in enumerate(values)]
-
+def _encode_time(value: Any, path: str) -> Any:
     kind = type(value)
+    if kind is timedelta:
+        return {"!timedelta": [value.days, value.seconds, value.microseconds]}
+    if kind is date:
+        return {"!date": value.isoformat()}
+    if kind is datetime or kind is time:
+        zone = None if value.tzinfo is None else _encode_zone(value.tzinfo, path)
+        return {f"!{kind.__name__}": [value.replace(tzinfo=None).isoformat(), value.fold, zone]}
+    raise NotPlainError(f"{path}: a {kind.__module__}.{kind.__qualname__}")
+
+
+def _encode_zone(zone: tzinfo, path: str) -> Any:
+    if type(zone) is timezone:
+        offset = zone.utcoffset(None)
+        return [offset.days, offset.seconds, offset.microseconds, zone.tzname(None)]
+    if type(zone) is ZoneInfo and zone.key is not None:
+        return zone.key
+    raise NotPlainError(f"{path}: a time zone of {type(zone).__qualname__}")
+
+
+def check_array(value: Array, path: str) -> Array:
+    """Return an array that can be stored.
+
+    Raises:
+        NotPlainError: it would come back as another.
+    """
+    kind = type(value)
+    if kind is not np.ndarray:  # a mask, or what else it knows, would be lost
+        raise NotPlainError(f"{path}: a {kind.__module__}.{kind.__qualname__}")
+    if value.dtype.name not in NAMES or not is_told_by_name(value.dtype):
+        raise NotPlainError(f"{path}: an array of dtype {value.dtype.str}")
+    return value
+
+
+def sorted_items(items: list[Any]) -> list[Any]:
+    """Sort a set's encoded items: equal sets are equal bytes whatever the process's hash seed."""
+    return sorted(items, key=lambda item: (type(item).__name__, repr(item)))
+
+
+def _encode(value: Any, store_array: StoreArray, path: str, depth: int) -> Any:
+    def items(values: Any) -> list[Any]:
+        return [
+            v if type(v) in AS_IN_JSON else _encode(v, store_array, f"{path}/{i}", depth + 1)
+            for i, v in enumerate(list(values))
+        ]
+
+    if depth > MAX_DEPTH:
+        raise NotPlainError(f"{path}: nested deeper than {MAX_DEPTH} levels")
+    kind = type(value)
+    if issubclass(kind, np.ndarray):
+        return {"!array": store_array(path, check_array(value, path))}
     if kind is list:
         return items(value)
     if kind is tuple:
@@ -77,24 +151,30 @@ def _encode_container(value: Any, store_array: StoreArray, path: str, depth: int
     if kind is deque:
         return {"!deque": [items(value), value.maxlen]}
     if kind in (set, frozenset):
-        # sorted, so that equal sets are equal bytes whatever the process's hash seed
-        return {f"!{kind.__name__}": items(sorted(value, key=lambda v: (type(v).__name__, v)))}
-    if isinstance(value, Mapping) and isinstance(value, dict):
-        return _encode_mapping(value, store_array, path, depth)
-    raise NotPlainError(f"{path}: a {kind.__module__}.{kind.__qualname__}")
+        return {f"!{kind.__name__}": sorted_items(items(value))}
+    if kind in (dict, OrderedDict, Counter, defaultdict):
+        return _encode_mapping(value, store_array, path, depth + 1)
+    return encode_leaf(value, path)
 
 
 def _encode_mapping(value: dict[Any, Any], store_array: StoreArray, path: str, depth: int) -> Any:
-    simple = all(type(k) is str and not k.startswith("!") for k in value)
-    if simple and type(value) is not OrderedDict:
+    kind = type(value)
+    if kind is dict and all(type(k) is str and not k.startswith("!") for k in value):
         return {k: _encode(v, store_array, f"{path}/{k}", depth) for k, v in value.items()}
-    name = "!ordered" if type(value) is OrderedDict else "!dict"
-    return {
-        name: [
-            [_encode(k, store_array, path, depth), _encode(v, store_array, f"{path}/{k}", depth)]
-            for k, v in value.items()
-        ]
-    }
+    pairs = [
+        [_encode(k, store_array, path, depth), _encode(v, store_array, f"{path}/{k}", depth)]
+        for k, v in value.items()
+    ]
+    if isinstance(value, defaultdict):
+        return {"!defaultdict": [_factory_name(value.default_factory, path), pairs]}
+    return {{dict: "!dict", OrderedDict: "!ordered", Counter: "!counter"}[kind]: pairs}
+
+
+def _factory_name(factory: Any, path: str) -> str | None:
+    name = getattr(factory, "__name__", None)
+    if factory is None or MADE.get(str(name)) is factory:
+        return name
+    raise NotPlainError(f"{path}: a defaultdict whose factory is the program's")
 
 
 def decode(data: Any, load_array: LoadArray) -> Any:
@@ -105,7 +185,7 @@ def decode(data: Any, load_array: LoadArray) -> Any:
     """
     try:
         return _decode(data, load_array, 0)
-    except (ValueError, TypeError, KeyError, struct.error) as error:
+    except (ValueError, TypeError, LookupError, struct.error, OSError) as error:
         raise CheckpointError(f"state that can't be read back: {error}") from error
 
 
@@ -127,11 +207,32 @@ def _decode_tagged(name: str, inner: Any, load_array: LoadArray, depth: int) -> 
     def items(values: Any) -> list[Any]:
         return [_decode(v, load_array, depth) for v in values]
 
+    def pairs(values: Any) -> dict[Any, Any]:
+        return {_decode(k, load_array, depth): _decode(v, load_array, depth) for k, v in values}
+
     match name:
         case "!float":
             return struct.unpack(">d", bytes.fromhex(inner))[0]
         case "!bytes":
             return base64.b64decode(inner, validate=True)
+        case "!bytearray":
+            return bytearray(base64.b64decode(inner, validate=True))
+        case "!complex":
+            return complex(*(struct.unpack(">d", bytes.fromhex(part))[0] for part in inner))
+        case "!range":
+            return range(*map(int, inner))
+        case "!slice":
+            return slice(*items(inner))
+        case "!path":
+            return _PATHS[inner[0]](inner[1])
+        case "!date":
+            return date.fromisoformat(inner)
+        case "!datetime":
+            return _decode_time(datetime.fromisoformat(inner[0]), *inner[1:])
+        case "!time":
+            return _decode_time(time.fromisoformat(inner[0]), *inner[1:])
+        case "!timedelta":
+            return timedelta(*map(int, inner))
         case "!scalar":
             return np.frombuffer(base64.b64decode(inner[1]), dtype=dtype_of(inner[0]))[0]
         case "!array":
@@ -145,13 +246,26 @@ def _decode_tagged(name: str, inner: Any, load_array: LoadArray, depth: int) -> 
         case "!frozenset":
             return frozenset(items(inner))
         case "!dict":
-            return {_decode(k, load_array, depth): _decode(v, load_array, depth) for k, v in inner}
+            return pairs(inner)
         case "!ordered":
-            return OrderedDict(
-                (_decode(k, load_array, depth), _decode(v, load_array, depth)) for k, v in inner
-            )
+            return OrderedDict(pairs(inner))
+        case "!counter":
+            return Counter(pairs(inner))
+        case "!defaultdict":
+            return defaultdict(None if inner[0] is None else MADE[inner[0]], pairs(inner[1]))
         case _:
             raise ValueError(f"unknown kind {name!r}")
+
+
+def _decode_time(naive: Any, fold: int, zone: Any) -> Any:
+    if isinstance(zone, str):
+        zone = ZoneInfo(zone)
+    elif zone is not None:
+        offset = timezone(timedelta(*map(int, zone[:3])))
+        zone = (
+            offset if offset.tzname(None) == zone[3] else timezone(offset.utcoffset(None), zone[3])
+        )
+    return naive.replace(fold=int(fold), tzinfo=zone)
 
 
 def _bits(value: float) -> str:

@@ -26,7 +26,7 @@ from runner.checkpoint.plain import NotPlainError, decode, encode
 from runner.checkpoint.policy import Every, Since, fits
 from runner.checkpoint.reading import Restored
 from runner.errors import PreemptedError, StoreError, StoreRefusedError, TrainingError
-from runner.training import backends, numerics, private
+from runner.training import backends, numerics, private, reach
 from runner.training.best import Best
 from runner.training.hiding import HiddenSteps
 from runner.training.observers import Observers
@@ -144,18 +144,21 @@ class Loop:
         private.self_test()
         fit = private.fit_in_progress(self._callbacks)
         self.model = self._callbacks.model
+        self._others = [c for c in self._callbacks.callbacks if c is not self._ours]
+        self._observers = Observers(  # as the program gave them
+            self._others, warn=self._settings.warn, extra=reach.program_parts(self.model)
+        )
         self._originals["on_train_begin"](logs)
+        self._observers.begin()
         self._fit = fit
         self._begun = True
         self._source: Source = source_of(self.model, fit, warn=self._settings.warn)
         read = check_validation(fit, warn=self._settings.warn)
         self._data_variables = {"data": self._source.variables(), "validation data": read}
-        self._others = [c for c in self._callbacks.callbacks if c is not self._ours]
         self._history = next(
             (c for c in self._others if isinstance(c, keras.callbacks.History)),
             keras.callbacks.History(),
         )
-        self._observers = Observers(self._others, warn=self._settings.warn)
         self._checkpointer, self._restored = self._open()
         if self._restored is not None and self._belongs_to_a_later_fit(self._restored):
             return
@@ -312,6 +315,7 @@ class Loop:
             self._hidden.end()
         if self.model is not None:
             private.set_first_epoch(self.model, None)
+        self._observers = None  # type: ignore[assignment]
         self._variables = None  # type: ignore[assignment]
 
     def _stopped(self) -> bool:

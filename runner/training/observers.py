@@ -1,13 +1,16 @@
 """The Python state around a training: other callbacks, History, random generators.
 
-A callback with `get_state` and `set_state` says itself what it is. Of any other, all plain
-attributes are taken (numbers, text, arrays, containers of them); what can't be taken and may
-matter is named once in a warning, never dropped in silence.
+A callback with `get_state` and `set_state` says itself what it is. Of any other, all that its
+attributes, its methods' closures and globals refer to is taken, as `graph` says; what can't be
+taken and may matter is named once in a warning, never dropped in silence.
+
+What a callback is given and never changes is the program's, also after a resume.
 """
 
 import csv
 import logging
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,30 +19,58 @@ import keras
 import numpy as np
 
 from runner.checkpoint.manifest import PYTHON
-from runner.checkpoint.plain import Array, NotPlainError, decode, encode
+from runner.checkpoint.plain import Array, NotPlainError, StoreArray, decode, encode
 from runner.errors import CheckpointError
+from runner.training import files
+from runner.training.graph import Graph, name_of
 
 logger = logging.getLogger(__name__)
 
-#: attributes that belong to the running fit, not to the state
-_FIT_OWNS = {"_model", "params", "validation_data", "csv_file", "writer", "progbar", "monitor_op"}
 #: attributes whose arrays Keras replaces and never writes into: they need no copy
 _REPLACED = {"best_weights"}
+_FORM = 2  #: of what is captured; the first had a list of callbacks, each with its attributes
 
 
 class Observers:
     """Captures and restores the callbacks of one fit.
 
+    Made before any `on_train_begin`: what the callbacks are then, the program gave them.
+
     Args:
         callbacks: in the order in which fit calls them, without our own.
-        warn: told, once each, what can't be saved.
+        warn: told, once each, what can't be saved, and what is configured otherwise.
+        extra: more objects with Python state, by name: layers, models or optimizers of the
+            user's own, of which the attributes are taken that their code mentions.
     """
 
-    def __init__(self, callbacks: Sequence[Any], *, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        callbacks: Sequence[Any],
+        *,
+        warn: Callable[[str], None],
+        extra: Sequence[tuple[str, Any]] = (),
+    ) -> None:
         skipped = keras.callbacks.ProgbarLogger  # only draws
-        self._callbacks = [c for c in callbacks if not isinstance(c, skipped)]
-        self._warn = warn
-        self._warned: set[tuple[str, str]] = set()
+        self._callbacks = _named([c for c in callbacks if not isinstance(c, skipped)])
+        self._graph = Graph(warn=warn)
+        self._speaking = {n: c for n, c in self._callbacks.items() if _speaks(c)}
+        for name, callback in self._speaking.items():
+            self._graph.hold(name, callback)
+            self._graph.apart.add(id(callback))
+        silent = {n: c for n, c in self._callbacks.items() if n not in self._speaking}
+        self._graph.add({**silent, **dict(extra)})
+
+    def add(self, extra: Sequence[tuple[str, Any]]) -> None:
+        """Take more objects, as they are now, for what the program gave."""
+        self._graph.add(dict(extra))
+
+    def begin(self) -> None:
+        """Take note of what on_train_begin made: it is the same in each process."""
+        self._graph.begin()
+
+    def covered(self) -> set[tuple[int, str]]:
+        """Return what is captured: (id of an object, attribute); "" for a container's content."""
+        return self._graph.covered()
 
     def capture(self) -> tuple[Any, list[tuple[str, Array]]]:
         """Return the state as JSON, and the arrays in it as named tensors."""
@@ -51,16 +82,43 @@ class Observers:
             arrays.append((name, array if replaced else np.array(array, copy=True)))
             return name
 
-        states = [
-            [name, self._encode(name, callback, store)]
-            for name, callback in zip(self._names(), self._callbacks, strict=True)
-        ]
         data = {
-            "callbacks": states,
+            "callbacks": {
+                "form": _FORM,
+                "names": list(self._callbacks),
+                "states": self._states(store),
+                "nodes": self._graph.capture(store),
+                "csv": self._csv(store),
+            },
             "random": encode(random.getstate(), store, "random"),
             "numpy": encode(np.random.get_state(), store, "numpy"),
         }
         return data, arrays
+
+    def _states(self, store: StoreArray) -> dict[str, Any]:
+        states: dict[str, Any] = {}
+        for name, callback in self._speaking.items():
+            try:
+                states[name] = encode(callback.get_state(), store, name)
+            except Exception as error:  # noqa: BLE001 - nobody's state may end the training
+                self._graph.say(f"the state of {name_of(name)} is not saved: {error!r}")
+        return states
+
+    def _csv(self, store: StoreArray) -> dict[str, Any]:
+        """The files of Keras's CSVLogger, which it opens when the training begins."""
+        found: dict[str, Any] = {}
+        for name, callback in self._callbacks.items():
+            if not isinstance(callback, keras.callbacks.CSVLogger) or not callback.csv_file:
+                continue
+            try:
+                position, length, content = files.look(callback.csv_file)
+                stored = None if content is None else store(f"{name}/csv", content)
+                found[name] = [position, length, stored]
+            except (OSError, AttributeError, NotPlainError) as error:
+                self._graph.say(f"{name_of(name)}'s file is not saved in checkpoints: {error}")
+        return found
+
+    # ------------------------------------------------------------------ restoring
 
     def restore(self, data: Any, tensors: Mapping[str, Array]) -> None:
         """Set all callbacks and generators to a captured state."""
@@ -70,97 +128,100 @@ class Observers:
                 raise CheckpointError(f"the array {name} of the Python state is missing.")
             return tensors[name].copy()
 
-        saved = dict(data["callbacks"])
-        for name, callback in zip(self._names(), self._callbacks, strict=True):
-            if name in saved:
-                _restore_callback(callback, decode(saved.pop(name), load))
-            elif _is_stateful(callback):
-                self._warn(f"the callback {name} was not there when the checkpoint was written.")
-        for name, state in saved.items():
-            if any(state.values()):
-                self._warn(f"the callback {name} of the checkpoint is not there any more.")
+        saved = data["callbacks"]
+        if isinstance(saved, list):
+            self._restore_first_form(dict(saved), load)
+        else:
+            self._restore(saved, load)
         random.setstate(decode(data["random"], load))
         np.random.set_state(decode(data["numpy"], load))
 
-    def _names(self) -> list[str]:
-        """A name for each: its class, and which of that class it is."""
-        counts: dict[str, int] = {}
-        names = []
-        for callback in self._callbacks:
-            kind = type(callback).__qualname__
-            counts[kind] = counts.get(kind, 0) + 1
-            names.append(f"{kind}#{counts[kind]}" if counts[kind] > 1 else kind)
-        return names
+    def _restore(self, saved: Any, load: Callable[[str], Array]) -> None:
+        if saved.get("form") != _FORM:
+            raise CheckpointError(f"Python state of the form {saved.get('form')}, not {_FORM}.")
+        self._compare_names(saved["names"])
+        self._graph.restore(saved["nodes"], load)
+        for name, state in saved["states"].items():
+            if name in self._speaking:
+                self._speaking[name].set_state(decode(state, load))
+        for name, (position, length, stored) in saved["csv"].items():
+            callback = self._callbacks.get(name)
+            if isinstance(callback, keras.callbacks.CSVLogger) and callback.csv_file:
+                content = None if stored is None else load(stored)
+                self._restore_csv(name, callback, position, length, content)
+        for name, callback in self._callbacks.items():
+            self._look_for_best(name, callback)
 
-    def _encode(self, name: str, callback: Any, store: Callable[[str, Array], str]) -> Any:
-        if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
-            return encode({"state": callback.get_state()}, store, name)
-        state: dict[str, Any] = {}
-        for key, value in vars(callback).items():
-            if key in _FIT_OWNS:
-                continue
-            try:
-                state[key] = encode(value, store, f"{name}/{key}")
-            except (NotPlainError, TypeError) as error:
-                self._explain(name, callback, key, value, error)
-        return {"attributes": state, **_special(callback, store, name)}
+    def _compare_names(self, saved: Sequence[str]) -> None:
+        for name, callback in self._callbacks.items():
+            if name not in saved and vars(callback).keys() - {"_model", "params"}:
+                self._graph.say(
+                    f"the callback {name_of(name)} was not there when the checkpoint was written."
+                )
+        for name in saved:
+            if name not in self._callbacks:
+                self._graph.say(
+                    f"the callback {name_of(name)} of the checkpoint is not there any more."
+                )
 
-    def _explain(self, name: str, callback: Any, key: str, value: Any, error: Exception) -> None:
-        own = type(callback).__module__.startswith("keras.")
-        if own or _is_machinery(value) or (name, key) in self._warned:
+    def _restore_csv(
+        self,
+        name: str,
+        callback: Any,
+        position: int | None,
+        length: int,
+        content: Array | None,
+    ) -> None:
+        """Drop the rows written after the checkpoint, or make the file anew on another machine."""
+        try:
+            files.put_back(callback.csv_file, position, length, content)
+        except (NotPlainError, OSError) as error:
+            self._graph.say(f"{name_of(name)}'s file is not what it was: {error}")
+        callback.writer = None  # made anew at the next row, with a header
+        if length and callback.keys and not callback.csv_file.closed:
+            fields = ["epoch", *callback.keys]
+            callback.writer = csv.DictWriter(callback.csv_file, fields, delimiter=callback.sep)
+
+    def _look_for_best(self, name: str, callback: Any) -> None:
+        """Say if the best model of ModelCheckpoint is not on this machine."""
+        if not isinstance(callback, keras.callbacks.ModelCheckpoint):
             return
-        self._warned.add((name, key))
-        self._warn(
-            f"{name}.{key} is not saved in checkpoints ({error}): after a resume it is what the "
-            "program sets it to. If it matters, give the callback get_state() and set_state()."
-        )
+        best = getattr(callback, "best", None)
+        if best is None or not callback.save_best_only or "://" in callback.filepath:
+            return
+        path = Path(re.sub(r"{[^}]*}", "*", callback.filepath))
+        if not any(path.parent.glob(path.name)):
+            self._graph.say(
+                f"{name_of(name)}: the best model so far ({callback.monitor} {best:g}) is not at "
+                f"{callback.filepath} here: its file did not come along. A better epoch writes it."
+            )
+
+    def _restore_first_form(self, saved: dict[str, Any], load: Callable[[str], Array]) -> None:
+        """Restore what was written before there were forms: all attributes, by value."""
+        self._compare_names([name for name, state in saved.items() if any(state.values())])
+        for name, callback in self._callbacks.items():
+            state = decode(saved.get(name, {}), load)
+            if "state" in state:
+                callback.set_state(state["state"])
+                continue
+            vars(callback).update(state.get("attributes", {}))
+            if state.get("monitor_op") in ("less", "greater"):
+                callback.monitor_op = getattr(keras.ops, state["monitor_op"])
+            if "csv" in state and callback.csv_file:
+                content = np.frombuffer(state["csv"], dtype=np.uint8)
+                self._restore_csv(name, callback, len(content), len(content), content)
 
 
-def _special(callback: Any, store: Callable[[str, Array], str], name: str) -> dict[str, Any]:
-    """What plain attributes don't say."""
-    special: dict[str, Any] = {}
-    monitor_op = getattr(callback, "monitor_op", None)
-    if monitor_op is not None:  # set at the first epoch's end; setting it flips min_delta's sign
-        special["monitor_op"] = getattr(monitor_op, "__name__", None)
-    if isinstance(callback, keras.callbacks.CSVLogger) and callback.csv_file:
-        if not callback.csv_file.closed:
-            callback.csv_file.flush()
-        special["csv"] = encode(Path(callback.filename).read_bytes(), store, name)
-    return special
+def _named(callbacks: Sequence[Any]) -> dict[str, Any]:
+    """A name for each: its class, and which of that class it is."""
+    counts: dict[str, int] = {}
+    named = {}
+    for callback in callbacks:
+        kind = type(callback).__qualname__
+        counts[kind] = counts.get(kind, 0) + 1
+        named[f"{kind}#{counts[kind]}" if counts[kind] > 1 else kind] = callback
+    return named
 
 
-def _restore_callback(callback: Any, saved: Any) -> None:
-    if "state" in saved:
-        callback.set_state(saved["state"])
-        return
-    vars(callback).update(saved["attributes"])
-    operation = saved.get("monitor_op")
-    if operation is not None:
-        callback.monitor_op = getattr(keras.ops, operation, None) or getattr(np, operation)
-    if "csv" in saved:
-        _restore_csv(callback, saved["csv"])
-
-
-def _restore_csv(callback: Any, content: bytes) -> None:
-    """Drop the rows written after the checkpoint, or make the file anew on another machine."""
-    path = Path(callback.filename)
-    if callback.csv_file is None or callback.csv_file.closed:  # the training has ended
-        path.write_bytes(content)
-        return
-    callback.csv_file.close()
-    path.write_bytes(content)
-    callback.csv_file = path.open("a", newline="")
-    callback.writer = None  # made anew at the next row, with a header
-    if content and callback.keys:
-        names = ["epoch", *callback.keys]
-        callback.writer = csv.DictWriter(callback.csv_file, names, delimiter=callback.sep)
-
-
-def _is_machinery(value: Any) -> bool:
-    """Whether a value is code or a handle, which a fresh process makes anew."""
-    kinds = (type, keras.layers.Layer, keras.optimizers.Optimizer, keras.Variable, Path)
-    return callable(value) or isinstance(value, kinds)
-
-
-def _is_stateful(callback: Any) -> bool:
-    return any(key not in _FIT_OWNS for key in vars(callback))
+def _speaks(callback: Any) -> bool:
+    return hasattr(callback, "get_state") and hasattr(callback, "set_state")

@@ -80,6 +80,19 @@ def walk(
             queue.extend(_parts(path, value))
 
 
+def program_parts(model: Any) -> list[Found]:
+    """Return the models, layers, losses, metrics and optimizers of classes of the program's own."""
+
+    def is_leaf(value: Any) -> bool:
+        return isinstance(value, keras.Variable)
+
+    return [
+        (path, value)
+        for path, value in walk([("model", model)], leaf=is_leaf)
+        if isinstance(value, _PARTS) and not is_library(type(value).__module__)
+    ]
+
+
 def _parts(path: str, value: Any) -> Iterator[Found]:
     if isinstance(value, types.FunctionType):
         yield from _of_function(path, value)

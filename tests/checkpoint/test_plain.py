@@ -4,8 +4,11 @@ import json
 import math
 import random
 import struct
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import ml_dtypes
 import numpy as np
@@ -57,6 +60,23 @@ def round_trip(value: Any) -> Any:
         np.float32(0.1),
         np.int64(-1),
         np.bool_(True),
+        1 + 2j,
+        bytearray(b"ab"),
+        range(1, 9, 2),
+        slice(None, 3, -1),
+        Path("a/b"),
+        PurePosixPath("/a"),
+        PureWindowsPath("c:/a"),
+        Counter("abca"),
+        defaultdict(list, {"a": [1]}),
+        defaultdict(None, {1: 2}),
+        date(2026, 2, 3),
+        datetime(2026, 2, 3, 4, 5, 6, 7),
+        datetime(2026, 2, 3, tzinfo=UTC),
+        datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Berlin")),
+        datetime(2026, 2, 3, tzinfo=timezone(timedelta(hours=-3, seconds=5), "x")),
+        time(4, 5, 6, tzinfo=timezone(timedelta(hours=1))),
+        timedelta(-1, 2, 3),
     ],
 )
 def test_value_comes_back_equal_and_of_the_same_type(value: Any) -> None:
@@ -67,6 +87,11 @@ def test_value_comes_back_equal_and_of_the_same_type(value: Any) -> None:
         assert struct.pack(">d", found) == struct.pack(">d", value)
     if isinstance(value, deque):
         assert found.maxlen == value.maxlen
+    if isinstance(value, defaultdict):
+        assert found.default_factory is value.default_factory
+    if isinstance(value, datetime | time):
+        assert (found.tzname(), found.utcoffset()) == (value.tzname(), value.utcoffset())
+        assert found.fold == value.fold
 
 
 def test_nan_keeps_its_bits() -> None:
@@ -113,6 +138,7 @@ def test_equal_sets_are_equal_bytes() -> None:
         np.zeros(2, [("a", "i4"), ("b", "f4")]),
         np.zeros(2, [("a", "i4"), ("b", "f4")])[0],
         np.ma.masked_array([1.0, 2.0], mask=[True, False]),  # its mask would be lost
+        defaultdict(lambda: 0),  # its factory is the program's
     ],
 )
 def test_what_is_not_plain_is_refused_by_name(value: Any) -> None:
@@ -128,7 +154,16 @@ def test_a_cycle_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [{"!unknown": 1}, {"!float": "zz"}, {"!scalar": ["no", ""]}, {"!array": "absent"}]
+    "data",
+    [
+        {"!unknown": 1},
+        {"!float": "zz"},
+        {"!scalar": ["no", ""]},
+        {"!array": "absent"},
+        {"!path": ["PosixPath", "a"]},
+        {"!datetime": ["2026", 0, "../x"]},
+        {"!defaultdict": ["eval", []]},
+    ],
 )
 def test_foreign_data_is_a_checkpoint_error(data: Any) -> None:
     with pytest.raises(CheckpointError):
