@@ -67,6 +67,7 @@ class Ordered(DataAdapter):  # type: ignore[misc]
         self.shuffle = shuffle
         self._next = (0, 0)  # epoch and step of the next pass
         self._started = False
+        self._taken: int | None = None  # batches of the pass, where they are counted
         self._variables: Any = None
 
     def _arrays_inside(self) -> Iterator[npt.NDArray[Any]]:
@@ -108,7 +109,7 @@ class Ordered(DataAdapter):  # type: ignore[misc]
 
     def seek(self, epoch: int, step: int = 0) -> None:
         """Let the next pass begin at this step of this epoch."""
-        self._next, self._started = (epoch, step), False
+        self._next, self._started, self._taken = (epoch, step), False, None
         if self._variables is not None:
             self._place()
 
@@ -154,11 +155,17 @@ class Ordered(DataAdapter):  # type: ignore[misc]
 
     def get_jax_iterator(self) -> Iterator[Any]:
         """Yield the batches of one pass."""
-        yield from self.numpy_batches(*self._next)  # looked up at the first batch: after `seek`
+        epoch, self._taken = self._next  # looked up at the first batch: after `seek`
+        for batch in self.numpy_batches(epoch, self._taken):
+            self._taken += 1
+            yield batch
 
     def on_epoch_begin(self) -> None:
-        """Begin a pass: the one that was sought, or the epoch after the last one."""
-        if self._started:
+        """Begin a pass: the one that was sought, or the epoch after the last one.
+
+        Keras may take a batch to build a model by, before the first epoch: that is no pass.
+        """
+        if self._started and (self._taken is None or self._taken >= len(self)):
             self.seek(self._next[0] + 1)
         self._started = True
 

@@ -177,9 +177,16 @@ class Loop:
         backend = backends.current()
         restored = self._restored
         self._tracing = Tracing(restored.python.get("tracing") if restored else None)
+        reset = {id(variable) for variable in self.model.metrics_variables}
         self._late = not backend.prepare(
             self.model, self._fit, lambda trace: self._tracing.run("train", trace)
         )
+        # fit does not reset metrics in its first epoch that its first step builds
+        self._kept_metrics = [
+            (variable, np.array(variable))
+            for variable in self.model.metrics_variables
+            if id(variable) not in reset
+        ]
         self._find_variables()
         if self._late and restored is not None and self._variables.lacks(self._state(restored)):
             self._source.seek(self._fit.initial_epoch, 0)
@@ -200,12 +207,13 @@ class Loop:
         return self._passed_over
 
     def _find_variables(self) -> None:
-        started = time.monotonic()
+        started, restored = time.monotonic(), self._restored
         self._variables = Variables(
             self.model,
             roots=[*((type(c).__name__, c) for c in self._others), *self._data_variables.items()],
             captured=backends.current().captured(self.model),
             ours=[self._ours, self._callbacks],
+            seeded=restored is not None and any(n.startswith("random/") for n in restored.tensors),
         )
         self._walked_at = time.monotonic()
         self._walk_seconds = self._walked_at - started
@@ -343,7 +351,9 @@ class Loop:
         self._position = replace(self._position, epoch=epoch, step=step, stop=False)
         self._epoch_base = self._position.global_step - step
         if self._fresh:
-            # Written while the first step is traced; waited for at that step's end.
+            for variable, value in self._kept_metrics:
+                variable.assign(value)
+            # Written while the first step runs; waited for at that step's end.
             self._position = replace(self._position, moment="start")
             self._save(None)
         self._originals["on_epoch_begin"](epoch, logs)
@@ -459,11 +469,14 @@ class Loop:
                 f"step {saved.step if saved else 0} and comes here again, exactly. Train in "
                 "several fits, each with a backup folder of its own, to lose less."
             )
-        elif time.monotonic() - self._walked_at > WALK_SHARE * self._walk_seconds:
+        elif (
+            not self._variables.complete
+            or time.monotonic() - self._walked_at > WALK_SHARE * self._walk_seconds
+        ):
             known = set(self._variables.names)
             self._find_variables()
             for name in self._variables.names:
-                if name not in known:
+                if name not in known and name.startswith(MORE):
                     self._settings.warn(
                         f"{name.removeprefix(MORE)} was made in mid-training: a resumed program "
                         "does not have it and can't give it its state back. Make it before fit."

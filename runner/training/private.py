@@ -16,7 +16,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras.src.random.seed_generator import global_seed_generator
+from keras.src.backend.common.global_state import get_global_attribute
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
 from keras.src.trainers.data_adapters import array_slicing, is_tf_dataset
 from keras.src.trainers.data_adapters.array_data_adapter import (
     ArrayDataAdapter,
@@ -49,6 +50,7 @@ __all__ = [
     "global_seed_generator",
     "inputs_of",
     "is_tf_dataset",
+    "seed_in_use",
     "self_test",
     "set_first_epoch",
     "set_random_seed",
@@ -157,6 +159,15 @@ def tensorflow_unasked() -> Iterator[None]:
 def inputs_of(adapter: Any) -> Any:
     """Return what Keras's adapter for arrays has made of x, y and weights."""
     return adapter._inputs
+
+
+def seed_in_use() -> list[Any]:
+    """Return the state of Keras's global seed generator, if anything has drawn from it yet.
+
+    To make it would draw from Python's generator, which the program may use.
+    """
+    generator = get_global_attribute(GLOBAL_SEED_GENERATOR)
+    return [] if generator is None else [generator.state]
 
 
 def flush(callbacks: Any) -> None:

@@ -19,12 +19,12 @@ from typing import Any
 from runner.checkpoint.plain import Array
 from runner.errors import CheckpointError
 from runner.training import backends, reach
-from runner.training.private import global_seed_generator
+from runner.training.private import global_seed_generator, seed_in_use
 
 _SHOWN = 4  #: differences named in an error
 MORE = "more/"  #: before the names of variables that stand in none of Keras's lists
 #: groups whose variables may come and go; "hidden" is what generators in closures were once
-_LOOSE = (MORE, "hidden/")
+_LOOSE = (MORE, "hidden/", "random/")
 
 
 class Variables:
@@ -35,6 +35,7 @@ class Variables:
         roots: names and objects that the training works with besides the model: its callbacks.
         captured: names and variables of traced functions, wherever they come from.
         ours: objects that are nobody's state.
+        seeded: whether Keras's global seed was in use when the checkpoint was written.
     """
 
     def __init__(
@@ -44,12 +45,15 @@ class Variables:
         roots: Iterable[reach.Found] = (),
         captured: Iterable[reach.Found] = (),
         ours: Iterable[Any] = (),
+        seeded: bool = False,
     ) -> None:
         self._backend = backends.current()
         self._variables: list[tuple[str, Any]] = []
         #: names of weights that no step trains: of frozen layers, and statistics of the others
         self.still: set[str] = set()
         self._seen: set[int] = set()
+        if seeded:
+            global_seed_generator()
         for group, variables in _groups(model):
             for index, variable in enumerate(variables):
                 name = f"{group}/{index:05d}/{_stable(_path(variable))}"
@@ -91,6 +95,14 @@ class Variables:
                 if name in tensors and name not in left
             ]
         )
+
+    @property
+    def complete(self) -> bool:
+        """Whether Keras's global seed is among them, if it is in use by now."""
+        return all(id(part) in self._seen for part in self._parts(seed_in_use()))
+
+    def _parts(self, variables: Iterable[Any]) -> list[Any]:
+        return [part for one in variables for _, part in self._backend.parts(one)]
 
     def named(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """Return a checkpoint's tensors by the names of now.
@@ -150,7 +162,7 @@ def _groups(model: Any) -> list[tuple[str, Sequence[Any]]]:
         ("model", model.variables),  # weights, BN statistics, every tracked SeedGenerator
         ("optimizer", optimizer.variables if optimizer is not None else []),
         ("metric", model.metrics_variables),
-        ("random", [global_seed_generator().state]),
+        ("random", seed_in_use()),
     ]
 
 
