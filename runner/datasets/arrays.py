@@ -1,5 +1,7 @@
 """A data set is checked once, when it is loaded; from then on every part may trust it.
 
+One that is made by hand, without `checked`, is refused for dtypes that training would cut.
+
 Images are uint8, labels whole numbers below the number of classes, and the validation
 images are chosen by a hash of seed and index: the same ones in every run of a seed, on
 every machine and with every version of NumPy, and before anything is repeated.
@@ -46,6 +48,16 @@ class Dataset:
     x_test: Images = field(repr=False)
     y_test: Labels = field(repr=False)
     class_names: tuple[str, ...]  #: one per class, in the order of the labels
+
+    def __post_init__(self) -> None:
+        """Refuse what would become whole numbers without a word."""
+        found = {name: np.asarray(getattr(self, name)) for name in ("x_train", "x_test", "y_train", "y_test")}
+        wrong = [
+            _wrong_pixels(name, array) if name[0] == "x" else _wrong_numbers(name, array)
+            for name, array in found.items()
+        ]
+        if any(wrong):
+            raise DataError("\n  ".join([f"{self.source} cannot be used:", *filter(None, wrong)]))
 
     @property
     def classes(self) -> int:
@@ -160,17 +172,32 @@ def _flat(y: Any) -> NDArray[Any]:
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
+def _wrong_pixels(name: str, x: NDArray[Any]) -> str | None:
+    if x.dtype != np.uint8:
+        return (
+            f"{name} holds {x.dtype}; expected uint8 pixels from 0 to 255."
+            " Scale to that range and save with .astype('uint8')."
+        )
+    return None
+
+
+def _wrong_numbers(name: str, y: NDArray[Any]) -> str | None:
+    if not np.issubdtype(y.dtype, np.integer):
+        return (
+            f"{name} holds {y.dtype}; expected whole numbers from 0."
+            " Save the class numbers, not names or one-hot rows."
+        )
+    return None
+
+
 def _wrong_images(name: str, x: NDArray[Any], expected: tuple[int, ...]) -> str | None:
     if x.ndim != 4:
         return (
             f"{name} has the shape {x.shape}; expected images x height x width x channels."
             " Save the images as one array of that form."
         )
-    if x.dtype != np.uint8:
-        return (
-            f"{name} holds {x.dtype}; expected uint8 pixels from 0 to 255."
-            " Scale to that range and save with .astype('uint8')."
-        )
+    if wrong := _wrong_pixels(name, x):
+        return wrong
     if 0 in x.shape:
         return f"{name} is empty (shape {x.shape}). Save at least one image."
     if x.shape[1:] != expected:
@@ -184,11 +211,8 @@ def _wrong_labels(
 ) -> str | None:
     if y.ndim != 1:
         return f"{name} has the shape {y.shape}; expected one label per image. Save it flat."
-    if not np.issubdtype(y.dtype, np.integer):
-        return (
-            f"{name} holds {y.dtype}; expected whole numbers from 0."
-            " Save the class numbers, not names or one-hot rows."
-        )
+    if wrong := _wrong_numbers(name, y):
+        return wrong
     if x.ndim and len(y) != len(x):
         return f"{name} has {len(y)} labels for {len(x)} images. Save one label per image."
     if len(y) == 0:

@@ -118,7 +118,7 @@ def _validation_doubt(data: Any) -> str | None:
     if not hasattr(data, "_inputs"):
         return "it is distributed already"
     late = pipelines.stale(data, one_iterator=False) if pipelines.captured(data) else None
-    return pipelines.doubt(data) or late
+    return _pipeline_doubt(data) or late
 
 
 def _captured(dataset: Any) -> list[Any]:
@@ -135,7 +135,17 @@ def _doubt(fit: Fit) -> str | None:
         return "it is distributed already"
     if fit.epoch_iterator.steps_per_epoch and int(fit.x.cardinality()) != _ENDLESS:
         return "with steps_per_epoch it must be endless: add .repeat() at its end"
-    return backends.current().doubt(fit.x)
+    return _pipeline_doubt(fit.x)
+
+
+def _pipeline_doubt(dataset: Any) -> str | None:
+    from runner.training import pipelines
+
+    read = pipelines.captured(dataset)
+    if read and backends.name() != "tensorflow":
+        names = ", ".join(variable.name for variable in read)
+        return f"it reads variables ({names}), which only the TensorFlow backend saves"
+    return pipelines.doubt(dataset)
 
 
 _ENDLESS = -1  #: tf.data.INFINITE_CARDINALITY
@@ -222,9 +232,8 @@ class _Skipped(Source):
 
     def __init__(self, model: Any, fit: Fit, warn: Warn) -> None:
         from runner.training import pipelines
-        from runner.training.backends.tensorflow import replace_dataset
 
-        self._replace = partial(replace_dataset, model, fit)
+        self._replace = partial(backends.current().replace_dataset, model, fit)
         self._fit = fit
         self._whole = fit.epoch_iterator.data_adapter.get_tf_dataset()
         self._order = pipelines.order(self._whole)
@@ -281,7 +290,7 @@ class _Read:
         self._first = self._values() if self._reason else []
 
     def _values(self) -> list[Any]:
-        return [np.array(variable) for variable in self.variables]
+        return [variable.numpy() for variable in self.variables]
 
     def look(self) -> None:
         """Say once which variable has changed, where that is not seen the same after a resume."""

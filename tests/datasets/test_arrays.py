@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.datasets.arrays import checked, keyed_order
+from runner.datasets.arrays import Dataset, checked, keyed_order
 from runner.errors import DataError, SpecError
 
 GOOD: dict[str, Any] = {
@@ -52,6 +52,17 @@ def test_wrong_arrays_are_refused_by_name(changes: dict[str, Any], text: str) ->
         checked("data/a.npz", GOOD | changes, class_names=["ape", "bee", "cow"])
     assert str(caught.value).startswith("data/a.npz cannot be used:")
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("x_train", "float32"), ("x_test", "float64"), ("y_train", "float32")]
+)
+def test_a_data_set_made_by_hand_is_refused_for_what_would_be_cut(name: str, dtype: str) -> None:
+    arrays = GOOD | {"y_test": np.array([0, 1, 2, 0])}
+    Dataset(source="mine", class_names=("ape", "bee", "cow"), **arrays)
+    arrays[name] = arrays[name].astype(dtype)
+    with pytest.raises(DataError, match=f"mine cannot be used:\n  {name} holds {dtype}; expected"):
+        Dataset(source="mine", class_names=("ape", "bee", "cow"), **arrays)
 
 
 def test_all_mistakes_are_told_at_once() -> None:

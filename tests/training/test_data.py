@@ -128,6 +128,49 @@ def test_weights_of_classes_and_samples_are_multiplied() -> None:
     assert weights.tolist() == [1, 0.5, 3, 1]
 
 
+@pytest.mark.parametrize(
+    ("y", "class_weight"),
+    [
+        ([1, 0, 2, 1], {0: 2, 2: 0.5}),
+        ([[1], [0], [2], [1]], {0: 2.0, 2: 0.5}),
+        ([1.0, 0.0, 2.0, 1.0], {0.0: 2.0, np.int64(2): 0.5}),
+        ([[0.1, 0.9, 0], [0.9, 0, 0.1], [0, 0.1, 0.9], [0, 1, 0]], {0: 2.0, 2: 0.5, 7: 3.0}),
+    ],
+)
+def test_class_weights_are_those_of_keras_for_class_numbers(y: Any, class_weight: Any) -> None:
+    y = np.array(y)
+    x = np.zeros((4, 1))
+    data = Batches(x, y, batch_size=4, seed=0, shuffle=False, class_weight=class_weight)
+    ((_, _, weights),) = data.numpy_batches(0)
+    assert weights.dtype == np.float32
+    assert weights.tolist() == [1.0, 2.0, 0.5, 1.0]
+    keras_s = ArrayDataAdapter(x, y, class_weight=class_weight)
+    ((_, _, expected),) = keras_s.get_numpy_iterator()
+    assert weights.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("y", "class_weight", "text"),
+    [
+        ([0.05, 0.95, 0.05, 0.95], {0: 1.0, 1: 5.0}, "whole numbers from 0; received 0.05"),
+        ([-1, 1, 1, -1], {-1: 5.0, 1: 1.0}, "whole numbers from 0; received -1"),
+        ([0, 1, 1, 0], {-1: 5.0, 1: 1.0}, "class numbers from 0; received -1"),
+        ([0, 1, 1, 0], {0.5: 5.0, 1: 1.0}, "class numbers from 0; received 0.5"),
+        ([0, 1, 1, 0], {"0": 5.0, 1: 1.0}, "class numbers from 0; received '0'"),
+        (["a", "b", "a", "b"], {0: 5.0}, "received <U1 of shape"),
+        ({"a": [0, 1, 1, 0]}, {0: 5.0}, "one array of targets; received a dict"),
+        (np.zeros((4, 2, 2), int), {0: 5.0}, "received int64 of shape (4, 2, 2)"),
+        (None, {0: 5.0}, "received object"),
+    ],
+)
+def test_class_weights_that_would_be_read_wrongly_are_refused_by_name(
+    y: Any, class_weight: Any, text: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        Batches(np.zeros((4, 1)), y, batch_size=4, seed=0, class_weight=class_weight)
+    assert text in str(caught.value)
+
+
 @pytest.mark.parametrize("examples", [40, 42, 8, 3])
 def test_a_step_is_compiled_for_the_shapes_that_keras_s_own_pipeline_has(examples: int) -> None:
     x, y = np.zeros((examples, 2), "uint8"), np.arange(examples)

@@ -1,12 +1,14 @@
 """Whatever fit takes in memory, its batches are Keras's own: values, dtypes, shapes, kinds."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
+from runner import BackupAndRestore
 from runner.training.arrays import FitArrays
 from runner.training.private import ArrayDataAdapter
 
@@ -172,3 +174,66 @@ def test_other_content_has_another_hash(name: str) -> None:
     )
     other.setdefault("y", Y)
     assert both(other, shuffle=True)[1].content() != one
+
+
+# ---------------------------------------------------------------------- in a fit
+
+
+def dense(**options: Any) -> Any:
+    inputs = keras.Input((4,), **options)
+    return keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(inputs))
+
+
+def reader() -> Any:
+    vectorize = keras.layers.TextVectorization(max_tokens=9, output_sequence_length=4)
+    vectorize.adapt(texts().astype(object))
+    inputs = keras.Input((), dtype="string")
+    vectors = keras.layers.Embedding(9, 3)(vectorize(inputs))
+    return keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(keras.layers.Flatten()(vectors)))
+
+
+def summing() -> Any:
+    inputs = keras.Input((None,), ragged=True)
+    total = keras.layers.Lambda(lambda x: tf("reduce_sum")(x, axis=1, keepdims=True))(inputs)
+    return keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(total))
+
+
+LABELS = (np.arange(N) % 2).astype("float32")
+FITS: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Any]]]] = {
+    "texts": (reader, lambda: {"x": texts().astype(object)}),
+    "tensor of texts": (reader, lambda: {"x": tf("constant")(texts())}),
+    "ragged": (summing, lambda: {"x": ragged()}),
+    "sparse": (lambda: dense(sparse=True), lambda: {"x": sparse_tensor()}),
+    "scipy": (lambda: dense(sparse=True), lambda: {"x": scipy("csr_matrix")}),
+    "frame": (
+        dense,
+        lambda: {"x": pandas("DataFrame", numbers(4)), "y": pandas("Series", LABELS)},
+    ),
+    "validation split": (dense, lambda: {"x": numbers(4), "validation_split": 0.2}),
+    "smoothed labels": (dense, lambda: {"y": LABELS * 0.9 + 0.05, "class_weight": {0: 1, 1: 5}}),
+    "labels of -1 and 1": (dense, lambda: {"y": LABELS * 2 - 1, "class_weight": {-1: 5, 1: 1}}),
+    "keys of NumPy": (dense, lambda: {"class_weight": {np.int64(0): 1, np.float64(1): 5}}),
+    "keys of floats": (dense, lambda: {"class_weight": {0.0: 0.3, 1.0: 5.0}}),
+    "missing and unknown classes": (dense, lambda: {"class_weight": {1: 5.0, 7: 3.0}}),
+    "labels in a column": (dense, lambda: {"y": LABELS[:, None], "class_weight": {0: 1, 1: 5}}),
+    "labels of booleans": (dense, lambda: {"y": LABELS > 0, "class_weight": {0: 1, 1: 5}}),
+}
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_a_fit_in_order_has_the_bits_of_keras_s_own(tmp_path: Path, name: str) -> None:
+    found = []
+    for callbacks in ([], [BackupAndRestore(str(tmp_path))]):
+        keras.utils.set_random_seed(1)
+        make, data = FITS[name]
+        try:
+            model = make()
+            model.compile("sgd", "hinge" if "-1" in name else "binary_crossentropy")
+            arguments = {"x": numbers(4), "y": LABELS, "batch_size": 5, "epochs": 2, **data()}
+            history = model.fit(**arguments, shuffle=False, verbose=0, callbacks=callbacks)
+        except (ValueError, TypeError) as error:
+            if callbacks:
+                raise
+            pytest.skip(f"Keras does not take it here: {error}")
+        found.append((history.history, [array.tolist() for array in model.get_weights()]))
+    assert found[0] == found[1]

@@ -78,8 +78,8 @@ class Backend(Protocol):
     def replace_data(self, model: Any, fit: Any, adapter: Any) -> None:
         """Let the running fit take its batches from another adapter, from the next epoch on."""
 
-    def doubt(self, pipeline: Any) -> str | None:
-        """Return why a tf.data pipeline can't be skipped through, None if it can."""
+    def replace_dataset(self, model: Any, fit: Any, dataset: Any) -> None:
+        """Let the running fit begin its next iterator on this tf.data pipeline."""
 
     def look_through(self, model: Any, reader: Any, warn: Callable[[str], None]) -> None:
         """Say what the step, now that it was run once, remembers and no checkpoint holds."""

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from runner.checkpoint.plain import Array
-from runner.training import inspection, machine, pipelines, private
+from runner.training import inspection, machine, private
 from runner.training.reading import Reader
 
 # ---------------------------------------------------------------------- numerics
@@ -177,11 +177,6 @@ def replace_dataset(model: Any, fit: Any, dataset: Any) -> None:
     """Let the running fit begin its next iterator on this tf.data pipeline."""
     distributed = model.distribute_strategy.experimental_distribute_dataset(dataset)
     fit.epoch_iterator._distributed_dataset = distributed
-
-
-def doubt(pipeline: Any) -> str | None:
-    """Return why a pipeline can't be skipped through."""
-    return pipelines.doubt(pipeline)
 
 
 def look_through(model: Any, reader: Reader, warn: Callable[[str], None]) -> None:
