@@ -166,7 +166,7 @@ def encode(record: Mapping[str, Any]) -> bytes:
 
 
 def _hash(body: bytes) -> str:
-    return hashlib.sha256(body).hexdigest()[:32]
+    return hashlib.sha256(body).hexdigest()[:16]
 
 
 def decode(data: bytes, key: str) -> Record:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +107,7 @@ def test_where_no_record_is_whole_the_object_is_named_and_nothing_is_written(
 def test_two_folders_after_damage_never_share_a_token(tmp_path: Path) -> None:
     """The damaged record may have been another program's claim."""
     save(tmp_path, 1, 2)
-    tokens: Sequence[int] = [json.loads(newest(tmp_path).read_text())["token"]]
+    tokens = [json.loads(newest(tmp_path).read_text())["token"]]
     for _ in range(3):
         flip(newest(tmp_path), b'"token"', hashed=True)
         (tmp_path / "training/head.json").unlink()
