@@ -137,7 +137,7 @@ def _settings(name: str, seed: int) -> dict[str, Any]:
     return {"name": name, "dtype": "float32", "seed": int.from_bytes(key, "little") >> 1}
 
 
-#: what fit, evaluate and predict call on the model that they are of: here the one around the network
+#: what fit, evaluate and predict call on their own model: here the one around the network
 _NEVER_CALLED = (
     "train_step",
     "test_step",
