@@ -159,7 +159,7 @@ def _check_own_methods(network: Any) -> None:
     ]
     if own:
         msg = (
-            f"the network is a {kind.__name__} with its own {', '.join(own)}, which a job never"
+            f"the network is of the class {kind.__name__}, whose own {', '.join(own)} a job never"
             " calls: it trains a model around the network, with pixels rescaled, cross-entropy and"
             " the spec's optimizer. Let build(...) return a model without it (what the layers do"
             " in call() and add_loss() counts), or train it with"

@@ -158,8 +158,8 @@ def of_class(kind: Any) -> Any:
 @pytest.mark.parametrize(
     ("kind", "named"),
     [
-        (OwnStep, "OwnStep with its own train_step, which a job never calls"),
-        (OwnLoss, "OwnLoss with its own test_step, compute_loss, compute_metrics, which"),
+        (OwnStep, "class OwnStep, whose own train_step a job never calls"),
+        (OwnLoss, "class OwnLoss, whose own test_step, compute_loss, compute_metrics a job"),
     ],
 )
 def test_steps_loss_and_metrics_of_a_network_that_no_job_would_call_are_refused(
@@ -176,7 +176,7 @@ def test_a_step_that_was_hung_onto_a_network_is_refused_too() -> None:
         network.train_step = lambda data: {}
         return network
 
-    with pytest.raises(SpecError, match="Functional with its own train_step"):
+    with pytest.raises(SpecError, match="class Functional, whose own train_step"):
         assembled_of(build)
 
 
