@@ -8,7 +8,8 @@ RunnerError
 ├── ConflictError                     someone was first: read again, retry
 │   └── LeaseLostError                stop; write nothing more
 ├── StoreError (OSError)              the bucket failed for now: back off, retry
-│   └── StoreRefusedError             it will not work until someone mends it: stop, lose nothing
+│   ├── StoreRefusedError             it will not work until someone mends it: stop, lose nothing
+│   └── DamagedRecordError            one record is not what was written: use its copy, or ask
 ├── CheckpointError                   incomplete or damaged: use the one before
 ├── TrainingError                     the job's own fault: counts as a failed attempt
 │   └── DivergedError                 its loss is no number any more: the user edits the spec
@@ -50,6 +51,10 @@ class StoreError(RunnerError, OSError):
 
 class StoreRefusedError(StoreError):
     """The bucket will not do what was asked until someone mends access, name or space."""
+
+
+class DamagedRecordError(StoreError):
+    """A record of a log is not what its writer wrote. The text names the object."""
 
 
 class CheckpointError(RunnerError):

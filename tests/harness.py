@@ -113,6 +113,13 @@ class Runner:
         return self.queue().find(name)
 
 
+def change_record(path: Path, **fields: Any) -> None:
+    """Change fields of a record in its file; its own hash goes, as the first versions had none."""
+    record = json.loads(path.read_text())
+    kept = {name: value for name, value in record.items() if not name.startswith("sum")}
+    path.write_text(json.dumps({**kept, **fields}))
+
+
 def _hear_ctrl_c() -> None:
     # a test run in the background of a shell has it ignored, and children inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -143,14 +150,11 @@ def wait_until(
 
 def outcome(status: Mapping[str, Any]) -> dict[str, Any]:
     """What must be identical between a run that was killed and one that nobody touched."""
-    evaluation = dict(status["evaluation"] or {})
-    for name in ("images_per_second", "json", "npz", "seconds"):
-        evaluation.pop(name, None)
     return {
         "state": status["state"],
         "final": status["final"],
         "history": status["history"],
-        "evaluation": evaluation,
+        "evaluation": status["evaluation"],
         "epoch": status["epoch"],
         "step": status["step"],
     }

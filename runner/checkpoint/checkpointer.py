@@ -381,6 +381,7 @@ class Checkpointer:
             self._store,
             f"{self._folder}packs/t{self._token}-",
             self._kept_manifests(),
+            apart=len(self._keep.kept((0, 1))) > 1,  # else there is none to fall back to
             compaction=self._compaction,
             pack_bytes=self._pack_bytes,
         )
@@ -503,7 +504,8 @@ class Checkpointer:
         raise CheckpointError(
             f"none of the {len(candidates)} checkpoints of this training can be read: "
             + "; ".join(problems)
-            + ". Nothing was changed. Bring the missing objects back, or begin anew under "
+            + ". (What is large and never changes, such as frozen layers, lies there once, for all "
+            "of them.) Nothing was changed. Bring the missing objects back, or begin anew under "
             "another name."
         )
 

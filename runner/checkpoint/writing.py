@@ -5,9 +5,12 @@ not written again; what is new goes into packs of bounded size, each written bef
 begun, so that host memory is bounded too. A pack of which little is still used is given up:
 its rest is rewritten once, into a pack of its own, and then stays there. What is known to stay
 as it is (frozen layers) gets its own pack from the beginning, and is written once.
+
+Two checkpoints in a row share no small pack: what both hold lies in two, and they take turns.
+So one damaged bit costs one checkpoint, not all; of large packs a second copy costs too much.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from blake3 import blake3
@@ -20,6 +23,7 @@ from runner.checkpoint.policy import Compaction
 from runner.store.base import Store
 
 PACK_BYTES = 256 * 1024 * 1024  #: a pack is closed once it holds this much
+SMALL_BYTES = 1024 * 1024  #: of a pack that two checkpoints in a row do not share
 STILL_SHARE = 0.1  #: less than this of a checkpoint's new bytes is not worth a pack of its own
 
 Content = tuple[str, tuple[int, ...], str]  #: dtype, shape, hash
@@ -43,7 +47,8 @@ class PackWriter:
     Args:
         store: where to.
         folder: key of the packs' folder with the beginning of their names, "jobs/x/packs/t3-".
-        kept: manifests of the checkpoints whose packs may be referred to.
+        kept: manifests of the checkpoints whose packs may be referred to, the newest first.
+        apart: let the newest of them and this one share no small pack.
         compaction: when a pack's rest is rewritten.
         pack_bytes: a pack is closed once it holds this much.
     """
@@ -52,8 +57,9 @@ class PackWriter:
         self,
         store: Store,
         folder: str,
-        kept: Iterable[Manifest],
+        kept: Sequence[Manifest],
         *,
+        apart: bool = False,
         compaction: Compaction = Compaction(),  # noqa: B008 - frozen
         pack_bytes: int = PACK_BYTES,
     ) -> None:
@@ -61,10 +67,14 @@ class PackWriter:
         self._folder = folder
         self._compaction = compaction
         self._pack_bytes = pack_bytes
+        newest = kept[0].packs if kept and apart else ()
+        self._left = {pack.key for pack in newest if pack.bytes < SMALL_BYTES}
         self._known: dict[Content, tuple[Pack, Place]] = {}
         for manifest in kept:
             for place in manifest.tensors.values():
-                self._known.setdefault(place.content, (manifest.packs[place.pack], place))
+                pack = manifest.packs[place.pack]
+                if pack.key not in self._left:
+                    self._known.setdefault(place.content, (pack, place))
         self._written: dict[Content, tuple[Pack, Place]] = {}
         self._queued: set[Content] = set()
         self._contents: dict[str, Content] = {}
@@ -150,8 +160,10 @@ class PackWriter:
         for _, _, digest in arrays:
             content_name.update(digest.encode())
         size = len(header) + sum(array.nbytes for _, array, _ in arrays)
+        key = f"{self._folder}{content_name.hexdigest()[:32]}"
+        copy = "-copy" if f"{key}.safetensors" in self._left else ""
         pack = Pack(
-            key=f"{self._folder}{content_name.hexdigest()[:32]}.safetensors",
+            key=f"{key}{copy}.safetensors",
             bytes=size,
             header=packs.hash_bytes(header),
         )

@@ -70,12 +70,17 @@ def store_url(options: argparse.Namespace) -> str:
     """The store that is meant, as it was given: it may hold a password.
 
     Raises:
-        SpecError: it is empty.
+        SpecError: it is empty, or there is no place for the default one.
     """
     if options.store == "":
         msg = "--store received ''; expected a folder or a URL such as gs://bucket/runs"
         raise SpecError(msg)
-    return options.store or os.environ.get("RUNNER_STORE") or str(default_store())
+    named: str = options.store or os.environ.get("RUNNER_STORE") or ""
+    try:
+        return named or str(default_store())
+    except RuntimeError:
+        msg = "this user has no home folder for the jobs: name a store with --store or RUNNER_STORE"
+        raise SpecError(msg) from None
 
 
 def default_store() -> Path:

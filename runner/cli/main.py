@@ -11,6 +11,7 @@ import importlib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -44,6 +45,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code of the process."""
     _mend_streams()
+    _mend_warnings()
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser(arguments)
     options = parser.parse_args(arguments)
@@ -78,6 +80,14 @@ def _mend_streams() -> None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def _mend_warnings() -> None:
+    """Let warnings be warnings: with PYTHONWARNINGS=error a library's would fail a job for good."""
+    if any("error".startswith(option.partition(":")[0] or "?") for option in sys.warnoptions):
+        warnings.resetwarnings()
+        for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", kind)  # as Python does by itself
 
 
 def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:

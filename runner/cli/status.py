@@ -186,7 +186,8 @@ def describe(store: Store, view: View) -> dict[str, Any]:
             "best": _position(job.best),
             "final": _position(job.final),
             "history": _history(manifest),
-            "evaluation": dict(job.evaluation) if job.evaluation else None,
+            "evaluation": job.results,
+            "evaluation_run": job.evaluation_run,
             "parameters": _parameters(manifest),
             "interval": line(str(view.beat.details.get("interval") or "")[:300])
             if view.beat
@@ -401,7 +402,8 @@ def _detail(store: Store, view: View) -> str:
         numbers = [value for value in map(real, values) if value is not None]
         if numbers:
             lines.append(f"  {name:<11} {sparkline(numbers[-60:])}  {numbers[-1]:.4f}")
-    for name, value in (document["evaluation"] or {}).items():
+    measured = {**(document["evaluation"] or {}), **(document["evaluation_run"] or {})}
+    for name, value in measured.items():
         if isinstance(value, float):
             lines.append(f"  test {name:<12} {value:.4f}")
     if document["interval"] and view.state == "running":

@@ -14,6 +14,7 @@ from runner.errors import ConflictError, NotFoundError, SpecError
 from runner.queue.job import Job
 from runner.queue.queue import Queue
 from runner.spec import JobSpec, parse
+from runner.training.quiet import check_backend
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +44,8 @@ def run(options: argparse.Namespace) -> int:
     """Submit; each id alone on a line of standard output."""
     stop = catch_signals()
     session = session_of(options)
+    if not (options.detach or options.dry_run):
+        check_backend()
     if options.priority is not None:
         options.changes = [*options.changes, f"priority={options.priority}"]
     specs = [(path, _after(spec, options.after)) for path, spec in load_all(options)]

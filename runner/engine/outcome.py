@@ -11,8 +11,6 @@ from runner.errors import StoreError
 from runner.queue.job import Job
 from runner.store.base import Store
 
-_VOLATILE = ("images_per_second", "json", "npz")  #: of an evaluation: no results
-
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -34,13 +32,12 @@ def outcome(store: Store, job: Job) -> Outcome:
     """
     final = job.final or {}
     manifest = json.loads(_must_read(store, str(final.get("manifest", ""))))
-    evaluation = dict(job.evaluation or {})
-    arrays = evaluation.get("npz")
+    arrays = (job.evaluation_run or {}).get("npz")
     return Outcome(
         step=int(final.get("step", 0)),
         digest=str(final.get("digest", "")),
         history=manifest.get("history") or {},
-        evaluation={k: v for k, v in evaluation.items() if k not in _VOLATILE},
+        evaluation=job.results or {},
         predictions=blake3(_must_read(store, arrays)).hexdigest() if arrays else "",
         notes=job.notes,
     )

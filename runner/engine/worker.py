@@ -27,6 +27,7 @@ from runner.queue.protocol import Availability
 from runner.queue.queue import Queue, boot_clock
 from runner.queue.survey import Survey
 from runner.store.base import Store
+from runner.training.quiet import check_backend
 
 __all__ = ["Owned", "Reporter", "Worker"]
 
@@ -123,7 +124,11 @@ class Worker:
         Returns:
             The jobs that were left, with the reason: another worker has them, they wait for
             others, they do not fit this machine or into this session.
+
+        Raises:
+            SpecError: no job can be trained on this machine; none was claimed.
         """
+        check_backend()
         self._patient = not until_empty
         while self._stop.reason is None and not self.session_over:
             left: list[Owned] = []

@@ -12,7 +12,7 @@ from functools import partial
 from secrets import token_hex
 from typing import Any
 
-from runner.errors import ConflictError, NotFoundError, StoreError
+from runner.errors import ConflictError, DamagedRecordError, NotFoundError, StoreError
 from runner.queue import job as jobs
 from runner.queue import protocol
 from runner.queue.job import Job, Json, State
@@ -127,13 +127,21 @@ class Queue:
         return found
 
     def spec(self, job_id: str) -> dict[str, Any]:
-        """Return the spec that a job was submitted with."""
+        """Return the spec that a job was submitted with, if it still is what its digest says."""
         first = None
         if jobs.is_id(job_id):
             first = log.run(self.store, log.read(protocol.base(job_id), 0))
         if first is None:
             raise self._not_found(job_id)
-        return dict(jobs.from_json(first, job_id).spec or {})
+        job = jobs.from_json(first, job_id)
+        spec = dict(job.spec or {})
+        if jobs.spec_digest(spec) != job.spec_digest:
+            raise DamagedRecordError(
+                f"the spec in {log.slot(protocol.base(job_id), 0)} is not the one that was "
+                "submitted: it was changed. Bring that object back from a copy of the store, or "
+                "submit the spec under another name."
+            )
+        return spec
 
     def availability(self, job: Job) -> Availability:
         """Return whether the job may be claimed now, and if not, when.

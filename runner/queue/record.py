@@ -1,5 +1,6 @@
 """A job is one record that holds its whole state: plain data, and its JSON."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -43,6 +44,7 @@ class Failure(StrEnum):
     CRASH = "crash"  #: any other exception
 
 
+OF_THE_RUN = ("images_per_second", "json", "npz")  #: of an evaluation: no results of its own
 ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 
 
@@ -68,7 +70,7 @@ class Job:
     checkpoints: tuple[Json, ...] = ()  #: references, the newest first
     best: Json | None = None  #: reference to the best checkpoint
     final: Json | None = None  #: reference to the finished training
-    evaluation: Json | None = None  #: reference to the evaluation's results
+    evaluation: Json | None = None  #: the evaluation's results, how fast it was, where it lies
     reason: str = ""  #: why it is where it is, for people
     notes: tuple[str, ...] = ()  #: what a reader of the results should know, bounded
     submitted_at: datetime
@@ -94,6 +96,20 @@ class Job:
     def ended(self) -> bool:
         """Whether nobody has to do anything more."""
         return self.state in ENDED
+
+    @property
+    def results(self) -> Json | None:
+        """Of the evaluation: what is the same in every repetition."""
+        return _part(self.evaluation, lambda name: name not in OF_THE_RUN)
+
+    @property
+    def evaluation_run(self) -> Json | None:
+        """Of the evaluation: its images per second, and the objects that hold the rest of it."""
+        return _part(self.evaluation, lambda name: name in OF_THE_RUN)
+
+
+def _part(evaluation: Json | None, wanted: Callable[[str], bool]) -> Json | None:
+    return evaluation and {name: value for name, value in evaluation.items() if wanted(name)}
 
 
 # Records as JSON. A bucket may hold anything: wrong types are a StoreError, never a surprise.

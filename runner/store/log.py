@@ -12,10 +12,15 @@ Layout below a base such as "jobs/cats":
     log/000000000007.json   record 7, whole state, never changed and never deleted
     head.json               a copy of the last record that a writer got around to copying. A
                             place to start walking, never an answer: it may be old or missing
+
+A record ends in the hash of its own bytes: one flipped bit makes it a damaged record, never
+another record. Those of the first versions have none.
 """
 
+import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +28,7 @@ from dataclasses import dataclass
 from random import random
 from typing import Any, TypeVar
 
-from runner.errors import NotFoundError, StoreError, StoreRefusedError
+from runner.errors import DamagedRecordError, NotFoundError, StoreError, StoreRefusedError
 from runner.store.base import MAX_RECORD, Created, Store
 
 T = TypeVar("T")
@@ -33,6 +38,9 @@ Change = Callable[[Record], Record]  #: the next record's fields, or raises why 
 RESENDS = 12  #: times that one record is sent before its writer gives up in doubt
 MOST_RECORDS = 10**12  #: their numbers have twelve digits
 FAR = 16  #: records to walk one by one before a listing is cheaper
+#: a record's own hash. It is called by the record's number: an older runner hands on what it does
+#: not know, and another record's hash must not make its record look damaged
+_SUM = re.compile(r"sum\d+")
 
 
 @dataclass(frozen=True)
@@ -146,35 +154,51 @@ def hint(base: str) -> str:
 
 
 def encode(record: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a record: JSON on one line."""
+    """Return the bytes of a record: JSON on one line, with its hash if it belongs to a log."""
     try:
         text = json.dumps(record, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"a record that is not plain finite JSON ({error}).") from error
+    if "number" in record:
+        body = text[:-1]
+        text = f'{body},"sum{record["number"]}":"{_hash(body.encode())}"}}'
     return text.encode() + b"\n"
 
 
+def _hash(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()[:16]
+
+
 def decode(data: bytes, key: str) -> Record:
-    """Return the record, or raise StoreError where the bytes are none."""
+    """Return the record, or raise DamagedRecordError where the bytes are not what was written."""
     record = parse(data, key)
+    sums = {name: record.pop(name) for name in [*record] if _SUM.fullmatch(name)}
     number = record.get("number")
     if (
         type(number) is not int
         or not 0 <= number < MOST_RECORDS
         or not isinstance(record.get("nonce"), str)
     ):
-        raise StoreError(f"{key} is not a record of a log: number {number!r}, no nonce.")
+        raise DamagedRecordError(f"{key} is not a record of a log: number {number!r}, no nonce.")
+    said = sums.get(name := f"sum{number}")
+    if said is not None and said != _hash(data.rpartition(f',"{name}":'.encode())[0]):
+        raise DamagedRecordError(
+            f"{key} is damaged: its bytes are not those that were written. Bring it back from a "
+            "copy of the store."
+        )
     return record
 
 
 def parse(data: bytes, key: str) -> Record:
-    """Return the JSON object in `data`, or raise StoreError where there is none."""
+    """Return the JSON object in `data`, or raise DamagedRecordError where there is none."""
     try:
         record = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise StoreError(f"{key} is not a record ({type(error).__name__}: {error}).") from error
+        raise DamagedRecordError(
+            f"{key} is not a record ({type(error).__name__}: {error})."
+        ) from error
     if not isinstance(record, dict):
-        raise StoreError(f"{key} is not a record: a JSON {type(record).__name__}.")
+        raise DamagedRecordError(f"{key} is not a record: a JSON {type(record).__name__}.")
     return record
 
 
@@ -189,7 +213,7 @@ def check(key: str, number: int, data: bytes, before: Record | None = None) -> R
     """Return the record in `data` if it belongs under `number` and follows `before`."""
     record = decode(data, key)
     if record["number"] != number:
-        raise StoreError(f"{key} says that it is record {record['number']}: moved by hand?")
+        raise DamagedRecordError(f"{key} says that it is record {record['number']}: moved by hand?")
     if before is not None and record.get("previous") != before["nonce"]:
         raise StoreRefusedError(
             f"{key} does not follow the record before it: the store let two writers create one "
@@ -264,9 +288,7 @@ def append(
     """
     record = yield from head(base, known)
     if record is not None and not proven:
-        there = yield from read(base, record["number"])
-        if there is None or there["nonce"] != record["nonce"]:
-            record = yield from head(base, hinted=False)
+        record = yield from _in_its_place(base, record)
     if record is None:
         raise NotFoundError(f"there is no log at {base}.")
     while True:
@@ -280,6 +302,34 @@ def append(
         if winner["nonce"] == following["nonce"]:
             return following
         record = (yield from head(base, winner)) or winner
+
+
+def _in_its_place(base: str, copy: Record) -> Steps[Record | None]:
+    """Return the log's own record of which `copy` is one; the log's newest if it is of none."""
+    try:
+        there = yield from read(base, copy["number"])
+    except DamagedRecordError:
+        return copy  # which was read whole
+    if there is None:
+        there = yield from _brought_back(base, copy)
+    if there is not None and there["nonce"] == copy["nonce"]:
+        return there
+    newest = yield from head(base, hinted=False)
+    if newest is not None:  # else every reader starts at a record that is none
+        yield from _leave_hint(base, encode(newest))
+    return newest
+
+
+def _brought_back(base: str, lost: Record) -> Steps[Record | None]:
+    """Write a record that was lost from its place once more, if its copy is surely of this log."""
+    data = yield Read(hint(base))
+    copy = decode(data, hint(base)) if data is not None else {}
+    if copy.get("nonce") != lost["nonce"] or not lost["number"]:
+        return None
+    before = yield from read(base, lost["number"] - 1)
+    if before is None or before["nonce"] != copy.get("previous"):
+        return None
+    return (yield from settle(base, copy, before))
 
 
 def settle(base: str, record: Record, before: Record | None) -> Steps[Record]:

@@ -80,7 +80,8 @@ def settings_for(url: str, environment: Mapping[str, str] = os.environ) -> Store
 
 
 def _default_path(environment: Mapping[str, str]) -> Path:
-    home = environment.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    # where a user has no home, "~" stays, and names no file
+    home = environment.get("XDG_CONFIG_HOME") or Path(os.path.expanduser("~")) / ".config"  # noqa: PTH111
     return Path(home) / "runner" / "settings.json"
 
 

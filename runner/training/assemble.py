@@ -62,7 +62,8 @@ def assemble(
         dtype_policy: Keras's name of it: float32, mixed_float16, mixed_bfloat16.
 
     Raises:
-        SpecError: the arguments do not fit the builder, or the network is no such network.
+        SpecError: the arguments do not fit the builder, or the network is no such network, or has
+            steps, a loss or metrics of its own.
     """
     import keras
 
@@ -78,6 +79,7 @@ def assemble(
             raise
         msg = f"the network cannot be built with these arguments: {error}. Mend model.arguments."
         raise SpecError(msg) from error
+    _check_own_methods(network)
     _check(network, classes)
     pixels = keras.Input(image_shape, dtype="uint8", name="image")
     x = rescaling()(pixels)
@@ -133,6 +135,37 @@ def _settings(name: str, seed: int) -> dict[str, Any]:
     # two layers of one seed would draw the same numbers: every flipped image turned one way
     key = hashlib.blake2b(f"augmentation {name} {seed}".encode(), digest_size=4).digest()
     return {"name": name, "dtype": "float32", "seed": int.from_bytes(key, "little") >> 1}
+
+
+#: what fit, evaluate and predict call on their own model: here the one around the network
+_NEVER_CALLED = (
+    "train_step",
+    "test_step",
+    "predict_step",
+    "compute_loss",
+    "compute_metrics",
+    "make_train_function",
+    "make_test_function",
+)
+
+
+def _check_own_methods(network: Any) -> None:
+    kind = type(network)
+    own = [
+        name
+        for name in _NEVER_CALLED
+        if name in getattr(network, "__dict__", ())
+        or not getattr(getattr(kind, name, None), "__module__", "keras").startswith("keras.")
+    ]
+    if own:
+        msg = (
+            f"the network is of the class {kind.__name__}, whose own {', '.join(own)} a job never"
+            " calls: it trains a model around the network, with pixels rescaled, cross-entropy and"
+            " the spec's optimizer. Let build(...) return a model without it (what the layers do"
+            " in call() and add_loss() counts), or train it with"
+            " model.fit(..., callbacks=[runner.BackupAndRestore(...)])."
+        )
+        raise SpecError(msg)
 
 
 def _check(network: "keras.Model", classes: int) -> None:

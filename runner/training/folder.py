@@ -5,6 +5,7 @@ second program on the same folder takes over, and the first one is told so at it
 """
 
 import atexit
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +14,17 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 from weakref import WeakValueDictionary
 
-from runner.checkpoint.checkpointer import Checkpointer
+from runner.checkpoint.checkpointer import Checkpointer, Reference
 from runner.checkpoint.policy import Keep
 from runner.checkpoint.reading import Restored
-from runner.errors import LeaseLostError, NotFoundError
+from runner.errors import CheckpointError, DamagedRecordError, LeaseLostError, NotFoundError
 from runner.store import log
 from runner.store.filesystem import open_store
 
+logger = logging.getLogger(__name__)
+
 BASE = "training"
+LOOKED_THROUGH = 8  #: records, from the newest on, where that is damaged
 
 _open: WeakValueDictionary[str, Checkpointer] = WeakValueDictionary()
 
@@ -97,8 +101,14 @@ class Folder:
                 folder.rmdir()
 
     def _claim(self) -> log.Record:
+        try:
+            return self._claim_newest()
+        except DamagedRecordError as error:
+            return self._claim_before(error)
+
+    def _claim_newest(self) -> log.Record:
         def claim(record: log.Record) -> log.Record:
-            return {**record, "token": record["token"] + 1}
+            return {**_sound(record), "token": record["token"] + 1}
 
         first = {"number": 0, "nonce": token_hex(8), "token": 1, "checkpoints": [], "best": None}
         if log.run(self._store, log.head(BASE)) is None:
@@ -106,6 +116,67 @@ class Folder:
             if winner["nonce"] == first["nonce"]:
                 return winner
         return log.run(self._store, log.append(BASE, claim, lambda: token_hex(8)))
+
+    def _claim_before(self, damage: DamagedRecordError) -> log.Record:
+        """Claim with what the newest whole record says, and leave the damaged ones as they are."""
+        keys = sorted(self._store.list(f"{BASE}/log/"), reverse=True)
+        found = [*filter(None, map(self._whole, [log.hint(BASE), *keys[:LOOKED_THROUGH]]))]
+        whole = max(found, key=lambda record: record["number"], default=None)
+        if whole is None:
+            raise CheckpointError(
+                f"{damage} No record before it is whole. Nothing was changed: bring that object "
+                "back from a copy of the folder, or give this training another folder."
+            ) from damage
+        newest = max(int(Path(keys[0]).stem), whole["number"])
+        logger.warning(
+            "%s The record before it is used: the training goes on from step %s.",
+            damage, whole.get("step", 0),
+        )  # fmt: skip
+        following = {
+            **whole,
+            "token": whole["token"] + newest - whole["number"] + 1,  # each may have been a claim
+            "number": newest + 1,
+            "nonce": token_hex(8),
+            "previous": self._nonce_of(newest),
+        }
+        winner = log.run(self._store, log.settle(BASE, following, None))
+        if winner["nonce"] != following["nonce"]:
+            raise LeaseLostError(f"another program has taken over {self._store.url} just now.")
+        return winner
+
+    def _whole(self, key: str) -> log.Record | None:
+        try:
+            return _sound(log.decode(self._store.read(key) or b"", key))
+        except DamagedRecordError:
+            return None
+
+    def _nonce_of(self, number: int) -> str:
+        """As far as it can be told of a damaged record: the next one is to follow it."""
+        key = log.slot(BASE, number)
+        try:
+            return str(log.parse(self._store.read(key) or b"", key).get("nonce", ""))
+        except DamagedRecordError:
+            return ""
+
+
+def _sound(record: log.Record) -> log.Record:
+    """Return the record if it has what is read from it."""
+    token, checkpoints, best = (record.get(name) for name in ("token", "checkpoints", "best"))
+    problem = ""
+    if type(token) is not int or not isinstance(checkpoints, list):
+        problem = f"token is {token!r:.40}, checkpoints is {checkpoints!r:.40}"
+    else:
+        try:
+            for reference in [*checkpoints, *([] if best is None else [best])]:
+                Reference.from_json(reference)
+        except CheckpointError as error:
+            problem = str(error)
+    if "best" not in record or problem:
+        raise DamagedRecordError(
+            f"{log.slot(BASE, record['number'])} is not a training's record:"
+            f" {problem or 'no best'}."
+        )
+    return record
 
 
 class _Commit:
@@ -128,7 +199,7 @@ class _Commit:
         token = self._record["token"]
 
         def change(record: log.Record) -> log.Record:
-            if record["token"] != token:
+            if _sound(record)["token"] != token:
                 raise LeaseLostError(
                     f"another program has taken over {self._store.url}: this one saves no more."
                 )

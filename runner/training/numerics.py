@@ -1,8 +1,9 @@
 """What decides over the bits of a training, fixed before it begins and remembered.
 
 The same program gives other bits on another CPU or GPU type, with another number of intra-op
-threads, other oneDNN settings or other versions. All of it is in the fingerprint that every
-checkpoint carries; on a resume the differences are said, and the training goes on.
+threads, other oneDNN settings, other flags of XLA or other versions. All of it is in the
+fingerprint that every checkpoint carries; on a resume the differences are said, and the training
+goes on.
 Not in it, because it changes no bits: steps_per_execution, inter-op threads, how often
 checkpoints are written.
 """
@@ -16,6 +17,10 @@ import keras
 
 from runner.training import backends
 
+#: of Keras, from its configuration file, the environment or the program
+_KERAS_DEFAULTS = {"floatx": "float32", "epsilon": 1e-7, "image_data_format": "channels_last"}
+#: what a fingerprint has only for a model in training: of its compilation, and of its data
+OF_A_TRAINING = ("xla", "eager", "precision", "replicas", "data", "data_content")
 _VECTOR_SETS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "avx", "sve", "asimd")
 
 
@@ -41,12 +46,21 @@ def fingerprint(model: Any = None) -> dict[str, Any]:
         "keras": keras.__version__,
         "cpu": cpu_name(),
         **backends.current().fingerprint(model),
+        **_keras_settings(),
     }
     if model is not None:
         found["xla"] = bool(getattr(model, "jit_compile", False))
         found["eager"] = bool(getattr(model, "run_eagerly", False))
         found["precision"] = str(keras.mixed_precision.dtype_policy().name)
     return found
+
+
+def _keras_settings() -> dict[str, Any]:
+    """What is not as Keras has it by itself; a default is left out, as old checkpoints lack it."""
+    found = {name: getattr(keras.config, name)() for name in _KERAS_DEFAULTS}
+    attention = getattr(keras.config, "is_flash_attention_enabled", lambda: None)()
+    changed = {name: value for name, value in found.items() if value != _KERAS_DEFAULTS[name]}
+    return changed | ({} if attention is None else {"flash_attention": attention})
 
 
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:

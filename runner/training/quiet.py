@@ -3,19 +3,65 @@
 They come before any log level counts, and would bury what the user has to read.
 """
 
+import importlib.util
+import json
 import logging
 import os
 import re
 import sys
 import tempfile
 import threading
+from pathlib import Path
 from typing import TextIO
 
 from runner.errors import SpecError
 
+KNOWN = ("tensorflow", "jax")
+_OWN_PROGRAM = "/proc/self/exe"
 _NOISE = re.compile(rb"WARNING: All log messages before absl::Init|[IWE]\d{4} \d\d:|[IWE]0000 ")
 _REBUILD = b"To enable the following instructions"
 _lock = threading.Lock()
+
+
+def check_backend() -> None:
+    """Refuse what `import_keras` would, without importing anything: before a job is claimed.
+
+    Raises:
+        SpecError: the backend is not installed, or is none that runner knows.
+    """
+    name = os.environ.get("KERAS_BACKEND") or _configured() or KNOWN[0]
+    if name not in KNOWN:
+        msg = (
+            f"Keras's backend is {name} here (by KERAS_BACKEND or its keras.json), and runner"
+            f" trains with {' and '.join(KNOWN)}. No job was touched: set KERAS_BACKEND to one of"
+            " them, or work on another machine."
+        )
+        raise SpecError(msg)
+    missing = [module for module in (name, "keras") if importlib.util.find_spec(module) is None]
+    if missing:
+        msg = (
+            f"{' and '.join(missing)} is not installed here. No job was touched: install it,"
+            " choose another backend with KERAS_BACKEND, or work on another machine."
+        )
+        raise SpecError(msg)
+    if name == "tensorflow" and sys.platform == "linux" and not os.path.lexists(_OWN_PROGRAM):
+        msg = (
+            f"TensorFlow aborts where {_OWN_PROGRAM} is missing. No job was touched: mount /proc,"
+            " or work on another machine."
+        )
+        raise SpecError(msg)
+
+
+def _configured() -> str | None:
+    """Return the backend in Keras's configuration file, if there is one that can be read."""
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path raises where there is no home
+    folder = os.environ.get("KERAS_HOME") or str(
+        Path(home if os.access(home, os.W_OK) else "/tmp") / ".keras"  # noqa: S108 - as Keras
+    )
+    try:
+        return str(json.loads((Path(folder) / "keras.json").read_text())["backend"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def import_keras() -> None:

@@ -53,9 +53,8 @@ def restored_numerics(store: Store, spec: JobSpec, reference: Mapping[str, Any])
         threads=threads if isinstance(threads, int) else spec.training.threads,
         deterministic=spec.training.deterministic,
     )
-    current = numerics.fingerprint()
-    known = {key: saved[key] for key in current if key in saved}
-    return numerics.differences(known, {key: current[key] for key in known})
+    of_a_machine = {key: saved[key] for key in saved if key not in numerics.OF_A_TRAINING}
+    return numerics.differences(of_a_machine, numerics.fingerprint())
 
 
 def _assign(model: "keras.Model", tensors: "Mapping[str, Array]") -> None:

@@ -1,19 +1,22 @@
 """What is written: bytes that stay are written once, wherever they lay at first."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
 from runner.checkpoint.checkpointer import Checkpointer, Position, Snapshot
-from runner.checkpoint.policy import Compaction
+from runner.checkpoint.policy import Compaction, Latest
 from runner.checkpoint.reading import read_manifest
 from runner.store.memory import MemoryStore
 
 FROZEN = "model/00000/frozen"
 
 
-def written(sizes: dict[str, int], *, still: bool) -> tuple[list[int], list[dict[str, str]]]:
+def written(
+    sizes: dict[str, int], *, still: bool, keep: int = 2
+) -> tuple[list[int], list[dict[str, str]]]:
     """Save five states of which all but FROZEN changes: bytes of packs, and each tensor's pack."""
     store = MemoryStore()
     commits: list[Any] = []
@@ -23,6 +26,7 @@ def written(sizes: dict[str, int], *, still: bool) -> tuple[list[int], list[dict
         token=1,
         commit=lambda **record: commits.append(record),
         compaction=Compaction(0.5),
+        keep=Latest(keep),
     )
     frozen = np.ones(sizes["frozen"], "uint8")
     counts, packs, before = [], [], 0
@@ -47,10 +51,10 @@ def written(sizes: dict[str, int], *, still: bool) -> tuple[list[int], list[dict
 
 def test_frozen_layers_are_written_once() -> None:
     """Not even when most of the first checkpoint's bytes are no longer used."""
-    sizes = {"frozen": 40_000, "changing": 60_000}
+    sizes = {"frozen": 2_000_000, "changing": 3_000_000}
     counts, packs = written(sizes, still=True)
-    assert counts[0] > 100_000
-    assert all(60_000 < count < 62_000 for count in counts[1:]), counts
+    assert counts[0] > 5_000_000
+    assert all(3_000_000 < count < 3_002_000 for count in counts[1:]), counts
     assert len({named[FROZEN] for named in packs}) == 1
 
 
@@ -62,6 +66,21 @@ def test_few_still_bytes_get_no_object_of_their_own(still: bool) -> None:
 
 
 def test_without_the_hint_the_rest_of_a_pack_is_rewritten_once() -> None:
-    counts, packs = written({"frozen": 40_000, "changing": 60_000}, still=False)
-    assert sum(counts[1:]) > 4 * 60_000 + 40_000
+    counts, packs = written({"frozen": 2_000_000, "changing": 3_000_000}, still=False)
+    assert sum(counts[1:]) > 4 * 3_000_000 + 2_000_000
     assert len({named[FROZEN] for named in packs}) == 2
+
+
+@pytest.mark.parametrize("still", [True, False])
+def test_what_is_small_is_written_twice_and_the_two_take_turns(still: bool) -> None:
+    """Neighbours share no object, and after the beginning only what changes is written."""
+    counts, packs = written({"frozen": 40_000, "changing": 60_000}, still=still)
+    for one, other in pairwise(packs):
+        assert not {*one.values()} & {*other.values()}
+    assert packs[-1][FROZEN] == packs[-3][FROZEN] or not still
+    assert all(60_000 < count < 62_000 for count in counts[2 if still else 4 :]), counts
+
+
+def test_a_single_checkpoint_has_no_neighbour() -> None:
+    counts, _ = written({"frozen": 40_000, "changing": 60_000}, still=True, keep=1)
+    assert all(60_000 < count < 62_000 for count in counts[1:]), counts

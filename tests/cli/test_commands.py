@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import QUICKSTART, Runner
+from tests.harness import QUICKSTART, Runner, change_record
 
 
 @pytest.fixture
@@ -243,9 +243,10 @@ def test_a_job_that_cannot_be_read_is_named_and_hides_no_other(runner: Runner, r
     runner.ok("submit", str(QUICKSTART), "--detach")
     runner.ok("submit", str(QUICKSTART), "--detach", "--set", "name=other")
     log = runner.store / "jobs" / "other" / "log" / "000000000000.json"
-    content = json.loads(log.read_text())
-    patch = json.loads(record) if record.startswith('{"') else None
-    log.write_text(json.dumps({**content, **patch}) if patch else record)
+    if record.startswith('{"'):
+        change_record(log, **json.loads(record))
+    else:
+        log.write_text(record)
     log.parent.parent.joinpath("head.json").unlink()  # only a hint
     status = runner.run("status")
     assert status.returncode == 6
@@ -268,7 +269,8 @@ def test_a_manifest_without_sense_breaks_no_status(runner: Runner, manifest: byt
     runner.ok("submit", str(QUICKSTART), "--detach")
     log = runner.store / "jobs" / "quickstart" / "log" / "000000000000.json"
     reference = {"step": 1, "epoch": 0, "manifest": "jobs/quickstart/m", "digest": "d", "bytes": 1}
-    log.write_text(json.dumps({**json.loads(log.read_text()), "checkpoints": [reference]}))
+    change_record(log, checkpoints=[reference])
+    log.parent.parent.joinpath("head.json").unlink()
     (runner.store / "jobs" / "quickstart" / "m").write_bytes(manifest)
     assert runner.status("quickstart")["parameters"] is None
     runner.ok("status", "quickstart")
@@ -278,7 +280,8 @@ def test_text_from_the_bucket_cannot_steer_the_terminal(runner: Runner) -> None:
     """Control characters are taken out."""
     runner.ok("submit", str(QUICKSTART), "--detach")
     log = runner.store / "jobs" / "quickstart" / "log" / "000000000000.json"
-    log.write_text(json.dumps({**json.loads(log.read_text()), "reason": "\u001b[31mred\u0007"}))
+    change_record(log, reason="\u001b[31mred\u0007")
+    log.parent.parent.joinpath("head.json").unlink()
     assert "\x1b" not in runner.ok("status", "quickstart")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import QUICKSTART, Runner
+from tests.harness import QUICKSTART, Runner, change_record
 
 NONCE = "f" * 24
 
@@ -27,8 +27,7 @@ def folder(runner: Runner, job: str) -> Path:
 
 def change(runner: Runner, job: str, **fields: Any) -> None:
     """Change the job's only record."""
-    path = folder(runner, job) / "log" / "000000000000.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    change_record(folder(runner, job) / "log" / "000000000000.json", **fields)
     (folder(runner, job) / "head.json").unlink(missing_ok=True)
 
 

@@ -32,3 +32,20 @@ def test_an_answer_that_was_cut_is_asked_for_again(
     (view,) = view_all(queue, [queue.job("cats")])
     assert describe(store, view)["history"]["loss"] == list(history(3)["loss"])
     assert cut
+
+
+def test_an_evaluation_holds_results_only_and_its_run_stands_beside_it() -> None:
+    """Two runs of one job are compared by `evaluation`: speed and places are no results."""
+    store = MemoryStore()
+    queue = Queue(store)
+    lease = queue.claim(queue.submit("cats", {"seed": 1}), {"host": "here", "pid": 1})
+    run = {"images_per_second": 812.5, "json": "jobs/cats/e/t1.json", "npz": "jobs/cats/e/t1.npz"}
+    lease.finish(evaluation={"top_1": 0.5, "images": 10, **run}, evaluate=False)
+    (view,) = view_all(queue, [queue.job("cats")])
+    document = describe(store, view)
+    assert document["evaluation"] == {"top_1": 0.5, "images": 10}
+    assert document["evaluation_run"] == run
+    queue.submit("dogs", {"seed": 1})
+    (view,) = view_all(queue, [queue.job("dogs")])
+    document = describe(store, view)
+    assert (document["evaluation"], document["evaluation_run"]) == (None, None)

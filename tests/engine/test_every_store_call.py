@@ -127,4 +127,4 @@ def test_death_between_any_two_store_calls(eagerly: None) -> None:
         assert outcome["state"] == "succeeded", f"after a death at {death.call}"
         assert_same(outcome, reference)
         evaluations = world.store.list("jobs/enumerated/evaluation/")
-        assert outcome["evaluation"]["json"] in evaluations
+        assert outcome["evaluation_run"]["json"] in evaluations

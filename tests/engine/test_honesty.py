@@ -4,6 +4,7 @@ import signal
 import threading
 from pathlib import Path
 
+from runner.checkpoint.checkpointer import Checkpointer
 from runner.queue.job import State
 from tests.harness import QUICKSTART, Runner, sets
 
@@ -54,3 +55,36 @@ def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
     assert job is not None
     assert job.state is State.RUNNING, "it released, so it had not left at once"
     assert runner.status("quickstart")["state"] == "lost"
+
+
+def test_a_flipped_bit_or_a_lost_record_ends_no_job(tmp_path: Path) -> None:
+    """In any pack, one checkpoint earlier is whole; the newest record comes back from its copy."""
+    runner = Runner(tmp_path)
+    short = {"training.epochs": 2, "checkpoint.every": "5 steps", "evaluation": None}
+    died = runner.run("submit", str(QUICKSTART), *sets(short), sabotage="committed:4")
+    assert died.returncode == -9, died.stderr[-2000:]
+    job = runner.job("quickstart")
+    assert job is not None
+    steps = [reference["step"] for reference in job.checkpoints]
+    for pack in (tmp_path / "jobs/quickstart/packs").iterdir():
+        data = pack.read_bytes()
+        for place in (0, 20, len(data) // 2, len(data) - 1):
+            pack.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+            saver = Checkpointer(
+                runner.queue().store,
+                "jobs/quickstart",
+                token=9,
+                commit=lambda **record: None,
+                checkpoints=job.checkpoints,
+                warn=lambda text: None,
+            )
+            restored = saver.restore()
+            assert restored is not None
+            assert restored.position.global_step in steps
+        pack.write_bytes(data)
+    (tmp_path / f"jobs/quickstart/log/{job.number:012d}.json").unlink()
+    assert runner.status("quickstart")["state"] == "lost"
+    resumed = runner.run("resume")
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert "nothing to resume" not in resumed.stderr
+    assert runner.status("quickstart")["state"] == "succeeded"

@@ -72,7 +72,8 @@ def test_killed_at_chosen_moments(undisturbed: dict[str, Any], tmp_path: Path) -
     }
     assert told == {str(epoch + 1) for epoch in range(status["epoch"])}, "an epoch is missing"
     left = {str(path.relative_to(tmp_path)) for path in stray.parent.iterdir()}
-    assert left == {status["evaluation"]["json"], status["evaluation"]["npz"]}, "exactly once"
+    run = status["evaluation_run"]
+    assert left == {run["json"], run["npz"]}, "exactly once"
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:

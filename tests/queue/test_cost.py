@@ -1,5 +1,6 @@
 """What the queue asks of a bucket, counted on the wire, and what status costs with many jobs."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -189,6 +190,7 @@ def write_jobs(root: Path, jobs: int) -> None:
             old = key.split("/")[1]
             path = root / key.replace(f"jobs/{old}/", f"jobs/{name}/")
             path.parent.mkdir(parents=True, exist_ok=True)
+            data = re.sub(rb',"sum\d+":"\w+"', b"", data)  # the hash of the record as it was
             path.write_bytes(data.replace(f'"id":"{old}"'.encode(), f'"id":"{name}"'.encode()))
 
 

@@ -1,12 +1,15 @@
 """What a user of the queue may rely on, from submission to the evaluation."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from runner.errors import ConflictError, LeaseLostError, NotFoundError
+from runner.errors import ConflictError, LeaseLostError, NotFoundError, StoreError
 from runner.queue.job import Stage, State
+from runner.queue.protocol import Availability
 from runner.queue.queue import Queue
+from runner.store import log
 from runner.store.base import Store
 from runner.store.filesystem import FileStore
 from runner.store.memory import MemoryStore
@@ -125,3 +128,33 @@ def test_a_failed_evaluation_keeps_the_training(queue: Queue) -> None:
     job = queue.claim(job, ME).fail("out of memory", retries=0)
     assert (job.state, job.stage, job.final) == (State.FAILED, Stage.EVALUATE, reference(7))
     assert queue.retry("cats").stage is Stage.EVALUATE
+
+
+def test_a_spec_that_is_not_what_was_submitted_is_refused() -> None:
+    """Also in a store of the first versions, whose records have no hash of their own."""
+    store = MemoryStore()
+    queue = Queue(store)
+    queue.submit("cats", SPEC)
+    key = "jobs/cats/log/000000000000.json"
+    record = log.decode(store.read(key) or b"", key)
+    record["spec"]["seed"] = 3
+    store.put(key, json.dumps(record).encode())
+    with pytest.raises(StoreError, match=f"the spec in {key} is not the one that was submitted"):
+        queue.spec("cats")
+
+
+@pytest.mark.parametrize("seen_by", ["copy", "listing"])
+def test_a_job_whose_newest_record_is_gone_is_claimed_where_it_stood(seen_by: str) -> None:
+    """The copy still says that it runs, with a worker that is dead: nobody could claim it."""
+    store = MemoryStore()
+    queue = Queue(store)
+    lease = queue.claim(queue.submit("cats", SPEC), ME)
+    lease.commit(step=5, epoch=0, checkpoints=[reference(5)])
+    store.delete("jobs/cats/log/000000000002.json")
+    if seen_by == "listing":
+        store.delete("jobs/cats/head.json")
+    lapsed = Availability(claimable=True, why="no sign of life")
+    claimed = queue.claim(queue.job("cats"), YOU, judged=lapsed)
+    assert (claimed.job.token, claimed.job.step) == (2, 5 if seen_by == "copy" else 0)
+    claimed.commit(step=6, epoch=0, checkpoints=[reference(6)])
+    assert queue.job("cats").step == 6

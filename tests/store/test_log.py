@@ -1,10 +1,17 @@
 """Every record follows the one its writer had seen, whatever became of the replies."""
 
+import json
 from contextlib import suppress
 
 import pytest
 
-from runner.errors import ConflictError, NotFoundError, StoreError, StoreRefusedError
+from runner.errors import (
+    ConflictError,
+    DamagedRecordError,
+    NotFoundError,
+    StoreError,
+    StoreRefusedError,
+)
 from runner.store import log
 from runner.store.base import Created
 from runner.store.log import Operation, Record, Steps, append, head, heads, run, settle
@@ -211,3 +218,92 @@ def test_an_unknown_create_is_resolved_by_reading() -> None:
     assert store.create("a", b"1") is Created.UNKNOWN
     assert store.create("a", b"1") is Created.UNKNOWN
     assert store.read("a") == b"1"
+
+
+# ---------------------------------------------------------------------- damage
+
+
+NEWEST, COPY = "job/log/000000000002.json", "job/head.json"
+
+
+def three_records() -> MemoryStore:
+    store, nonce = started(), Nonces()
+    for _ in range(2):
+        run(store, append("job", add_one, nonce))
+    return store
+
+
+def of_the_first_versions(store: MemoryStore) -> MemoryStore:
+    """The same records without their hashes."""
+    for key in store.list("job/"):
+        record = log.decode(store.read(key) or b"", key)
+        store.put(key, json.dumps(record, separators=(",", ":")).encode() + b"\n")
+    return store
+
+
+def test_every_flipped_bit_of_a_record_is_noticed_or_changes_nothing() -> None:
+    data = three_records().read(NEWEST) or b""
+    whole = log.decode(data, NEWEST)
+    for place in range(8 * len(data)):
+        wrong = bytearray(data)
+        wrong[place // 8] ^= 1 << place % 8
+        with suppress(DamagedRecordError):
+            record = log.decode(bytes(wrong), NEWEST)
+            if record["number"] == whole["number"]:  # else it lies in another record's place
+                assert {name: record.get(name) for name in whole} == whole
+
+
+def test_a_record_that_an_older_runner_handed_on_is_whole() -> None:
+    """It copies what it does not know, the hash of the record before included."""
+    data = json.loads(three_records().read(NEWEST) or b"")
+    assert "sum2" in data
+    handed_on = {**data, "number": 3, "nonce": "n3", "previous": "n2", "value": 7}
+    record = log.decode(json.dumps(handed_on).encode(), "job/log/000000000003.json")
+    assert record == {"number": 3, "nonce": "n3", "previous": "n2", "value": 7}
+
+
+@pytest.mark.parametrize("bit", [0, 3, 7])
+@pytest.mark.parametrize("damaged", [NEWEST, COPY])
+def test_of_the_newest_record_and_its_copy_one_may_be_damaged(damaged: str, bit: int) -> None:
+    """Anywhere: the other is taken, and the next record is what it would have been."""
+    whole = three_records()
+    data = whole.read(damaged) or b""
+    for place in range(len(data)):
+        store = whole.copy()
+        wrong = bytearray(data)
+        wrong[place] ^= 1 << bit
+        store.put(damaged, bytes(wrong))
+        assert run(store, append("job", add_one, Nonces("m")))["value"] == 3
+        assert (run(store, head("job")) or {})["value"] == 3
+
+
+def test_where_they_differ_the_logs_own_record_counts_and_not_its_copy() -> None:
+    """Records of the first versions have no hash that would tell which of the two is whole."""
+    store = of_the_first_versions(three_records())
+    store.put(COPY, (store.read(COPY) or b"").replace(b'"value":2', b'"value":6'))
+    assert run(store, append("job", add_one, Nonces("m")))["value"] == 3
+
+
+def test_a_newest_record_that_is_gone_is_written_again_from_its_copy() -> None:
+    """Else those who start at the copy and those who start at a listing see two heads."""
+    for store in (three_records(), of_the_first_versions(three_records())):
+        store.delete(NEWEST)
+        assert run(store, append("job", add_one, Nonces("m")))["value"] == 3
+        assert (run(store, head("job", hinted=False)) or {})["value"] == 3
+        assert log.decode(store.read(NEWEST) or b"", NEWEST)["nonce"] == "n2"
+
+
+def test_a_copy_of_another_log_brings_nothing_back_and_goes() -> None:
+    store = three_records()
+    other = {"number": 9, "nonce": "x", "previous": "y", "value": 50}
+    store.put(COPY, log.encode(other))
+    assert run(store, append("job", add_one, Nonces("m")))["value"] == 3
+    assert len(store.list("job/log/")) == 4
+
+    def refuse(_record: Record) -> Record:
+        raise ConflictError("no")
+
+    store.put(COPY, log.encode(other))
+    with pytest.raises(ConflictError):
+        run(store, append("job", refuse, Nonces("r")))
+    assert (run(store, head("job")) or {})["value"] == 3

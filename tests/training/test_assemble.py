@@ -123,3 +123,66 @@ def test_network_with_another_output_is_refused() -> None:
 def test_arguments_that_do_not_fit_are_refused() -> None:
     with pytest.raises(SpecError, match=r"cannot be built .*'depth'.* Mend model\.arguments"):
         build(depth=3)
+
+
+class OwnStep(keras.Model):  # type: ignore[misc]
+    def train_step(self, data: Any) -> Any:
+        return super().train_step(data)
+
+
+class OwnLoss(keras.Model):  # type: ignore[misc]
+    def compute_loss(self, **parts: Any) -> Any:
+        return 2 * super().compute_loss(**parts)
+
+    def compute_metrics(self, *parts: Any, **others: Any) -> Any:
+        return super().compute_metrics(*parts, **others)
+
+    def test_step(self, data: Any) -> Any:
+        return super().test_step(data)
+
+
+class OwnCall(keras.Model):  # type: ignore[misc]
+    def call(self, *arguments: Any, **others: Any) -> Any:
+        return super().call(*arguments, **others)
+
+
+def of_class(kind: Any) -> Any:
+    def build(*, input_shape: Any, classes: int, **_: Any) -> Any:
+        pixels = keras.Input(input_shape)
+        flat = keras.layers.Flatten()(pixels)
+        return kind(pixels, keras.layers.Dense(classes, activation="softmax")(flat))
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        (OwnStep, "class OwnStep, whose own train_step a job never calls"),
+        (OwnLoss, "class OwnLoss, whose own test_step, compute_loss, compute_metrics a job"),
+    ],
+)
+def test_steps_loss_and_metrics_of_a_network_that_no_job_would_call_are_refused(
+    kind: Any, named: str
+) -> None:
+    """They would silently not be used: what is trained is a model around the network."""
+    with pytest.raises(SpecError, match=named):
+        assembled_of(of_class(kind))
+
+
+def test_a_step_that_was_hung_onto_a_network_is_refused_too() -> None:
+    def build(**arguments: Any) -> Any:
+        network = of_class(keras.Model)(**arguments)
+        network.train_step = lambda data: {}
+        return network
+
+    with pytest.raises(SpecError, match="class Functional, whose own train_step"):
+        assembled_of(build)
+
+
+def test_a_network_of_a_class_of_its_own_is_trained() -> None:
+    assert assembled_of(of_class(OwnCall)).classes == 4
+
+
+def assembled_of(build: Any) -> Any:
+    return assemble(build, {}, image_shape=SHAPE, classes=4, augmentation=None, seed=1)

@@ -12,8 +12,7 @@ import keras
 
 from runner.checkpoint.plain import Array
 from runner.errors import SpecError
-
-KNOWN = ("tensorflow", "jax")
+from runner.training.quiet import KNOWN
 
 Kind = tuple[str, tuple[int, ...]]  #: dtype and shape
 

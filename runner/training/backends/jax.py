@@ -70,6 +70,7 @@ def fingerprint(model: Any) -> dict[str, Any]:  # noqa: ARG001 - the seam's sign
         found["xla_flags"] = " ".join(others)
     for setting, default in (
         ("jax_enable_x64", False),
+        ("jax_disable_jit", False),
         ("jax_default_matmul_precision", None),
         ("jax_default_prng_impl", "threefry2x32"),
         ("jax_threefry_partitionable", True),

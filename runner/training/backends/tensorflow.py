@@ -11,6 +11,7 @@ from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from runner.checkpoint.plain import Array
 from runner.training import inspection, machine, private
+from runner.training.backends import tensorflow_settings
 from runner.training.reading import Reader
 
 # ---------------------------------------------------------------------- numerics
@@ -31,7 +32,8 @@ def fix(*, threads: int | None, deterministic: bool) -> int:
 
 def intra_op_threads() -> int:
     """Return how many threads an operation uses."""
-    return int(tf.config.threading.get_intra_op_parallelism_threads()) or machine.cores()
+    set_here = int(tf.config.threading.get_intra_op_parallelism_threads())
+    return set_here or tensorflow_settings.threads() or machine.cores()
 
 
 def fingerprint(model: Any) -> dict[str, Any]:
@@ -45,6 +47,7 @@ def fingerprint(model: Any) -> dict[str, Any]:
     }
     if isa := os.environ.get("ONEDNN_MAX_CPU_ISA"):
         found["onednn_isa"] = isa
+    found |= tensorflow_settings.not_default(gpu=bool(found["accelerators"]))
     if model is not None:
         found["replicas"] = int(model.distribute_strategy.num_replicas_in_sync)
     return found

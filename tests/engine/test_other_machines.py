@@ -1,0 +1,130 @@
+"""What is odd about one machine fails no job: it is mended there, or the job is left to others."""
+
+import os
+import pwd
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.cli.main import main
+from runner.errors import SpecError
+from runner.queue.job import State
+from runner.training import quiet
+from tests.harness import QUICKSTART, REPOSITORY, Runner, sets
+
+NETWORK = """
+import warnings
+import keras
+
+class OwnStep(keras.Model):
+    def train_step(self, data):
+        return super().train_step(data)
+
+def build(*, input_shape, classes, own_step=False):
+    warnings.warn("this way is deprecated", DeprecationWarning)
+    warnings.warn("this is slow", UserWarning)
+    pixels = keras.Input(input_shape)
+    x = keras.layers.Flatten()(pixels)
+    y = keras.layers.Dense(classes, activation="softmax")(x)
+    return (OwnStep if own_step else keras.Model)(pixels, y)
+"""
+SHORT = {"training.epochs": 1, "evaluation": None, "model": {"name": "odd"}}
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    """A store, and a package of the user's own with the model `odd`."""
+    package = tmp_path / "package"
+    (package / "odd-1.dist-info").mkdir(parents=True)
+    (package / "odd-1.dist-info" / "METADATA").write_text("Name: odd\nVersion: 1\n")
+    (package / "odd-1.dist-info" / "entry_points.txt").write_text("[runner.models]\nodd = odd\n")
+    (package / "odd.py").write_text(NETWORK)
+    path = os.pathsep.join([str(package), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    return Runner(tmp_path / "store", environment={"PYTHONPATH": path})
+
+
+def test_warnings_that_are_errors_on_one_machine_fail_no_job(runner: Runner) -> None:
+    environment = {"PYTHONWARNINGS": "error"}
+    done = runner.run("submit", str(QUICKSTART), *sets(SHORT), environment=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert runner.status("quickstart")["state"] == "succeeded"
+
+
+def test_a_step_of_its_own_is_refused_where_the_network_is_built(runner: Runner) -> None:
+    """By `validate --build`, and by the worker: the job has failed before a step was made."""
+    own = {**SHORT, "model": {"name": "odd", "arguments": {"own_step": True}}}
+    for command in (["validate", "--build"], ["submit"]):
+        done = runner.run(*command, str(QUICKSTART), *sets(own))
+        assert done.returncode in (1, 2)
+        assert "the network is of the class OwnStep, whose own train_step" in done.stderr
+    job = runner.job("quickstart")
+    assert job is not None
+    assert (job.state, job.step, job.attempts) == (State.FAILED, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "command", [["submit", str(QUICKSTART)], ["resume"], ["work", "--until-empty"]]
+)
+def test_a_backend_that_runner_does_not_know_touches_no_job(
+    runner: Runner, command: list[str]
+) -> None:
+    """A job that is half trained stays as it is, for a machine that can go on with it."""
+    died = runner.run("submit", str(QUICKSTART), *sets(SHORT), sabotage="committed:1")
+    assert died.returncode == -9
+    before = runner.job("quickstart")
+    more = [] if command[0] != "submit" else [*sets(SHORT)]
+    done = runner.run(*command, *more, environment={"KERAS_BACKEND": "torch"})
+    assert done.returncode == 2, done.stderr
+    assert "Keras's backend is torch here" in done.stderr
+    assert "No job was touched" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert runner.job("quickstart") == before
+
+
+def test_the_backend_of_keras_own_settings_file_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    quiet.check_backend()
+    (tmp_path / "keras.json").write_text('{"backend": "torch"}')
+    with pytest.raises(SpecError, match="Keras's backend is torch here"):
+        quiet.check_backend()
+    (tmp_path / "keras.json").write_text("{")
+    quiet.check_backend()
+
+
+def test_a_backend_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name != "keras" else name)
+    with pytest.raises(SpecError, match="tensorflow is not installed here"):
+        quiet.check_backend()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
+def test_without_proc_tensorflow_would_abort(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job would be taken for one that kills its workers."""
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    monkeypatch.setattr(quiet, "_OWN_PROGRAM", "/nowhere/exe")
+    with pytest.raises(SpecError, match="TensorFlow aborts where /nowhere/exe is missing"):
+        quiet.check_backend()
+
+
+def test_a_user_without_a_home_names_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No entry in passwd and no HOME, as in many containers: a sentence, no traceback."""
+
+    def nobody(uid: int) -> Any:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "RUNNER_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["status"]) == 2
+    assert "name a store with --store or RUNNER_STORE" in capsys.readouterr().err
+    store = str(tmp_path / "store")
+    assert main(["submit", str(QUICKSTART), "--detach", "--store", store]) == 0
+    assert main(["status", "--store", store]) == 0

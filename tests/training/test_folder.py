@@ -1,0 +1,117 @@
+"""A training's own folder: a damaged record is said, and nothing is built upon it."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runner.checkpoint.checkpointer import Position, Snapshot
+from runner.checkpoint.policy import Latest
+from runner.errors import CheckpointError
+from runner.store import log
+from runner.training.folder import Folder
+
+FIELDS = (b'"checkpoints"', b'"best"', b'"token"', b'"step":3', b'"manifest"', b'"digest"')
+
+
+def save(path: Path, *steps: int) -> None:
+    folder = Folder(str(path), keep=Latest(2))
+    saver, _ = folder.open()
+    for step in steps:
+        state = [("model/w", np.full(3, step, dtype="float32"))]
+        position = Position(global_step=step)
+        saver.save(Snapshot(tensors=state, python={}, position=position), wait=True)
+    folder.close()
+
+
+def resumed_at(path: Path) -> int:
+    folder = Folder(str(path), keep=Latest(2))
+    _, restored = folder.open()
+    folder.close()
+    assert restored is not None
+    step = restored.position.global_step
+    assert restored.tensors["model/w"].tolist() == [step] * 3
+    return step
+
+
+def newest(path: Path) -> Path:
+    return max((path / "training/log").iterdir())
+
+
+def flip(path: Path, field: bytes, *, hashed: bool) -> None:
+    """Flip a bit of a field's name, in a record of today or in one of the first versions."""
+    data = path.read_bytes()
+    if not hashed:
+        data = json.dumps(log.decode(data, path.name), separators=(",", ":")).encode()
+    place = data.index(field) + 1
+    wrong = bytearray(data)
+    wrong[place] ^= 1
+    path.write_bytes(bytes(wrong))
+
+
+def first_versions(path: Path) -> None:
+    """Take the hashes out of all records."""
+    for file in [*(path / "training/log").iterdir(), path / "training/head.json"]:
+        record = log.decode(file.read_bytes(), file.name)
+        file.write_text(json.dumps(record, separators=(",", ":")))
+
+
+@pytest.mark.parametrize("hashed", [True, False], ids=["today", "first versions"])
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_damaged_record_has_a_copy_or_one_before_it(
+    tmp_path: Path, field: bytes, hashed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The copy gives the very state; without it the training goes on one checkpoint earlier."""
+    save(tmp_path, 1, 2, 3)
+    if not hashed:
+        first_versions(tmp_path)
+    record = newest(tmp_path)
+    flip(record, field, hashed=hashed)
+    damaged = record.read_bytes()
+    if field == b'"step":3' and not hashed:
+        return  # people's number only
+    assert resumed_at(tmp_path) == 3
+    assert record.read_bytes() == damaged, "records are never changed"
+    save(tmp_path, 4)
+    (tmp_path / "training/head.json").unlink()
+    assert resumed_at(tmp_path) == 4
+
+    flip(newest(tmp_path), b'"checkpoints"', hashed=True)
+    name = newest(tmp_path).name
+    (tmp_path / "training/head.json").unlink()
+    with caplog.at_level(logging.WARNING):
+        assert resumed_at(tmp_path) == 4, "the claim before it names the same checkpoints"
+    assert f"training/log/{name}" in caplog.text
+    assert "The record before it is used: the training goes on from step 4" in caplog.text
+    save(tmp_path, 5)
+    assert resumed_at(tmp_path) == 5
+
+
+def test_where_no_record_is_whole_the_object_is_named_and_nothing_is_written(
+    tmp_path: Path,
+) -> None:
+    save(tmp_path, 1, 2)
+    first_versions(tmp_path)
+    files = [*(tmp_path / "training/log").iterdir(), tmp_path / "training/head.json"]
+    for file in files:
+        flip(file, b'"checkpoints"', hashed=False)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(CheckpointError, match="another folder") as caught:
+        resumed_at(tmp_path)
+    assert f"training/log/{newest(tmp_path).name}" in str(caught.value)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_two_folders_after_damage_never_share_a_token(tmp_path: Path) -> None:
+    """The damaged record may have been another program's claim."""
+    save(tmp_path, 1, 2)
+    tokens = [json.loads(newest(tmp_path).read_text())["token"]]
+    for _ in range(3):
+        flip(newest(tmp_path), b'"token"', hashed=True)
+        (tmp_path / "training/head.json").unlink()
+        assert resumed_at(tmp_path) == 1
+        tokens = [*tokens, json.loads(newest(tmp_path).read_text())["token"]]
+    assert len(set(tokens)) == len(tokens)
+    assert tokens == sorted(tokens)
