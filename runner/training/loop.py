@@ -27,6 +27,7 @@ from runner.checkpoint.policy import Every, Since, fits
 from runner.checkpoint.reading import Restored
 from runner.errors import PreemptedError, StoreError, StoreRefusedError, TrainingError
 from runner.training import backends, numerics, private, reach
+from runner.training.attributes import Attributes
 from runner.training.best import Best
 from runner.training.hiding import HiddenSteps
 from runner.training.observers import Observers
@@ -57,7 +58,7 @@ Logs = Mapping[str, Any] | None
 #: of the time that a checkpoint is written in the background, what steps take longer by (measured
 #: on two cores; a machine with more of them loses less)
 WRITER_SHARE = 0.25
-WALK_SHARE = 200.0  #: looks for new variables take less than 1/200 of the time
+WALK_SHARE = 1000.0  #: looks for what is new take less than a thousandth of the time
 PAUSE_SECONDS = 0.5  #: between two looks whether the bucket is back
 PROGRESS_SECONDS = 0.5  #: between two looks at the metrics: each look waits for the device
 
@@ -117,6 +118,7 @@ class Loop:
         self._passed_over = False  # nothing is trained or saved: a later fit has the checkpoint
         self._late = False  # some of the state comes only with the first step
         self._changed: list[str] = []  # what a callback has exchanged: no checkpoint can hold it
+        self._audits = 2  # checkpoints at which to look for what is in none
         self._walk_seconds = 0.0  # what looking for variables took
         self._walked_at = 0.0
         self._shortcuts = Shortcuts()
@@ -166,6 +168,9 @@ class Loop:
         self._numerics = {**numerics.fingerprint(self.model), **self._source.fingerprint()}
         self._program = description(self.model, fit, self._source)
         self._structure = Structure(self.model, fit)
+        self._attributes = Attributes(
+            self._variables.parts, self._observers.covered(), self._settings.warn
+        )
         self._position = replace(self._settings.start, epoch=fit.initial_epoch)
         if self._restored is not None:
             self._begin_resumed(self._restored)
@@ -481,6 +486,7 @@ class Loop:
                         f"{name.removeprefix(MORE)} was made in mid-training: a resumed program "
                         "does not have it and can't give it its state back. Make it before fit."
                     )
+            self._attributes.look()
         return self._changed
 
     def _fits(self) -> bool:
@@ -590,6 +596,9 @@ class Loop:
             return  # it stays due, and is taken a step later
         started = time.perf_counter()
         snapshot = self._snapshot(logs)
+        if self._looked and self._audits:  # the first two after the first step
+            self._audits -= 1
+            self._attributes.look()
         left = self._settings.urgency.seconds_left if wait else None
         taken = self._checkpointer.save(snapshot, best=best, wait=wait, seconds=left)
         if wait and not taken:  # what is committed too late must not count as the end of a fit
@@ -609,6 +618,7 @@ class Loop:
         python["logs"] = plain_logs(logs)
         python["source"] = self._source.to_json()
         python["fit"] = self._settings.number
+        python["attributes"] = self._attributes.capture()
         python["tracing"] = self._tracing.to_json()
         python["program"] = self._program
         python["best"] = self._settings.best.to_json() if self._settings.best else None
@@ -635,6 +645,7 @@ class Loop:
         but = [self._rate_name] if self._keeps_rate(restored) else []
         self._variables.assign(self._state(restored), but=but)
         self._observers.restore(restored.python, restored.tensors)
+        self._attributes.restore(restored.python.get("attributes") or {})
         self._history_before = dict(restored.python.get("history_before") or {})
         self.epoch_times = list(restored.python.get("epoch_times") or [])
         if self._settings.best is not None:

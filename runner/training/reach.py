@@ -32,7 +32,8 @@ _LEAVES = (
     type, types.ModuleType, types.BuiltinFunctionType, types.GeneratorType, types.CodeType,
     types.FrameType, types.TracebackType, np.ndarray, np.generic, np.dtype, keras.KerasTensor,
 )  # fmt: skip
-_PARTS = (
+#: what a training is made of, be it Keras's own or a class of the program
+PARTS = (
     keras.Layer,
     keras.optimizers.Optimizer,
     keras.Metric,
@@ -89,7 +90,7 @@ def program_parts(model: Any) -> list[Found]:
     return [
         (path, value)
         for path, value in walk([("model", model)], leaf=is_leaf)
-        if isinstance(value, _PARTS) and not is_library(type(value).__module__)
+        if isinstance(value, PARTS) and not is_library(type(value).__module__)
     ]
 
 
@@ -154,7 +155,7 @@ def _is_part(value: Any) -> bool:
     module = type(value).__module__
     if module.startswith("keras."):
         return not module.startswith(("keras.src.ops.node", "keras.src.utils.tracking"))
-    return isinstance(value, _PARTS) or _is_tensorflow_part(value)
+    return isinstance(value, PARTS) or _is_tensorflow_part(value)
 
 
 def _is_tensorflow_part(value: Any) -> bool:

@@ -60,7 +60,11 @@ class Variables:
                 names = self._add(name, variable)
                 if group == "model" and not getattr(variable, "trainable", True):
                     self.still.update(names)
-        found = reach.walk([("model", model), *roots], leaf=self._backend.is_variable, known=ours)
+        found = list(
+            reach.walk([("model", model), *roots], leaf=self._backend.is_variable, known=ours)
+        )
+        #: models, layers, optimizers, metrics, losses and callbacks on the way to them
+        self.parts = [one for one in found if isinstance(one[1], reach.PARTS)]
         for path, value in (*found, *captured):
             if self._backend.is_variable(value):
                 self._add(f"{MORE}{path}", value)

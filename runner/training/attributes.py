@@ -1,0 +1,114 @@
+"""What the program sets on objects of Keras's kinds: a rate that a callback lowers, a counter.
+
+Variables are all found, and so is the Python state of callbacks and of the program's own classes.
+What is left are attributes of Keras's own layers, models and optimizers. Plain values that change
+in training are saved and restored; of all others it is named what changes and is in no checkpoint.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from runner.checkpoint.plain import NotPlainError, decode, encode
+from runner.training.reach import Found, attributes
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
+#: what Keras itself changes as it trains
+_KERAS_S_OWN = frozenset({"built", "stop_training", "stop_evaluating", "params", "history"})
+_LOOKED_AT = frozenset({"_trainable"})  #: what it changes for the program
+_LONGEST = 100  #: entries of a container that is looked into
+_LARGEST = 16 * 2**20  #: bytes of an array that is looked at
+
+
+class Attributes:
+    """The attributes that no other part of a checkpoint holds.
+
+    Args:
+        parts: paths and objects, as the program made them.
+        covered: ids of objects and names of their attributes that are held elsewhere.
+        warn: told once of each attribute that changes and is in no checkpoint.
+    """
+
+    def __init__(
+        self, parts: Sequence[Found], covered: set[tuple[int, str]], warn: Callable[[str], None]
+    ) -> None:
+        self._parts = dict(parts)
+        self._covered = covered
+        self._warn = warn
+        self._plain = [
+            (f"{path}.{name}", vars(part), name, value)
+            for path, part, name, value in self._open()
+            if isinstance(value, _PLAIN) and name in getattr(part, "__dict__", ())
+        ]
+        self._saved = {key for key, _, name, _ in self._plain if name not in _LOOKED_AT}
+        self._before: dict[str, Any] = {}
+        self._said: set[str] = set()
+
+    def _open(self) -> Iterator[tuple[str, Any, str, Any]]:
+        """Yield path, object, name and value of each attribute that is nobody else's."""
+        for path, part in self._parts.items():
+            for name, value in attributes(part).items():
+                if name in _KERAS_S_OWN or (id(part), name) in self._covered:
+                    continue
+                if not name.startswith("_") or name in _LOOKED_AT:
+                    yield path, part, name, value
+
+    def capture(self) -> dict[str, Any]:
+        """Return the plain values that are others than in the beginning, as JSON."""
+        found = {}
+        for key, values, name, first in self._plain:
+            value = values.get(name, first)
+            if value is not first and isinstance(value, _PLAIN) and key in self._saved:
+                found[key] = encode(value, _refuse)
+        return found
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Set the values that had changed before the kill."""
+        for key, _, name, _ in self._plain:
+            if key in saved:
+                setattr(self._parts[key.removesuffix(f".{name}")], name, decode(saved[key], _none))
+
+    def look(self) -> None:
+        """Compare what is not saved with the last look, and name what is another."""
+        now = {
+            f"{path}.{name}": _print(value)
+            for path, _, name, value in self._open()
+            if f"{path}.{name}" not in self._saved
+        }
+        for name, value in now.items():
+            if self._before.get(name, value) != value and name not in self._said:
+                self._said.add(name)
+                self._warn(
+                    f"{name} has changed in mid-training and is in no checkpoint: after a resume "
+                    "it is what the program sets it to. If a step or a callback reads it, let a "
+                    "callback keep it in an attribute of its own, or make it with add_weight."
+                )
+        self._before = now
+
+
+def _refuse(path: str, array: Any) -> str:
+    raise NotPlainError(f"{path}: an array of shape {array.shape}")
+
+
+def _none(name: str) -> Any:
+    raise KeyError(name)
+
+
+def _print(value: Any) -> Any:
+    """Return what is equal for equal values; None where that can't be said."""
+    if isinstance(value, _PLAIN):
+        return type(value), repr(value)
+    if isinstance(value, np.ndarray):
+        small = value.nbytes <= _LARGEST and not value.dtype.hasobject
+        return (value.shape, str(value.dtype), hash(value.tobytes())) if small else None
+    if isinstance(value, np.random.Generator):
+        return repr(value.bit_generator.state)
+    if isinstance(value, np.random.RandomState | random.Random):
+        state = value.get_state() if isinstance(value, np.random.RandomState) else value.getstate()
+        return hash(repr(state))
+    if isinstance(value, list | tuple | set | dict) and len(value) <= _LONGEST:
+        members = [*value, *value.values()] if isinstance(value, dict) else list(value)
+        return repr(value) if all(isinstance(member, _PLAIN) for member in members) else None
+    return None
