@@ -33,6 +33,7 @@ from runner.training.progress import OnProgress, Progress
 from runner.training.shortcuts import Shortcuts
 from runner.training.sources import Source, source_of
 from runner.training.state import Variables
+from runner.training.trace import Recorder
 from runner.training.urgency import NoHurry, Urgency
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class Settings:
     tell: Callable[[str], None] = logger.info  #: people, where a fit goes on
     waits: bool = False  #: for a bucket that is away when the training has ended
     discard: Callable[[], None] | None = None  #: removes all at the end, instead of saving it
+    recorder: Recorder | None = None  #: writes down each step, under `runner drill -- PROGRAM`
 
 
 class Loop:
@@ -144,6 +146,8 @@ class Loop:
             (c for c in others if isinstance(c, keras.callbacks.History)), keras.callbacks.History()
         )
         self._observers = Observers(others, warn=self._settings.warn)
+        if self._settings.recorder is not None:
+            self._settings.recorder.begin(self.model, fit, others)
         self._numerics = {**numerics.fingerprint(self.model), **self._source.fingerprint()}
         self._checkpointer, self._restored = self._open()
         self._position = replace(self._settings.start, epoch=fit.initial_epoch)
@@ -189,6 +193,7 @@ class Loop:
             self.final = finished.reference
         elif self._position.global_step or finished is not None:
             self._position = replace(self._position, step=0, moment="final", stop=self._stopped())
+            self._record()
             self._save_last(logs)
             self.final = self._checkpointer.last_committed
         self._release()
@@ -238,6 +243,7 @@ class Loop:
         if self._fresh:
             # Written while the first step is traced; waited for at that step's end.
             self._position = replace(self._position, moment="start")
+            self._record()
             self._save(None)
         self._originals["on_epoch_begin"](epoch, logs)
         if restored is not None and step > 0:
@@ -319,6 +325,7 @@ class Loop:
                 self.model.stop_training = True
 
     def _after_step(self, logs: Logs, *, epoch_end: bool = False, best: bool = False) -> None:
+        self._record()
         self._checkpointer.check()
         vouched = epoch_end or self._source.mid_epoch
         if vouched and self._checkpointer.overdue:
@@ -473,6 +480,12 @@ class Loop:
         self.epoch_times = list(restored.python.get("epoch_times") or [])
         if self._settings.best is not None:
             self._settings.best.from_json(restored.python.get("best"))
+        self._record(restored=True)
+
+    def _record(self, *, restored: bool = False) -> None:
+        if self._settings.recorder is not None:
+            snapshot = self._variables.snapshot()
+            self._settings.recorder.record(self._position, snapshot, restored=restored)
 
     def _saved_logs(self, restored: Restored) -> dict[str, Any]:
         logs: dict[str, Any] = decode(restored.python["logs"], restored.tensors.__getitem__)
