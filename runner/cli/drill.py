@@ -56,11 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", metavar="N", type=int, help="of the moments of the kills")
     parser.add_argument("--json", action="store_true", help="for programs: one JSON document")
-    job = parser.add_argument_group("of a job")
-    add_set_option(job)
-    add_store_option(job)
-    program = parser.add_argument_group("of a program")
-    script_drill.add_arguments(program)
+    add_set_option(parser)
+    add_store_option(parser)
+    script_drill.add_arguments(parser.add_argument_group("of a program"))
 
 
 def run(options: argparse.Namespace) -> int:

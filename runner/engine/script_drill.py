@@ -7,7 +7,6 @@ training, also where the program sets no seed. Nothing is printed here; what hap
 """
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -16,18 +15,18 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
 from runner.engine.drill import moments
 from runner.engine.preemption import StopRequest
-from runner.engine.traces import Trace, compare, read
+from runner.engine.traces import Reached, Trace, compare, read
 from runner.errors import PreemptedError, SpecError, TrainingError
 from runner.training.orders import VARIABLE, Orders, trace_file
 
 POLL_SECONDS = 0.05
-_LAST_LINES = 8
-_STEP = re.compile(rb'"step": (\d+)')
+_LAST_LINES = 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,12 +133,18 @@ class ScriptDrill:
         self._check(whole)
         steps = list(dict.fromkeys((line.fit, line.step) for line in whole.trace.made if line.step))
         yield Said(text=f"undisturbed: {len(steps)} steps in {whole.seconds:.1f} s")
+        seconds = whole.trace.step_seconds * len(steps)
         plan = moments(
-            self._random, self._kills, steps=len(steps), training=whole.seconds, evaluation=0.0
+            self._random, self._kills, steps=len(steps), training=seconds, evaluation=0.0
         )
         targets = [(*steps[int(moment.step)], moment.then_seconds) for moment in plan]
         attempts = yield from self._killed(targets)
-        differences = compare(whole.trace, [one.trace for one in attempts], self._ignored)
+        differences = compare(
+            whole.trace,
+            [one.trace for one in attempts],
+            ignored=self._ignored,
+            ended=not attempts[-1].code,
+        )
         return ScriptVerdict(
             differences=(*_failure(attempts[-1], len(attempts)), *differences),
             kills=_deaths(attempts),
@@ -158,7 +163,7 @@ class ScriptDrill:
             attempts.append(last)
             if not last.trace.killed:
                 break
-            yield Said(text=f"kill {number}: after step {last.trace.lines[-1].step}")
+            yield Said(text=f"kill {number} of {self._kills}: after step {last.trace.reached}")
         return attempts
 
     def _check(self, whole: _Ended) -> None:
@@ -182,7 +187,7 @@ class ScriptDrill:
         trace = trace_file(folder, orders.attempt)
         output = folder / f"output-{orders.attempt}.txt"
         process = self._start(folder, output)
-        began, reached = time.monotonic(), _Reached(trace)
+        began, reached = time.monotonic(), Reached(trace)
         try:
             while process.poll() is None:
                 if self._stop.reason is not None:
@@ -217,25 +222,6 @@ class ScriptDrill:
             raise SpecError(f"{self._program[0]!r} can't be run: {error.strerror}.") from None
 
 
-class _Reached:
-    """How far a process is, by its trace as it grows."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._read = self._step = 0
-
-    def step(self) -> int:
-        """Return the newest step."""
-        if self._path.exists():
-            with self._path.open("rb") as file:
-                file.seek(self._read)
-                news = file.read()
-            self._read += len(news)
-            for found in _STEP.findall(news):
-                self._step = int(found)
-        return self._step
-
-
 def _end(process: "subprocess.Popen[bytes]") -> None:
     """End a process and what it has left behind."""
     if hasattr(os, "killpg"):
@@ -255,12 +241,10 @@ def _deaths(attempts: Sequence[_Ended]) -> tuple[Death, ...]:
         Death(
             number=number,
             fit=dead.trace.lines[-1].fit,
-            step=dead.trace.lines[-1].step,
+            step=dead.trace.reached,
             resumed_at=following.trace.resumed_at,
         )
-        for number, (dead, following) in enumerate(
-            zip(attempts, attempts[1:], strict=False), start=1
-        )
+        for number, (dead, following) in enumerate(pairwise(attempts), start=1)
     )
 
 

@@ -7,11 +7,15 @@ made twice, before a kill and after the resume, must have been the same both tim
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 MOMENTS = ("start", "batch", "epoch", "final")  #: at one step, in this order
+_STEP = re.compile(rb'"step": (\d+)')
 _SHOWN = 6  #: names of what differs at one step
 Key = tuple[int, int, int]
 
@@ -24,6 +28,7 @@ class Line:
     step: int
     epoch: int  #: epochs done
     moment: str
+    at: float  #: by the process's monotonic clock
     restored: bool  #: as a checkpoint brought it back
     batches: Sequence[str] | None  #: read since the line before; None where they can't be seen
     variables: Mapping[str, str]
@@ -52,11 +57,28 @@ class Trace:
 
     lines: Sequence[Line] = ()
     killed: bool = False  #: on order
+    warnings: Sequence[str] = ()  #: that runner gave
 
     @property
     def made(self) -> list[Line]:
         """The lines of steps that were made, not restored."""
         return [line for line in self.lines if not line.restored]
+
+    @property
+    def step_seconds(self) -> float:
+        """What a step usually takes, the writing down included."""
+        steps = [line for line in self.made if line.moment == "batch"]
+        each = [
+            (later.at - line.at) / (later.step - line.step)
+            for line, later in pairwise(steps)
+            if later.step > line.step
+        ]
+        return median(each) if each else 0.0
+
+    @property
+    def reached(self) -> int:
+        """The step of its last line."""
+        return self.lines[-1].step if self.lines else 0
 
     @property
     def resumed_at(self) -> int:
@@ -66,20 +88,43 @@ class Trace:
 
 def read(path: Path) -> Trace:
     """Return a trace; its last line may have been cut short by a kill."""
-    lines, killed, names = [], False, {field.name for field in fields(Line)}
+    names = {field.name for field in fields(Line)}
+    found = []
     for text in path.read_bytes().splitlines() if path.exists() else ():
-        try:
-            data = json.loads(text)
-        except ValueError:
-            continue
-        killed = killed or "killed" in data
-        if names <= data.keys():
-            lines.append(Line(**data))
-    return Trace(lines=lines, killed=killed)
+        with suppress(ValueError):
+            found.append(json.loads(text))
+    return Trace(
+        lines=[Line(**data) for data in found if data.keys() == names],
+        killed=any("killed" in data for data in found),
+        warnings=[data["warned"] for data in found if "warned" in data],
+    )
+
+
+class Reached:
+    """How far a process is, by its trace as it grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read = self._step = 0
+
+    def step(self) -> int:
+        """Return the newest step."""
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._read)
+                news = file.read()
+            self._read += len(news)
+            for found in _STEP.findall(news):
+                self._step = int(found)
+        return self._step
 
 
 def compare(
-    undisturbed: Trace, attempts: Sequence[Trace], ignored: Sequence[str] = ()
+    undisturbed: Trace,
+    attempts: Sequence[Trace],
+    *,
+    ignored: Sequence[str] = (),
+    ended: bool = True,
 ) -> list[str]:
     """Return in words what differs, what differs first before all else.
 
@@ -87,8 +132,12 @@ def compare(
         undisturbed: of a run that nobody killed.
         attempts: of the one that was, in order.
         ignored: patterns of names that may differ.
+        ended: the last attempt came to an end, and should have made everything.
     """
-    return list(_Comparison(undisturbed, attempts, ignored).words())
+    comparison = _Comparison(undisturbed, attempts, ignored)
+    words = [*comparison.steps(), *(comparison.ends() if ended else ())]
+    warned = dict.fromkeys(text for attempt in attempts for text in attempt.warnings)
+    return [*words, *(f"runner had said: {text}" for text in warned)] if words else []
 
 
 class _Comparison:
@@ -103,7 +152,7 @@ class _Comparison:
             *map(_constant, [undisturbed, *(one for one in attempts if one.made)])
         )
 
-    def words(self) -> Iterator[str]:
+    def steps(self) -> Iterator[str]:
         made = [(line, attempt) for attempt in self._attempts for line in attempt.made]
         made = [(line, attempt) for line, attempt in made if line.key in self._truth]
         made.sort(key=lambda pair: pair[0].key)
@@ -114,7 +163,6 @@ class _Comparison:
         if first is not None:
             yield self._first(first[0])
             yield from self._resume(*first)
-        yield from self._ends({line.key for line, _ in made})
 
     def _reads_other(self, line: Line) -> bool:
         one, other = line.batches, self._truth[line.key].batches
@@ -142,18 +190,19 @@ class _Comparison:
     def _resume(self, line: Line, attempt: Trace) -> Iterator[str]:
         """Say what was already other when the attempt went on: the cause, if anything is."""
         restored = [one for one in attempt.lines if one.restored and one.key in self._truth]
-        if not restored:
+        begin = next((one for one in reversed(restored) if one.key <= line.key), None)
+        if begin is None:
             return
-        begin = restored[-1]
         names = self._differing(begin, allowed=self._constant)
         if names:
             yield f"not as before the kill when it went on after {begin.where()}:" + _listed(
                 "", names
             )
         else:
-            yield f"it went on after {begin.where()}, with all that is compared as it was"
+            yield f"all that is compared was as before when it went on after {begin.where()}"
 
-    def _ends(self, made: set[Key]) -> Iterator[str]:
+    def ends(self) -> Iterator[str]:
+        made = {line.key for attempt in self._attempts for line in attempt.made}
         lacking = sorted(key for key in self._truth.keys() - made if key[1])
         if lacking:
             yield f"never made when killed: {self._truth[lacking[0]].where()}" + (
@@ -185,5 +234,6 @@ def _short(value: str | None) -> str:
 def _listed(lead: str, names: Sequence[str]) -> str:
     if not names:
         return ""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{lead} {', '.join(map(shown, names[:_SHOWN]))}{more}"
+    short = list(dict.fromkeys(map(shown, names)))
+    more = f" and {len(short) - _SHOWN} more" if len(short) > _SHOWN else ""
+    return f"{lead} {', '.join(short[:_SHOWN])}{more}"

@@ -110,7 +110,11 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         if (recorder := Recorder.ordered()) is not None:  # in a place of its own, and at any step
             self._open = lambda: recorder.open(str(backup_dir), lasting=not delete_checkpoint)
             self._settings = replace(
-                self._settings, every=EverySteps(1), discard=None, recorder=recorder
+                self._settings,
+                every=EverySteps(1),
+                discard=None,
+                recorder=recorder,
+                warn=recorder.warn,
             )
         self._loop: Loop | None = None
 

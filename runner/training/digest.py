@@ -11,8 +11,8 @@ import random
 import sys
 import types
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -50,7 +50,7 @@ def of_array(array: Any) -> str:
 
 
 @functools.cache
-def set_by_keras(kind: type) -> frozenset[str]:
+def set_by_keras(kind: Any) -> frozenset[str]:
     """Return the names of the attributes that Keras's own code sets on objects of a class."""
     codes = [
         function.__code__
@@ -132,7 +132,7 @@ def _of_object(value: Any) -> list[Any] | None:
 
 def attributes(value: Any) -> dict[str, Any]:
     """Return an object's attributes, without those that are Keras's own."""
-    theirs = set_by_keras(type(value))
+    theirs = set_by_keras(cast(Hashable, type(value)))
     found = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in theirs}
     for kind in type(value).__mro__:
         slots = kind.__dict__.get("__slots__", ())

@@ -8,14 +8,16 @@ The training itself is the same as without. The folder also says when to end thi
 
 import functools
 import json
+import logging
 import os
 import random
 import shutil
 import signal
 import sys
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,11 @@ from runner.training.digest import attributes, digest, is_own, of_array
 from runner.training.folder import Folder
 from runner.training.orders import VARIABLE, Orders, trace_file
 
-#: attributes of callbacks that are the running fit's, or clocks of Keras's TensorBoard
-_NO_STATE = {"_model", "params", "validation_data", "_batch_start_time", "_epoch_start_time"}
+logger = logging.getLogger(__name__)
+
+#: attributes of callbacks that are the running fit's, handles, or clocks of Keras's TensorBoard
+_NO_STATE = {"_model", "params", "validation_data", "csv_file", "writer", "_writers"}
+_NO_STATE |= {"_batch_start_time", "_epoch_start_time"}
 
 
 class Recorder:
@@ -96,6 +101,7 @@ class Recorder:
                     "step": step,
                     "epoch": position.epoch,
                     "moment": moment,
+                    "at": time.monotonic(),
                     "restored": restored,
                     "batches": None if self._ahead is None else self._taken,
                     "variables": {name: of_array(tensor) for name, tensor in variables},
@@ -105,6 +111,11 @@ class Recorder:
             self._taken = []
         if not restored:
             self._obey(position)
+
+    def warn(self, text: str) -> None:
+        """Pass a warning on; where something differs, it may be the reason."""
+        self._write({"warned": text})
+        logger.warning(text)
 
     def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line).encode() + b"\n")
@@ -178,35 +189,44 @@ def python_state(model: Any, callbacks: Sequence[Any]) -> dict[str, str]:
     layers, optimizer = private.all_layers(model), getattr(model, "optimizer", None)
     known = {id(each) for each in (*layers, optimizer, *model.variables)}
     found: dict[str, Any] = {"random": random.getstate(), "numpy.random": np.random.get_state()}
+    losses = keras.tree.flatten(getattr(model, "loss", None))
     seen: Counter[str] = Counter()
-    for owner in (*layers, optimizer, getattr(model, "loss", None), *callbacks):
-        kind = _kind(owner, model)
-        if kind is not None:
-            seen[kind] += 1
-            name = f"{kind}#{seen[kind]}" if seen[kind] > 1 else kind
-            found |= {f"{name}{key}": value for key, value in _held(owner).items()}
+    for owner in (*layers, optimizer, *losses, *model.metrics, *callbacks):
+        kind = "model" if owner is model else _kind(owner)
+        seen[kind] += 1
+        name = f"{kind}#{seen[kind]}" if seen[kind] > 1 else kind
+        found |= {f"{name}{key}": value for key, value in _held(owner, known).items()}
     return {name: digest(value, known) for name, value in found.items()}
 
 
-def _kind(owner: Any, model: Any) -> str | None:
-    """Return what people call it; None of what holds nothing beside its variables."""
+def _kind(owner: Any) -> str:
     name = type(owner).__name__
-    if isinstance(owner, keras.callbacks.ProgbarLogger):  # only draws
-        return None
     if isinstance(owner, keras.callbacks.Callback):
         return f"callback {name}"
-    if not is_own(owner):
-        return None
-    if owner is model:
-        return "model"
     if isinstance(owner, keras.layers.Layer):
         return f"layer {owner.name}"
-    return f"{'optimizer' if isinstance(owner, keras.optimizers.Optimizer) else 'loss'} {name}"
+    if isinstance(owner, keras.optimizers.Optimizer):
+        return f"optimizer {name}"
+    return f"{'metric' if isinstance(owner, keras.metrics.Metric) else 'loss'} {name}"
 
 
-def _held(owner: Any) -> dict[str, Any]:
-    if not isinstance(owner, keras.callbacks.Callback):
+def _held(owner: Any, known: Collection[int]) -> dict[str, Any]:
+    """Return what somebody holds that may be state, by attribute."""
+    if isinstance(owner, keras.callbacks.ProgbarLogger):  # only draws
+        return {}
+    if isinstance(owner, keras.callbacks.Callback):
+        if hasattr(owner, "get_state") and hasattr(owner, "set_state"):
+            return {"": owner.get_state()}  # it says itself what it is
+        return {f".{key}": value for key, value in vars(owner).items() if key not in _NO_STATE}
+    if is_own(owner):
         return {f".{key}": value for key, value in attributes(owner).items()}
-    if hasattr(owner, "get_state") and hasattr(owner, "set_state"):
-        return {"": owner.get_state()}  # it says itself what it is
-    return {f".{key}": value for key, value in vars(owner).items() if key not in _NO_STATE}
+    if isinstance(owner, keras.layers.Layer):  # such as a stateful LSTM
+        held = {f".{key}": _unknown(value, known) for key, value in vars(owner).items()}
+        return {key: variables for key, variables in held.items() if variables}
+    return {}
+
+
+def _unknown(value: Any, known: Collection[int]) -> list[Any]:
+    """Return the variables in an attribute that are not the training's anyway."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    return [one for one in parts if isinstance(one, keras.Variable) and id(one) not in known]
