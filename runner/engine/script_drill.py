@@ -27,6 +27,7 @@ from runner.training.orders import VARIABLE, Orders, trace_file
 
 POLL_SECONDS = 0.05
 _LAST_LINES = 15
+_TEMPORARY = "tmp"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,7 @@ class ScriptDrill:
 
     def _both(self) -> Generator[Event, None, ScriptVerdict]:
         for name in ("undisturbed", "killed"):
-            (self.folder / name).mkdir()
+            (self.folder / name / _TEMPORARY).mkdir(parents=True)
         start = str(self.folder / "killed")
         yield Said(text="undisturbed: nobody kills it")
         whole = yield from self._attempt("undisturbed", replace(self._orders, start=start))
@@ -215,7 +216,11 @@ class ScriptDrill:
                     stdin=subprocess.DEVNULL,
                     stdout=said,
                     stderr=said,
-                    env={**os.environ, VARIABLE: str(folder)},
+                    env={
+                        **os.environ,
+                        VARIABLE: str(folder),
+                        "TMPDIR": str(folder / _TEMPORARY),  # whoever is killed leaves things there
+                    },
                     start_new_session=True,  # ends with all that it started
                 )
         except OSError as error:

@@ -83,7 +83,7 @@ class Trace:
     @property
     def resumed_at(self) -> int:
         """The step with which it went on; 0 from the beginning."""
-        return next((line.step for line in self.lines if line.restored), 0)
+        return next((line.step for line in reversed(self.lines) if line.restored), 0)
 
 
 def read(path: Path) -> Trace:

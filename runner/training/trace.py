@@ -53,7 +53,8 @@ class Recorder:
         self._ahead: list[str] | None = None  #: batches that were read, and taken by no step yet
         self._taken: list[str] = []  #: by the steps since the last line
         self._step = 0
-        self._copied = self._dying = False
+        self._copied = False
+        self._killer: threading.Timer | None = None
 
     @classmethod
     def ordered(cls) -> "Recorder | None":
@@ -93,8 +94,8 @@ class Recorder:
         if self._ahead and not restored:
             self._taken += self._ahead[: step - self._step]
             del self._ahead[: step - self._step]
-        self._step = step
-        if restored or moment != "batch" or step % self._orders.every == 0:
+        every, before, self._step = self._orders.every, self._step, step
+        if restored or moment != "batch" or step // every > before // every:
             self._write(
                 {
                     "fit": self._fit,
@@ -158,14 +159,21 @@ class Recorder:
         if orders.start and not self._copied:
             self._copied = True  # before the first step ends, nothing else is saved
             shutil.copytree(self._folder / self._place, Path(orders.start) / self._place)
-        if _is_over(position.global_step, orders.steps) or (
-            position.moment == "epoch" and _is_over(position.epoch, orders.epochs)
+        if (
+            orders.kill
+            and not self._killer
+            and (self._fit, position.global_step) >= orders.kill[:2]
         ):
+            self._killer = threading.Timer(orders.kill[2], self._die)
+            self._killer.start()
+        over = _is_over(position.global_step, orders.steps) or (
+            position.moment == "epoch" and _is_over(position.epoch, orders.epochs)
+        )
+        if self._killer and (over or position.moment == "final"):
+            self._killer.join()  # else it would come too late
+        if over:
             sys.stdout.flush()
             os._exit(0)
-        if orders.kill and not self._dying and (self._fit, position.global_step) >= orders.kill[:2]:
-            self._dying = True
-            threading.Timer(orders.kill[2], self._die).start()
 
     def _die(self) -> None:
         self._write({"killed": True})
