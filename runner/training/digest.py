@@ -133,7 +133,10 @@ def _of_object(value: Any) -> list[Any] | None:
 def attributes(value: Any) -> dict[str, Any]:
     """Return an object's attributes, without those that are Keras's own."""
     theirs = set_by_keras(cast(Hashable, type(value)))
-    found = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in theirs}
+    held = getattr(value, "__dict__", {}).items()
+    found = {
+        k: v for k, v in held if k not in theirs and not k.startswith("_self_")
+    }  # TensorFlow's
     for kind in type(value).__mro__:
         slots = kind.__dict__.get("__slots__", ())
         names = (slots,) if isinstance(slots, str) else slots

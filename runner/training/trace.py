@@ -195,7 +195,8 @@ def _is_over(done: int, most: int | None) -> bool:
 def python_state(model: Any, callbacks: Sequence[Any]) -> dict[str, str]:
     """Return hashes of all that is no variable of the training, by names for people."""
     layers, optimizer = private.all_layers(model), getattr(model, "optimizer", None)
-    known = {id(each) for each in (*layers, optimizer, *model.variables)}
+    variables = (*model.variables, *model.metrics_variables)
+    known = {id(each) for each in (*layers, optimizer, *variables)}
     found: dict[str, Any] = {"random": random.getstate(), "numpy.random": np.random.get_state()}
     losses = keras.tree.flatten(getattr(model, "loss", None))
     seen: Counter[str] = Counter()
