@@ -6,7 +6,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +14,7 @@ from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from runner.cli import script_drill
 from runner.cli.common import add_store_option, open_queue, say, store_url
 from runner.cli.exit import Exit
 from runner.cli.specs import add_set_option
@@ -22,36 +23,56 @@ from runner.errors import PreemptedError, SpecError
 
 if TYPE_CHECKING:
     from runner.engine.drill import Drill, Event, Kill, Verdict
+    from runner.engine.script_drill import ScriptVerdict
     from runner.spec import JobSpec
 
 LEASE_SECONDS = "9"  # a heartbeat every 1.5 s, so that little is unknown about the moment of death
 MOST_KILLS = 1000
 PLAIN_SECONDS = 10.0  #: between plain progress lines
+EPILOG = """\
+With a SPEC, or with nothing: a job is trained in the store, once undisturbed and once killed
+(SIGKILL), and digest, History and evaluation are compared.
+
+With `-- PROGRAM`, such as `runner drill -- python train.py`: any program whose fit has a
+runner.BackupAndRestore. It runs in this folder, once undisturbed and once killed and started again,
+with its backup in a temporary folder; its own is not touched. After each step all variables, the
+batches, History and what callbacks and layers hold are compared; what differs first is named.
+"""
 HEADER = ("KILL", "DURING", "AT STEP", "LOST STEPS", "RECOVERY")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `drill`."""
+    """The options of `drill`, in both of its forms."""
+    parser.usage = (
+        f"{parser.prog} [OPTIONS] [SPEC]\n       {parser.prog} [OPTIONS] -- PROGRAM [...]"
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
     parser.add_argument(
         "spec", metavar="SPEC", nargs="?", type=Path, help="a JSON file (default: a small built-in)"
     )
     parser.add_argument(
         "--kills", metavar="N", type=int, default=5, help="how often to kill (default: 5)"
     )
-    add_set_option(parser)
+    parser.add_argument("--seed", metavar="N", type=int, help="of the moments of the kills")
     parser.add_argument("--json", action="store_true", help="for programs: one JSON document")
+    add_set_option(parser)
     add_store_option(parser)
+    script_drill.add_arguments(parser.add_argument_group("of a program"))
 
 
 def run(options: argparse.Namespace) -> int:
     """Drill; exit code 0 only if nothing differs."""
+    if not 1 <= options.kills <= MOST_KILLS:
+        msg = f"--kills received {options.kills}; expected 1 to {MOST_KILLS}"
+        raise SpecError(msg)
+    script_drill.check(options)
+    if options.program is not None:
+        return script_drill.run(options)
     from runner.engine.drill import Drill
     from runner.training.check import check_data
 
     stop = catch_signals()
-    if not 1 <= options.kills <= MOST_KILLS:
-        msg = f"--kills received {options.kills}; expected 1 to {MOST_KILLS}"
-        raise SpecError(msg)
     spec = _spec(options)
     check_data(spec, source=str(options.spec or "drill"))
     queue, store = open_queue(options)
@@ -64,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
             "RUNNER_LEASE_SECONDS": os.environ.get("RUNNER_LEASE_SECONDS") or LEASE_SECONDS,
         },
         stop=stop,
-        random=Random(),
+        random=Random(options.seed),
         nonce=secrets.token_hex(4),
     )
     try:
@@ -77,7 +98,9 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(_document(verdict, drill, store.url), indent=2))
     else:
-        _show(verdict)
+        show_verdict(
+            [HEADER, *map(kill_cells, verdict.kills)], verdict_text(verdict), verdict.passed
+        )
     return Exit.DONE if verdict.passed else Exit.FAILED
 
 
@@ -137,33 +160,41 @@ def kill_text(kill: "Kill") -> str:
 
 def verdict_text(verdict: "Verdict") -> list[str]:
     """What the drill showed, the verdict first."""
+    killed = verdict.killed
+    same = f"final digest {killed.digest[:16]} at step {killed.step}, History"
+    same += ", evaluation" if killed.evaluation else ""
+    return verdict_lines(
+        verdict, same, "the job ended before a kill. Give it more training.epochs."
+    )
+
+
+def verdict_lines(verdict: "Verdict | ScriptVerdict", same: str, unproven: str) -> list[str]:
+    """What a drill showed: what is the same, what differs, or why nothing is known."""
     kills, planned = len(verdict.kills), verdict.planned
     times = f"killed {kills} times" if kills != 1 else "killed once"
     if kills < planned:
-        times += f" ({planned} were planned; the job ended before)"
+        times += f" ({planned} were planned; it ended before)"
     if verdict.differences:
         return [f"DIFFERENT after being {times}:", *(f"  {one}" for one in verdict.differences)]
     if not kills:
-        return ["NOTHING PROVEN: the job ended before a kill. Give it more training.epochs."]
-    same = f"final digest {verdict.killed.digest[:16]} at step {verdict.killed.step}, History"
-    same += ", evaluation" if verdict.killed.evaluation else ""
+        return [f"NOTHING PROVEN: {unproven}"]
     return [f"IDENTICAL, {times}: {same}"]
 
 
-def _show(verdict: "Verdict") -> None:
+def show_verdict(rows: Sequence[Sequence[str]], lines: Sequence[str], passed: bool) -> None:
+    """Print the table of kills and what was found."""
     from rich.console import Console
     from rich.text import Text
 
     from runner.cli.render import columns, show
 
-    rows = [HEADER, *map(kill_cells, verdict.kills)]
     show(columns(rows, styles=[""] * len(rows), styled=1))
-    first, *more = verdict_text(verdict)
     console = Console()
     if not console.is_terminal:
-        sys.stdout.write("\n".join([first, *more]) + "\n")
+        sys.stdout.write("\n".join(lines) + "\n")
         return
-    console.print(Text(first, "bold green" if verdict.passed else "bold red"))
+    first, *more = lines
+    console.print(Text(first, "bold green" if passed else "bold red"))
     for line in more:
         console.print(Text(line), soft_wrap=True)
 

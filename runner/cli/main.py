@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "drill": ("drill", "train once undisturbed and once killed, here, and compare every bit"),
     "doctor": ("doctor", "try this machine and the store, and say what they are good for"),
 }
+RUNS_PROGRAMS = "drill"  #: the command that takes a program and its arguments after `--`
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,8 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _mend_streams()
     _mend_warnings()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments, program = _split(arguments)
     parser = build_parser(arguments)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(arguments, argparse.Namespace(program=program))
     if options.command is None:
         parser.print_help()
         return Exit.USAGE
@@ -70,6 +72,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(f"runner: the output cannot be written: {error.strerror}\n")
         return Exit.STORAGE
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str] | None]:
+    """Part a command from the program after `--` that it runs; None where there is none."""
+    if arguments[:1] != [RUNS_PROGRAMS] or "--" not in arguments:
+        return arguments, None
+    end = arguments.index("--")
+    return arguments[:end], arguments[end + 1 :]
 
 
 def _mend_streams() -> None:

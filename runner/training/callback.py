@@ -7,6 +7,7 @@ It works off the training thread and keeps no half-written file.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import keras
@@ -30,6 +31,7 @@ from runner.training.best import Best
 from runner.training.folder import Folder
 from runner.training.loop import Loop, Settings
 from runner.training.progress import OnProgress
+from runner.training.trace import Recorder
 from runner.training.urgency import NoHurry, Urgency
 
 logger = logging.getLogger(__name__)
@@ -106,6 +108,15 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             tell=self._say,
             discard=self._folder.delete if delete_checkpoint else None,
         )
+        if (recorder := Recorder.ordered()) is not None:  # in a place of its own, and at any step
+            self._open = lambda: recorder.open(str(backup_dir), lasting=not delete_checkpoint)
+            self._settings = replace(
+                self._settings,
+                every=EverySteps(1),
+                discard=None,
+                recorder=recorder,
+                warn=recorder.warn,
+            )
         self._loop: Loop | None = None
 
     @classmethod

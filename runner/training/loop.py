@@ -37,6 +37,7 @@ from runner.training.progress import OnProgress, Progress
 from runner.training.shortcuts import Shortcuts
 from runner.training.sources import Source, check_validation, source_of
 from runner.training.state import MORE, Variables
+from runner.training.trace import Recorder
 from runner.training.tracing import Tracing
 from runner.training.urgency import NoHurry, Urgency
 
@@ -82,6 +83,7 @@ class Settings:
     number: int = 0  #: of this program's fits with this folder, how many have ended before
     waits: bool = False  #: for a bucket that is away when the training has ended
     discard: Callable[[], None] | None = None  #: removes all at the end, instead of saving it
+    recorder: Recorder | None = None  #: writes down each step, under `runner drill -- PROGRAM`
 
 
 class Loop:
@@ -165,6 +167,8 @@ class Loop:
         if self._restored is not None and self._belongs_to_a_later_fit(self._restored):
             return
         self._prepare()
+        if self._settings.recorder is not None:
+            self._settings.recorder.begin(self.model, fit, self._others)
         self._numerics = {**numerics.fingerprint(self.model), **self._source.fingerprint()}
         self._program = description(self.model, fit, self._source)
         self._structure = Structure(self.model, fit)
@@ -291,6 +295,7 @@ class Loop:
             self.final = None
         elif self._position.global_step or finished is not None:
             self._position = replace(self._position, step=0, moment="final", stop=self._stopped())
+            self._record()
             self._save_last(logs)
             self.final = self._checkpointer.last_committed
         self._release()
@@ -360,6 +365,7 @@ class Loop:
                 variable.assign(value)
             # Written while the first step runs; waited for at that step's end.
             self._position = replace(self._position, moment="start")
+            self._record()
             self._save(None)
         self._originals["on_epoch_begin"](epoch, logs)
         if restored is not None and step > 0:
@@ -446,6 +452,7 @@ class Loop:
             self.model.stop_training = True
 
     def _after_step(self, logs: Logs, *, epoch_end: bool = False, best: bool = False) -> None:
+        self._record()
         self._checkpointer.check()
         vouched = (epoch_end or self._source.mid_epoch) and not self._find_changes()
         if vouched and self._checkpointer.overdue:
@@ -650,6 +657,12 @@ class Loop:
         self.epoch_times = list(restored.python.get("epoch_times") or [])
         if self._settings.best is not None:
             self._settings.best.from_json(restored.python.get("best"))
+        self._record(restored=True)
+
+    def _record(self, *, restored: bool = False) -> None:
+        if self._settings.recorder is not None:
+            snapshot = self._variables.snapshot()
+            self._settings.recorder.record(self._position, snapshot, restored=restored)
 
     @property
     def _rate_name(self) -> str:
