@@ -51,7 +51,10 @@ class Dataset:
 
     def __post_init__(self) -> None:
         """Refuse what would become whole numbers without a word."""
-        found = {name: np.asarray(getattr(self, name)) for name in ("x_train", "x_test", "y_train", "y_test")}
+        found = {
+            name: np.asarray(getattr(self, name))
+            for name in ("x_train", "x_test", "y_train", "y_test")
+        }
         wrong = [
             _wrong_pixels(name, array) if name[0] == "x" else _wrong_numbers(name, array)
             for name, array in found.items()
