@@ -142,14 +142,20 @@ def test_a_job_is_trained_evaluated_and_exported_without_tensorflow(tmp_path: Pa
 
 
 RESUMED = """
+import time
 import numpy as np, keras
 from runner import BackupAndRestore
 from runner.training.private import set_random_seed
 
 class Stop(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        steps.clear()
     def on_train_batch_end(self, batch, logs=None):
-        if stop and self.model.optimizer.built and batch == 2:
-            raise KeyboardInterrupt
+        steps.append(batch)
+        if stop:
+            time.sleep(0.2)  # what is being saved is committed
+            if len(steps) == 8:
+                raise KeyboardInterrupt
 
 x = np.random.default_rng(0).normal(size=(50, 4))
 y = (x.sum(axis=1) > 0).astype(int)
@@ -163,7 +169,7 @@ def fit(folder, seed):
     history = model.fit(**data(), epochs=3, verbose=0, callbacks=[Stop(), backup])
     return [w.tobytes() for w in model.get_weights()], history.history, backup.final.digest
 
-stop = False
+stop, steps = False, []
 expected = fit("one", 1)
 stop = True
 try:
@@ -172,6 +178,7 @@ except KeyboardInterrupt:
     stop = False
 assert not stop
 assert fit("other", 2) == expected
+assert steps[0] > 0, "it began within an epoch"
 assert fit("third", 2) != expected
 """
 
