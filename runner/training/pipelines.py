@@ -171,9 +171,9 @@ def _captures_doubt(function: Any, graph: Any) -> str | None:
     for capture in function.captured_inputs:
         if capture.dtype == tf.variant and (reason := _captured_pipeline_doubt(capture)):
             return reason
-        if capture.dtype == tf.resource and id(capture) not in variables:
-            if _can_change(capture, keys - {0}):
-                return "a function in it reads a lookup table that can change"
+        other = capture.dtype == tf.resource and id(capture) not in variables
+        if other and _can_change(capture, keys - {0}):
+            return "a function in it reads a lookup table that can change"
     return None
 
 

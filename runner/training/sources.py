@@ -51,7 +51,7 @@ class Source(Protocol):
         """Return what a resume has to know."""
         return None
 
-    def from_json(self, saved: Any) -> None:
+    def from_json(self, saved: Any) -> None:  # noqa: ARG002 - most need nothing
         """Take over what was saved, before the first seek."""
         return
 

@@ -1,6 +1,7 @@
 """Whatever fit takes in memory, its batches are Keras's own: values, dtypes, shapes, kinds."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def jax_sparse() -> Any:
 Y = np.arange(N)
 DATA: dict[str, Callable[[], dict[str, Any]]] = {
     **{
-        dtype: lambda dtype=dtype: {"x": numbers(3, dtype=dtype), "y": Y}
+        dtype: partial(lambda dtype: {"x": numbers(3, dtype=dtype), "y": Y}, dtype)
         for dtype in ("float16", "float32", "float64", "int8", "int64", "uint8", "bool")
     },
     "x alone": lambda: {"x": numbers(3)},

@@ -141,15 +141,21 @@ def test_a_job_is_trained_evaluated_and_exported_without_tensorflow(tmp_path: Pa
     assert (tmp_path / "model.keras").stat().st_size > 10_000
 
 
-ARRAYS = """
+RESUMED = """
+import time
 import numpy as np, keras
 from runner import BackupAndRestore
 from runner.training.private import set_random_seed
 
 class Stop(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        steps.clear()
     def on_train_batch_end(self, batch, logs=None):
-        if stop and self.model.optimizer.built and batch == 2:
-            raise KeyboardInterrupt
+        steps.append(batch)
+        if stop:
+            time.sleep(0.2)  # what is being saved is committed
+            if len(steps) == 8:
+                raise KeyboardInterrupt
 
 x = np.random.default_rng(0).normal(size=(50, 4))
 y = (x.sum(axis=1) > 0).astype(int)
@@ -160,10 +166,10 @@ def fit(folder, seed):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("adam", loss, metrics=["accuracy"])
     backup = BackupAndRestore(folder, save_freq=1, delete_checkpoint=False)
-    history = model.fit(x, y, batch_size=10, epochs=3, verbose=0, callbacks=[Stop(), backup])
+    history = model.fit(**data(), epochs=3, verbose=0, callbacks=[Stop(), backup])
     return [w.tobytes() for w in model.get_weights()], history.history, backup.final.digest
 
-stop = False
+stop, steps = False, []
 expected = fit("one", 1)
 stop = True
 try:
@@ -172,14 +178,38 @@ except KeyboardInterrupt:
     stop = False
 assert not stop
 assert fit("other", 2) == expected
+assert steps[0] > 0, "it began within an epoch"
 assert fit("third", 2) != expected
 """
 
 
-def test_arrays_in_memory_are_put_in_an_order_that_a_resume_repeats(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", ARRAYS], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+#: what is given to fit
+DATA = {
+    "arrays": """
+def data():
+    return {"x": x, "y": y, "batch_size": 10}
+""",
+    "pipeline": """
+def data():
+    import tensorflow as tf
+    return {"x": tf.data.Dataset.from_tensor_slices((x, y)).batch(10)}
+""",
+    "endless pipeline": """
+def data():
+    import tensorflow as tf
+    data = tf.data.Dataset.from_tensor_slices((x, y)).repeat().batch(9)
+    return {"x": data, "steps_per_epoch": 4}
+""",
+}
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_data_resume_at_any_step(tmp_path: Path, data: str) -> None:
+    """Arrays are put in an order that a resume repeats, pipelines are skipped through."""
+    if data != "arrays" and not importlib.util.find_spec("tensorflow"):
+        pytest.skip("TensorFlow is not installed")
+    program = [sys.executable, "-c", DATA[data] + RESUMED]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -68,7 +68,11 @@ def said(x: Any, y: Any = None, **options: Any) -> tuple[Any, list[str]]:
 
 
 def test_arrays_whose_epochs_are_whole_passes_are_sought() -> None:
-    for options in ({"batch_size": 5}, {"steps_per_epoch": 4}, {"batch_size": 8, "steps_per_epoch": 3}):
+    for options in (
+        {"batch_size": 5},
+        {"steps_per_epoch": 4},
+        {"batch_size": 8, "steps_per_epoch": 3},
+    ):
         source, warnings = said(X, Y, **options)
         assert source.mid_epoch
         assert not warnings
@@ -146,7 +150,11 @@ def test_validation_that_is_the_same_in_each_pass_is_not_talked_of(make: Any) ->
     ("make", "name", "options"),
     [
         (lambda: pipeline().shuffle(9).batch(4), "tf.data pipeline", {}),
-        (lambda: pipeline().map(lambda x, y: (x + tf.random.normal([3]), y)).batch(4), "Random", {}),
+        (
+            lambda: pipeline().map(lambda x, y: (x + tf.random.normal([3]), y)).batch(4),
+            "Random",
+            {},
+        ),
         (lambda: Pieces(), "Pieces", {}),
         (lambda: itertools.repeat((X, Y)), "generator", {"validation_steps": 2}),
         (lambda: Batches(X, Y, batch_size=4, seed=1), "Batches", {}),
@@ -234,7 +242,7 @@ def test_what_may_end_is_not_called_endless() -> None:
     source, (warning,) = said(data, steps_per_epoch=4)
     assert not source.mid_epoch
     assert "add .repeat() at its end" in warning
-    assert said(data.repeat(), steps_per_epoch=4) [1] == []
+    assert said(data.repeat(), steps_per_epoch=4)[1] == []
 
 
 @pytest.mark.parametrize("steps", [2, 5, 9])
