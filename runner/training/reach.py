@@ -33,7 +33,7 @@ _LEAVES = (
     types.FrameType, types.TracebackType, np.ndarray, np.generic, np.dtype, keras.KerasTensor,
 )  # fmt: skip
 #: what a training is made of, be it Keras's own or a class of the program
-PARTS = (
+_PARTS = (
     keras.Layer,
     keras.optimizers.Optimizer,
     keras.Metric,
@@ -90,8 +90,13 @@ def program_parts(model: Any) -> list[Found]:
     return [
         (path, value)
         for path, value in walk([("model", model)], leaf=is_leaf)
-        if isinstance(value, PARTS) and not is_library(type(value).__module__)
+        if is_part(value) and not is_library(type(value).__module__)
     ]
+
+
+def is_part(value: Any) -> bool:
+    """Whether an object is a model, layer, metric, loss or optimizer; a callback is none."""
+    return isinstance(value, _PARTS) and not isinstance(value, keras.callbacks.Callback)
 
 
 def _parts(path: str, value: Any) -> Iterator[Found]:
@@ -155,7 +160,7 @@ def _is_part(value: Any) -> bool:
     module = type(value).__module__
     if module.startswith("keras."):
         return not module.startswith(("keras.src.ops.node", "keras.src.utils.tracking"))
-    return isinstance(value, PARTS) or _is_tensorflow_part(value)
+    return isinstance(value, _PARTS) or _is_tensorflow_part(value)
 
 
 def _is_tensorflow_part(value: Any) -> bool:

@@ -63,8 +63,8 @@ class Variables:
         found = list(
             reach.walk([("model", model), *roots], leaf=self._backend.is_variable, known=ours)
         )
-        #: models, layers, optimizers, metrics, losses and callbacks on the way to them
-        self.parts = [one for one in found if isinstance(one[1], reach.PARTS)]
+        #: models, layers, optimizers, metrics and losses on the way to them
+        self.parts = [one for one in found if reach.is_part(one[1])]
         for path, value in (*found, *captured):
             if self._backend.is_variable(value):
                 self._add(f"{MORE}{path}", value)
