@@ -140,6 +140,7 @@ class Loop:
         self.epoch_times: list[float] = list(settings.epoch_times)  #: when each ended, for people
         self._progress_at = 0.0
         self._validation_steps = 0
+        self._test_steps: int | None = None
 
     # ------------------------------------------------------------------ the whole training
 
@@ -408,8 +409,8 @@ class Loop:
         if self._is_hidden:
             return
         self._originals["on_train_batch_begin"](batch, logs)
-        if not self._looked and not self.model.run_eagerly:
-            self._tracing.begin("train")  # unless it is traced already, this step will be
+        if not self.model.run_eagerly:
+            self._tracing.begin("train", last=batch + 1 == self._fit.steps)
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Count the step, and save what is due."""
@@ -566,13 +567,15 @@ class Loop:
         self._originals["on_test_begin"](logs)
 
     def _trace_test(self) -> bool:
-        return backends.current().trace(self.model.test_function, private.epoch_iterator_above())
+        data = private.epoch_iterator_above()
+        self._test_steps = getattr(data, "num_batches", None)
+        return backends.current().trace(self.model.test_function, data)
 
     def on_test_batch_begin(self, batch: int, logs: Logs = None) -> None:
         """Pass on; the first batch may be what the function is traced by."""
         self._originals["on_test_batch_begin"](batch, logs)
         if self._begun and not self.model.run_eagerly:
-            self._tracing.begin("test")
+            self._tracing.begin("test", last=batch + 1 == self._test_steps)
 
     def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Stop at once if asked to; the validation is repeated after the resume."""

@@ -27,23 +27,37 @@ class Tracing:
         self._before: dict[str, Any] = dict(saved or {})
         self._begun: tuple[str, Any] | None = None
         self._done: set[str] = set()  # in this process
+        self._ahead: set[str] = set()  # of them, for batches of any shape
 
     def to_json(self) -> dict[str, Any]:
         """Return what a resume has to know."""
         return dict(self._before)
 
     def run(self, name: str, trace: Callable[[], bool]) -> bool:
-        """Trace a function, from where it was traced first; what `trace` returns."""
+        """Trace a function for all batches, from where it was traced first; whether it could be."""
+        if name in self._ahead:
+            return True
         self.begin(name)
         traced = False
         try:
-            traced = name in self._done or trace()
+            traced = trace()
         finally:
             self.end(traced=traced)
+        if traced:
+            self._ahead.add(name)
         return traced
 
-    def begin(self, name: str) -> None:
-        """Set the generators for a tracing that comes now, perhaps within a step, if it is due."""
+    def begin(self, name: str, *, last: bool = False) -> None:
+        """Set the generators for a tracing that comes now, perhaps within a step, if it is due.
+
+        Args:
+            name: of the function.
+            last: whether the batch is an epoch's last. It may be smaller, and JAX then traces the
+                step for it as well.
+        """
+        if name in self._ahead:
+            return
+        name += ", last batch" if last else ""
         if name in self._done:
             return
         self._begun = name, generators()
