@@ -140,7 +140,7 @@ class Loop:
         self.epoch_times: list[float] = list(settings.epoch_times)  #: when each ended, for people
         self._progress_at = 0.0
         self._validation_steps = 0
-        self._test_steps: int | None = None
+        self._test_is_plain = False  # no code of the program's gives the validation data
 
     # ------------------------------------------------------------------ the whole training
 
@@ -409,8 +409,8 @@ class Loop:
         if self._is_hidden:
             return
         self._originals["on_train_batch_begin"](batch, logs)
-        if not self.model.run_eagerly:
-            self._tracing.begin("train", last=batch + 1 == self._fit.steps)
+        if self._source.mid_epoch and not self.model.run_eagerly:  # data of code may draw as well
+            self._tracing.begin("train")
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Count the step, and save what is due."""
@@ -568,14 +568,14 @@ class Loop:
 
     def _trace_test(self) -> bool:
         data = private.epoch_iterator_above()
-        self._test_steps = getattr(data, "num_batches", None)
+        self._test_is_plain = private.is_plain(data)
         return backends.current().trace(self.model.test_function, data)
 
     def on_test_batch_begin(self, batch: int, logs: Logs = None) -> None:
         """Pass on; the first batch may be what the function is traced by."""
         self._originals["on_test_batch_begin"](batch, logs)
-        if self._begun and not self.model.run_eagerly:
-            self._tracing.begin("test", last=batch + 1 == self._test_steps)
+        if self._begun and self._test_is_plain and not self.model.run_eagerly:
+            self._tracing.begin("test")
 
     def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Stop at once if asked to; the validation is repeated after the resume."""

@@ -24,7 +24,6 @@ from keras.src.trainers.data_adapters.array_data_adapter import (
     can_convert_arrays,
 )
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
-from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
 from keras.src.utils.module_utils import tensorflow as lazy_tensorflow
 from keras.src.utils.rng_utils import get_random_seed
@@ -36,7 +35,6 @@ __all__ = [
     "ArrayDataAdapter",
     "DataAdapter",
     "Fit",
-    "PyDatasetAdapter",
     "TFDatasetAdapter",
     "all_layers",
     "array_slicing",
@@ -49,6 +47,7 @@ __all__ = [
     "get_random_seed",
     "global_seed_generator",
     "inputs_of",
+    "is_plain",
     "is_tf_dataset",
     "seed_in_use",
     "self_test",
@@ -132,6 +131,13 @@ def fit_in_progress(callbacks: Any) -> Fit:
         "BackupAndRestore found no keras model.fit above it. It works with the fit of Keras's own "
         "models; a fit of your own must call Keras's (override train_step instead)."
     )
+
+
+def is_plain(epoch_iterator: Any) -> bool:
+    """Whether data are arrays or a tf.data pipeline: taking a batch runs no Python code."""
+    adapter = getattr(epoch_iterator, "data_adapter", None)
+    ours = (ArrayDataAdapter, TFDatasetAdapter)
+    return isinstance(adapter, ours) or type(adapter).__module__.startswith("runner.")
 
 
 def set_random_seed(seed: int) -> None:

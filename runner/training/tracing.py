@@ -26,15 +26,14 @@ class Tracing:
         #: by function: the generators' states before it was traced; None where it drew nothing
         self._before: dict[str, Any] = dict(saved or {})
         self._begun: tuple[str, Any] | None = None
-        self._done: set[str] = set()  # in this process
-        self._ahead: set[str] = set()  # of them, for batches of any shape
+        self._ahead: set[str] = set()  # functions that this process has traced before their steps
 
     def to_json(self) -> dict[str, Any]:
         """Return what a resume has to know."""
         return dict(self._before)
 
     def run(self, name: str, trace: Callable[[], bool]) -> bool:
-        """Trace a function for all batches, from where it was traced first; whether it could be."""
+        """Trace a function for all its steps, from where it was traced first; whether it could."""
         if name in self._ahead:
             return True
         self.begin(name)
@@ -47,21 +46,16 @@ class Tracing:
             self._ahead.add(name)
         return traced
 
-    def begin(self, name: str, *, last: bool = False) -> None:
-        """Set the generators for a tracing that comes now, perhaps within a step, if it is due.
+    def begin(self, name: str) -> None:
+        """Set the generators for a step that may trace its function, if drawing matters to it.
 
-        Args:
-            name: of the function.
-            last: whether the batch is an epoch's last. It may be smaller, and JAX then traces the
-                step for it as well.
+        JAX traces a function anew for each shape of its arguments, and once more for what its own
+        first call returned: all from the same states.
         """
-        if name in self._ahead:
-            return
-        name += ", last batch" if last else ""
-        if name in self._done:
+        if name in self._ahead or (name in self._before and self._before[name] is None):
             return
         self._begun = name, generators()
-        if self._before.get(name) is not None:
+        if name in self._before:
             set_generators(self._before[name])
 
     def end(self, *, traced: bool = True) -> None:
@@ -69,8 +63,6 @@ class Tracing:
         if self._begun is None:
             return
         (name, before), self._begun = self._begun, None
-        if traced:
-            self._done.add(name)
         if name in self._before:
             set_generators(before)
         elif traced:
