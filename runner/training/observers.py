@@ -70,7 +70,8 @@ class Observers:
 
     def covered(self) -> set[tuple[int, str]]:
         """Return what is captured: (id of an object, attribute); "" for a container's content."""
-        return self._graph.covered()
+        speaking = {(id(c), name) for c in self._speaking.values() for name in vars(c)}
+        return self._graph.covered() | speaking
 
     def capture(self) -> tuple[Any, list[tuple[str, Array]]]:
         """Return the state as JSON, and the arrays in it as named tensors."""
