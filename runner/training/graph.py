@@ -42,8 +42,9 @@ from runner.checkpoint.plain import (
     sorted_items,
 )
 from runner.errors import CheckpointError
-from runner.training import files, objects
-from runner.training.objects import Kind, fields_of, kind_of
+from runner.training import fields, files, objects
+from runner.training.fields import fields_of
+from runner.training.objects import Kind, kind_of
 
 MOST_OBJECTS = 100_000  #: in one attribute: more would keep the training waiting at each checkpoint
 MOST_COPIED = 256 * 2**20  #: bytes of all arrays that are held to be compared; of others, a sample
@@ -790,28 +791,26 @@ class _Restoring:
                 value = self._value(data)
                 ambient = name in begun and name in now and _is_ambient(value, now[name])
                 if now.get(name, _MISSING) is not value and not ambient:
-                    objects.set_field(here, name, value)
+                    fields.set_field(here, name, value)
                 if name in begun:
                     self._graph.begun.setdefault(key, {})[name] = fields_of(here)[name]
             except NotPlainError as error:
-                if not (isinstance(data, dict) and "!carried" in data) and objects.is_settable(
-                    name
-                ):
+                if not (isinstance(data, dict) and "!carried" in data) and fields.is_settable(name):
                     self._lose(path, error)
         for name in node.get("gone", ()):
-            objects.delete_field(here, name)
+            fields.delete_field(here, name)
 
     def _keep(self, here: Any, key: str, name: str, data: Any, now: Any, path: str) -> None:
         """Leave what was given as the program gives it now; say if that is another."""
         given = self._graph.given[key].get(name, _MISSING)
         inner: Any = data.get("!at") if isinstance(data, dict) else None
         if inner in self._made:
-            objects.set_field(here, name, self._here[inner])  # of another form than is given now
+            fields.set_field(here, name, self._here[inner])  # of another form than is given now
             return
-        if given is _MISSING or not objects.is_settable(name):
+        if given is _MISSING or not fields.is_settable(name):
             return
         if now.get(name, _MISSING) is not given:
-            objects.set_field(here, name, given)
+            fields.set_field(here, name, given)
         first = self._graph.first[key]["fields"].get(name, _MISSING)
         derived = name.startswith("_") and _is_kerass(here)
         if not (derived or _same(first, data) or self._graph.is_of_the_clock(given)):
