@@ -35,7 +35,6 @@ class Kind(enum.Enum):
     BYTES = "bytearray"
     ARRAY = "array"
     GENERATOR = "generator"  #: NumPy's
-    BITS = "bit generator"
     RANDOM_STATE = "random state"
     RANDOM = "random"  #: Python's
     FILE = "file"
@@ -52,7 +51,7 @@ class Kind(enum.Enum):
 
 
 CONTAINERS = (Kind.LIST, Kind.DICT, Kind.SET, Kind.DEQUE, Kind.BYTES, Kind.ARRAY)
-GENERATORS = (Kind.GENERATOR, Kind.BITS, Kind.RANDOM_STATE, Kind.RANDOM)
+GENERATORS = (Kind.GENERATOR, Kind.RANDOM_STATE, Kind.RANDOM)
 CODE = (Kind.FUNCTION, Kind.METHOD, Kind.PARTIAL, Kind.BUILTIN, Kind.CLASS)
 WITH_FIELDS = (Kind.OBJECT, *CODE)
 #: what a function may change although it does not assign to the name
@@ -102,7 +101,6 @@ _BASES: list[tuple[Any, Kind]] = [
     (random.SystemRandom, Kind.MACHINERY),
     (random.Random, Kind.RANDOM),
     (np.random.Generator, Kind.GENERATOR),
-    (np.random.BitGenerator, Kind.BITS),
     (np.random.RandomState, Kind.RANDOM_STATE),
     (_CARRIED, Kind.CARRIED),
     ((keras.callbacks.ProgbarLogger, keras.callbacks.CallbackList), Kind.MACHINERY),
@@ -113,7 +111,8 @@ _BASES: list[tuple[Any, Kind]] = [
 
 def kind_of(value: Any) -> Kind:
     """Return how the state of a value is taken."""
-    return kind_of_instances(type(value))
+    cls: Any = type(value)
+    return kind_of_instances(cls)
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -202,6 +201,11 @@ def own_attributes(owner: Any) -> dict[str, Any]:
     if type(owner).__dictoffset__ == 0:
         return {}
     return dict(object.__getattribute__(owner, "__dict__"))
+
+
+def is_of_keras(value: Any) -> bool:
+    """Whether an object's class is Keras's own."""
+    return str(type(value).__module__).startswith("keras.")
 
 
 def is_machine(value: Any) -> bool:
