@@ -9,7 +9,7 @@ import dis
 import enum
 import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -28,6 +28,7 @@ from runner.training.objects import (
     own_attributes,
     slots_of,
 )
+from runner.training.reach import cells, codes
 
 
 def fields_of(owner: Any) -> dict[str, Any]:
@@ -76,14 +77,15 @@ def _chosen(cls: type) -> frozenset[str] | None:
     foreign = [b for b in bases if is_library(b.__module__) and b.__module__ not in _HOLLOW]
     if not foreign or (cls in foreign and is_dataclass(cls)):
         return None
-    codes = [
-        function.__code__
+    names = {
+        name
         for base in bases
         if base not in foreign
         for function in map(_unwrapped, vars(base).values())
         if type(function) is types.FunctionType
-    ]
-    names = {name for code in codes for inner in _codes(code) for name in inner.co_names}
+        for code in codes(function.__code__)
+        for name in code.co_names
+    }
     return frozenset({"class:", *names} - {"stop_training"})
 
 
@@ -99,18 +101,11 @@ def _unwrapped(value: Any) -> Any:
     return value.func if issubclass(cls, functools.cached_property) else value
 
 
-def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _codes(constant)
-
-
 @functools.lru_cache(maxsize=10_000)
 def _globals_named(code: types.CodeType) -> dict[str, bool]:
     """The global names in a function's code, and whether it assigns to them."""
     names: dict[str, bool] = {}
-    for inner in _codes(code):
+    for inner in codes(code):
         for instruction in dis.get_instructions(inner):
             if instruction.opname in ("LOAD_GLOBAL", "STORE_GLOBAL"):
                 stored = instruction.opname == "STORE_GLOBAL"
@@ -122,13 +117,8 @@ def _of_function(owner: Any) -> dict[str, Any]:
     values = owner.__globals__
     if not is_program(values.get("__name__")):
         return {}
-    found: dict[str, Any] = {}
-    for name, cell in zip(owner.__code__.co_freevars, owner.__closure__ or (), strict=False):
-        try:
-            found[f"closure:{name}"] = cell.cell_contents
-        except ValueError:  # not filled yet
-            continue
-    found.pop("closure:__class__", None)
+    held = cells(owner).items()
+    found = {f"closure:{name}": value for name, value in held if name != "__class__"}
     for name, stored in _globals_named(owner.__code__).items():
         if name in values and (stored or kind_of(values[name]) in STATEFUL):
             found[f"global:{name}"] = values[name]
@@ -183,10 +173,10 @@ def set_field(owner: Any, name: str, value: Any) -> None:
     cls: Any = type(owner)
     slot = slots_of(cls).get(name)
     if name.startswith("closure:"):
-        cells = dict(zip(owner.__code__.co_freevars, owner.__closure__ or (), strict=False))
-        if name.removeprefix("closure:") not in cells:
+        found = dict(zip(owner.__code__.co_freevars, owner.__closure__ or (), strict=False))
+        if name.removeprefix("closure:") not in found:
             raise NotPlainError("the function is another now")
-        cells[name.removeprefix("closure:")].cell_contents = value
+        found[name.removeprefix("closure:")].cell_contents = value
     elif name.startswith("global:"):
         owner.__globals__[name.removeprefix("global:")] = value
     elif not is_settable(name):

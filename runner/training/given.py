@@ -56,9 +56,11 @@ class Given:
         self.places: dict[str, Place] = {}
         self.keys: dict[int, str] = {}  #: of what stands there, by id
         self.apart: set[int] = set()  #: ids of objects that say themselves what their state is
-        self._classes: dict[tuple[str, str], type] = {}
+        self._classes: dict[tuple[str, str], Any] = {}
         self._modules: set[str] = set()
         self._clocks = [_clocks()]
+        for kind in MADE.values():
+            self.meet(kind)
 
     def hold(self, key: str, value: Any) -> None:
         """Know an object by its place."""
@@ -98,7 +100,7 @@ class Given:
                 if kind_of(value) is Kind.CLASS:
                     self._classes.setdefault((value.__module__, value.__qualname__), value)
 
-    def class_of(self, name: Sequence[str], kind: Kind | None = None) -> type:
+    def class_of(self, name: Sequence[str], kind: Kind | None = None) -> Any:
         """Return a class that the program has shown.
 
         Args:
@@ -160,7 +162,7 @@ def items_of(container: Any) -> list[Any]:
 
 def name_of(key: str) -> str:
     """Return a place as people write it."""
-    parts = key.removeprefix("begun:").rsplit("<locals>.", 1)[-1].split("/")
+    parts = key.replace("'", "").rsplit("<locals>.", 1)[-1].split("/")
     hidden = ("class:", "function:", "self:", "keywords:", "args:")
     shown = [p.split(":", 1)[-1] for p in parts if p not in hidden and not p.startswith("base:")]
     return ".".join(shown)

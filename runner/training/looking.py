@@ -57,12 +57,12 @@ def add(given: Given, roots: Mapping[str, Any]) -> None:
     for name, root in roots.items():
         given.roots[name] = root
         given.hold(name, root)
-    _First(given, "").look(roots)
+    _First(given).look(roots)
 
 
 def begin(given: Given) -> None:
     """Look again, at what came with the beginning of the training."""
-    _First(given, "begun:").look(given.roots)
+    _Begun(given).look(given.roots)
     given.end()
 
 
@@ -79,7 +79,8 @@ def covered(given: Given) -> set[tuple[int, str]]:
         (owner, name)
         for owner, key in look.met.items()
         for name, value in nodes[key]["fields"].items()
-        if not (isinstance(value, dict) and value.keys() & {"!origin", "!carried"})
+        if not isinstance(value, dict)
+        or ("!carried" not in value and value.get("!at", key) in nodes)
     }
 
 
@@ -149,10 +150,11 @@ class _Look:
         return sorted_items([self._key(v, f"{path}/key") for v in list(values)])
 
     def _key(self, value: Any, path: str) -> Any:
-        """A dictionary's key or a set's member: hashed before anything else is filled."""
-        if kind_of(value) in WITH_FIELDS:
-            return self._origin(value, Kind.OBJECT, path)
-        return self._value(value, path)
+        """A dictionary's key or a set's member: hashed before anything new is filled."""
+        found = self._value(value, path)
+        if isinstance(found, dict) and str(found.get("!at")).startswith("#"):
+            raise _came_later(value, path)
+        return found
 
     def _stays(self, value: Any, kind: Kind) -> bool:
         """Whether it is not looked into: it stays what the program makes it."""
@@ -171,7 +173,7 @@ class _Look:
         if key is not None:
             if kind is Kind.OPAQUE:
                 self._say(path, f"{kind_name(value)}, which may have a state of its own")
-            return {"!origin": key}
+            return {"!at": key}
         if kind is Kind.CARRIED:
             return {"!carried": None}
         if name and self._given.class_of(name) is value:
@@ -190,8 +192,7 @@ class _Look:
         if met is not None:
             return {"!at": met}
         known = self._given.keys.get(id(value))
-        key = known or self._new_key(value, kind, path)
-        path = known.removeprefix("begun:") if known else path
+        key, path = (known, known) if known else (self._new_key(value, kind, path), path)
         self.met[id(value)] = key
         self._order.append((key, value))
         cls = type(value)
@@ -209,8 +210,7 @@ class _Look:
         """A number for an object that the training made: it must be possible to make it again."""
         if kind in _GIVEN_ONLY:
             raise _came_later(value, path)
-        is_own = kind in CONTAINERS and MADE.get(type(value).__name__) is not type(value)
-        if kind is Kind.OBJECT or (is_own and kind is not Kind.ARRAY):
+        if kind is Kind.OBJECT or (kind in CONTAINERS and kind is not Kind.ARRAY):
             self._class_name(value, kind)
         self._number += 1
         return f"#{self._number}"
@@ -322,51 +322,43 @@ class _Look:
 class _First(_Look):
     """A look before the first step: gives everything its place, and holds what was given."""
 
-    def __init__(self, given: Given, prefix: str) -> None:
+    def __init__(self, given: Given) -> None:
         super().__init__(given, lambda _path, array: str(zlib.crc32(array.tobytes())))
-        self._prefix = prefix
 
-    def _new_key(self, value: Any, kind: Kind, path: str) -> str:  # noqa: ARG002
-        key = f"{self._prefix}{path}"
-        while key in self._given.places:  # two keys of a dictionary may be written alike
-            key += "'"
-        self._given.hold(key, value)
-        return key
-
-    def _class_name(self, value: Any, kind: Kind) -> list[str]:
+    def _encoded(self, value: Any, kind: Kind, path: str) -> Any:
         self._given.meet(type(value))
-        return super()._class_name(value, kind)
-
-    def _stays(self, value: Any, kind: Kind) -> bool:
-        if id(value) not in self._given.keys and kind is Kind.CLASS:
-            return not fields_of(value)
-        return super()._stays(value, kind)
-
-    def _origin(self, value: Any, kind: Kind, path: str) -> Any:
-        if id(value) not in self._given.keys:
-            self._new_key(value, kind, path)
-        return super()._origin(value, kind, path)
+        if kind not in (Kind.LEAF, *_IMMUTABLE) and id(value) not in self._given.keys:
+            while path in self._given.places:  # two keys of a dictionary may be written alike
+                path += "'"
+            self._given.hold(path, value)
+        return super()._encoded(value, kind, path)
 
     def _add_content(self, key: str, value: Any, kind: Kind, path: str) -> None:
-        if kind not in CONTAINERS:
-            return
-        is_array = kind is Kind.ARRAY
-        content = print_of_array(value, path) if is_array else self._content(value, kind, path)
-        self.nodes[key]["fields"][""] = content
-        place = self._given.places[key]
-        if not self._prefix and place.first is None:
+        place, is_array = self._given.places[key], kind is Kind.ARRAY
+        if kind in CONTAINERS and place.first is None:
+            content = print_of_array(value, path) if is_array else self._content(value, kind, path)
+            self.nodes[key]["fields"][""] = content
             place.print = print_of(content, value)
             place.items = () if is_array else items_of(value)
 
     def _compare(self, key: str, fields: Fields, node: Node) -> None:
         place = self._given.places[key]
-        if self._prefix:
-            place.begun = dict(fields)
-        elif place.first is None:
+        if place.first is None:
             place.fields, place.first = fields, node["fields"]
 
     def _say(self, path: str, reason: str) -> None:
         """What can't be taken matters only if it changes."""
+
+
+class _Begun(_First):
+    """A look after on_train_begin: what it made has its place, and is state."""
+
+    def _add_content(self, key: str, value: Any, kind: Kind, path: str) -> None:  # noqa: ARG002
+        if kind in CONTAINERS and kind is not Kind.ARRAY:
+            self._content(value, kind, path)
+
+    def _compare(self, key: str, fields: Fields, node: Node) -> None:  # noqa: ARG002
+        self._given.places[key].begun = dict(fields)
 
 
 def _seen_kind(value: Any) -> Kind:

@@ -57,8 +57,17 @@ WITH_FIELDS = (Kind.OBJECT, *CODE)
 #: what a function may change although it does not assign to the name
 STATEFUL = {*CONTAINERS, *GENERATORS, Kind.FILE, Kind.MEMORY, *WITH_FIELDS}
 
-_LEAVES = (type(None), bool, int, float, complex, str, bytes, range, slice, np.generic, PurePath)
+_LEAVES = (type(None), bool, int, float, complex, str, bytes, range, slice, timedelta)
 _FILES = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom, io.BufferedReader, io.FileIO)
+#: of these classes alone, not of others that build on them
+_EXACT: dict[type, Kind] = {
+    **dict.fromkeys(_LEAVES, Kind.LEAF),
+    **dict.fromkeys(_FILES, Kind.FILE),
+    **dict.fromkeys((io.StringIO, io.BytesIO), Kind.MEMORY),
+    tuple: Kind.TUPLE,
+    frozenset: Kind.FROZEN,
+    np.ndarray: Kind.ARRAY,
+}
 _CARRIED = (
     keras.layers.Layer,
     keras.optimizers.Optimizer,
@@ -84,14 +93,13 @@ _MACHINES = (
     *(threading.local, random.SystemRandom, types.CodeType, types.MappingProxyType),
     decimal.Decimal,
 )
-_CODE_KINDS: list[tuple[type, Kind]] = [
+_BASES: list[tuple[Any, Kind]] = [
+    ((np.generic, PurePath), Kind.LEAF),
     (types.FunctionType, Kind.FUNCTION),
     (types.MethodType, Kind.METHOD),
     (functools.partial, Kind.PARTIAL),
     (types.BuiltinFunctionType, Kind.BUILTIN),
     (type, Kind.CLASS),
-]
-_BASES: list[tuple[Any, Kind]] = [
     (enum.Enum, Kind.ENUM),
     (list, Kind.LIST),
     (dict, Kind.DICT),
@@ -118,21 +126,13 @@ def kind_of(value: Any) -> Kind:
 @functools.lru_cache(maxsize=10_000)
 def kind_of_instances(cls: type) -> Kind:
     """Return how the state of a class's instances is taken."""
-    if issubclass(cls, np.generic | PurePath) or cls in (*_LEAVES, timedelta):
-        return Kind.LEAF
+    if cls in _EXACT:
+        return _EXACT[cls]
     if issubclass(cls, date | time) and cls.__module__ == "datetime":
         return Kind.LEAF
-    if cls is tuple or cls is frozenset:
-        return Kind(cls.__name__)
-    if cls in _FILES:
-        return Kind.FILE
-    if cls in (io.StringIO, io.BytesIO):
-        return Kind.MEMORY
-    if cls is np.ndarray:
-        return Kind.ARRAY
     if _root(cls.__module__) == "runner":
         return Kind.MACHINERY
-    for bases, kind in (*_CODE_KINDS, *_BASES):
+    for bases, kind in _BASES:
         if issubclass(cls, bases):
             return kind
     if issubclass(cls, tuple) and hasattr(cls, "_fields"):

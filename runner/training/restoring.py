@@ -41,10 +41,6 @@ def restore(given: Given, nodes: Mapping[str, Node], load: LoadArray) -> None:
         raise CheckpointError(f"state of objects that can't be read back: {error}") from error
 
 
-class LostError(NotPlainError):
-    """A value that has no place in this process."""
-
-
 class _Restoring:
     def __init__(self, given: Given, nodes: Mapping[str, Node], load: LoadArray) -> None:
         self._given = given
@@ -65,7 +61,7 @@ class _Restoring:
                 continue
             try:
                 self._fill(self._object(key), key, node)
-            except LostError as error:
+            except NotPlainError as error:
                 if not key.startswith("#"):  # else the one who has it says so
                     self._lose(name_of(key), error)
 
@@ -84,16 +80,19 @@ class _Restoring:
     # ------------------------------------------------------------------ making
 
     def _object(self, key: str) -> Any:
-        if key not in self._here:
-            made = self._make(self._nodes[key])
-            self._here[key] = made
+        if key in self._nodes and key not in self._here:
+            self._here[key] = self._make(self._nodes[key])
             self._made.add(key)
-        return self._here[key]
+        if key in self._here:
+            return self._here[key]
+        if key not in self._given.places:
+            raise NotPlainError(f"{name_of(key)}, which is not there any more")
+        return self._given.places[key].value
 
     def _make(self, node: Node) -> Any:
         kind = Kind(node["kind"])
         if kind is Kind.OBJECT:
-            return object.__new__(self._class(node["class"], kind))
+            return object.__new__(self._given.class_of(node["class"], kind))
         made, content = None, node["fields"].get("")
         if content is not None and "" not in node.get("kept", ()):
             if kind is Kind.ARRAY:
@@ -102,14 +101,11 @@ class _Restoring:
                 return self._empty(kind, node["class"], content)
             made = states.make(kind, decode(content, self._load))
         if made is None:
-            raise LostError(f"a {kind.value} that the program does not give any more")
+            raise NotPlainError(f"a {kind.value} that the program does not give any more")
         return made
 
     def _empty(self, kind: Kind, name: Sequence[str], content: Any) -> Any:
-        known = MADE.get(name[1]) if name[0] in ("builtins", "collections") else None
-        cls: Any = known or self._class(name, kind)
-        if objects.kind_of_instances(cls) is not kind:
-            raise LostError(f"a {name[1]}")
+        cls = self._given.class_of(name, kind)
         base: Any = next(base for base in cls.__mro__ if base in MADE.values())
         made = base.__new__(cls)
         if base is collections.deque:
@@ -117,12 +113,6 @@ class _Restoring:
         elif base is collections.defaultdict:
             base.__init__(made, self._value(content["factory"]))
         return made
-
-    def _class(self, name: Sequence[str], kind: Kind | None) -> Any:
-        try:
-            return self._given.class_of(name, kind)
-        except NotPlainError as error:
-            raise LostError(str(error)) from error
 
     # ------------------------------------------------------------------ values
 
@@ -135,16 +125,12 @@ class _Restoring:
         match name:
             case "!at":
                 return self._object(inner)
-            case "!origin":
-                if inner not in self._given.places:
-                    raise LostError(f"{name_of(inner)}, which is not there any more")
-                return self._given.places[inner].value
             case "!carried":
-                raise LostError("a part of a model that another process makes anew")
+                raise NotPlainError("a part of a model that another process makes anew")
             case "!type":
                 return MADE[inner]
             case "!class":
-                return self._class(inner, None)
+                return self._given.class_of(inner)
             case _:
                 return self._immutable(name, inner)
 
@@ -158,11 +144,11 @@ class _Restoring:
                 return frozenset(map(self._value, inner))
             case "!named":
                 items = map(self._value, inner[1])
-                return tuple.__new__(self._class(inner[0], Kind.NAMED), items)
+                return tuple.__new__(self._given.class_of(inner[0], Kind.NAMED), items)
             case "!enum":
-                members = self._class(inner[0], Kind.ENUM).__members__
+                members: Any = self._given.class_of(inner[0], Kind.ENUM).__members__
                 if inner[1] not in members:
-                    raise LostError(f"{inner[0][1]}.{inner[1]}, which is not there any more")
+                    raise NotPlainError(f"{inner[0][1]}.{inner[1]}, which is not there any more")
                 return members[inner[1]]
             case _:
                 return decode({name: inner}, self._load)
@@ -243,7 +229,7 @@ class _Restoring:
 
     def _keep_content(self, here: Any, place: Place, saved: Any, path: str) -> None:
         if place.print != saved:
-            self._differs(path, place.print[1], saved[1])
+            self._differs(path, *place.print[1:], *saved[1:])
         elif kind_of(here) is not Kind.ARRAY:
             _refill(here, kind_of(here), place.items)  # on_train_begin may have changed it
 
@@ -266,7 +252,7 @@ class _Restoring:
 
 def _root(key: str) -> str | None:
     """The root below which an object stood; None: the training made it."""
-    return None if key.startswith("#") else key.removeprefix("begun:").split("/", 1)[0]
+    return None if key.startswith("#") else key.split("/", 1)[0]
 
 
 def _is_unchanged(node: Node) -> bool:
