@@ -384,7 +384,8 @@ def _is_untouched(value: Any, kind: Kind, path: str, place: Place) -> bool:
         return place.first is not None and bool(print_of_array(value, path) == place.first[""])
     items = items_of(value)
     same = len(items) == len(place.items) and all(map(operator.is_, items, place.items))
-    return same and {kind_of(item) for item in items} <= {Kind.LEAF, Kind.TENSOR}
+    kinds = set(map(objects.kind_of_instances, set(map(type, items))))
+    return same and kinds <= {Kind.LEAF, Kind.TENSOR}
 
 
 def _is_given(place: Place, name: str, value: Any, encoded: Any) -> bool:
