@@ -11,12 +11,14 @@ import random
 import sys
 import types
 from collections import deque
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import Any, cast
 
 import keras
 import numpy as np
 from blake3 import blake3
+
+from runner.training import reach
 
 _DEPTH = 8  #: objects within objects that are followed
 _MOST = 100_000  #: of them in one walk
@@ -133,15 +135,8 @@ def _of_object(value: Any) -> list[Any] | None:
 def attributes(value: Any) -> dict[str, Any]:
     """Return an object's attributes, without those that are Keras's own."""
     theirs = set_by_keras(cast(Hashable, type(value)))
-    held = getattr(value, "__dict__", {}).items()
-    found = {
-        k: v for k, v in held if k not in theirs and not k.startswith("_self_")
-    }  # TensorFlow's
-    for kind in type(value).__mro__:
-        slots = kind.__dict__.get("__slots__", ())
-        names = (slots,) if isinstance(slots, str) else slots
-        found |= {name: getattr(value, name) for name in names if hasattr(value, name)}
-    return found
+    held = reach.attributes(value).items()
+    return {k: v for k, v in held if k not in theirs and not k.startswith("_self_")}  # TensorFlow's
 
 
 def _is_of_keras(value: Any) -> bool:
@@ -157,14 +152,6 @@ def _array(value: Any) -> Any:
         return np.asarray(keras.ops.convert_to_numpy(value))
     except Exception:  # noqa: BLE001 - symbolic, deleted, or foreign: it has no value now
         return None
-
-
-def _cells(function: types.FunctionType) -> Iterator[Any]:
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # not filled yet
-            continue
 
 
 def _words(value: Any) -> str:
@@ -184,5 +171,5 @@ _PARTS: tuple[tuple[Any, Callable[[Any], Iterable[Any]]], ...] = (
     (random.Random, lambda value: [value.getstate()]),
     (functools.partial, lambda value: [value.func, value.args, value.keywords]),
     (types.MethodType, lambda value: [value.__self__]),
-    (types.FunctionType, lambda value: _cells(value)),
+    (types.FunctionType, lambda value: reach.cells(value).values()),
 )

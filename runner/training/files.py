@@ -1,6 +1,5 @@
 """An open file is put back to its length and position, as it was when the checkpoint was taken."""
 
-import io
 import os
 import stat
 import sys
@@ -80,8 +79,3 @@ def put_back(file: Any, position: int | None, length: int, content: Array | None
 def _write(descriptor: int, content: memoryview) -> None:
     while content:
         content = content[os.write(descriptor, content) :]
-
-
-def look_in_memory(file: io.StringIO | io.BytesIO) -> dict[str, Any]:
-    """Return the content and position of a file that is in memory only."""
-    return {"content": file.getvalue(), "position": file.tell()}

@@ -1,7 +1,7 @@
 """The Python state around a training: other callbacks, History, random generators.
 
 A callback with `get_state` and `set_state` says itself what it is. Of any other, all that its
-attributes, its methods' closures and globals refer to is taken, as `graph` says; what can't be
+attributes, its methods' closures and globals refer to is taken, as `given` says; what can't be
 taken and may matter is named once in a warning, never dropped in silence.
 
 What a callback is given and never changes is the program's, also after a resume.
@@ -21,14 +21,14 @@ import numpy as np
 from runner.checkpoint.manifest import PYTHON
 from runner.checkpoint.plain import Array, NotPlainError, StoreArray, decode, encode
 from runner.errors import CheckpointError
-from runner.training import files
-from runner.training.graph import Graph, name_of
+from runner.training import files, looking, restoring
+from runner.training.given import Given, name_of
 
 logger = logging.getLogger(__name__)
 
 #: attributes whose arrays Keras replaces and never writes into: they need no copy
 _REPLACED = {"best_weights"}
-_FORM = 2  #: of what is captured; the first had a list of callbacks, each with its attributes
+_FORM = 3  #: of what is captured; the first had a list of callbacks, each with its attributes
 
 
 class Observers:
@@ -52,25 +52,26 @@ class Observers:
     ) -> None:
         skipped = keras.callbacks.ProgbarLogger  # only draws
         self._callbacks = _named([c for c in callbacks if not isinstance(c, skipped)])
-        self._graph = Graph(warn=warn)
+        self._given = Given(warn=warn)
         self._speaking = {n: c for n, c in self._callbacks.items() if _speaks(c)}
         for name, callback in self._speaking.items():
-            self._graph.hold(name, callback)
-            self._graph.apart.add(id(callback))
+            self._given.hold(name, callback)
+            self._given.apart.add(id(callback))
         silent = {n: c for n, c in self._callbacks.items() if n not in self._speaking}
-        self._graph.add({**silent, **dict(extra)})
+        looking.add(self._given, {**silent, **dict(extra)})
 
     def add(self, extra: Sequence[tuple[str, Any]]) -> None:
         """Take more objects, as they are now, for what the program gave."""
-        self._graph.add(dict(extra))
+        looking.add(self._given, dict(extra))
 
     def begin(self) -> None:
         """Take note of what on_train_begin made: it is the same in each process."""
-        self._graph.begin()
+        looking.begin(self._given)
 
     def covered(self) -> set[tuple[int, str]]:
         """Return what is captured: (id of an object, attribute); "" for a container's content."""
-        return self._graph.covered()
+        speaking = {(id(c), name) for c in self._speaking.values() for name in vars(c)}
+        return looking.covered(self._given) | speaking
 
     def capture(self) -> tuple[Any, list[tuple[str, Array]]]:
         """Return the state as JSON, and the arrays in it as named tensors."""
@@ -87,7 +88,7 @@ class Observers:
                 "form": _FORM,
                 "names": list(self._callbacks),
                 "states": self._states(store),
-                "nodes": self._graph.capture(store),
+                "nodes": looking.capture(self._given, store),
                 "csv": self._csv(store),
             },
             "random": encode(random.getstate(), store, "random"),
@@ -101,7 +102,7 @@ class Observers:
             try:
                 states[name] = encode(callback.get_state(), store, name)
             except Exception as error:  # noqa: BLE001 - nobody's state may end the training
-                self._graph.say(f"the state of {name_of(name)} is not saved: {error!r}")
+                self._given.say(f"the state of {name_of(name)} is not saved: {error!r}")
         return states
 
     def _csv(self, store: StoreArray) -> dict[str, Any]:
@@ -115,7 +116,7 @@ class Observers:
                 stored = None if content is None else store(f"{name}/csv", content)
                 found[name] = [position, length, stored]
             except (OSError, AttributeError, NotPlainError) as error:
-                self._graph.say(f"{name_of(name)}'s file is not saved in checkpoints: {error}")
+                self._given.say(f"{name_of(name)}'s file is not saved in checkpoints: {error}")
         return found
 
     # ------------------------------------------------------------------ restoring
@@ -140,7 +141,7 @@ class Observers:
         if saved.get("form") != _FORM:
             raise CheckpointError(f"Python state of the form {saved.get('form')}, not {_FORM}.")
         self._compare_names(saved["names"])
-        self._graph.restore(saved["nodes"], load)
+        restoring.restore(self._given, saved["nodes"], load)
         for name, state in saved["states"].items():
             if name in self._speaking:
                 self._speaking[name].set_state(decode(state, load))
@@ -155,12 +156,12 @@ class Observers:
     def _compare_names(self, saved: Sequence[str]) -> None:
         for name, callback in self._callbacks.items():
             if name not in saved and vars(callback).keys() - {"_model", "params"}:
-                self._graph.say(
+                self._given.say(
                     f"the callback {name_of(name)} was not there when the checkpoint was written."
                 )
         for name in saved:
             if name not in self._callbacks:
-                self._graph.say(
+                self._given.say(
                     f"the callback {name_of(name)} of the checkpoint is not there any more."
                 )
 
@@ -176,7 +177,7 @@ class Observers:
         try:
             files.put_back(callback.csv_file, position, length, content)
         except (NotPlainError, OSError) as error:
-            self._graph.say(f"{name_of(name)}'s file is not what it was: {error}")
+            self._given.say(f"{name_of(name)}'s file is not what it was: {error}")
         callback.writer = None  # made anew at the next row, with a header
         if length and callback.keys and not callback.csv_file.closed:
             fields = ["epoch", *callback.keys]
@@ -191,7 +192,7 @@ class Observers:
             return
         path = Path(re.sub(r"{[^}]*}", "*", callback.filepath))
         if not any(path.parent.glob(path.name)):
-            self._graph.say(
+            self._given.say(
                 f"{name_of(name)}: the best model so far ({callback.monitor} {best:g}) is not at "
                 f"{callback.filepath} here: its file did not come along. A better epoch writes it."
             )

@@ -14,6 +14,7 @@ import sys
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import keras
@@ -191,13 +192,11 @@ def _of_class(path: str, kind: type) -> Iterator[Found]:
 def _of_function(path: str, function: types.FunctionType) -> Iterator[Found]:
     if is_library(function.__module__) and not function.__closure__:
         return
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
-        try:
-            yield f"{path}<{name}>", cell.cell_contents
-        except ValueError:  # not filled yet
-            continue
+    for name, inner in cells(function).items():
+        yield f"{path}<{name}>", inner
     if not is_library(function.__module__):
-        for name in _names(function.__code__):
+        used = (name for code in codes(function.__code__) for name in code.co_names)
+        for name in used:
             if name in function.__globals__:
                 yield f"{path}<{name}>", function.__globals__[name]
         yield from ((f"{path}()", default) for default in function.__defaults__ or ())
@@ -207,9 +206,18 @@ def _of_function(path: str, function: types.FunctionType) -> Iterator[Found]:
         yield f"{path}.{name}", inner
 
 
-def _names(code: types.CodeType) -> Iterator[str]:
-    """Global names that a function may use, those of functions within it included."""
-    yield from code.co_names
+def cells(function: types.FunctionType) -> dict[str, Any]:
+    """Return what a function's closure holds."""
+    found = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        with suppress(ValueError):  # not filled yet
+            found[name] = cell.cell_contents
+    return found
+
+
+def codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """Yield a function's code, and that of the functions within it."""
+    yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _names(constant)
+            yield from codes(constant)

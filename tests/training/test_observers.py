@@ -28,7 +28,7 @@ import pytest
 from runner import BackupAndRestore
 from runner.checkpoint.plain import encode
 from runner.errors import CheckpointError
-from runner.training import graph
+from runner.training import looking
 from runner.training.observers import Observers
 
 
@@ -731,7 +731,7 @@ def later_objects() -> dict[str, Any]:
         "foreign": np.arange(3).astype(">i8"),
         "iterator": iter([1, 2]),
         "deep": json.loads("[" * 200 + "]" * 200),
-        "many": [()] * (graph.MOST_OBJECTS + 1),
+        "many": [()] * (looking.MOST_OBJECTS + 1),
         "weak": weakref.ref(Reduced),
         "within": {"list": [threading.Lock()]},
         "masked": np.ma.masked_array([1.0], mask=[True]),

@@ -1,0 +1,204 @@
+"""What Python objects consist of, seen and set without running any code of theirs.
+
+An object's fields are its attributes; a function's are its closure, the globals that can change
+and its own attributes; a class's are its attributes and methods. Fields are read and written
+where they are kept (`__dict__`, slots, cells): no property, `__getattr__` or `__setattr__` runs.
+"""
+
+import dis
+import enum
+import functools
+import types
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from runner.checkpoint.plain import NotPlainError
+from runner.training.objects import (
+    CONTAINERS,
+    DATA,
+    GENERATORS,
+    STATEFUL,
+    Kind,
+    is_dataclass,
+    is_library,
+    is_program,
+    kind_of,
+    own_attributes,
+    slots_of,
+)
+from runner.training.reach import cells, codes
+
+
+def fields_of(owner: Any) -> dict[str, Any]:
+    """Return what an object consists of, by name; names with a colon are not attributes."""
+    return _FIELDS.get(kind_of(owner), _attributes)(owner)
+
+
+def _attributes(owner: Any) -> dict[str, Any]:
+    cls: Any = type(owner)
+    found: dict[str, Any] = {}
+    if is_program(cls.__module__):
+        found["class:"] = cls
+    found |= own_attributes(owner)
+    for name, member in slots_of(cls).items():
+        try:
+            found[name] = member.__get__(owner)
+        except AttributeError:  # not set
+            continue
+    if issubclass(cls, keras.callbacks.Callback):
+        return _of_callback(owner, found)
+    chosen = _chosen(cls)
+    return found if chosen is None else {k: v for k, v in found.items() if k in chosen}
+
+
+def _of_callback(owner: Any, found: dict[str, Any]) -> dict[str, Any]:
+    skipped = {"_model", "params"}
+    if issubclass(type(owner), keras.callbacks.CSVLogger):
+        skipped |= {"csv_file", "writer"}
+    found = {k: v for k, v in found.items() if k not in skipped}
+    if _is_monitor(owner) and "monitor_op" in found:
+        # Keras sets the operation at the first epoch's end and flips the sign of what was given
+        found["monitor_op"] = getattr(found["monitor_op"], "__name__", None)
+        found["min_delta"] = abs(found.get("min_delta", 0))
+    return found
+
+
+def _is_monitor(owner: Any) -> bool:
+    cls = type(owner)
+    return issubclass(cls, keras.callbacks.Callback) and hasattr(cls, "_set_monitor_op")
+
+
+@functools.lru_cache(maxsize=1000)
+def _chosen(cls: type) -> frozenset[str] | None:
+    """The attributes that are the program's, in a class that adds to a library's; None: all."""
+    bases = [base for base in cls.__mro__ if base is not object and base not in DATA]
+    foreign = [b for b in bases if is_library(b.__module__) and b.__module__ not in _HOLLOW]
+    if not foreign or (cls in foreign and is_dataclass(cls)):
+        return None
+    names = {
+        name
+        for base in bases
+        if base not in foreign
+        for function in map(_unwrapped, vars(base).values())
+        if type(function) is types.FunctionType
+        for code in codes(function.__code__)
+        for name in code.co_names
+    }
+    return frozenset({"class:", *names} - {"stop_training"})
+
+
+_HOLLOW = ("abc", "typing", "collections.abc", "contextlib")  #: modules of bases without state
+
+
+def _unwrapped(value: Any) -> Any:
+    cls = type(value)
+    if issubclass(cls, staticmethod | classmethod):
+        return value.__func__
+    if issubclass(cls, property):
+        return value.fget
+    return value.func if issubclass(cls, functools.cached_property) else value
+
+
+@functools.lru_cache(maxsize=10_000)
+def _globals_named(code: types.CodeType) -> dict[str, bool]:
+    """The global names in a function's code, and whether it assigns to them."""
+    names: dict[str, bool] = {}
+    for inner in codes(code):
+        for instruction in dis.get_instructions(inner):
+            if instruction.opname in ("LOAD_GLOBAL", "STORE_GLOBAL"):
+                stored = instruction.opname == "STORE_GLOBAL"
+                names[instruction.argval] = names.get(instruction.argval, False) or stored
+    return names
+
+
+def _of_function(owner: Any) -> dict[str, Any]:
+    values = owner.__globals__
+    if not is_program(values.get("__name__")):
+        return {}
+    held = cells(owner).items()
+    found = {f"closure:{name}": value for name, value in held if name != "__class__"}
+    for name, stored in _globals_named(owner.__code__).items():
+        if name in values and (stored or kind_of(values[name]) in STATEFUL):
+            found[f"global:{name}"] = values[name]
+    defaults = [*(owner.__defaults__ or ()), *(owner.__kwdefaults__ or {}).values()]
+    found |= {f"default:{i}": v for i, v in enumerate(defaults) if kind_of(v) in STATEFUL}
+    found |= vars(owner)
+    return found
+
+
+def _of_class(owner: Any) -> dict[str, Any]:
+    if not is_program(owner.__module__) or issubclass(owner, enum.Enum | tuple):
+        return {}
+    found: dict[str, Any] = {}
+    for name, value in list(vars(owner).items()):
+        value = _unwrapped(value)
+        kind = kind_of(value)
+        if kind is Kind.FUNCTION:
+            found[f"method:{name}"] = value
+        elif not (name.startswith("__") and name.endswith("__")) and kind in _CLASS_STATE:
+            found[name] = value
+    bases = [base for base in owner.__bases__ if is_program(base.__module__)]
+    return found | {f"base:{base.__qualname__}": base for base in bases}
+
+
+_CLASS_STATE = {Kind.LEAF, *CONTAINERS, *GENERATORS, Kind.OBJECT, Kind.TUPLE, Kind.FROZEN}
+
+
+_FIELDS: dict[Kind, Callable[[Any], dict[str, Any]]] = {
+    Kind.FUNCTION: _of_function,
+    Kind.CLASS: _of_class,
+    Kind.METHOD: lambda m: {"self:": m.__self__, "function:": m.__func__},
+    Kind.PARTIAL: lambda p: {"function:": p.func, "args:": p.args, "keywords:": p.keywords},
+    Kind.BUILTIN: lambda b: {"self:": b.__self__},
+}
+
+
+#: by which Keras's monitors compare, by name
+_OPERATIONS = {None: None, "less": keras.ops.less, "greater": keras.ops.greater}
+
+
+def is_settable(name: str) -> bool:
+    """Whether a field can be given another value; else only what stands in it changes."""
+    return ":" not in name or name.startswith(("closure:", "global:"))
+
+
+def set_field(owner: Any, name: str, value: Any) -> None:
+    """Give a field another value.
+
+    Raises:
+        NotPlainError: it can't have one.
+    """
+    cls: Any = type(owner)
+    slot = slots_of(cls).get(name)
+    if name.startswith("closure:"):
+        found = dict(zip(owner.__code__.co_freevars, owner.__closure__ or (), strict=False))
+        if name.removeprefix("closure:") not in found:
+            raise NotPlainError("the function is another now")
+        found[name.removeprefix("closure:")].cell_contents = value
+    elif name.startswith("global:"):
+        owner.__globals__[name.removeprefix("global:")] = value
+    elif not is_settable(name):
+        raise NotPlainError(f"{name} can't be set")
+    elif kind_of(owner) is Kind.CLASS:
+        type.__setattr__(owner, name, value)
+    elif name in ("monitor_op", "min_delta") and _is_monitor(owner):
+        _set_monitor(owner, name, value)
+    elif slot is not None:
+        slot.__set__(owner, value)
+    else:
+        object.__getattribute__(owner, "__dict__")[name] = value
+
+
+def _set_monitor(owner: Any, name: str, value: Any) -> None:
+    attributes = vars(owner)
+    attributes[name] = _OPERATIONS.get(value) if name == "monitor_op" else value
+    sign = -1 if attributes.get("monitor_op") is keras.ops.less else 1
+    attributes["min_delta"] = sign * abs(attributes.get("min_delta", 0))
+
+
+def delete_field(owner: Any, name: str) -> None:
+    """Remove an attribute that the training removed."""
+    if kind_of(owner) is not Kind.CLASS and ":" not in name and type(owner).__dictoffset__:
+        object.__getattribute__(owner, "__dict__").pop(name, None)

@@ -1,0 +1,185 @@
+"""The Python objects of a training, each known by the place where it stood when `fit` began.
+
+The program is the same in every process, so what stands at that place in a later process is the
+same object. What it was given and never changed is configuration: the program says what it is
+now. What changed is state: it is put into the object of that place, so that all who share it go
+on sharing it.
+"""
+
+import collections
+import marshal
+import reprlib
+import sys
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from runner.checkpoint.plain import MADE, NotPlainError
+from runner.training import objects
+from runner.training.digest import of_array
+from runner.training.objects import Kind, kind_of
+
+MOST_COMPARED = 64 * 2**20  #: bytes of an array that is compared whole; of a larger one, a sample
+AMBIENT = timedelta(days=30)  #: a time within it, set when the training begins, is of the clock
+MISSING: Any = object()
+Node = dict[str, Any]  #: an object as JSON
+Fields = Mapping[str, Any]  #: names and values
+
+
+@dataclass
+class Place:
+    """What stood somewhere when the training began."""
+
+    value: Any
+    first: dict[str, Any] | None = None  #: its fields as JSON, as given; None: on_train_begin's
+    fields: Fields = field(default_factory=dict)  #: and as values
+    items: Sequence[Any] = ()  #: what a container held then
+    print: Sequence[Any] = ()  #: and what that is compared by with another process's
+    begun: dict[str, Any] = field(default_factory=dict)  #: its fields after on_train_begin
+    changed: set[str] = field(default_factory=set)  #: fields that were ever others; "": content
+
+
+class Given:
+    """What some objects and all that they refer to were when the training began.
+
+    Args:
+        warn: told, once each, what can't be saved or restored, and what is configured otherwise.
+    """
+
+    def __init__(self, *, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self._said: set[str] = set()
+        self.roots: dict[str, Any] = {}
+        self.places: dict[str, Place] = {}
+        self.keys: dict[int, str] = {}  #: of what stands there, by id
+        self.apart: set[int] = set()  #: ids of objects that say themselves what their state is
+        self._classes: dict[tuple[str, str], Any] = {}
+        self._modules: set[str] = set()
+        self._clocks = [_clocks()]
+        for kind in MADE.values():
+            self.meet(kind)
+
+    def hold(self, key: str, value: Any) -> None:
+        """Know an object by its place."""
+        self.places[key] = Place(value)
+        self.keys[id(value)] = key
+        self.meet(value if kind_of(value) is Kind.CLASS else type(value))
+
+    def end(self) -> None:
+        """Take note that all is there that comes with the beginning of the training."""
+        self._clocks.append(_clocks())
+
+    def say(self, text: str) -> None:
+        """Warn, once."""
+        if text not in self._said:
+            self._said.add(text)
+            self._warn(text)
+
+    def is_of_the_clock(self, value: Any) -> bool:
+        """Whether a value set at the beginning of the training tells when that was."""
+        if type(value) is datetime:
+            return abs(datetime.now(value.tzinfo) - value) < AMBIENT
+        if type(value) is not float:
+            return False
+        return abs(value - time.time()) < AMBIENT.total_seconds() or any(
+            low <= value <= high
+            for low, high in zip(self._clocks[0], self._clocks[-1], strict=True)
+        )
+
+    # ------------------------------------------------------------------ classes
+
+    def meet(self, cls: type) -> None:
+        """Take note of a class of the program, and of all that its module shows."""
+        self._classes.setdefault((cls.__module__, cls.__qualname__), cls)
+        if cls.__module__ not in self._modules and objects.is_program(cls.__module__):
+            self._modules.add(cls.__module__)
+            for value in list(vars(sys.modules.get(cls.__module__, cls)).values()):
+                if kind_of(value) is Kind.CLASS:
+                    self._classes.setdefault((value.__module__, value.__qualname__), value)
+
+    def class_of(self, name: Sequence[str], kind: Kind | None = None) -> Any:
+        """Return a class that the program has shown.
+
+        Args:
+            name: its module and name.
+            kind: of its instances; None: the class itself is meant, and of the program.
+
+        Raises:
+            NotPlainError: it has shown none of that name and kind.
+        """
+        cls = self._classes.get((name[0], name[1]))
+        fits = cls is not None and (
+            objects.is_program(cls.__module__)
+            if kind is None
+            else objects.kind_of_instances(cls) is kind
+        )
+        if cls is None or not fits:
+            raise NotPlainError(f"a {'.'.join(name)}, which is not found in the program's modules")
+        return cls
+
+
+def _clocks() -> tuple[float, float]:
+    return time.monotonic(), time.perf_counter()
+
+
+# ---------------------------------------------------------------------- comparing
+
+
+def are_same(one: Any, other: Any) -> bool:
+    """Whether two pieces of JSON are the same: 1, 1.0 and True are not, nor 0.0 and -0.0."""
+    if one is MISSING or other is MISSING or one != other:
+        return False
+    return marshal.dumps(one, 2) == marshal.dumps(other, 2)
+
+
+def print_of(content: Any, value: Any) -> list[Any]:
+    """What a container is compared by with that of another process."""
+    return [zlib.crc32(marshal.dumps(content, 2)), text_of(value)]
+
+
+def print_of_array(array: Any, path: str) -> str:
+    """What an array is compared by: a script's large ones are its data, of them a sample."""
+    if array.dtype.hasobject:  # can't be saved
+        return f"{array.dtype}{array.shape}"
+    if array.nbytes > MOST_COMPARED and ("/global:" in path or "/closure:" in path):
+        return f"{array.shape}{of_array(array.reshape(-1)[:: array.size // 4096])}"
+    return of_array(array)
+
+
+def items_of(container: Any) -> list[Any]:
+    """What a container holds, in its order; of a dictionary all keys, then all values."""
+    for base in (collections.OrderedDict, dict):
+        if issubclass(type(container), base):
+            return [*base.keys(container), *base.values(container)]
+    return list(container)
+
+
+# ---------------------------------------------------------------------- words
+
+
+def name_of(key: str) -> str:
+    """Return a place as people write it."""
+    parts = key.replace("'", "").rsplit("<locals>.", 1)[-1].split("/")
+    hidden = ("class:", "function:", "self:", "keywords:", "args:")
+    shown = [p.split(":", 1)[-1] for p in parts if p not in hidden and not p.startswith("base:")]
+    return ".".join(shown)
+
+
+def kind_name(value: Any) -> str:
+    """Return what a value is, for people."""
+    cls = type(value)
+    return f"a {cls.__module__}.{cls.__qualname__}"
+
+
+def text_of(value: Any) -> str:
+    """Return plain data as people write it; of all else nothing, as that would run code."""
+    kind = kind_of(value)
+    if kind is Kind.ARRAY:
+        return f"{value.dtype}{list(value.shape)}"
+    if kind is Kind.LEAF:
+        return reprlib.repr(value)
+    plain = type(value) in MADE.values() and all(kind_of(v) is Kind.LEAF for v in items_of(value))
+    return reprlib.repr(value) if plain else ""
