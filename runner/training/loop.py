@@ -193,7 +193,7 @@ class Loop:
         )
         # fit does not reset metrics in its first epoch that its first step builds
         self._kept_metrics = [
-            (variable, np.array(variable))
+            (variable, keras.ops.convert_to_numpy(variable))
             for variable in self.model.metrics_variables
             if id(variable) not in reset
         ]

@@ -130,7 +130,7 @@ def kind_of_instances(cls: type) -> Kind:
         return _EXACT[cls]
     if issubclass(cls, date | time) and cls.__module__ == "datetime":
         return Kind.LEAF
-    if _root(cls.__module__) == "runner":
+    if _root(cls.__module__) == "runner" and not _is_callback_of_a_job(cls):
         return Kind.MACHINERY
     for bases, kind in _BASES:
         if issubclass(cls, bases):
@@ -138,6 +138,11 @@ def kind_of_instances(cls: type) -> Kind:
     if issubclass(cls, tuple) and hasattr(cls, "_fields"):
         return Kind.NAMED
     return _kind_of_other(cls)
+
+
+def _is_callback_of_a_job(cls: type) -> bool:
+    ours = any(base.__name__ == "BackupAndRestore" for base in cls.__mro__)
+    return issubclass(cls, keras.callbacks.Callback) and not ours
 
 
 def _kind_of_other(cls: type) -> Kind:

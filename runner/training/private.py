@@ -205,6 +205,8 @@ def step_functions(model: Any) -> list[Any]:
 
 def tensorflow_function(function: Any) -> Any:
     """Return the traced function of an iterator in Keras's train or test function, or None."""
+    if not str(getattr(function, "__module__", "")).startswith("keras."):
+        return None  # the program's own
     for cell in getattr(function, "__closure__", None) or ():
         if hasattr(cell.cell_contents, "_list_all_concrete_functions"):
             return cell.cell_contents

@@ -988,3 +988,14 @@ def test_a_training_that_its_callbacks_steer_is_the_same_after_interruptions(
     again = fit(tmp_path / "again", 4, 0)
     assert again == whole
     assert type(again[0]) is collections.defaultdict
+
+
+def test_the_callbacks_of_a_job_need_no_word() -> None:
+    """Classes of this package are machines to it, but for the callbacks that a spec asks for."""
+    from runner.training.trainer import _stop_at_nan
+
+    said: list[str] = []
+    observers = Observers([_stop_at_nan()], warn=said.append)
+    observers.begin()
+    observers.capture()
+    assert said == []
