@@ -16,7 +16,10 @@ from runner.training.reach import Found, attributes
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
 #: what Keras itself changes as it trains
-_KERAS_S_OWN = frozenset({"built", "stop_training", "stop_evaluating", "params", "history"})
+_KERAS_S_OWN = frozenset(
+    {"built", "stop_training", "stop_evaluating", "params", "history"}
+    | {"train_function", "test_function", "predict_function"}
+)
 _LOOKED_AT = frozenset({"_trainable"})  #: what it changes for the program
 _LONGEST = 100  #: entries of a container that is looked into
 _LARGEST = 16 * 2**20  #: bytes of an array that is looked at
@@ -40,9 +43,16 @@ class Attributes:
         self._plain = [
             (f"{path}.{name}", vars(part), name, value)
             for path, part, name, value in self._open()
-            if isinstance(value, _PLAIN) and name in getattr(part, "__dict__", ())
+            if isinstance(value, _PLAIN)
+            and name in getattr(part, "__dict__", ())
+            and name not in _LOOKED_AT
         ]
-        self._saved = {key for key, _, name, _ in self._plain if name not in _LOOKED_AT}
+        #: objects with attributes in a dictionary, and the names that were in it
+        self._known = {
+            path: frozenset(vars(part))
+            for path, part in self._parts.items()
+            if hasattr(part, "__dict__")
+        }
         self._before: dict[str, Any] = {}
         self._said: set[str] = set()
 
@@ -60,22 +70,53 @@ class Attributes:
         found = {}
         for key, values, name, first in self._plain:
             value = values.get(name, first)
-            if value is not first and isinstance(value, _PLAIN) and key in self._saved:
+            if value is not first and isinstance(value, _PLAIN):
                 found[key] = encode(value, _refuse)
+        for path, name, value in self._new():
+            found[f"{path}.{name}"] = encode(value, _refuse)
         return found
+
+    def _new(self) -> list[tuple[str, str, Any]]:
+        """Return path, name and value of plain attributes that were not there in the beginning."""
+        return [
+            (path, name, value)
+            for path, known in self._known.items()
+            if len(vars(self._parts[path])) != len(known)
+            for name, value in vars(self._parts[path]).items()
+            if name not in known
+            and not name.startswith("_")
+            and name not in _KERAS_S_OWN
+            and isinstance(value, _PLAIN)
+        ]
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Set the values that had changed before the kill."""
-        for key, _, name, _ in self._plain:
-            if key in saved:
-                setattr(self._parts[key.removesuffix(f".{name}")], name, decode(saved[key], _none))
+        for key, value in saved.items():
+            path, _, name = key.rpartition(".")
+            if path in self._known and name.isidentifier() and not name.startswith("_"):
+                setattr(self._parts[path], name, decode(value, _none))
+
+    def reset(self) -> None:
+        """Set the values of the beginning."""
+        for key, values, name, first in self._plain:
+            value = values.get(name, first)
+            if value is not first and isinstance(value, _PLAIN):
+                setattr(self._parts[key.removesuffix(f".{name}")], name, first)
+        for path, name, _ in self._new():
+            delattr(self._parts[path], name)
+
+    def exchange(self, now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
+        """Set what `capture` returned at another time."""
+        if now != then:
+            self.reset()
+            self.restore(then)
 
     def look(self) -> None:
         """Compare what is not saved with the last look, and name what is another."""
         now = {
             f"{path}.{name}": _print(value)
             for path, _, name, value in self._open()
-            if f"{path}.{name}" not in self._saved
+            if name in _LOOKED_AT or not isinstance(value, _PLAIN)
         }
         for name, value in now.items():
             if self._before.get(name, value) != value and name not in self._said:

@@ -188,9 +188,13 @@ class Loop:
         restored = self._restored
         self._tracing = Tracing(restored.python.get("tracing") if restored else None)
         reset = {id(variable) for variable in self.model.metrics_variables}
+        self._baked = dict(restored.python.get("baked") or {}) if restored else {}
+        before = Attributes(reach.parts(self.model), set(), self._settings.warn)
+        before.restore(self._baked.get("train", {}))
         self._late = not backend.prepare(
             self.model, self._fit, lambda trace: self._tracing.run("train", trace)
         )
+        before.reset()
         # fit does not reset metrics in its first epoch that its first step builds
         self._kept_metrics = [
             (variable, keras.ops.convert_to_numpy(variable))
@@ -198,10 +202,23 @@ class Loop:
             if id(variable) not in reset
         ]
         self._find_variables()
+        self._traced_with = Attributes(self._variables.parts, set(), self._settings.warn)
         if self._late and restored is not None and self._variables.lacks(self._state(restored)):
             self._source.seek(self._fit.initial_epoch, 0)
             self._tracing.run("train", lambda: backend.step_once(self.model, self._fit))
             self._find_variables()
+
+    def _trace_again(self) -> None:
+        """Trace the first step anew if callbacks have set what is baked into its graph."""
+        baked = self._traced_with.capture()
+        if not baked or not self._tracing.forget("train"):
+            return
+        self.model.make_train_function(force=True)
+        self._shortcuts.take(self.model.train_function)
+        self._structure = Structure(self.model, self._fit)
+        backend = backends.current()
+        backend.prepare(self.model, self._fit, lambda trace: self._tracing.run("train", trace))
+        self._baked["train"] = baked
 
     def _belongs_to_a_later_fit(self, restored: Restored) -> bool:
         """Pass over a fit that had ended before the kill: several use one folder in turn."""
@@ -409,6 +426,8 @@ class Loop:
         if self._is_hidden:
             return
         self._originals["on_train_batch_begin"](batch, logs)
+        if self._position.global_step == 0:
+            self._trace_again()
         if self._source.mid_epoch and not self.model.run_eagerly:  # data of code may draw as well
             self._tracing.begin("train")
 
@@ -560,8 +579,6 @@ class Loop:
         self._validation_steps = 0
         if self._begun:
             self._shortcuts.take(self.model.test_function)
-            if not self.model.run_eagerly:
-                self._tracing.run("test", self._trace_test)
             if self._source.mid_epoch and not self._find_changes():
                 self._before_validation = self._snapshot(self._logs)
         self._originals["on_test_begin"](logs)
@@ -569,12 +586,21 @@ class Loop:
     def _trace_test(self) -> bool:
         data = private.epoch_iterator_above()
         self._test_is_plain = private.is_plain(data)
-        return backends.current().trace(self.model.test_function, data)
+        now = self._traced_with.capture()
+        then = self._baked.get("test", now)
+        self._traced_with.exchange(now, then)
+        traced = backends.current().trace(self.model.test_function, data)
+        self._traced_with.exchange(then, now)
+        if traced:
+            self._baked["test"] = then
+        return traced
 
     def on_test_batch_begin(self, batch: int, logs: Logs = None) -> None:
-        """Pass on; the first batch may be what the function is traced by."""
+        """Pass on; the function is traced as the first batch comes, as Keras does it."""
         self._originals["on_test_batch_begin"](batch, logs)
-        if self._begun and self._test_is_plain and not self.model.run_eagerly:
+        if not self._begun or self.model.run_eagerly:
+            return
+        if not self._tracing.run("test", self._trace_test) and self._test_is_plain:
             self._tracing.begin("test")
 
     def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
@@ -629,6 +655,7 @@ class Loop:
         python["source"] = self._source.to_json()
         python["fit"] = self._settings.number
         python["attributes"] = self._attributes.capture()
+        python["baked"] = self._baked
         python["tracing"] = self._tracing.to_json()
         python["program"] = self._program
         python["best"] = self._settings.best.to_json() if self._settings.best else None

@@ -82,17 +82,18 @@ def walk(
             queue.extend(_parts(path, value))
 
 
-def program_parts(model: Any) -> list[Found]:
-    """Return the models, layers, losses, metrics and optimizers of classes of the program's own."""
+def parts(model: Any) -> list[Found]:
+    """Return the models, layers, losses, metrics and optimizers that a model refers to."""
 
     def is_leaf(value: Any) -> bool:
         return isinstance(value, keras.Variable)
 
-    return [
-        (path, value)
-        for path, value in walk([("model", model)], leaf=is_leaf)
-        if is_part(value) and not is_library(type(value).__module__)
-    ]
+    return [one for one in walk([("model", model)], leaf=is_leaf) if is_part(one[1])]
+
+
+def program_parts(model: Any) -> list[Found]:
+    """Return the models, layers, losses, metrics and optimizers of classes of the program's own."""
+    return [one for one in parts(model) if not is_library(type(one[1]).__module__)]
 
 
 def is_part(value: Any) -> bool:

@@ -46,6 +46,14 @@ class Tracing:
             self._ahead.add(name)
         return traced
 
+    def forget(self, name: str) -> bool:
+        """Let a function be traced again; False if it was not traced before its steps."""
+        if name not in self._ahead:
+            return False
+        self._ahead.discard(name)
+        self._before.pop(name, None)
+        return True
+
     def begin(self, name: str) -> None:
         """Set the generators for a step that may trace its function, if drawing matters to it.
 

@@ -195,6 +195,29 @@ def curriculum(callbacks: list[Any]) -> Result:
     return result(history, model, difficulty=difficulty)
 
 
+class Scale(keras.layers.Layer):  # type: ignore[misc]
+    factor = 1.0
+
+    def call(self, x: Any) -> Any:
+        return x * self.factor
+
+
+class Sets(keras.callbacks.Callback):  # type: ignore[misc]
+    """Sets what is baked into the graphs at their first steps, and later in vain."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.model.layers[0].factor = 3.0 + epoch
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self.model.layers[0].factor += 0.5
+
+
+def set_before_the_first_step(callbacks: list[Any]) -> Result:
+    model = dense(Scale())
+    history = model.fit(batches(), validation_data=batches(), callbacks=[Sets(), *callbacks], **FIT)
+    return result(history, model, factor=model.layers[0].factor)
+
+
 class Compiles(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if epoch == 1:
@@ -216,7 +239,7 @@ PROGRAMS = [
     traced_draws,
     eager_draws,
 ]
-PROGRAMS += [attribute_of_keras, curriculum, compiled_again]
+PROGRAMS += [set_before_the_first_step, attribute_of_keras, curriculum, compiled_again]
 
 
 def attempt(
