@@ -150,6 +150,10 @@ from runner import BackupAndRestore
 from runner.training.private import set_random_seed
 
 class Stop(keras.callbacks.Callback):
+    def get_state(self):
+        return {}  # what it counts is of this attempt
+    def set_state(self, state):
+        pass
     def on_train_begin(self, logs=None):
         steps.clear()
     def on_train_batch_end(self, batch, logs=None):
