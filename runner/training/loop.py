@@ -172,7 +172,7 @@ class Loop:
             self._settings.recorder.begin(self.model, fit, self._others)
         self._numerics = {**numerics.fingerprint(self.model), **self._source.fingerprint()}
         self._program = description(self.model, fit, self._source)
-        self._structure = Structure(self.model, fit)
+        self._structure = Structure(self.model)
         self._attributes = Attributes(
             self._variables.parts, self._observers.covered(), self._settings.warn
         )
@@ -215,7 +215,7 @@ class Loop:
             return
         self.model.make_train_function(force=True)
         self._shortcuts.take(self.model.train_function)
-        self._structure = Structure(self.model, self._fit)
+        self._structure = Structure(self.model)
         backend = backends.current()
         backend.prepare(self.model, self._fit, lambda trace: self._tracing.run("train", trace))
         self._baked["train"] = baked
@@ -492,7 +492,7 @@ class Loop:
         """Say once what a callback has exchanged: a fresh program could not take its state back."""
         if self._changed:
             return self._changed
-        self._changed = self._structure.changes(self.model, self._fit)
+        self._changed = self._structure.changes(self.model)
         if self._changed:
             saved = self._checkpointer.last_committed
             self._settings.warn(

@@ -127,19 +127,18 @@ class Structure:
 
     Args:
         model: in training.
-        fit: the running one.
     """
 
-    def __init__(self, model: Any, fit: Any) -> None:
-        self._parts = _parts(model, fit)
+    def __init__(self, model: Any) -> None:
+        self._parts = _parts(model)
 
-    def changes(self, model: Any, fit: Any) -> list[str]:
+    def changes(self, model: Any) -> list[str]:
         """Return in words what is not the object any more that it was."""
-        now = _parts(model, fit)
+        now = _parts(model)
         return [name for name, part in self._parts.items() if now[name] is not part]
 
 
-def _parts(model: Any, fit: Any) -> dict[str, Any]:
+def _parts(model: Any) -> dict[str, Any]:
     optimizer = getattr(model, "optimizer", None)
     rate = getattr(optimizer, "_learning_rate", None)
     return {
@@ -150,5 +149,4 @@ def _parts(model: Any, fit: Any) -> dict[str, Any]:
         "the training step": model.train_function,
         "steps_per_execution": model.steps_per_execution,
         "run_eagerly": model.run_eagerly,
-        "the data": fit.epoch_iterator.data_adapter,
     }
