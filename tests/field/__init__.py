@@ -1,0 +1,1 @@
+"""Long runs on real machines; each is a command, none is part of the tests."""
