@@ -2,10 +2,11 @@
 
     python -m tests.field.study --data cifar100.npz --store STORE jobs/myinception-dropout-ma.json
 
-Workers are ended by SIGKILL at random moments, `--kills` times a job, and once more when `--minutes`
-are over; the same command goes on where they died. RESULTS then holds each job's record, history,
-log of attempts, kills, weights in float16 and the report. With `--check N` a second store trains
-the first job undisturbed for N epochs, and the two histories must be equal in every bit.
+Workers are ended by SIGKILL at random moments, `--kills` times a job, and once more when
+`--minutes` are over; the same command goes on where they died. RESULTS then holds each job's
+record, history, log of attempts, kills, weights in float16 and the report. With `--check N` a
+second store trains the first job undisturbed for N epochs, and the two histories must be equal in
+every bit.
 """
 
 import argparse
@@ -178,17 +179,23 @@ class Field:
 
     def table(self, jobs: list[dict[str, Any]]) -> str:
         """Return a line a job: epochs, minutes, kills survived, what was learnt."""
-        lines = ["| run | state | epochs | minutes | attempts | kills | top-1 | top-5 | certainty | consistency |"]
-        lines.append("|" + "---|" * 10)
+        scored = ("top_1", "top_5", "certainty", "consistency")
+        heads = ["run", "state", "epochs", "minutes", "attempts", "kills", *scored]
+        lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
         for job in jobs:
             found = job.get("evaluation") or {}
             kills = self.kills(job["id"]) + self.kills(job["id"], "time over")
-            scores = [
-                f"{found[key]:.4f}" if key in found else "-"
-                for key in ("top_1", "top_5", "certainty", "consistency")
-            ]
+            scores = [f"{found[key]:.4f}" if key in found else "-" for key in scored]
             hours = job.get("spent_hours") or 0.0
-            cells = [job["id"], job["state"], job["epoch"], f"{hours * 60:.1f}", job["attempts"], kills, *scores]
+            cells = [
+                job["id"],
+                job["state"],
+                job["epoch"],
+                f"{hours * 60:.1f}",
+                job["attempts"],
+                kills,
+                *scores,
+            ]
             lines.append("| " + " | ".join(map(str, cells)) + " |")
         return "\n".join(lines)
 
