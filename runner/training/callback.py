@@ -107,6 +107,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             on_progress=on_progress,
             tell=self._say,
             discard=self._folder.delete if delete_checkpoint else None,
+            release=self._folder.release,
         )
         if (recorder := Recorder.ordered()) is not None:  # in a place of its own, and at any step
             self._open = lambda: recorder.open(str(backup_dir), lasting=not delete_checkpoint)

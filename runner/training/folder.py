@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 BASE = "training"
 LOOKED_THROUGH = 8  #: records, from the newest on, where that is damaged
+MOMENT = 10.0  #: seconds that a fit waits at its end for what is being written
 
 _open: WeakValueDictionary[str, Checkpointer] = WeakValueDictionary()
 
@@ -80,6 +81,17 @@ class Folder:
         """Finish what is being written."""
         if self._checkpointer is not None:
             self._checkpointer.close()
+
+    def release(self) -> None:
+        """Finish what is being written: now if it takes a moment, else in the background."""
+        if self._checkpointer is None:
+            return
+        try:
+            if not self._checkpointer.wait(MOMENT):
+                return
+        except Exception as error:  # noqa: BLE001 - another may be on its way, of the fit
+            logger.warning("the last checkpoint was not written: %s", error)
+        self.close()
 
     def delete(self) -> None:
         """Remove everything, after the training has ended.

@@ -83,6 +83,7 @@ class Settings:
     number: int = 0  #: of this program's fits with this folder, how many have ended before
     waits: bool = False  #: for a bucket that is away when the training has ended
     discard: Callable[[], None] | None = None  #: removes all at the end, instead of saving it
+    release: Callable[[], None] = lambda: None  #: the fit is over, however it ended
     recorder: Recorder | None = None  #: writes down each step, under `runner drill -- PROGRAM`
 
 
@@ -124,6 +125,7 @@ class Loop:
         self._walk_seconds = 0.0  # what looking for variables took
         self._walked_at = 0.0
         self._shortcuts = Shortcuts()
+        self._tracing = Tracing()
         self._logs: Any = None  # of the last step, for a hidden one
         self._fresh = True
         self._begun = False  # else the list is that of an `evaluate`
@@ -186,15 +188,13 @@ class Loop:
         """Let everything exist that a step works with, before any of it is restored or saved."""
         backend = backends.current()
         restored = self._restored
-        self._tracing = Tracing(restored.python.get("tracing") if restored else None)
+        saved = restored.python if restored else {}
+        self._tracing = Tracing(saved.get("tracing"), saved.get("baked"))
         reset = {id(variable) for variable in self.model.metrics_variables}
-        self._baked = dict(restored.python.get("baked") or {}) if restored else {}
-        before = Attributes(reach.parts(self.model), set(), self._settings.warn)
-        before.restore(self._baked.get("train", {}))
+        self._tracing.attributes = Attributes(reach.parts(self.model), set(), self._settings.warn)
         self._late = not backend.prepare(
             self.model, self._fit, lambda trace: self._tracing.run("train", trace)
         )
-        before.reset()
         # fit does not reset metrics in its first epoch that its first step builds
         self._kept_metrics = [
             (variable, keras.ops.convert_to_numpy(variable))
@@ -202,7 +202,7 @@ class Loop:
             if id(variable) not in reset
         ]
         self._find_variables()
-        self._traced_with = Attributes(self._variables.parts, set(), self._settings.warn)
+        self._tracing.attributes = Attributes(self._variables.parts, set(), self._settings.warn)
         if self._late and restored is not None and self._variables.lacks(self._state(restored)):
             self._source.seek(self._fit.initial_epoch, 0)
             self._tracing.run("train", lambda: backend.step_once(self.model, self._fit))
@@ -210,15 +210,14 @@ class Loop:
 
     def _trace_again(self) -> None:
         """Trace the first step anew if callbacks have set what is baked into its graph."""
-        baked = self._traced_with.capture()
-        if not baked or not self._tracing.forget("train"):
+        attributes = self._tracing.attributes
+        if attributes is None or not attributes.capture() or not self._tracing.forget("train"):
             return
         self.model.make_train_function(force=True)
         self._shortcuts.take(self.model.train_function)
         self._structure = Structure(self.model)
         backend = backends.current()
         backend.prepare(self.model, self._fit, lambda trace: self._tracing.run("train", trace))
-        self._baked["train"] = baked
 
     def _belongs_to_a_later_fit(self, restored: Restored) -> bool:
         """Pass over a fit that had ended before the kill: several use one folder in turn."""
@@ -347,12 +346,14 @@ class Loop:
         for name, original in self._originals.items():
             setattr(self._callbacks, name, original)
         self._shortcuts.undo()
+        self._tracing.end(traced=False)
         if self._hidden is not None:
             self._hidden.end()
         if self.model is not None:
             private.set_first_epoch(self.model, None)
         self._observers = None  # type: ignore[assignment]
         self._variables = None  # type: ignore[assignment]
+        self._settings.release()
 
     def _stopped(self) -> bool:
         return bool(self.model.stop_training)
@@ -428,8 +429,8 @@ class Loop:
         self._originals["on_train_batch_begin"](batch, logs)
         if self._position.global_step == 0:
             self._trace_again()
-        if self._source.mid_epoch and not self.model.run_eagerly:  # data of code may draw as well
-            self._tracing.begin("train")
+        if not self.model.run_eagerly:  # data of code may draw as well
+            self._tracing.begin("train", draws=self._source.mid_epoch)
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Count the step, and save what is due."""
@@ -586,22 +587,15 @@ class Loop:
     def _trace_test(self) -> bool:
         data = private.epoch_iterator_above()
         self._test_is_plain = private.is_plain(data)
-        now = self._traced_with.capture()
-        then = self._baked.get("test", now)
-        self._traced_with.exchange(now, then)
-        traced = backends.current().trace(self.model.test_function, data)
-        self._traced_with.exchange(then, now)
-        if traced:
-            self._baked["test"] = then
-        return traced
+        return backends.current().trace(self.model.test_function, data)
 
     def on_test_batch_begin(self, batch: int, logs: Logs = None) -> None:
         """Pass on; the function is traced as the first batch comes, as Keras does it."""
         self._originals["on_test_batch_begin"](batch, logs)
         if not self._begun or self.model.run_eagerly:
             return
-        if not self._tracing.run("test", self._trace_test) and self._test_is_plain:
-            self._tracing.begin("test")
+        if not self._tracing.run("test", self._trace_test):
+            self._tracing.begin("test", draws=self._test_is_plain)
 
     def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Stop at once if asked to; the validation is repeated after the resume."""
@@ -655,7 +649,7 @@ class Loop:
         python["source"] = self._source.to_json()
         python["fit"] = self._settings.number
         python["attributes"] = self._attributes.capture()
-        python["baked"] = self._baked
+        python["baked"] = self._tracing.baked
         python["tracing"] = self._tracing.to_json()
         python["program"] = self._program
         python["best"] = self._settings.best.to_json() if self._settings.best else None
@@ -682,7 +676,9 @@ class Loop:
         but = [self._rate_name] if self._keeps_rate(restored) else []
         self._variables.assign(self._state(restored), but=but)
         self._observers.restore(restored.python, restored.tensors)
-        self._attributes.restore(restored.python.get("attributes") or {})
+        attributes = restored.python.get("attributes") or {}
+        self._attributes.restore(attributes)
+        self._tracing.resume(attributes)
         self._history_before = dict(restored.python.get("history_before") or {})
         self.epoch_times = list(restored.python.get("epoch_times") or [])
         if self._settings.best is not None:

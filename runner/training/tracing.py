@@ -3,16 +3,20 @@
 What a layer draws from Python's or NumPy's generators while its step is traced is baked into the
 graph: another constant in each process, unless the tracing begins where it began in the first one.
 So the generators' states before a tracing that drew from them travel in the checkpoints; after a
-resume the step is traced from them, and the generators are put back.
+resume the step is traced from them, and the generators are put back. The same holds for the rate
+of a layer that a callback changes later, in vain: the graph keeps what it was traced with.
 """
 
 import random
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from runner.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from runner.training.attributes import Attributes
 
 
 class Tracing:
@@ -20,9 +24,16 @@ class Tracing:
 
     Args:
         saved: what `to_json` returned before the kill, if this is a resume.
+        baked: by function, what was set on Keras's objects when it was traced.
     """
 
-    def __init__(self, saved: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, saved: Mapping[str, Any] | None = None, baked: Mapping[str, Any] | None = None
+    ) -> None:
+        self.baked: dict[str, Any] = dict(baked or {})
+        self.attributes: Attributes | None = None  #: of all that a step works with
+        self._exchanged: tuple[dict[str, Any], dict[str, Any]] | None = None
+        self._unlike = any(self.baked.values())  # what is set may be other than what was baked
         #: by function: the generators' states before it was traced; None where it drew nothing
         self._before: dict[str, Any] = dict(saved or {})
         self._begun: tuple[str, Any] | None = None
@@ -36,7 +47,7 @@ class Tracing:
         """Trace a function for all its steps, from where it was traced first; whether it could."""
         if name in self._ahead:
             return True
-        self.begin(name)
+        self.begin(name, draws=True)
         traced = False
         try:
             traced = trace()
@@ -52,22 +63,40 @@ class Tracing:
             return False
         self._ahead.discard(name)
         self._before.pop(name, None)
+        self.baked.pop(name, None)
         return True
 
-    def begin(self, name: str) -> None:
-        """Set the generators for a step that may trace its function, if drawing matters to it.
+    def resume(self, attributes: Mapping[str, Any]) -> None:
+        """Hear what a checkpoint has set: functions may have been traced with other values."""
+        self._unlike = any(baked != attributes for baked in self.baked.values())
+
+    def begin(self, name: str, *, draws: bool) -> None:
+        """Set all as it was at its first tracing, for a step that may trace its function.
 
         JAX traces a function anew for each shape of its arguments, and once more for what its own
         first call returned: all from the same states.
+
+        Args:
+            name: of the function.
+            draws: nothing else draws from the generators meanwhile, so they may be set.
         """
-        if name in self._ahead or (name in self._before and self._before[name] is None):
+        if name in self._ahead:
+            return
+        if self.attributes is not None and (self._unlike or name not in self.baked):
+            now = self.attributes.capture()
+            self._exchanged = now, self.baked.setdefault(name, now)
+            self.attributes.exchange(*self._exchanged)
+        if not draws or (name in self._before and self._before[name] is None):
             return
         self._begun = name, generators()
         if name in self._before:
             set_generators(self._before[name])
 
     def end(self, *, traced: bool = True) -> None:
-        """Remember where it began if it is the first, else put the generators back."""
+        """Remember where it began if it is the first, else put everything back."""
+        if self.attributes is not None and self._exchanged is not None:
+            (now, then), self._exchanged = self._exchanged, None
+            self.attributes.exchange(then, now)
         if self._begun is None:
             return
         (name, before), self._begun = self._begun, None

@@ -219,6 +219,72 @@ def test_data_resume_at_any_step(tmp_path: Path, data: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+BAKED = """
+import numpy as np, keras
+from runner import BackupAndRestore, Batches
+
+class Scale(keras.layers.Layer):
+    factor = 1.0
+    def call(self, x):
+        return x * self.factor
+
+class Sets(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.layers[0].factor = 3.0 + epoch
+    def on_test_begin(self, logs=None):
+        self.model.layers[0].factor += 0.5
+
+class Stop(keras.callbacks.Callback):
+    def __init__(self, at, backup):
+        super().__init__()
+        self.left, self.backup = at, backup
+    def get_state(self):
+        return {}
+    def set_state(self, state):
+        pass
+    def on_train_batch_end(self, batch, logs=None):
+        self.backup._loop._checkpointer.wait()
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+x = np.random.default_rng(1).normal(size=(50, 4)).astype("float32")
+
+def fit(folder, stop):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((4,)), Scale(), keras.layers.Dense(2)])
+    model.compile("adam", "mse", metrics=["mae"])
+    callbacks = [Sets()]
+    if folder:
+        backup = BackupAndRestore(folder, save_freq=1, delete_checkpoint=False)
+        callbacks += [Stop(stop, backup), backup]
+    data = Batches(x, x[:, :2], batch_size=16, seed=1)
+    history = model.fit(
+        data, validation_data=(x, x[:, :2]), epochs=4, verbose=0, callbacks=callbacks
+    )
+    weights = [np.asarray(w).tobytes() for w in model.get_weights()]
+    return weights, history.history, model.layers[0].factor
+
+expected = fit(None, 0)
+assert fit("whole", 0) == expected
+for stop in (3, 6, 2):
+    try:
+        fit("killed", stop)
+    except KeyboardInterrupt:
+        continue
+    raise AssertionError("it was not stopped")
+assert fit("killed", 0) == expected
+"""
+
+
+def test_what_the_first_trace_has_baked_in_stays_after_a_resume(tmp_path: Path) -> None:
+    """A rate that a callback changes later reaches no compiled step, resumed or not."""
+    done = subprocess.run(
+        [sys.executable, "-c", BAKED], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 DONATED = """
 import numpy as np, keras
 from runner import Batches

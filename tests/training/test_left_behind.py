@@ -7,7 +7,10 @@ draws from Python's and NumPy's generators first, as another process would have.
 import hashlib
 import random
 import re
+import shutil
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -529,6 +532,27 @@ def test_a_fit_left_by_an_exception_leaves_keras_as_it_was(tmp_path: Path, hook:
     history = model.fit(X, Y, batch_size=6, **FIT)
     assert history.epoch == [0, 1, 2]
     assert any((a != b).any() for a, b in zip(before, model.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("stop", [0, 3])
+def test_nothing_writes_any_more_when_a_fit_is_over(tmp_path: Path, stop: int) -> None:
+    with pytest.raises(RuntimeError) if stop else nullcontext():
+        attempt(eager_draws, 0, [kept(tmp_path / "run"), Interrupting(stop)])
+    assert not [thread for thread in threading.enumerate() if thread.name == "checkpoint"]
+    shutil.rmtree(tmp_path / "run")
+
+
+def test_a_library_may_put_its_own_fit_around_that_of_keras(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = keras.Model.fit
+
+    def fit(self: Any, *args: Any, **named: Any) -> Any:
+        return original(self, *args, **named)
+
+    expected = interrupted(traced_draws, tmp_path / "one", 2)
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    assert interrupted(traced_draws, tmp_path / "two", 2) == expected
 
 
 def test_a_fit_that_stops_while_steps_are_hidden_leaves_a_model_that_trains(tmp_path: Path) -> None:
