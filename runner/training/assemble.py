@@ -71,6 +71,8 @@ def assemble(
 
     keras.utils.clear_session(free_memory=False)
     keras.config.set_dtype_policy(dtype_policy)
+    keras.config.set_max_epochs(None)  # this machine's KERAS_MAX_EPOCHS would end the job early
+    keras.config.set_max_steps_per_epoch(None)
     private.set_random_seed(seed)
     try:
         network = build(input_shape=image_shape, classes=classes, **arguments)

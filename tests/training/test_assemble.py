@@ -80,6 +80,14 @@ def test_same_arguments_give_the_same_model_whatever_went_before() -> None:
     assert not np.array_equal(*kernels)
 
 
+def test_limits_of_this_machine_do_not_shorten_a_job() -> None:
+    keras.config.set_max_epochs(1)
+    keras.config.set_max_steps_per_epoch(2)
+    build()
+    assert keras.config.max_epochs() is None
+    assert keras.config.max_steps_per_epoch() is None
+
+
 def test_mixed_precision_keeps_pixels_and_probabilities_exact() -> None:
     try:
         parts = assemble(
