@@ -458,7 +458,9 @@ class Loop:
             self._first_ended_at = time.monotonic()
             if self._late:
                 self._find_variables()
-            backends.current().look_through(self.model, self._variables.reader, self._settings.warn)
+            if not self._find_changes():
+                reader, warn = self._variables.reader, self._settings.warn
+                backends.current().look_through(self.model, reader, warn)
         self._after_step(logs)
         self._progress("train", logs, force=first)  # from now on there is something to save
 
