@@ -49,11 +49,12 @@ class Recorder:
         self._orders = Orders.read(folder)
         self._file = trace_file(folder, self._orders.attempt).open("ab", buffering=0)
         self._fit = 0
+        self._fits: dict[str, int] = {}  #: numbers of the trainings, by their places
         self._place = Path()  #: of its checkpoints
         self._ahead: list[str] | None = None  #: batches that were read, and taken by no step yet
         self._taken: list[str] = []  #: by the steps since the last line
         self._step = 0
-        self._copied = False
+        self._copied: set[Path] = set()
         self._killer: threading.Timer | None = None
 
     @classmethod
@@ -62,20 +63,29 @@ class Recorder:
         folder = os.environ.get(VARIABLE)
         return _recorder(folder) if folder else None
 
-    def open(self, backup_dir: str, *, lasting: bool) -> tuple[Checkpointer, Restored | None]:
+    def open(
+        self, backup_dir: str, *, ended: int, lasting: bool
+    ) -> tuple[Checkpointer, Restored | None]:
         """Open what stands for the place of the fit that begins now.
 
-        What it would delete at its end begins anew in each fit; what would last is found again.
+        A fit after one that was stopped by an exception goes on with that one's training. What a
+        fit would delete at its end begins anew in the next; what would last is found again.
+
+        Args:
+            backup_dir: the program's place.
+            ended: how many fits with that place have come to their end.
+            lasting: it is not deleted then.
         """
-        name = blake3(backup_dir.encode()).hexdigest(8) if lasting else f"fit-{self._fit}"
-        self._place = Path("backups") / name
+        place = blake3(backup_dir.encode()).hexdigest(8)
+        name = f"{place}-{ended}"
+        self._fit = self._fits.setdefault(name, len(self._fits) + 1)
+        self._place = Path("backups") / (place if lasting else name)
         return Folder(str(self._folder / self._place), keep=Latest()).open()
 
     def begin(self, model: Any, fit: private.Fit, callbacks: Sequence[Any]) -> None:
         """Follow this fit from now on."""
-        self._fit += 1
         self._model, self._callbacks = model, callbacks
-        self._ahead, self._taken, self._copied = None, [], False
+        self._ahead, self._taken = None, []
         iterator = fit.epoch_iterator
         original = iterator._get_iterator
         iterator._get_iterator = lambda: self._seen(original())
@@ -156,8 +166,8 @@ class Recorder:
         orders = self._orders
         if position.moment == "start":
             return
-        if orders.start and not self._copied:
-            self._copied = True  # before the first step ends, nothing else is saved
+        if orders.start and self._place not in self._copied:
+            self._copied.add(self._place)  # before the first step ends, nothing else is saved
             shutil.copytree(self._folder / self._place, Path(orders.start) / self._place)
         if (
             orders.kill
