@@ -30,6 +30,7 @@ from runner.checkpoint.manifest import Position
 from runner.checkpoint.policy import Latest
 from runner.checkpoint.reading import Restored
 from runner.training import private
+from runner.training.attributes import plain
 from runner.training.digest import attributes, digest, is_own, of_array
 from runner.training.folder import Folder
 from runner.training.orders import VARIABLE, Orders, trace_file
@@ -237,12 +238,13 @@ def _held(owner: Any, known: Collection[int]) -> dict[str, Any]:
         if hasattr(owner, "get_state") and hasattr(owner, "set_state"):
             return {"": owner.get_state()}  # it says itself what it is
         return {f".{key}": value for key, value in vars(owner).items() if key not in _NO_STATE}
+    held = {f".{key.lstrip('_')}": value for key, value in plain(owner).items()}
     if is_own(owner):
-        return {f".{key}": value for key, value in attributes(owner).items()}
-    if isinstance(owner, keras.layers.Layer):  # such as a stateful LSTM
-        held = {f".{key}": _unknown(value, known) for key, value in vars(owner).items()}
-        return {key: variables for key, variables in held.items() if variables}
-    return {}
+        held |= {f".{key}": value for key, value in attributes(owner).items()}
+    elif isinstance(owner, keras.layers.Layer):  # such as a stateful LSTM
+        found = {f".{key}": _unknown(value, known) for key, value in vars(owner).items()}
+        held |= {key: variables for key, variables in found.items() if variables}
+    return held
 
 
 def _unknown(value: Any, known: Collection[int]) -> list[Any]:
