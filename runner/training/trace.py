@@ -81,7 +81,9 @@ class Recorder:
         name = f"{place}-{ended}"
         self._fit = self._fits.setdefault(name, len(self._fits) + 1)
         self._place = Path("backups") / (place if lasting else name)
-        return Folder(str(self._folder / self._place), keep=Latest()).open()
+        opened = Folder(str(self._folder / self._place), keep=Latest()).open()
+        self._checkpointer = opened[0]
+        return opened
 
     def begin(self, model: Any, fit: private.Fit, callbacks: Sequence[Any]) -> None:
         """Follow this fit from now on."""
@@ -170,14 +172,14 @@ class Recorder:
         if orders.start and self._place not in self._copied:
             self._copied.add(self._place)  # before the first step ends, nothing else is saved
             shutil.copytree(self._folder / self._place, Path(orders.start) / self._place)
-        if (
-            orders.kill
-            and not self._killer
-            and (self._fit, position.global_step) >= orders.kill[:2]
-        ):
-            self._killer = threading.Timer(orders.kill[2], self._die)
+        step = position.global_step
+        awaited = orders.kill if not self._killer else None
+        if awaited and orders.attempt % 2 and (self._fit, step + 1) >= awaited[:2]:
+            self._checkpointer.wait()  # quick steps would go back to the first
+        if awaited and (self._fit, step) >= awaited[:2]:
+            self._killer = threading.Timer(awaited[2], self._die)
             self._killer.start()
-        over = _is_over(position.global_step, orders.steps) or (
+        over = _is_over(step, orders.steps) or (
             position.moment == "epoch" and _is_over(position.epoch, orders.epochs)
         )
         if self._killer and (over or position.moment == "final"):

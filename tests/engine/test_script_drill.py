@@ -145,6 +145,7 @@ def test_a_fit_after_an_interrupted_one(place: Place) -> None:
     document = json.loads(done.stdout)
     assert document["steps"] == 15
     assert document["kills"][0]["fit"] == 1
+    assert document["kills"][0]["resumed_at"] >= 9  # killed at 10: not far behind
 
 
 def test_what_the_undisturbed_run_leaves_behind(
