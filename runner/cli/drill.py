@@ -174,6 +174,8 @@ def verdict_lines(verdict: "Verdict | ScriptVerdict", same: str, unproven: str) 
     times = f"killed {kills} times" if kills != 1 else "killed once"
     if kills < planned:
         times += f" ({planned} were planned; it ended before)"
+    if verdict.differences and not kills:
+        return ["DIFFERENT without being killed:", *(f"  {one}" for one in verdict.differences)]
     if verdict.differences:
         return [f"DIFFERENT after being {times}:", *(f"  {one}" for one in verdict.differences)]
     if not kills:

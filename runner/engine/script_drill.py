@@ -27,7 +27,9 @@ from runner.training.orders import VARIABLE, Orders, trace_file
 
 POLL_SECONDS = 0.05
 _LAST_LINES = 15
-_TEMPORARY = "tmp"
+_PREFIX, _TEMPORARY = "runner-drill-", "tmp"
+_MOST_FILES = 10_000  #: of a folder; a larger one is not looked through
+_SHOWN = 4  #: names of files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +117,7 @@ class ScriptDrill:
             TrainingError: it fails undisturbed.
             PreemptedError: asked to stop.
         """
-        self.folder = Path(tempfile.mkdtemp(prefix="runner-drill-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
         passed = True
         try:
             verdict = yield from self._both()
@@ -130,8 +132,10 @@ class ScriptDrill:
             (self.folder / name / _TEMPORARY).mkdir(parents=True)
         start = str(self.folder / "killed")
         yield Said(text="undisturbed: nobody kills it")
+        files = _files()
         whole = yield from self._attempt("undisturbed", replace(self._orders, start=start))
         self._check(whole)
+        left = sorted(name for name, _ in _files() - files)
         steps = list(dict.fromkeys((line.fit, line.step) for line in whole.trace.made if line.step))
         yield Said(text=f"undisturbed: {len(steps)} steps in {whole.seconds:.1f} s")
         seconds = whole.trace.step_seconds * len(steps)
@@ -147,12 +151,28 @@ class ScriptDrill:
             ended=not attempts[-1].code,
         )
         return ScriptVerdict(
-            differences=(*_failure(attempts[-1], len(attempts)), *differences),
+            differences=(
+                *_failure(attempts[-1], len(attempts)),
+                *differences,
+                *self._found(left, whole, attempts[0]),
+            ),
             kills=_deaths(attempts),
             planned=self._kills,
             steps=len(steps),
             batches_seen=any(line.batches for line in whole.trace.made),
         )
+
+    def _found(self, left: Sequence[str], whole: _Ended, first: _Ended) -> list[str]:
+        """Say what may be the reason if the killed run was another one before it was killed."""
+        ended = not first.code and not first.trace.killed
+        if not left or not compare(whole.trace, [first.trace], ignored=self._ignored, ended=ended):
+            return []
+        more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+        return [
+            "it differs before it is killed. It began with what the undisturbed run had left in "
+            f"this folder: {', '.join(left[:_SHOWN])}{more}. If the program reads that, let it "
+            "keep it below $TMPDIR, which the drill gives each of the two runs anew."
+        ]
 
     def _killed(
         self, targets: Sequence[tuple[int, int, float]]
@@ -234,6 +254,21 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
             os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.wait()
+
+
+def _files() -> set[tuple[str, tuple[int, int]]]:
+    """Return the files of this folder, with what changes when they are written."""
+    found: set[tuple[str, tuple[int, int]]] = set()
+    for parent, folders, names in os.walk("."):
+        folders[:] = [name for name in folders if not name.startswith((".", "__", _PREFIX))]
+        for name in names:
+            with suppress(OSError):
+                path = Path(parent, name)
+                about = path.stat()
+                found.add((str(path), (about.st_mtime_ns, about.st_size)))
+        if len(found) > _MOST_FILES:
+            return set()
+    return found
 
 
 def _last_words(output: Path) -> str:

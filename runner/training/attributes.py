@@ -129,6 +129,17 @@ class Attributes:
         self._before = now
 
 
+def plain(part: Any) -> dict[str, Any]:
+    """Return the plain values that a program can set on a part, by name."""
+    return {
+        name: value
+        for name, value in attributes(part).items()
+        if isinstance(value, _PLAIN)
+        and name not in _KERAS_S_OWN
+        and (not name.startswith("_") or name in _LOOKED_AT)
+    }
+
+
 def _refuse(path: str, array: Any) -> str:
     raise NotPlainError(f"{path}: an array of shape {array.shape}")
 

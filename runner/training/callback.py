@@ -110,7 +110,9 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             release=self._folder.release,
         )
         if (recorder := Recorder.ordered()) is not None:  # in a place of its own, and at any step
-            self._open = lambda: recorder.open(str(backup_dir), lasting=not delete_checkpoint)
+            self._open = lambda: recorder.open(
+                str(backup_dir), ended=self._settings.number, lasting=not delete_checkpoint
+            )
             self._settings = replace(
                 self._settings,
                 every=EverySteps(1),

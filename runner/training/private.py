@@ -190,7 +190,14 @@ def all_layers(model: Any) -> list[Any]:
 
 def set_first_epoch(model: Any, epoch: int | None) -> None:
     """Let the running fit begin at this epoch (counted from 0); None: as its arguments say."""
-    model._initial_epoch = epoch
+    model._initial_epoch = None if epoch is None else _Epoch(epoch)
+
+
+class _Epoch(int):
+    """Counts for fit, which takes `_initial_epoch or initial_epoch`, also if it is the first."""
+
+    def __bool__(self) -> bool:
+        return True
 
 
 def step_functions(model: Any) -> list[Any]:

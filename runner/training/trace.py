@@ -30,6 +30,7 @@ from runner.checkpoint.manifest import Position
 from runner.checkpoint.policy import Latest
 from runner.checkpoint.reading import Restored
 from runner.training import private
+from runner.training.attributes import plain
 from runner.training.digest import attributes, digest, is_own, of_array
 from runner.training.folder import Folder
 from runner.training.orders import VARIABLE, Orders, trace_file
@@ -49,11 +50,12 @@ class Recorder:
         self._orders = Orders.read(folder)
         self._file = trace_file(folder, self._orders.attempt).open("ab", buffering=0)
         self._fit = 0
+        self._fits: dict[str, int] = {}  #: numbers of the trainings, by their places
         self._place = Path()  #: of its checkpoints
         self._ahead: list[str] | None = None  #: batches that were read, and taken by no step yet
         self._taken: list[str] = []  #: by the steps since the last line
         self._step = 0
-        self._copied = False
+        self._copied: set[Path] = set()
         self._killer: threading.Timer | None = None
 
     @classmethod
@@ -62,20 +64,31 @@ class Recorder:
         folder = os.environ.get(VARIABLE)
         return _recorder(folder) if folder else None
 
-    def open(self, backup_dir: str, *, lasting: bool) -> tuple[Checkpointer, Restored | None]:
+    def open(
+        self, backup_dir: str, *, ended: int, lasting: bool
+    ) -> tuple[Checkpointer, Restored | None]:
         """Open what stands for the place of the fit that begins now.
 
-        What it would delete at its end begins anew in each fit; what would last is found again.
+        A fit after one that was stopped by an exception goes on with that one's training. What a
+        fit would delete at its end begins anew in the next; what would last is found again.
+
+        Args:
+            backup_dir: the program's place.
+            ended: how many fits with that place have come to their end.
+            lasting: it is not deleted then.
         """
-        name = blake3(backup_dir.encode()).hexdigest(8) if lasting else f"fit-{self._fit}"
-        self._place = Path("backups") / name
-        return Folder(str(self._folder / self._place), keep=Latest()).open()
+        place = blake3(backup_dir.encode()).hexdigest(8)
+        name = f"{place}-{ended}"
+        self._fit = self._fits.setdefault(name, len(self._fits) + 1)
+        self._place = Path("backups") / (place if lasting else name)
+        opened = Folder(str(self._folder / self._place), keep=Latest()).open()
+        self._checkpointer = opened[0]
+        return opened
 
     def begin(self, model: Any, fit: private.Fit, callbacks: Sequence[Any]) -> None:
         """Follow this fit from now on."""
-        self._fit += 1
         self._model, self._callbacks = model, callbacks
-        self._ahead, self._taken, self._copied = None, [], False
+        self._ahead, self._taken = None, []
         iterator = fit.epoch_iterator
         original = iterator._get_iterator
         iterator._get_iterator = lambda: self._seen(original())
@@ -156,17 +169,17 @@ class Recorder:
         orders = self._orders
         if position.moment == "start":
             return
-        if orders.start and not self._copied:
-            self._copied = True  # before the first step ends, nothing else is saved
+        if orders.start and self._place not in self._copied:
+            self._copied.add(self._place)  # before the first step ends, nothing else is saved
             shutil.copytree(self._folder / self._place, Path(orders.start) / self._place)
-        if (
-            orders.kill
-            and not self._killer
-            and (self._fit, position.global_step) >= orders.kill[:2]
-        ):
-            self._killer = threading.Timer(orders.kill[2], self._die)
+        step = position.global_step
+        awaited = orders.kill if not self._killer else None
+        if awaited and orders.attempt % 2 and (self._fit, step + 1) >= awaited[:2]:
+            self._checkpointer.wait()  # quick steps would go back to the first
+        if awaited and (self._fit, step) >= awaited[:2]:
+            self._killer = threading.Timer(awaited[2], self._die)
             self._killer.start()
-        over = _is_over(position.global_step, orders.steps) or (
+        over = _is_over(step, orders.steps) or (
             position.moment == "epoch" and _is_over(position.epoch, orders.epochs)
         )
         if self._killer and (over or position.moment == "final"):
@@ -227,12 +240,13 @@ def _held(owner: Any, known: Collection[int]) -> dict[str, Any]:
         if hasattr(owner, "get_state") and hasattr(owner, "set_state"):
             return {"": owner.get_state()}  # it says itself what it is
         return {f".{key}": value for key, value in vars(owner).items() if key not in _NO_STATE}
+    held = {f".{key.lstrip('_')}": value for key, value in plain(owner).items()}
     if is_own(owner):
-        return {f".{key}": value for key, value in attributes(owner).items()}
-    if isinstance(owner, keras.layers.Layer):  # such as a stateful LSTM
-        held = {f".{key}": _unknown(value, known) for key, value in vars(owner).items()}
-        return {key: variables for key, variables in held.items() if variables}
-    return {}
+        held |= {f".{key}": value for key, value in attributes(owner).items()}
+    elif isinstance(owner, keras.layers.Layer):  # such as a stateful LSTM
+        found = {f".{key}": _unknown(value, known) for key, value in vars(owner).items()}
+        held |= {key: variables for key, variables in found.items() if variables}
+    return held
 
 
 def _unknown(value: Any, known: Collection[int]) -> list[Any]:

@@ -32,6 +32,14 @@ class Clock(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.now = time.time()
 
+stops = []
+
+class Stop(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if kind == "interrupted" and not stops and int(self.model.optimizer.iterations) == 7:
+            stops.append(7)
+            raise KeyboardInterrupt
+
 class Noise(keras.layers.Layer):
     def call(self, x):
         return x * int.from_bytes(os.urandom(2))  # another factor in each process
@@ -45,6 +53,8 @@ class Pairs(keras.utils.PyDataset):
             rows = np.frombuffer(os.urandom(16), np.uint8) % 80
         return x[rows], y[rows]
 
+if kind == "once" and os.path.exists(result):
+    sys.exit()
 if kind == "exact":
     keras.utils.set_random_seed(3)
 layers = [keras.layers.Dense(8, "relu"), keras.layers.Dropout(0.3), keras.layers.Dense(3)]
@@ -53,9 +63,13 @@ model = keras.Sequential([keras.Input((8,)), *layers, keras.layers.Softmax()])
 optimizer = "sgd" if kind == "noise" else "adam"
 model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
 early = keras.callbacks.EarlyStopping(patience=1, restore_best_weights=True)
-callbacks = [Clock(), early, runner.BackupAndRestore("backup", save_freq=2)]
-data = (Pairs(),) if kind != "exact" else (x, y)
-model.fit(*data, epochs=3, batch_size=16, verbose=0, validation_data=(x, y), callbacks=callbacks)
+callbacks = [Clock(), Stop(), early, runner.BackupAndRestore("backup", save_freq=2)]
+data = (x, y) if kind in ("exact", "interrupted") else (Pairs(),)
+options = dict(batch_size=16, verbose=0, validation_data=(x, y), callbacks=callbacks)
+try:
+    model.fit(*data, epochs=3, **options)
+except KeyboardInterrupt:
+    model.fit(*data, epochs=3, **options)
 np.save(result, np.concatenate([weight.ravel() for weight in model.get_weights()]))
 """
 
@@ -121,6 +135,31 @@ def test_without_a_seed(place: Place) -> None:
     assert document["batches_seen"]
     assert document["steps"] == 10
     assert len(document["kills"]) == 1
+
+
+def test_a_fit_after_an_interrupted_one(place: Place) -> None:
+    """It goes on where that one was stopped, as it does without a drill: both are one training."""
+    options = ("--kills", "1", "--seed", "5", "--ignore", "callback Clock.*", "--json")
+    done = place.drill(*options, program=place.program("interrupted"))
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    document = json.loads(done.stdout)
+    assert document["steps"] == 15
+    assert document["kills"][0]["fit"] == 1
+    assert document["kills"][0]["resumed_at"] >= 9  # killed at 10: not far behind
+
+
+def test_what_the_undisturbed_run_leaves_behind(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that reads what it wrote the first time: no fault of a resume, and named."""
+    monkeypatch.chdir(place.folder)
+    monkeypatch.setenv("PYTHONPATH", place.environment["PYTHONPATH"])
+    drill = [sys.executable, "-m", "runner", "drill", "--kills", "1", "--ignore", "*Clock.*"]
+    program = [sys.executable, "train.py", "once", "drilled.npy"]
+    done = subprocess.run([*drill, "--", *program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stdout + done.stderr[-3000:]
+    assert done.stdout.splitlines()[1] == "DIFFERENT without being killed:"
+    assert "had left in this folder: drilled.npy. If" in done.stdout
 
 
 @pytest.mark.parametrize(

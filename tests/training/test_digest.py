@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from runner.training.digest import attributes, digest
+from runner.training.trace import python_state
 from tests.training.killing import environment
 
 #: prints a hash of what has no order of its own
 ELSEWHERE = """
 from runner.training.digest import digest
+from runner.training.trace import python_state
 class Mine: pass
 mine = Mine(); mine.words = {"a", "b", "c"}; mine.table = {w: 1 for w in mine.words}; mine.me = mine
 print(digest([mine, object(), print, lambda: 1]))
@@ -118,3 +120,21 @@ def test_kerass_own_attributes_are_left_out() -> None:
     layer = Noisy()
     layer.build((None, 2))
     assert attributes(layer) == {"count": 0}
+
+
+def test_what_is_set_on_keras_s_own_layers() -> None:
+    """A drill names the rate or `trainable` that a callback changed, not only what followed."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2), keras.layers.Dropout(0.1)])
+    model.compile(keras.optimizers.SGD(), "mse")
+    before = python_state(model, [])
+    model.layers[0].trainable = False
+    model.layers[1].rate = 0.2
+    model.optimizer.clipnorm = 1.0
+    after = python_state(model, [])
+    names = {name for name, value in after.items() if before[name] != value}
+    dense, dropout = (layer.name for layer in model.layers)
+    assert names == {
+        f"layer {dense}.trainable",
+        f"layer {dropout}.rate",
+        "optimizer SGD.clipnorm",
+    }
