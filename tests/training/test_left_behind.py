@@ -198,6 +198,21 @@ def curriculum(callbacks: list[Any]) -> Result:
     return result(history, model, difficulty=difficulty)
 
 
+class CountsOnTheModel(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keeps what it counts in private attributes of objects of Keras."""
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self.model._counted = getattr(self.model, "_counted", 0) + 1
+        self.model.optimizer._rate = 0.5 / self.model._counted
+        self.model.optimizer.learning_rate = self.model.optimizer._rate
+
+
+def private_attribute_of_keras(callbacks: list[Any]) -> Result:
+    model = dense()
+    history = model.fit(batches(), callbacks=[CountsOnTheModel(), *callbacks], **FIT)
+    return result(history, model, counted=model._counted)
+
+
 class Scale(keras.layers.Layer):  # type: ignore[misc]
     factor = 1.0
 
@@ -243,6 +258,7 @@ PROGRAMS = [
     eager_draws,
 ]
 PROGRAMS += [set_before_the_first_step, attribute_of_keras, curriculum, compiled_again]
+PROGRAMS += [private_attribute_of_keras]
 
 
 def attempt(
