@@ -198,6 +198,21 @@ def curriculum(callbacks: list[Any]) -> Result:
     return result(history, model, difficulty=difficulty)
 
 
+class DrawsFromTensorFlow(keras.callbacks.Callback):  # type: ignore[misc]
+    """Draws outside of all steps: from a seed's own sequence, and from the global generator."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        for noise in (tf.random, tf.random.get_global_generator()):
+            weight = self.model.layers[0].kernel
+            weight.assign(weight + 0.01 * noise.normal(weight.shape))
+
+
+def draws_from_tensorflow(callbacks: list[Any]) -> Result:
+    tf.random.set_global_generator(tf.random.Generator.from_seed(3))
+    model = dense()
+    return result(model.fit(batches(), callbacks=[DrawsFromTensorFlow(), *callbacks], **FIT), model)
+
+
 class CountsOnTheModel(keras.callbacks.Callback):  # type: ignore[misc]
     """Keeps what it counts in private attributes of objects of Keras."""
 
@@ -258,7 +273,7 @@ PROGRAMS = [
     eager_draws,
 ]
 PROGRAMS += [set_before_the_first_step, attribute_of_keras, curriculum, compiled_again]
-PROGRAMS += [private_attribute_of_keras]
+PROGRAMS += [private_attribute_of_keras, draws_from_tensorflow]
 
 
 def attempt(
