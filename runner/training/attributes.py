@@ -5,14 +5,16 @@ What is left are attributes of Keras's own layers, models and optimizers. Plain 
 in training are saved and restored; of all others it is named what changes and is in no checkpoint.
 """
 
+import functools
 import random
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from runner.checkpoint.plain import NotPlainError, decode, encode
-from runner.training.reach import Found, attributes
+from runner.training.reach import Found, attributes, codes, is_library
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
 #: what Keras itself changes as it trains
@@ -62,7 +64,7 @@ class Attributes:
             for name, value in attributes(part).items():
                 if name in _KERAS_S_OWN or (id(part), name) in self._covered:
                     continue
-                if not name.startswith("_") or name in _LOOKED_AT:
+                if name in _LOOKED_AT or not _is_keras_s(part, name):
                     yield path, part, name, value
 
     def capture(self) -> dict[str, Any]:
@@ -84,17 +86,18 @@ class Attributes:
             if len(vars(self._parts[path])) != len(known)
             for name, value in vars(self._parts[path]).items()
             if name not in known
-            and not name.startswith("_")
             and name not in _KERAS_S_OWN
             and isinstance(value, _PLAIN)
+            and not _is_keras_s(self._parts[path], name)
         ]
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Set the values that had changed before the kill."""
         for key, value in saved.items():
             path, _, name = key.rpartition(".")
-            if path in self._known and name.isidentifier() and not name.startswith("_"):
-                setattr(self._parts[path], name, decode(value, _none))
+            part = self._parts.get(path)
+            if path in self._known and name.isidentifier() and not _is_keras_s(part, name):
+                setattr(part, name, decode(value, _none))
 
     def reset(self) -> None:
         """Set the values of the beginning."""
@@ -138,6 +141,27 @@ def plain(part: Any) -> dict[str, Any]:
         and name not in _KERAS_S_OWN
         and (not name.startswith("_") or name in _LOOKED_AT)
     }
+
+
+def _is_keras_s(part: Any, name: str) -> bool:
+    """Whether an attribute is private, and one that the code of a library works with."""
+    cls: Any = type(part)
+    return name.startswith("_") and (name.startswith("__") or name in _private_names(cls))
+
+
+@functools.lru_cache(maxsize=1000)
+def _private_names(cls: Any) -> frozenset[str]:
+    values = [v for k in cls.__mro__ if is_library(k.__module__) for v in vars(k).values()]
+    wrappers = ("fget", "fset", "__wrapped__", "__func__")
+    inner = [getattr(value, name, None) for value in values for name in wrappers]
+    return frozenset(
+        name
+        for function in [*values, *inner]
+        if isinstance(function, types.FunctionType)
+        for code in codes(function.__code__)
+        for name in code.co_names
+        if name.startswith("_")
+    )
 
 
 def _refuse(path: str, array: Any) -> str:

@@ -19,8 +19,8 @@ from runner.training.objects import (
     CONTAINERS,
     DATA,
     GENERATORS,
-    STATEFUL,
     Kind,
+    has_state,
     is_dataclass,
     is_library,
     is_program,
@@ -103,14 +103,39 @@ def _unwrapped(value: Any) -> Any:
 
 @functools.lru_cache(maxsize=10_000)
 def _globals_named(code: types.CodeType) -> dict[str, bool]:
-    """The global names in a function's code, and whether it assigns to them."""
+    """The global names in a function's code, and whether it assigns to them.
+
+    With dots, if something is taken from them: `settings.level` may be in a module `settings`.
+    """
     names: dict[str, bool] = {}
     for inner in codes(code):
-        for instruction in dis.get_instructions(inner):
-            if instruction.opname in ("LOAD_GLOBAL", "STORE_GLOBAL"):
-                stored = instruction.opname == "STORE_GLOBAL"
-                names[instruction.argval] = names.get(instruction.argval, False) or stored
+        instructions = list(dis.get_instructions(inner))
+        set_somewhere = {i.argval for i in instructions if i.opname == "STORE_ATTR"}
+        name = ""
+        for instruction in instructions:
+            kind, _, what = instruction.opname.partition("_")
+            stored = kind == "STORE"
+            if what == "GLOBAL":
+                name = instruction.argval
+            elif what in ("ATTR", "METHOD") and name:
+                name = f"{name}.{instruction.argval}"
+                stored = instruction.argval in set_somewhere
+            else:
+                name = name if kind in ("COPY", "DUP") else ""  # as `settings.level += 1` does
+                continue
+            names[name] = names.get(name, False) or stored
     return names
+
+
+def _module_of(name: str, values: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return what a dotted name is found in, and its last part; modules of the program alone."""
+    first, *others = name.split(".")
+    for inner in others:
+        module = values.get(first)
+        if not isinstance(module, types.ModuleType) or not is_program(module.__name__):
+            return {}, ""
+        values, first = vars(module), inner
+    return values, first
 
 
 def _of_function(owner: Any) -> dict[str, Any]:
@@ -120,10 +145,11 @@ def _of_function(owner: Any) -> dict[str, Any]:
     held = cells(owner).items()
     found = {f"closure:{name}": value for name, value in held if name != "__class__"}
     for name, stored in _globals_named(owner.__code__).items():
-        if name in values and (stored or kind_of(values[name]) in STATEFUL):
-            found[f"global:{name}"] = values[name]
+        names, last = _module_of(name, values)
+        if last in names and (stored or has_state(names[last])):
+            found[f"global:{name}"] = names[last]
     defaults = [*(owner.__defaults__ or ()), *(owner.__kwdefaults__ or {}).values()]
-    found |= {f"default:{i}": v for i, v in enumerate(defaults) if kind_of(v) in STATEFUL}
+    found |= {f"default:{i}": v for i, v in enumerate(defaults) if has_state(v)}
     found |= vars(owner)
     return found
 
@@ -178,7 +204,8 @@ def set_field(owner: Any, name: str, value: Any) -> None:
             raise NotPlainError("the function is another now")
         found[name.removeprefix("closure:")].cell_contents = value
     elif name.startswith("global:"):
-        owner.__globals__[name.removeprefix("global:")] = value
+        names, last = _module_of(name.removeprefix("global:"), owner.__globals__)
+        names[last] = value
     elif not is_settable(name):
         raise NotPlainError(f"{name} can't be set")
     elif kind_of(owner) is Kind.CLASS:

@@ -6,7 +6,9 @@ import decimal
 import enum
 import functools
 import io
+import operator
 import random
+import re
 import sys
 import threading
 import types
@@ -84,14 +86,14 @@ DATA = (
     collections.UserString,
 )
 #: of Python's own modules, those whose objects hold what only they know
-_HOLDING = {"queue", "multiprocessing", "sqlite3", "shelve", "dbm", "asyncio"}
+_HOLDING = {"queue", "multiprocessing", "sqlite3", "shelve", "dbm", "asyncio", "weakref"}
 _LIBRARIES = {"keras", "tensorflow", "jax", "jaxlib", "numpy", "runner"}
 _MACHINES = (
     *(types.ModuleType, types.BuiltinFunctionType, types.GetSetDescriptorType, np.ufunc, property),
     *(types.MemberDescriptorType, types.MethodWrapperType, types.WrapperDescriptorType),
     *(weakref.ref, weakref.ProxyType, type(threading.Lock()), type(threading.RLock())),
-    *(threading.local, random.SystemRandom, types.CodeType, types.MappingProxyType),
-    decimal.Decimal,
+    *(random.SystemRandom, types.CodeType, types.MappingProxyType, decimal.Decimal),
+    *(re.Pattern, operator.itemgetter, operator.attrgetter, operator.methodcaller),
 )
 _BASES: list[tuple[Any, Kind]] = [
     ((np.generic, PurePath), Kind.LEAF),
@@ -138,6 +140,12 @@ def kind_of_instances(cls: type) -> Kind:
     if issubclass(cls, tuple) and hasattr(cls, "_fields"):
         return Kind.NAMED
     return _kind_of_other(cls)
+
+
+def has_state(value: Any) -> bool:
+    """Whether a function may change something although it does not assign to its name."""
+    kind = kind_of(value)
+    return kind in STATEFUL or (kind is Kind.OPAQUE and is_library(type(value).__module__))
 
 
 def _is_callback_of_a_job(cls: type) -> bool:

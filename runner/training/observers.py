@@ -21,7 +21,7 @@ import numpy as np
 from runner.checkpoint.manifest import PYTHON
 from runner.checkpoint.plain import Array, NotPlainError, StoreArray, decode, encode
 from runner.errors import CheckpointError
-from runner.training import files, looking, restoring
+from runner.training import backends, files, looking, restoring
 from runner.training.given import Given, name_of
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,7 @@ class Observers:
             },
             "random": encode(random.getstate(), store, "random"),
             "numpy": encode(np.random.get_state(), store, "numpy"),
+            "backend": encode(backends.current().random_state(), store, "backend"),
         }
         return data, arrays
 
@@ -136,6 +137,7 @@ class Observers:
             self._restore(saved, load)
         random.setstate(decode(data["random"], load))
         np.random.set_state(decode(data["numpy"], load))
+        backends.current().set_random_state(decode(data.get("backend"), load))
 
     def _restore(self, saved: Any, load: Callable[[str], Array]) -> None:
         if saved.get("form") != _FORM:

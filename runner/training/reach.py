@@ -196,15 +196,28 @@ def _of_function(path: str, function: types.FunctionType) -> Iterator[Found]:
     for name, inner in cells(function).items():
         yield f"{path}<{name}>", inner
     if not is_library(function.__module__):
-        used = (name for code in codes(function.__code__) for name in code.co_names)
-        for name in used:
-            if name in function.__globals__:
-                yield f"{path}<{name}>", function.__globals__[name]
+        used = list(dict.fromkeys(n for c in codes(function.__code__) for n in c.co_names))
+        yield from _of_names(path, function.__globals__, used)
         yield from ((f"{path}()", default) for default in function.__defaults__ or ())
         for name, default in (function.__kwdefaults__ or {}).items():
             yield f"{path}({name})", default
     for name, inner in vars(function).items():  # `__wrapped__` among them
         yield f"{path}.{name}", inner
+
+
+def _of_names(path: str, values: Mapping[str, Any], used: Iterable[str]) -> Iterator[Found]:
+    """What names of code stand for, those in other modules of the program's own included."""
+    for name in used:
+        if name not in values:
+            continue
+        inner = values[name]
+        yield f"{path}<{name}>", inner
+        if isinstance(inner, types.ModuleType) and not is_library(inner.__name__):
+            yield from (
+                (f"{path}<{name}.{part}>", vars(inner)[part])
+                for part in used
+                if part in vars(inner) and not isinstance(vars(inner)[part], types.ModuleType)
+            )
 
 
 def cells(function: types.FunctionType) -> dict[str, Any]:

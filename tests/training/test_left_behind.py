@@ -197,6 +197,36 @@ def curriculum(callbacks: list[Any]) -> Result:
     return result(history, model, difficulty=difficulty)
 
 
+class DrawsFromTensorFlow(keras.callbacks.Callback):  # type: ignore[misc]
+    """Draws outside of all steps: from a seed's own sequence, and from the global generator."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        for noise in (tf.random, tf.random.get_global_generator()):
+            weight = self.model.layers[0].kernel
+            weight.assign(weight + 0.01 * noise.normal(weight.shape))
+
+
+def draws_from_tensorflow(callbacks: list[Any]) -> Result:
+    tf.random.set_global_generator(tf.random.Generator.from_seed(3))
+    model = dense()
+    return result(model.fit(batches(), callbacks=[DrawsFromTensorFlow(), *callbacks], **FIT), model)
+
+
+class CountsOnTheModel(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keeps what it counts in private attributes of objects of Keras."""
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self.model._counted = getattr(self.model, "_counted", 0) + 1
+        self.model.optimizer._rate = 0.5 / self.model._counted
+        self.model.optimizer.learning_rate = self.model.optimizer._rate
+
+
+def private_attribute_of_keras(callbacks: list[Any]) -> Result:
+    model = dense()
+    history = model.fit(batches(), callbacks=[CountsOnTheModel(), *callbacks], **FIT)
+    return result(history, model, counted=model._counted)
+
+
 class Scale(keras.layers.Layer):  # type: ignore[misc]
     factor = 1.0
 
@@ -242,6 +272,7 @@ PROGRAMS = [
     eager_draws,
 ]
 PROGRAMS += [set_before_the_first_step, attribute_of_keras, curriculum, compiled_again]
+PROGRAMS += [private_attribute_of_keras, draws_from_tensorflow]
 
 
 def attempt(

@@ -6,6 +6,7 @@ changed and captured; the state is put into the second. What goes between them i
 
 import base64
 import collections
+import contextvars
 import dataclasses
 import datetime as dt
 import enum
@@ -16,6 +17,7 @@ import random
 import sys
 import threading
 import time
+import types
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -382,6 +384,48 @@ def test_globals_and_class_attributes_come_back(monkeypatch: pytest.MonkeyPatch)
     Process(Scripted()).resume(state)
     assert (steps, seen, Scripted.rows, Scripted.count) == (1, [3], [3], 1)
     assert seen is in_script
+
+
+def test_what_is_kept_in_another_module_of_the_program_comes_back() -> None:
+    settings: Any = types.ModuleType("settings_of_the_program")
+
+    class Raises(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            shared.level += 1
+            shared.inner.factor = 0.5
+            shared.seen.append(epoch)
+
+    def program() -> Any:
+        settings.level, settings.seen, settings.other = 0, [], 0
+        settings.inner = types.ModuleType("settings_of_the_program.inner")
+        settings.inner.factor = 1.0
+        return Raises()
+
+    globals()["shared"] = settings
+    state = state_of(program(), lambda c: c.on_epoch_end(3))
+    Process(program()).resume(state)
+    assert (settings.level, settings.inner.factor, settings.seen) == (1, 0.5, [3])
+
+
+shared: Any = None
+context = contextvars.ContextVar("context", default=0)
+
+
+class Hides(keras.callbacks.Callback):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = threading.local()
+        self.weak: Any = weakref.WeakKeyDictionary()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        context.set(epoch)
+
+
+def test_what_only_its_holder_can_read_is_named() -> None:
+    process = Process(Hides())
+    process.capture()
+    names = [text.partition(" is not saved")[0] for text in process.said]
+    assert sorted(names) == ["Hides.on_epoch_end.context", "Hides.thread", "Hides.weak"]
 
 
 def counting() -> Callable[..., float]:

@@ -71,6 +71,12 @@ class Backend(Protocol):
     def captured(self, model: Any) -> list[tuple[str, Any]]:
         """Return names and variables that the traced step works with."""
 
+    def random_state(self) -> Any:
+        """Return where the library's own generator for code outside of steps stands, or None."""
+
+    def set_random_state(self, state: Any) -> None:
+        """Let it go on from there."""
+
     def step_once(self, model: Any, fit: Any) -> bool:
         """Run a step that doesn't count, for the state that comes with it; whether it has run."""
 

@@ -227,6 +227,15 @@ class Untracked(Sequence[Any]):
         return len(self.arrays)
 
 
+def random_state() -> Any:
+    """Return None: JAX has no generator of its own."""
+    return None
+
+
+def set_random_state(state: Any) -> None:
+    """Do nothing."""
+
+
 def shortcut(called: Any) -> Callable[[Any, Any], Any] | None:
     """Return a compiled step whose state costs fit no time."""
     if not isinstance(called, jax.stages.Wrapped):

@@ -7,7 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import context
 from tensorflow.python.framework.config import is_op_determinism_enabled
+from tensorflow.python.ops import stateful_random_ops
 
 from runner.checkpoint.plain import Array
 from runner.training import inspection, machine, private
@@ -152,7 +154,23 @@ def captured(model: Any) -> list[tuple[str, Any]]:
         for index, handle in enumerate(ordered):
             variable, part = variables[handle]
             found.append((f"step[{index}] {part.name.split(':')[0]}", variable))
+    generator = stateful_random_ops.global_generator
+    if generator is not None:
+        found.append(("tf.random's global generator", generator.state))
     return [one for one in found if is_variable(one[1])]
+
+
+def random_state() -> Any:
+    """Return where `tf.random` outside of traced functions stands; None without a seed."""
+    rng = getattr(context.context(), "_rng", None)
+    return rng.getstate() if rng is not None else None
+
+
+def set_random_state(state: Any) -> None:
+    """Let it go on from there."""
+    rng = getattr(context.context(), "_rng", None)
+    if rng is not None and state is not None:
+        rng.setstate(state)
 
 
 def step_once(model: Any, fit: Any) -> bool:
