@@ -9,6 +9,7 @@ import functools
 import random
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -42,12 +43,27 @@ class Attributes:
         self._parts = dict(parts)
         self._covered = covered
         self._warn = warn
-        self._plain = [
-            (f"{path}.{name}", vars(part), name, value)
-            for path, part, name, value in self._open()
-            if isinstance(value, _PLAIN)
-            and name in getattr(part, "__dict__", ())
-            and name not in _LOOKED_AT
+        self._plain: list[tuple[str, dict[str, Any], str, Any]] = []
+        self._others: list[tuple[str, dict[str, Any], str]] = []  # what is looked at, not saved
+        for path, part, name, value in self._open():
+            values = getattr(part, "__dict__", {})
+            if name not in values:
+                continue
+            if isinstance(value, _PLAIN) and name not in _LOOKED_AT:
+                self._plain.append((f"{path}.{name}", values, name, value))
+            else:
+                self._others.append((f"{path}.{name}", values, name))
+        owners: dict[int, list[tuple[str, dict[str, Any], str, Any]]] = {}
+        for entry in self._plain:
+            owners.setdefault(id(entry[1]), []).append(entry)
+        self._glances = [
+            (
+                itemgetter(*(name for _, _, name, _ in entries), entries[0][2]),  # two at least
+                entries[0][1],
+                (*(first for _, _, _, first in entries), entries[0][3]),
+                entries,
+            )
+            for entries in owners.values()
         ]
         #: objects with attributes in a dictionary, and the names that were in it
         self._known = {
@@ -70,13 +86,23 @@ class Attributes:
     def capture(self) -> dict[str, Any]:
         """Return the plain values that are others than in the beginning, as JSON."""
         found = {}
-        for key, values, name, first in self._plain:
+        for key, values, name, first in self._changed():
             value = values.get(name, first)
             if value is not first and isinstance(value, _PLAIN):
                 found[key] = encode(value, _refuse)
         for path, name, value in self._new():
             found[f"{path}.{name}"] = encode(value, _refuse)
         return found
+
+    def _changed(self) -> Iterator[tuple[str, dict[str, Any], str, Any]]:
+        """Yield the plain values of objects of which one is another, each object in one glance."""
+        for get, values, firsts, entries in self._glances:
+            try:
+                same = bool(get(values) == firsts)
+            except (KeyError, ValueError, TypeError):  # one is gone, or an array now
+                same = False
+            if not same:
+                yield from entries
 
     def _new(self) -> list[tuple[str, str, Any]]:
         """Return path, name and value of plain attributes that were not there in the beginning."""
@@ -116,11 +142,7 @@ class Attributes:
 
     def look(self) -> None:
         """Compare what is not saved with the last look, and name what is another."""
-        now = {
-            f"{path}.{name}": _print(value)
-            for path, _, name, value in self._open()
-            if name in _LOOKED_AT or not isinstance(value, _PLAIN)
-        }
+        now = {key: _print(values.get(name)) for key, values, name in self._others}
         for name, value in now.items():
             if self._before.get(name, value) != value and name not in self._said:
                 self._said.add(name)
