@@ -50,7 +50,7 @@ def get(kind: Kind, name: str) -> Callable[..., Any]:
     if name in _files(kind):
         found = getattr(_imported(kind, name), function)
     elif name in (plugins := _plugins(kind)):
-        loaded = plugins[name].load()
+        loaded = _loaded(kind, plugins[name])
         found = getattr(loaded, function, loaded)
     else:
         known = names(kind)
@@ -78,13 +78,27 @@ def _imported(kind: Kind, name: str) -> ModuleType:
         raise NotFoundError(msg) from error
 
 
+def _loaded(kind: Kind, point: EntryPoint) -> Any:
+    """Import what a package of the user's own offers; it may lack something here."""
+    try:
+        return point.load()
+    except Exception as error:
+        package = f" of {point.dist.name}" if point.dist else ""
+        msg = (
+            f"{kind.removesuffix('s')} '{point.name}'{package} can't be imported here:"
+            f" {point.value}: {type(error).__name__}: {error}"
+        )
+        raise NotFoundError(msg) from error
+
+
 def parameters(kind: Kind, name: str) -> dict[str, inspect.Parameter]:
-    """The entry's own keyword parameters: what a spec may set in `arguments`."""
+    """The entry's own parameters, given by name: what a spec may set in `arguments`."""
     signature = inspect.signature(get(kind, name))
+    named = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
     return {
         key: parameter
         for key, parameter in signature.parameters.items()
-        if key not in _GIVEN[kind] and parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        if key not in _GIVEN[kind] and parameter.kind in named
     }
 
 
