@@ -218,7 +218,7 @@ def test_effective_spec_shows_every_default_and_is_a_fixed_point(tmp_path: Path)
     effective = specfile.load(write(tmp_path, {"name": "x"})).effective()
     assert (
         effective["model"]["arguments"].keys()
-        == registry.parameters("models", "myinception").keys()
+        == registry.parameters(registry.get("models", "myinception"), "models").keys()
     )
     assert spec.parse(effective, source="again").effective() == effective
 

@@ -23,8 +23,7 @@ def run(options: argparse.Namespace) -> int:
     from runner.training.check import build_report, check_data
 
     found = load_all(options)
-    for path, one in found:
-        check_data(one, source=str(path))
+    check_data(found)
     specs = [one.effective() for _, one in found]
     print(json.dumps(specs if len(specs) > 1 else specs[0], indent=2), flush=True)
     for path, one in found if options.build else ():
