@@ -35,6 +35,7 @@ from runner.store.disk import write_all
 _TEMPORARY = ".tmp-"  # no key starts with a dot: never listed, never confused
 _WHOLE = ".whole"  # the record inside a folder, where there are no hard links
 _NO_LINKS_HERE = ".no-hard-links"  # in the root: some records are folders that hold _WHOLE
+_ONE_READ = 0x7FFFF000  # bytes that Linux reads at once, at most
 _STALE_SECONDS = 3600.0  # a temporary file this old belongs to a process that died
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
 _ABSENT = {errno.ENOENT, errno.ENOTDIR}
@@ -217,7 +218,7 @@ class FileStore:
     def folders(self, prefix: str) -> list[str]:  # noqa: D102
         check_prefix(prefix)
         with self._explained("list", prefix):
-            entries, mixed = _entries(self._root / prefix), self._has_record_folders()
+            entries, mixed = _entries(self._below(prefix)), self._has_record_folders()
             return sorted(e.name for e in entries if is_key(e.name) and _is_folder(e, mixed))
 
     def size(self, key: str) -> int | None:  # noqa: D102
@@ -257,7 +258,19 @@ class FileStore:
         return (self._root / _NO_LINKS_HERE).exists()
 
     def _path(self, key: str) -> Path:
-        return self._root / check_key(key)
+        """Return where an object lies; no link leads there, for it might lead anywhere."""
+        return self._below(check_key(key))
+
+    def _below(self, name: str) -> Path:
+        path = self._root
+        for part in name.strip("/").split("/") if name else ():
+            path /= part
+            if path.is_symlink():
+                raise StoreRefusedError(
+                    f"{path} is a symbolic link, and a store follows none: put what it leads to"
+                    " in its place, or remove it."
+                )
+        return path
 
     def _status(self, key: str) -> os.stat_result | None:
         path = self._path(key)
@@ -320,7 +333,7 @@ class FileStore:
     def list(self, prefix: str, *, after: str = "") -> list[str]:  # noqa: D102
         check_prefix(prefix)
         with self._explained("list", prefix):
-            found = _walk(self._root / prefix, prefix, self._has_record_folders())
+            found = _walk(self._below(prefix), prefix, self._has_record_folders())
             return sorted(key for key in found if key > after and is_key(key))
 
 
@@ -337,7 +350,8 @@ def _opened(path: Path) -> Iterator[tuple[int, os.stat_result] | None]:
 
 def _open(path: str) -> tuple[int, os.stat_result] | None:
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait
+        # a pipe would wait, a link might have come after the look at it
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError as error:
         if error.errno in _ABSENT:
             return None
@@ -354,7 +368,7 @@ def _open(path: str) -> tuple[int, os.stat_result] | None:
 def _read_exactly(file: int, length: int) -> bytes:
     """Return `length` bytes, fewer only at the end of the file."""
     parts: list[bytes] = []
-    while length > 0 and (part := os.read(file, min(length, 1 << 26))):
+    while length > 0 and (part := os.read(file, min(length, _ONE_READ))):
         parts.append(part)
         length -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -388,9 +402,9 @@ def _is_folder(entry: os.DirEntry[str], mixed: bool) -> bool:
 
 
 def _walk(folder: Path | str, prefix: str, mixed: bool) -> Iterator[str]:
-    """Yield the keys below a folder. Links to folders are not followed: they lead elsewhere."""
+    """Yield the keys below a folder. Links are passed over: they lead elsewhere."""
     for entry in _entries(folder):
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or entry.is_symlink():
             continue
         if _is_folder(entry, mixed):
             yield from _walk(entry.path, f"{prefix}{entry.name}/", mixed)
