@@ -16,7 +16,7 @@ from secrets import token_hex
 from stat import S_ISDIR, S_ISREG
 from typing import Any
 
-from runner.errors import NotFoundError, StoreError, StoreRefusedError
+from runner.errors import LinkedError, NotFoundError, StoreError, StoreRefusedError
 from runner.store.base import (
     MAX_READ,
     MAX_RECORD,
@@ -266,7 +266,7 @@ class FileStore:
         for part in name.strip("/").split("/") if name else ():
             path /= part
             if path.is_symlink():
-                raise StoreRefusedError(
+                raise LinkedError(
                     f"{path} is a symbolic link, and a store follows none: put what it leads to"
                     " in its place, or remove it."
                 )
