@@ -19,6 +19,7 @@ from runner.store.filesystem import open_store
 DEFAULT_LEASE_SECONDS = 60.0
 STDERR = 2  #: its file descriptor
 COUNT_SECONDS = 2.0  #: between two lines of a count
+MANY = 10  #: of fewer, none are counted
 
 
 def add_store_option(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +47,7 @@ class Count:
 
     def __call__(self, number: int) -> None:
         """Say it if it is time."""
-        if time.monotonic() - self._at >= COUNT_SECONDS:
+        if self._total >= MANY and time.monotonic() - self._at >= COUNT_SECONDS:
             self._at = time.monotonic()
             say(f"{number:,} of {self._total:,} jobs are {self._done}")
 

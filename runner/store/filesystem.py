@@ -15,6 +15,7 @@ from pathlib import Path
 from secrets import token_hex
 from stat import S_ISDIR, S_ISREG
 from typing import Any
+from urllib.parse import unquote
 
 from runner.errors import LinkedError, NotFoundError, StoreError, StoreRefusedError
 from runner.store.base import (
@@ -74,9 +75,10 @@ def open_store(
     scheme = scheme.lower() if separator else scheme
     url = f"{scheme}{separator}{rest}"
     if not separator or scheme in ("file", "local"):
-        from runner.store.schemes import check_folder
+        from runner.store.schemes import check_folder, check_slashes
 
-        path = Path(os.path.abspath(Path(rest if separator else url).expanduser()))  # noqa: PTH100
+        check_slashes(url)
+        path = _folder_of(rest) if separator else _absolute(url)
         there = next(one for one in (path, *path.parents) if os.path.lexists(one))
         if not there.is_dir():
             raise StoreRefusedError(
@@ -92,8 +94,9 @@ def open_store(
     if not rest.split("/", 1)[0]:
         raise StoreRefusedError(f"{mask(url)} names no bucket: write {scheme}://BUCKET/FOLDER.")
     from runner.store.remote import FsspecStore
-    from runner.store.schemes import check_no_credentials
+    from runner.store.schemes import check_no_credentials, check_slashes
 
+    check_slashes(url)
     check_no_credentials(scheme, rest)
     settings = settings_for(url)
     return FsspecStore(
@@ -101,6 +104,16 @@ def open_store(
         storage_options=settings.storage_options if storage_options is None else storage_options,
         single_writer=settings.single_writer if single_writer is None else single_writer,
     )
+
+
+def _folder_of(rest: str) -> Path:
+    """Return the folder of a file:// URL: as `FileStore.url` writes it, or as it is meant."""
+    literal = _absolute(rest)
+    return literal if literal.exists() else _absolute(unquote(rest))
+
+
+def _absolute(text: str) -> Path:
+    return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100  (links stay)
 
 
 _memories: dict[str, Store] = {}  # memory://NAME is the same store in the whole process
