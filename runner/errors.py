@@ -53,6 +53,10 @@ class StoreRefusedError(StoreError):
     """The bucket will not do what was asked until someone mends access, name or space."""
 
 
+class LinkedError(StoreRefusedError):
+    """A symbolic link stands where an object should be; others are not concerned."""
+
+
 class DamagedRecordError(StoreError):
     """A record of a log is not what its writer wrote. The text names the object."""
 

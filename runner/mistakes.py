@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -11,7 +12,10 @@ from runner import registry
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """All mistakes that pydantic found in a spec."""
-    return [sentence((), detail, _known_at(model, detail["loc"])) for detail in error.errors()]
+    places = _places(model)
+    return [
+        sentence((), detail, _known_at(model, detail["loc"]), places) for detail in error.errors()
+    ]
 
 
 def report(source: str, mistakes: list[str]) -> str:
@@ -21,12 +25,25 @@ def report(source: str, mistakes: list[str]) -> str:
     return "\n".join([f"{source}: {count}", *(f"  {line}" for line in lines)])
 
 
-def sentence(prefix: tuple[str, ...], detail: Any, known: list[str]) -> str:
-    """One mistake in one line: field, what was given, what is known."""
+def sentence(
+    prefix: tuple[str, ...], detail: Any, known: list[str], places: Sequence[str] = ()
+) -> str:
+    """One mistake in one line: field, what was given, what is known.
+
+    Args:
+        prefix: of the field's path.
+        detail: what pydantic says.
+        known: names that the field could have.
+        places: paths of all fields, for one that stands in the wrong place.
+    """
     path = ".".join(str(part) for part in (*prefix, *detail["loc"])) or "the spec"
     given = detail.get("input")
     if detail["type"] == "extra_forbidden":
-        hint = registry.nearest(str(detail["loc"][-1]), known)
+        name = str(detail["loc"][-1])
+        elsewhere = [place for place in places if place.rpartition(".")[2] == name]
+        hint = registry.nearest(name, known)
+        if elsewhere:
+            hint = f" Did you mean {' or '.join(map(repr, elsewhere[:3]))}?"
         return f"{path}: no such field.{hint} Known: {', '.join(known) or 'none'}."
     if detail["type"] == "missing":
         return f"{path}: is missing."
@@ -50,6 +67,17 @@ def short(value: Any) -> str:
     """What was given, as JSON of at most 60 characters."""
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _places(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """The paths of all fields, those of parts first: "training.epochs"."""
+    found = []
+    for name, field in model.model_fields.items():
+        found.append(f"{prefix}{field.alias or name}")
+        for option in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if hasattr(option, "model_fields"):
+                found += _places(option, f"{prefix}{name}.")
+    return found
 
 
 def _known_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -7,10 +7,10 @@ point groups `runner.models` and `runner.datasets`.
 
 import ast
 import difflib
+import functools
 import importlib
 import importlib.util
 import inspect
-import re
 from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -47,10 +47,10 @@ def get(kind: Kind, name: str) -> Callable[..., Any]:
         NotFoundError: no file and no plugin of that name.
     """
     function = _FUNCTION[kind]
-    if name in _files(kind):
+    if _is_entry(kind, name):
         found = getattr(_imported(kind, name), function)
     elif name in (plugins := _plugins(kind)):
-        loaded = plugins[name].load()
+        loaded = _loaded(kind, plugins[name])
         found = getattr(loaded, function, loaded)
     else:
         known = names(kind)
@@ -78,16 +78,31 @@ def _imported(kind: Kind, name: str) -> ModuleType:
         raise NotFoundError(msg) from error
 
 
-def parameters(kind: Kind, name: str) -> dict[str, inspect.Parameter]:
-    """The entry's own keyword parameters: what a spec may set in `arguments`."""
-    signature = inspect.signature(get(kind, name))
+def _loaded(kind: Kind, point: EntryPoint) -> Any:
+    """Import what a package of the user's own offers; it may lack something here."""
+    try:
+        return point.load()
+    except Exception as error:
+        package = f" of {point.dist.name}" if point.dist else ""
+        msg = (
+            f"{kind.removesuffix('s')} '{point.name}'{package} can't be imported here:"
+            f" {point.value}: {type(error).__name__}: {error}"
+        )
+        raise NotFoundError(msg) from error
+
+
+def parameters(function: Callable[..., Any], kind: Kind) -> dict[str, inspect.Parameter]:
+    """The parameters of an entry's own, given by name: what a spec may set in `arguments`."""
+    signature = inspect.signature(function)
+    named = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
     return {
         key: parameter
         for key, parameter in signature.parameters.items()
-        if key not in _GIVEN[kind] and parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        if key not in _GIVEN[kind] and parameter.kind in named
     }
 
 
+@functools.cache
 def optimizer_arguments(name: str) -> set[str] | None:
     """Return what the Keras optimizer of this lower-case name may be given, read from its source.
 
@@ -112,13 +127,15 @@ def optimizer_arguments(name: str) -> set[str] | None:
 
 
 def _files(kind: Kind) -> list[str]:
-    folder = Path(__file__).parent / kind
-    defines = re.compile(rf"^def {_FUNCTION[kind]}\(", re.MULTILINE)
-    return [
-        path.stem
-        for path in sorted(folder.glob("[!_]*.py"))
-        if defines.search(path.read_text(encoding="utf-8"))
-    ]
+    paths = sorted((Path(__file__).parent / kind).glob("[!_]*.py"))
+    return [path.stem for path in paths if _is_entry(kind, path.stem)]
+
+
+def _is_entry(kind: Kind, name: str) -> bool:
+    path = Path(__file__).parent / kind / f"{name}.py"
+    if not name.isidentifier() or name.startswith("_") or not path.is_file():
+        return False
+    return f"\ndef {_FUNCTION[kind]}(" in "\n" + path.read_text(encoding="utf-8")
 
 
 def _plugins(kind: Kind) -> dict[str, EntryPoint]:

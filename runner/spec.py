@@ -5,10 +5,11 @@ the nearest name. Every default is a field here, so the effective spec shows the
 `specfile` reads specs from files.
 """
 
+import functools
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
@@ -402,32 +403,34 @@ def _optimizer_mistakes(optimizer: Optimizer) -> list[str]:
     ]
 
 
-def _with_defaults(
-    kind: registry.Kind, name: str, arguments: Mapping[str, Any], part: str, found: list[str]
-) -> dict[str, Any]:
-    """Check an entry's arguments against its signature; fill in what was left out."""
-    try:
-        known = registry.parameters(kind, name)
-    except NotFoundError as error:
-        found.append(f"{part}.name: {error}")
-        return dict(arguments)
+@functools.cache
+def _arguments_model(function: Callable[..., Any], kind: registry.Kind) -> type[BaseModel]:
+    """Return what checks an entry's arguments: made once, since many jobs share it."""
     fields: dict[str, Any] = {
         key: (
             Any if parameter.annotation is inspect.Parameter.empty else parameter.annotation,
             ... if parameter.default is inspect.Parameter.empty else parameter.default,
         )
-        for key, parameter in known.items()
+        for key, parameter in registry.parameters(function, kind).items()
     }
-    checked = create_model(
-        f"{name}.arguments",
-        __config__=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False),
-        **fields,
-    )
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    return create_model("arguments", __config__=config, **fields)
+
+
+def _with_defaults(
+    kind: registry.Kind, name: str, arguments: Mapping[str, Any], part: str, found: list[str]
+) -> dict[str, Any]:
+    """Check an entry's arguments against its signature; fill in what was left out."""
+    try:
+        checked = _arguments_model(registry.get(kind, name), kind)
+    except NotFoundError as error:
+        found.append(f"{part}.name: {error}")
+        return dict(arguments)
     try:
         values = checked.model_validate_json(json.dumps(arguments))
     except ValidationError as error:
-        prefix = (part, "arguments")
-        found += [mistakes.sentence(prefix, detail, list(known)) for detail in error.errors()]
+        prefix, known = (part, "arguments"), list(checked.model_fields)
+        found += [mistakes.sentence(prefix, detail, known) for detail in error.errors()]
         return dict(arguments)
     dumped: dict[str, Any] = values.model_dump(mode="json")
     return dumped

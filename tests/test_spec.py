@@ -131,6 +131,43 @@ def test_a_users_own_file_that_is_unfinished_is_named(
         spec.parse({"name": "x", "model": {"name": "empty"}}, source="test")
 
 
+class Offered:
+    """An entry point of a package."""
+
+    dist = None
+    value = "odd"
+
+    def __init__(self, name: str, found: Any) -> None:
+        self.name, self.found = name, found
+
+    def load(self) -> Any:
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
+
+
+def test_a_package_that_lacks_something_here_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = Offered("odd", ModuleNotFoundError("No module named 'odder'"))
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    with pytest.raises(SpecError, match=r"'odd' can't be imported here: odd: .* 'odder'"):
+        spec.parse({"name": "x", "model": {"name": "odd"}}, source="test")
+
+
+def test_parameters_of_a_builder_need_no_star(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(input_shape: Any, classes: int, units: int = 3) -> None:
+        pass
+
+    monkeypatch.setattr(registry, "entry_points", lambda group: [Offered("odd", build)])
+    model = {"name": "odd", "arguments": {"units": 5}}
+    assert spec.parse({"name": "x", "model": model}, source="test").model.arguments == {"units": 5}
+
+
+def test_a_field_in_the_wrong_place_is_shown_its_own(tmp_path: Path) -> None:
+    text = mistakes(tmp_path, {"name": "x", "epochs": 5, "path": "x.npz"})
+    assert "epochs: no such field. Did you mean 'training.epochs'?" in text
+    assert "path: no such field. Did you mean 'data.path'?" in text
+
+
 def test_unknown_model_and_its_arguments_are_named(tmp_path: Path) -> None:
     """The registry's nearest name, and the build function's own parameters."""
     text = mistakes(tmp_path, {"name": "x", "model": {"name": "myinceptoin"}})
@@ -181,7 +218,7 @@ def test_effective_spec_shows_every_default_and_is_a_fixed_point(tmp_path: Path)
     effective = specfile.load(write(tmp_path, {"name": "x"})).effective()
     assert (
         effective["model"]["arguments"].keys()
-        == registry.parameters("models", "myinception").keys()
+        == registry.parameters(registry.get("models", "myinception"), "models").keys()
     )
     assert spec.parse(effective, source="again").effective() == effective
 

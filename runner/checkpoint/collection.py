@@ -14,6 +14,18 @@ from runner.store.base import Store
 GRACE_SECONDS = 24 * 3600.0
 
 _TOKEN = re.compile(r"t(\d+)-[^/]*")
+_OWN = re.compile(
+    r"head\.json|log/\d+\.json|checkpoints/t\d+-s\d+-[0-9a-f]+\.json"
+    r"|packs/t\d+-[0-9a-f]+(-copy)?\.safetensors"
+)
+
+
+def is_own(name: str) -> bool:
+    """Whether a name below a training's folder is of a kind that is written here.
+
+    Nothing else is ever deleted: people put files of their own anywhere.
+    """
+    return _OWN.fullmatch(name) is not None
 
 
 def unreferenced(
@@ -37,7 +49,8 @@ def unreferenced(
     """
     used = used_packs(manifests) | set(keys)
     found = [*store.list(f"{folder}packs/"), *store.list(f"{folder}checkpoints/")]
-    candidates = [key for key in found if key not in used and _is_older(key, token)]
+    own = [key for key in found if is_own(key.removeprefix(folder))]
+    candidates = [key for key in own if key not in used and _is_older(key, token)]
     return [key for key in candidates if _is_past(store.age(key), grace_seconds)]
 
 

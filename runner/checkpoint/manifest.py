@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from runner.checkpoint.dtypes import NAMES
 from runner.checkpoint.packs import hash_bytes
 from runner.errors import CheckpointError
+from runner.store.base import is_key
 
 FORMAT = 1
 PYTHON = "python/"  #: tensors below this name are arrays of the Python state: not in the digest
@@ -99,9 +100,14 @@ class Position:
     def from_json(cls, data: Mapping[str, Any]) -> "Position":
         """Return the position; CheckpointError where there is none."""
         try:
-            return cls(**data)
+            position = cls(**data)
         except TypeError as error:
             raise CheckpointError(f"a position without sense: {data!r}") from error
+        for name, value in vars(position).items():
+            kind = type(getattr(Position, name))
+            if type(value) is not kind or (kind is int and value < 0):
+                raise CheckpointError(f"a position without sense: {name} is {value!r}")
+        return position
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +169,7 @@ class Manifest:
                 )
             return cls(
                 tensors={name: _place(item) for name, item in fields["tensors"].items()},
-                packs=tuple(Pack(*item) for item in fields["packs"]),
+                packs=tuple(_pack(item) for item in fields["packs"]),
                 position=Position.from_json(fields["position"]),
                 python=fields["python"],
                 history=fields["history"],
@@ -195,7 +201,20 @@ def _place(item: list[Any]) -> Place:
     dtype, shape, digest, pack, name, offset, length = item
     if dtype not in NAMES:
         raise ValueError(f"unknown dtype {dtype!r}")
+    if not isinstance(digest, str) or not isinstance(name, str) or not isinstance(shape, list):
+        raise TypeError(f"a tensor named {name!r} of the shape {shape!r} with the hash {digest!r}")
+    numbers = (*shape, pack, offset, length)
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError(f"{name} lies at {item!r}")
     return Place(dtype, tuple(shape), digest, pack, name, offset, length)
+
+
+def _pack(item: list[Any]) -> Pack:
+    key, size, header = item
+    whole = isinstance(key, str) and type(size) is int and isinstance(header, str)
+    if not whole or size < 0 or not is_key(key):
+        raise ValueError(f"no pack: {item!r}")
+    return Pack(key, size, header)
 
 
 def name_of(data: bytes) -> str:

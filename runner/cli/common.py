@@ -4,6 +4,7 @@ import argparse
 import errno
 import os
 import sys
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,8 @@ from runner.store.filesystem import open_store
 
 DEFAULT_LEASE_SECONDS = 60.0
 STDERR = 2  #: its file descriptor
+COUNT_SECONDS = 2.0  #: between two lines of a count
+MANY = 10  #: of fewer, none are counted
 
 
 def add_store_option(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +35,21 @@ def add_store_option(parser: argparse.ArgumentParser) -> None:
 def say(text: str) -> None:
     """A line for the user, beside the results."""
     to_stderr(f"{text}\n")
+
+
+class Count:
+    """A line every few seconds, where many are dealt with: `3,100 of 10,000 jobs are stored`."""
+
+    def __init__(self, done: str, total: int) -> None:
+        self._done = done
+        self._total = total
+        self._at = time.monotonic()
+
+    def __call__(self, number: int) -> None:
+        """Say it if it is time."""
+        if self._total >= MANY and time.monotonic() - self._at >= COUNT_SECONDS:
+            self._at = time.monotonic()
+            say(f"{number:,} of {self._total:,} jobs are {self._done}")
 
 
 def to_stderr(text: str) -> None:

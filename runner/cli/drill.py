@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
 
     stop = catch_signals()
     spec = _spec(options)
-    check_data(spec, source=str(options.spec or "drill"))
+    check_data([(options.spec or "drill", spec)])
     queue, store = open_queue(options)
     drill = Drill(
         queue,

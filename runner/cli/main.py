@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from runner import errors
 from runner.cli.exit import Exit
+from runner.registry import nearest
 
 #: command → (module that runs it, what it does); modules are imported when used
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -50,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     arguments, program = _split(arguments)
     parser = build_parser(arguments)
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        known = f"Known: {', '.join(COMMANDS)}."
+        parser.error(f"no command {arguments[0]!r}.{nearest(arguments[0], COMMANDS)} {known}")
     options = parser.parse_args(arguments, argparse.Namespace(program=program))
     if options.command is None:
         parser.print_help()

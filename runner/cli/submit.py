@@ -6,7 +6,7 @@ import signal
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-from runner.cli.common import add_store_option, open_queue, say
+from runner.cli.common import Count, add_store_option, open_queue, say
 from runner.cli.exit import Exit
 from runner.cli.specs import add_spec_arguments, load_all
 from runner.cli.working import add_session_option, catch_signals, session_of, work
@@ -56,12 +56,16 @@ def run(options: argparse.Namespace) -> int:
         return Exit.DONE
     from runner.training.check import check_data
 
-    for path, spec in specs:
-        check_data(spec, source=str(path))
+    check_data(specs, tell=Count("checked", len(specs)))
     queue, store = open_queue(options)
+    if options.detach and store.url.startswith("memory:"):
+        msg = "--detach stores jobs for other processes, and no other sees this one's memory"
+        raise SpecError(f"{msg}. Choose a folder or a bucket as --store.")
     _check_after(queue, specs)
     ids: list[str] = []
+    count = Count("stored", len(specs))
     for _, spec in specs:
+        count(len(ids))
         if stop.reason is not None:
             say(f"{len(ids)} of {len(specs)} jobs are stored; the same command stores the rest")
             return Exit.INTERRUPTED if stop.signal == signal.SIGINT else Exit.PREEMPTED

@@ -19,14 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print each spec with every default."""
-    from runner.training.check import check_data
+    """Print each spec with every default: one as it is, several as a list."""
+    from runner.training.check import build_report, check_data
 
-    for path, one in load_all(options):
-        check_data(one, source=str(path))
-        print(json.dumps(one.effective(), indent=2), flush=True)
-        if options.build:
-            from runner.training.check import build_report
-
-            say(build_report(one, source=str(path)))
+    found = load_all(options)
+    check_data(found)
+    specs = [one.effective() for _, one in found]
+    print(json.dumps(specs if len(specs) > 1 else specs[0], indent=2), flush=True)
+    for path, one in found if options.build else ():
+        say(build_report(one, source=str(path)))
     return Exit.DONE

@@ -23,6 +23,8 @@ Images = NDArray[np.uint8]  #: N x height x width x channels
 Labels = NDArray[np.int32]  #: N
 Indices = NDArray[np.int64]
 
+SPARSE = 10  #: classes for each label that is there, at most: beyond, one of them is astray
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
@@ -154,6 +156,14 @@ def checked(
         raise DataError("\n  ".join([f"{source} cannot be used:", *mistakes]))
     if class_names is None:
         highest = max(int(y.max()) for y in labels.values())
+        different = len(np.union1d(labels["y_train"], labels["y_test"]))
+        if highest >= SPARSE * different:
+            msg = (
+                f"{source} cannot be used:\n  the labels reach {highest}, but only {different} of"
+                f" them are different: the network would have {highest + 1} outputs. Number the"
+                " classes from 0 without gaps, or save class_names."
+            )
+            raise DataError(msg)
         class_names = [str(label) for label in range(highest + 1)]
     return Dataset(
         source=source,

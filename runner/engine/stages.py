@@ -6,6 +6,7 @@ record that makes it count comes last, and only the lease's owner can append it.
 
 import json
 import logging
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -124,6 +125,9 @@ def _evaluate(attempt: Attempt, spec: JobSpec) -> None:
     _remove_leftovers(attempt, {stored["json"], stored["npz"]})
 
 
+_EVALUATED = re.compile(r"t\d+-[0-9a-f]{16}\.(json|npz)")  #: what is written here, no others' files
+
+
 def _store_evaluation(attempt: Attempt, evaluation: "Evaluation") -> dict[str, Any]:
     """Write the results; return what the job's record keeps of them: the scalars, and where."""
     name = f"{attempt.prefix}/evaluation/t{attempt.lease.token}-{secrets.token_hex(8)}"
@@ -145,7 +149,7 @@ def _remove_leftovers(attempt: Attempt, kept: set[str]) -> None:
     """Remove what attempts that died had written: no record names it, and none can any more."""
     try:
         for key in attempt.store.list(f"{attempt.prefix}/evaluation/"):
-            if key not in kept:
+            if key not in kept and _EVALUATED.fullmatch(key.rpartition("/")[2]):
                 attempt.store.delete(key)
     except StoreError as error:
         logger.warning("leftovers of earlier evaluations stay: %s", error)

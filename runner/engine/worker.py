@@ -17,7 +17,15 @@ from runner.engine.memory import oom_kills
 from runner.engine.preemption import StopRequest
 from runner.engine.running import Reporter, RunningAttempt, Surroundings
 from runner.engine.session import Session
-from runner.errors import ConflictError, LeaseLostError, StoreError, StoreRefusedError
+from runner.errors import (
+    ConflictError,
+    DamagedRecordError,
+    LeaseLostError,
+    LinkedError,
+    NotFoundError,
+    StoreError,
+    StoreRefusedError,
+)
 from runner.queue import job as jobs
 from runner.queue.drain import Drain, name_of
 from runner.queue.job import Job, Json, State
@@ -292,12 +300,10 @@ class Worker:
         """Claim the job and run its stage; False if it was not to be had."""
         try:
             spec = self._queue.spec(job.id)
-        except StoreRefusedError:
-            raise
+        except NotFoundError:
+            return False  # removed since it was listed
         except StoreError as error:
-            self._cannot_read(job.id, error)
-            self._not_before[job.id] = boot_clock() + AGAIN_SECONDS
-            return False
+            return self._pass_over(job, error)
         self._not_before.pop(job.id, None)
         self.unreadable.discard(job.id)
         kills = oom_kills()
@@ -310,6 +316,8 @@ class Worker:
             logger.info("%s", error)
             self._say_if_held(job)
             return False
+        except (DamagedRecordError, LinkedError) as error:
+            return self._pass_over(job, error)
         self._reporter.started(lease.job)
         if why:
             self._reporter.note(f"{job.id}: {why}")
@@ -321,8 +329,18 @@ class Worker:
             if not self._patient:
                 raise
             self._release_when_back(lease, error)
-        self._reporter.ended(self._queue.job(job.id))
+        after = self._queue.find(job.id)
+        if after is not None:
+            self._reporter.ended(after)
         return True
+
+    def _pass_over(self, job: Job, error: StoreError) -> bool:
+        """Leave a job whose records can't be read, for some time; others go before it."""
+        if isinstance(error, StoreRefusedError) and not isinstance(error, LinkedError):
+            raise error  # credentials, say: it is so for all jobs
+        self._cannot_read(job.id, error)
+        self._not_before[job.id] = boot_clock() + AGAIN_SECONDS
+        return False
 
     def _release_when_back(self, lease: Lease, error: StoreError) -> None:
         """Give a job back when its bucket is back: nobody has to wait for its lease to lapse."""
@@ -345,8 +363,8 @@ class Worker:
         self._nap(self._queue.lease_seconds / BEATS_PER_LEASE)
 
     def _say_if_held(self, job: Job) -> None:
-        now = self._queue.job(job.id)
-        if now.state is State.HELD:
+        now = self._queue.find(job.id)
+        if now is not None and now.state is State.HELD:
             self.held.append(job.id)
             self._reporter.note(f"{job.id}: held: {now.reason}")
 

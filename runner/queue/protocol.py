@@ -26,6 +26,7 @@ Now = Callable[[], datetime]
 Transition = Callable[[Job], Job]
 
 FOLDER = "jobs/"
+LOOK_BEATS = 6  #: signs of life between two looks whether the job is still there: some minute
 
 
 def base(job_id: str) -> str:
@@ -310,8 +311,18 @@ class Holder:
         record = yield from log.head(base(self.job.id), to_json(self.job))
         if record is not None:
             self._adopt(from_json(record, self.job.id))
+        if self._sequence % LOOK_BEATS == 0:
+            yield from self._look_for_it()
         if failed is not None:
             raise failed
+
+    def _look_for_it(self) -> Steps[None]:
+        """Notice that someone has removed the job: what is written on belongs to nothing."""
+        there = yield from log.read(base(self.job.id), self.job.number)
+        if there is None:
+            with self._lock:
+                self._ended = f"{self.job.id}: its records were removed; nothing more is saved."
+            raise LeaseLostError(self._ended)
 
     def commit(self, transition: Transition) -> Steps[Job]:
         """Append a record that keeps the lease."""

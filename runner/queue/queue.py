@@ -132,6 +132,8 @@ class Queue:
         if jobs.is_id(job_id):
             first = log.run(self.store, log.read(protocol.base(job_id), 0))
         if first is None:
+            if self.find(job_id) is not None:
+                raise self._gone(job_id)
             raise self._not_found(job_id)
         job = jobs.from_json(first, job_id)
         spec = dict(job.spec or {})
@@ -174,7 +176,10 @@ class Queue:
         steps = protocol.claim(
             job, owner, lease_seconds=self.lease_seconds, nonce=self._nonce, now=self._now, why=why
         )
-        claimed = log.run(self.store, steps)
+        try:
+            claimed = log.run(self.store, steps)
+        except NotFoundError:
+            raise self._gone(job.id) from None
         if claimed.state is not State.RUNNING:
             raise ConflictError(f"{job.id} can't be claimed: {jobs.describe(claimed)}.")
         return Lease(self.store, Holder(claimed, nonce=self._nonce, now=self._now))
@@ -190,7 +195,10 @@ class Queue:
     def cancel(self, job_id: str) -> Job:
         """Stop a job for good. Its owner notices at its next renewal."""
         self.job(job_id)
-        return log.run(self.store, protocol.cancel(job_id, nonce=self._nonce, now=self._now))
+        try:
+            return log.run(self.store, protocol.cancel(job_id, nonce=self._nonce, now=self._now))
+        except NotFoundError:
+            raise self._gone(job_id) from None
 
     def hold(self, job_id: str, *, reason: str = "held by its user") -> Job:
         """Keep workers from claiming a job; the owner of one that runs saves and holds it."""
@@ -236,7 +244,17 @@ class Queue:
     def _change(self, job_id: str, transition: Transition) -> Job:
         known = self.job(job_id)
         steps = protocol.change(job_id, transition, nonce=self._nonce, now=self._now, known=known)
-        return log.run(self.store, steps)
+        try:
+            return log.run(self.store, steps)
+        except NotFoundError:
+            raise self._gone(job_id) from None
+
+    def _gone(self, job_id: str) -> DamagedRecordError:
+        folder = protocol.base(job_id)
+        return DamagedRecordError(
+            f"records of {job_id} are gone from {folder}/log. Bring them back from a copy of the"
+            f" store, or remove the whole of {folder} to forget the job."
+        )
 
     def _not_found(self, job_id: str) -> NotFoundError:
         from difflib import get_close_matches

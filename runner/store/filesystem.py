@@ -15,8 +15,9 @@ from pathlib import Path
 from secrets import token_hex
 from stat import S_ISDIR, S_ISREG
 from typing import Any
+from urllib.parse import unquote
 
-from runner.errors import NotFoundError, StoreError, StoreRefusedError
+from runner.errors import LinkedError, NotFoundError, StoreError, StoreRefusedError
 from runner.store.base import (
     MAX_READ,
     MAX_RECORD,
@@ -35,6 +36,7 @@ from runner.store.disk import write_all
 _TEMPORARY = ".tmp-"  # no key starts with a dot: never listed, never confused
 _WHOLE = ".whole"  # the record inside a folder, where there are no hard links
 _NO_LINKS_HERE = ".no-hard-links"  # in the root: some records are folders that hold _WHOLE
+_ONE_READ = 0x7FFFF000  # bytes that Linux reads at once, at most
 _STALE_SECONDS = 3600.0  # a temporary file this old belongs to a process that died
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
 _ABSENT = {errno.ENOENT, errno.ENOTDIR}
@@ -73,9 +75,10 @@ def open_store(
     scheme = scheme.lower() if separator else scheme
     url = f"{scheme}{separator}{rest}"
     if not separator or scheme in ("file", "local"):
-        from runner.store.schemes import check_folder
+        from runner.store.schemes import check_folder, check_slashes
 
-        path = Path(os.path.abspath(Path(rest if separator else url).expanduser()))  # noqa: PTH100
+        check_slashes(url)
+        path = _folder_of(rest) if separator else _absolute(url)
         there = next(one for one in (path, *path.parents) if os.path.lexists(one))
         if not there.is_dir():
             raise StoreRefusedError(
@@ -91,8 +94,9 @@ def open_store(
     if not rest.split("/", 1)[0]:
         raise StoreRefusedError(f"{mask(url)} names no bucket: write {scheme}://BUCKET/FOLDER.")
     from runner.store.remote import FsspecStore
-    from runner.store.schemes import check_no_credentials
+    from runner.store.schemes import check_no_credentials, check_slashes
 
+    check_slashes(url)
     check_no_credentials(scheme, rest)
     settings = settings_for(url)
     return FsspecStore(
@@ -100,6 +104,16 @@ def open_store(
         storage_options=settings.storage_options if storage_options is None else storage_options,
         single_writer=settings.single_writer if single_writer is None else single_writer,
     )
+
+
+def _folder_of(rest: str) -> Path:
+    """Return the folder of a file:// URL: as `FileStore.url` writes it, or as it is meant."""
+    literal = _absolute(rest)
+    return literal if literal.exists() else _absolute(unquote(rest))
+
+
+def _absolute(text: str) -> Path:
+    return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100  (links stay)
 
 
 _memories: dict[str, Store] = {}  # memory://NAME is the same store in the whole process
@@ -217,7 +231,7 @@ class FileStore:
     def folders(self, prefix: str) -> list[str]:  # noqa: D102
         check_prefix(prefix)
         with self._explained("list", prefix):
-            entries, mixed = _entries(self._root / prefix), self._has_record_folders()
+            entries, mixed = _entries(self._below(prefix)), self._has_record_folders()
             return sorted(e.name for e in entries if is_key(e.name) and _is_folder(e, mixed))
 
     def size(self, key: str) -> int | None:  # noqa: D102
@@ -257,7 +271,19 @@ class FileStore:
         return (self._root / _NO_LINKS_HERE).exists()
 
     def _path(self, key: str) -> Path:
-        return self._root / check_key(key)
+        """Return where an object lies; no link leads there, for it might lead anywhere."""
+        return self._below(check_key(key))
+
+    def _below(self, name: str) -> Path:
+        path = self._root
+        for part in name.strip("/").split("/") if name else ():
+            path /= part
+            if path.is_symlink():
+                raise LinkedError(
+                    f"{path} is a symbolic link, and a store follows none: put what it leads to"
+                    " in its place, or remove it."
+                )
+        return path
 
     def _status(self, key: str) -> os.stat_result | None:
         path = self._path(key)
@@ -320,7 +346,7 @@ class FileStore:
     def list(self, prefix: str, *, after: str = "") -> list[str]:  # noqa: D102
         check_prefix(prefix)
         with self._explained("list", prefix):
-            found = _walk(self._root / prefix, prefix, self._has_record_folders())
+            found = _walk(self._below(prefix), prefix, self._has_record_folders())
             return sorted(key for key in found if key > after and is_key(key))
 
 
@@ -337,7 +363,8 @@ def _opened(path: Path) -> Iterator[tuple[int, os.stat_result] | None]:
 
 def _open(path: str) -> tuple[int, os.stat_result] | None:
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait
+        # a pipe would wait, a link might have come after the look at it
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError as error:
         if error.errno in _ABSENT:
             return None
@@ -354,7 +381,7 @@ def _open(path: str) -> tuple[int, os.stat_result] | None:
 def _read_exactly(file: int, length: int) -> bytes:
     """Return `length` bytes, fewer only at the end of the file."""
     parts: list[bytes] = []
-    while length > 0 and (part := os.read(file, min(length, 1 << 26))):
+    while length > 0 and (part := os.read(file, min(length, _ONE_READ))):
         parts.append(part)
         length -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -388,9 +415,9 @@ def _is_folder(entry: os.DirEntry[str], mixed: bool) -> bool:
 
 
 def _walk(folder: Path | str, prefix: str, mixed: bool) -> Iterator[str]:
-    """Yield the keys below a folder. Links to folders are not followed: they lead elsewhere."""
+    """Yield the keys below a folder. Links are passed over: they lead elsewhere."""
     for entry in _entries(folder):
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or entry.is_symlink():
             continue
         if _is_folder(entry, mixed):
             yield from _walk(entry.path, f"{prefix}{entry.name}/", mixed)

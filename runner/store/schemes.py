@@ -51,6 +51,19 @@ def check_url(url: str, *, single_writer: bool) -> None:
     raise _refused(f"{mask(url)} can't be shared", reason)
 
 
+def check_slashes(url: str) -> None:
+    """Raise StoreRefusedError for a URL with too few slashes or too many, and say it right."""
+    scheme, colon, rest = url.partition(":")
+    if not colon or scheme.lower() not in HONEST | _REASONS.keys() | {"file", "memory"}:
+        return
+    right = f"{scheme}://" + re.sub("/+", "/", rest.lstrip("/"))
+    if scheme.lower() == "file":
+        right = f"{scheme}:///{rest.lstrip('/')}"
+    wrong = not rest.startswith("//") or (scheme.lower() in HONEST and "//" in rest[2:])
+    if wrong:
+        raise StoreRefusedError(f"{mask(url)} is no URL of a store: write {mask(right)}")
+
+
 def check_no_credentials(scheme: str, rest: str) -> None:
     """Raise StoreRefusedError for a bucket's URL that holds a user or a password."""
     user = re.match(r"[^/@]*@|[^/@]*:.*@", rest)

@@ -101,7 +101,7 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise SpecError(f"{where} is not a JSON object, such as {{'profile': 'lab'}} in JSON.")
+        raise SpecError(f'{where} is not a JSON object, such as {{"profile": "lab"}}.')
     return found
 
 

@@ -1,7 +1,9 @@
 """Whether a spec and its data fit together, before anything is stored or trained."""
 
+import json
 import math
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runner import registry
@@ -45,29 +47,50 @@ def check_fit(spec: JobSpec, dataset: Dataset) -> None:
         raise SpecError(msg)
 
 
-def check_data(spec: JobSpec, *, source: str) -> None:
-    """Check the spec against its data where they can be read without a download.
+def check_data(
+    specs: Sequence[tuple[Path | str, JobSpec]], *, tell: Callable[[int], None] = lambda _: None
+) -> None:
+    """Check specs against their data where these can be read without a download.
+
+    Data that several specs share are read once, and those of one spec are held at a time.
 
     Args:
-        spec: a valid spec.
-        source: the spec's file, named in errors.
+        specs: valid ones, each with its file, which is named in errors.
+        tell: hears how many are checked.
 
     Raises:
         SpecError: the data cannot be used, or not in this way.
     """
+    shared: dict[str, list[tuple[Path | str, JobSpec]]] = {}
+    for source, spec in specs:
+        if _is_here(spec, source):
+            data = [spec.data.name, spec.data.path, spec.data.arguments]
+            shared.setdefault(json.dumps(data, sort_keys=True), []).append((source, spec))
+    checked = 0
+    for members in shared.values():
+        dataset: Dataset | None = None
+        for source, spec in members:
+            try:
+                dataset = dataset or load_data(spec)
+                check_fit(spec, dataset)
+            except SpecError as error:
+                msg = f"{source}: {error}"
+                raise type(error)(msg) from None
+            checked += 1
+            tell(checked)
+
+
+def _is_here(spec: JobSpec, source: Path | str) -> bool:
+    """Whether the data can be read at once."""
     path = spec.data.path
     if path is not None and "://" in path:
-        return  # perhaps gigabytes away: the worker that trains on it checks it
+        return False  # perhaps gigabytes away: the worker that trains on it checks it
     if path is None and spec.data.name not in BUNDLED | OF_A_PATH:
-        return  # a download
+        return False  # a download
     if path is not None and not _exists(path):
         msg = f"{source}: data.path: {path[:200]} does not exist."
         raise DataError(msg)
-    try:
-        check_fit(spec, load_data(spec))
-    except SpecError as error:
-        msg = f"{source}: {error}"
-        raise type(error)(msg) from None
+    return True
 
 
 def _exists(path: str) -> bool:

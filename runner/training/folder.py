@@ -5,8 +5,8 @@ second program on the same folder takes over, and the first one is told so at it
 """
 
 import atexit
+import contextlib
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from secrets import token_hex
@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlparse
 from weakref import WeakValueDictionary
 
 from runner.checkpoint.checkpointer import Checkpointer, Reference
+from runner.checkpoint.collection import is_own
 from runner.checkpoint.policy import Keep
 from runner.checkpoint.reading import Restored
 from runner.errors import CheckpointError, DamagedRecordError, LeaseLostError, NotFoundError
@@ -102,15 +103,17 @@ class Folder:
         self.close()
         if self._commit is not None:
             self._commit(step=0, epoch=0, checkpoints=[], best=None)
-        keys = self._store.list(f"{BASE}/")
+        prefix = f"{BASE}/"
+        keys = [key for key in self._store.list(prefix) if is_own(key.removeprefix(prefix))]
         for key in sorted(keys, key=lambda key: (key.startswith(f"{BASE}/log/"), key)):
             self._store.delete(key)
         parts = urlparse(self._store.url)
         if parts.scheme == "file":
             folder = Path(unquote(parts.path))
-            shutil.rmtree(folder / BASE, ignore_errors=True)
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+            for name in ("checkpoints", "log", "packs"):
+                _remove_if_empty(folder / BASE / name)
+            _remove_if_empty(folder / BASE)
+            _remove_if_empty(folder)
 
     def _claim(self) -> log.Record:
         try:
@@ -169,6 +172,11 @@ class Folder:
             return str(log.parse(self._store.read(key) or b"", key).get("nonce", ""))
         except DamagedRecordError:
             return ""
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # someone keeps other files in it
+        folder.rmdir()
 
 
 def _sound(record: log.Record) -> log.Record:

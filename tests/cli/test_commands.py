@@ -63,6 +63,26 @@ def test_mistakes_of_all_specs_are_told_and_nothing_is_stored(
     assert runner.job("quickstart") is None
 
 
+def test_a_command_that_is_none_is_shown_the_nearest(runner: Runner) -> None:
+    done = runner.run("statsu")
+    assert done.returncode == 2
+    assert "no command 'statsu'. Did you mean 'status'?" in done.stderr
+
+
+def test_several_specs_are_validated_into_one_list(runner: Runner, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"name": "other", "data": {"name": "digits"}}))
+    done = runner.run("validate", str(QUICKSTART), str(other))
+    assert [one["name"] for one in json.loads(done.stdout)] == ["quickstart", "other"]
+    assert json.loads(runner.run("validate", str(other)).stdout)["name"] == "other"
+
+
+def test_jobs_are_detached_into_no_memory(runner: Runner) -> None:
+    done = runner.run("submit", str(QUICKSTART), "--detach", "--store", "memory://")
+    assert done.returncode == 2
+    assert "no other sees this one's memory" in done.stderr
+
+
 def test_a_batch_larger_than_the_data_is_refused_before_anything_is_stored(
     runner: Runner,
 ) -> None:
@@ -112,7 +132,7 @@ def test_dry_run_stores_nothing(runner: Runner) -> None:
         (("export", "nobody", "x.h5"), 2, "ends in .keras"),
         (("submit",), 2, "required: SPEC"),
         (("submit", "none.json"), 2, "no such file"),
-        (("frobnicate",), 2, "invalid choice"),
+        (("frobnicate",), 2, "no command"),
         (("status", "--state", "asleep"), 2, "invalid choice"),
         (("status", "quickstart", "--state", "lost"), 2, "give one of the two"),
         ((), 2, ""),

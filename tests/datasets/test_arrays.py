@@ -33,6 +33,15 @@ def test_grey_images_get_a_channel_and_classes_their_numbers() -> None:
     assert dataset.class_names == ("0", "1", "2")
 
 
+@pytest.mark.parametrize("stray", [40, 10**6, 2**40])
+def test_a_label_far_beyond_the_others_makes_no_huge_network(stray: int) -> None:
+    labels = np.array([0, 1, 2, stray] * 2 + [0, 1])
+    with pytest.raises(DataError, match=f"labels reach {stray}, but only 4 of them"):
+        checked("a.npz", GOOD | {"y_train": labels})
+    sparse = np.array([0, 1, 2, 39] * 2 + [0, 1])
+    assert checked("a.npz", GOOD | {"y_train": sparse}).classes == 40
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [

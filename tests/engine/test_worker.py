@@ -9,9 +9,17 @@ import pytest
 from runner.engine import machine, running, worker
 from runner.engine.machine import Looking, Machine
 from runner.engine.memory import Memory, MemoryWatch
-from runner.errors import ConflictError, DivergedError, SpecError, TrainingError
+from runner.errors import (
+    ConflictError,
+    DamagedRecordError,
+    DivergedError,
+    LeaseLostError,
+    SpecError,
+    TrainingError,
+)
 from runner.queue.job import Failure, Job, State
 from runner.queue.owner import this_process
+from runner.queue.protocol import LOOK_BEATS
 from runner.training.machine import Gpu
 from tests.engine.counting import LEASE_SECONDS, Counting, Shop, raising
 
@@ -278,3 +286,37 @@ def test_an_attempt_says_that_memory_is_short_before_it_is_killed(
     shop.submit("cats")
     shop.work(Counting(1, on_step))
     assert said == [True]
+
+
+# ---------------------------------------------------------------------- jobs that are ruined
+
+
+@pytest.mark.parametrize("gone", ["log/000000000000.json", "log/"])
+def test_a_job_whose_records_are_gone_stops_no_worker(shop: Shop, gone: str) -> None:
+    """It is said, with what to do; nothing can be done to the job, and nothing is done."""
+    shop.submit("ruined")
+    shop.submit("whole")
+    for key in shop.store.list("jobs/ruined/"):
+        if key.startswith(f"jobs/ruined/{gone}"):
+            shop.store.delete(key)
+    stage = Counting()
+    shop.work(stage)
+    assert stage.ran == ["whole"]
+    said = "ruined: cannot be read: records of ruined are gone from jobs/ruined/log"
+    assert said in shop.reporter.text
+    for act in (shop.queue.cancel, shop.queue.unhold, shop.queue.retry):
+        with pytest.raises(DamagedRecordError, match="remove the whole of jobs/ruined"):
+            act("ruined")
+
+
+def test_an_owner_notices_that_its_job_was_removed(shop: Shop) -> None:
+    job = shop.submit("removed")
+    lease = shop.queue.claim(job, {"host": "here", "pid": 1})
+    for key in shop.store.list("jobs/removed/"):
+        shop.store.delete(key)
+    for _ in range(LOOK_BEATS - 1):
+        lease.renew()
+    with pytest.raises(LeaseLostError, match="its records were removed"):
+        lease.renew()
+    with pytest.raises(LeaseLostError):
+        lease.commit(step=1, epoch=0, checkpoints=[])

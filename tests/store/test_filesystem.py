@@ -119,6 +119,32 @@ def test_what_killed_writers_left_is_swept_when_it_is_old(tmp_path: Path) -> Non
     assert young.exists()
 
 
+@pytest.mark.parametrize("linked", ["a", "a/b", "a/b/c.json"])
+def test_no_link_is_followed(tmp_path: Path, linked: str) -> None:
+    """Not in reading, listing, writing or deleting: it might lead to a file of the user's own."""
+    outside = tmp_path / "outside/b" if linked == "a" else tmp_path / "outside"
+    outside.mkdir(parents=True)
+    (outside / "c.json").write_text("mine")
+    target = {"a": outside.parent, "a/b": outside, "a/b/c.json": outside / "c.json"}[linked]
+    place = tmp_path / "store" / linked
+    place.parent.mkdir(parents=True)
+    place.symlink_to(target)
+    store = FileStore(tmp_path / "store")
+    for act in (
+        lambda: store.read("a/b/c.json"),
+        lambda: store.size("a/b/c.json"),
+        lambda: store.read_range("a/b/c.json", 0, 2),
+        lambda: store.put("a/b/c.json", b"theirs"),
+        lambda: store.delete("a/b/c.json"),
+        lambda: store.create("a/b/c.json", b"theirs"),
+    ):
+        with pytest.raises(StoreRefusedError, match="is a symbolic link"):
+            act()
+    assert store.list("") == []
+    assert [path.name for path in outside.iterdir()] == ["c.json"]
+    assert (outside / "c.json").read_text() == "mine"
+
+
 def test_links_do_not_lead_out_of_the_store(tmp_path: Path) -> None:
     """A listing follows no folder that someone linked into the store."""
     outside = tmp_path / "outside"

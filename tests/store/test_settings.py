@@ -166,6 +166,28 @@ def test_paths_and_file_urls_are_folders(tmp_path: Path, form: str) -> None:
     assert store.url == f"file://{tmp_path}"
 
 
+@pytest.mark.parametrize("name", ["plain", "sp ace", "ünï", "a%20b", "a%b", "#?"])
+def test_the_url_that_is_shown_may_be_given_back(tmp_path: Path, name: str) -> None:
+    store = open_store(str(tmp_path / name))
+    store.put("a", b"1")
+    assert open_store(store.url).url == store.url
+    assert open_store(store.url).read("a") == b"1"
+
+
+@pytest.mark.parametrize(
+    ("url", "right"),
+    [
+        ("s3:/bucket/x", "s3://bucket/x"),
+        ("s3://bucket//x", "s3://bucket/x"),
+        ("gs:bucket", "gs://bucket"),
+        ("file:/tmp/x", "file:///tmp/x"),
+    ],
+)
+def test_slashes_too_few_or_too_many_are_told(url: str, right: str) -> None:
+    with pytest.raises(StoreRefusedError, match=f"write {right}$"):
+        open_store(url)
+
+
 def test_a_memory_url_is_one_store_in_the_process() -> None:
     open_store("memory://one").put("a", b"1")
     assert open_store("memory://one").read("a") == b"1"

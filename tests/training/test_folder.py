@@ -115,3 +115,21 @@ def test_two_folders_after_damage_never_share_a_token(tmp_path: Path) -> None:
         tokens = [*tokens, json.loads(newest(tmp_path).read_text())["token"]]
     assert len(set(tokens)) == len(tokens)
     assert tokens == sorted(tokens)
+
+
+def test_what_others_keep_in_the_folder_is_not_deleted(tmp_path: Path) -> None:
+    save(tmp_path / "one", 1, 2)
+    folder = Folder(str(tmp_path / "one"), keep=Latest(2))
+    folder.open()
+    folder.delete()
+    assert not (tmp_path / "one").exists()
+    save(tmp_path, 1, 2)
+    names = ["notes.txt", "images/cat.png", "log/train.log", "packs/own.safetensors"]
+    for name in names:
+        (tmp_path / "training" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "training" / name).write_text("mine")
+    folder = Folder(str(tmp_path), keep=Latest(2))
+    folder.open()
+    folder.delete()
+    left = [path for path in (tmp_path / "training").rglob("*") if path.is_file()]
+    assert sorted(str(path.relative_to(tmp_path / "training")) for path in left) == sorted(names)
