@@ -80,6 +80,9 @@ def run(options: argparse.Namespace) -> int:
         print(job.id, flush=True)
         ids.append(job.id)
     if options.detach:
+        local = {s.data.path for _, s in specs if s.data.path and "://" not in s.data.path}
+        for path in sorted(local):
+            say(f"data.path {path} is of this machine: others leave these jobs unless they have it")
         return Exit.DONE
     return work(queue, store, ids, stop, session=session)
 

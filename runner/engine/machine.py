@@ -7,9 +7,12 @@ import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+from runner import registry
 from runner.engine.source import git_commit
+from runner.errors import NotFoundError
 from runner.training.machine import Gpu, gpus
 
 LABELS_VARIABLE = "RUNNER_LABELS"  #: labels of this machine, separated by commas
@@ -43,6 +46,28 @@ class Machine:
         if unknown:
             return f"it needs {', '.join(unknown)}, of which this version of runner knows nothing"
         return ""
+
+
+def missing_here(spec: Mapping[str, Any]) -> str:
+    """Return what a job needs and this machine has not: "it has no /data/x.npz"; "" if nothing.
+
+    Only what another machine may well have: a file, a package of the user's own.
+    """
+    for part, kind in (("data", "datasets"), ("model", "models")):
+        name = (spec.get(part) or {}).get("name")
+        if isinstance(name, str):
+            try:
+                registry.get(cast("registry.Kind", kind), name)
+            except NotFoundError as error:
+                return f"it has no {kind.removesuffix('s')} '{name}' ({error})"
+    path = (spec.get("data") or {}).get("path")
+    if not isinstance(path, str) or "://" in path or "::" in path:
+        return ""
+    try:
+        there = Path(path).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        there = False
+    return "" if there else f"it has no {path[:200]}"
 
 
 class Looking:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from runner.engine.faults import was_killed_for_memory
-from runner.engine.machine import Looking
+from runner.engine.machine import Looking, missing_here
 from runner.engine.memory import oom_kills
 from runner.engine.preemption import StopRequest
 from runner.engine.running import Reporter, RunningAttempt, Surroundings
@@ -106,6 +106,7 @@ class Worker:
         self._signs: dict[str, tuple[int, int]] = {}  # other workers' tokens and beats, first seen
         self._said: set[str] = set()
         self._patient = False  # with a bucket that is away
+        self._lacking: dict[str, tuple[str, float]] = {}  #: what jobs need and is not here; until
         self._not_before: dict[str, float] = {}  # by our clock: jobs whose spec can't be read
         self.unreadable: set[str] = set()  #: jobs whose records can't be read, the last time
         self.held: list[str] = []  #: jobs that it held, as they could not go on
@@ -194,6 +195,9 @@ class Worker:
                 return None
             if waits:
                 return _no(f"it waits for {waits}")
+        why, until = self._lacking.get(job.id, ("", 0.0))
+        if boot_clock() < until:
+            return _no(why)
         lacking = self._looking.machine().lacks(job.requirements) if job.requirements else ""
         if lacking:
             return _no(f"left for another machine: {lacking}")
@@ -306,6 +310,11 @@ class Worker:
             return self._pass_over(job, error)
         self._not_before.pop(job.id, None)
         self.unreadable.discard(job.id)
+        lacking = missing_here(spec)
+        if lacking:
+            why = f"left for another machine: {lacking}"
+            self._lacking[job.id] = why, boot_clock() + AGAIN_SECONDS
+            return True  # what is left is looked at once more, this job among it
         kills = oom_kills()
         why = ""
         if verdict.owner_alive is False and was_killed_for_memory(job.owner, kills):

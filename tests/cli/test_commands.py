@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.harness import QUICKSTART, Runner, change_record
+from tests.harness import QUICKSTART, Runner, change_record, sets
 
 
 @pytest.fixture
@@ -75,6 +76,22 @@ def test_several_specs_are_validated_into_one_list(runner: Runner, tmp_path: Pat
     done = runner.run("validate", str(QUICKSTART), str(other))
     assert [one["name"] for one in json.loads(done.stdout)] == ["quickstart", "other"]
     assert json.loads(runner.run("validate", str(other)).stdout)["name"] == "other"
+
+
+def test_data_of_one_machine_are_said_and_their_job_waits_for_it(
+    runner: Runner, tmp_path: Path
+) -> None:
+    data = tmp_path / "x.npz"
+    x, y = np.zeros((40, 8, 8, 1), "uint8"), np.arange(40) % 2
+    np.savez(data, x_train=x, y_train=y, x_test=x, y_test=y)
+    changes = sets({"data": {"name": "npz", "path": str(data)}, "training.batch_size": 8})
+    done = runner.run("submit", str(QUICKSTART), "--detach", *changes)
+    assert f"data.path {data} is of this machine" in done.stderr
+    data.rename(tmp_path / "elsewhere.npz")
+    done = runner.run("work", "--until-empty")
+    assert f"quickstart: left for another machine: it has no {data}" in done.stderr
+    assert done.returncode == 4
+    assert runner.status("quickstart")["state"] == "queued"
 
 
 def test_jobs_are_detached_into_no_memory(runner: Runner) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -286,6 +287,33 @@ def test_an_attempt_says_that_memory_is_short_before_it_is_killed(
     shop.submit("cats")
     shop.work(Counting(1, on_step))
     assert said == [True]
+
+
+# ---------------------------------------------------------------------- what is not here
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        ({"data": {"name": "npz", "path": "/nowhere/x.npz"}}, "it has no /nowhere/x.npz"),
+        ({"model": {"name": "of_a_package"}}, "it has no model 'of_a_package'"),
+        ({"data": {"name": "of_a_package"}}, "it has no dataset 'of_a_package'"),
+    ],
+)
+def test_what_this_machine_has_not_fails_no_job(
+    shop: Shop, spec: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    """It was trained elsewhere, and its evaluation waits for such a machine, unclaimed."""
+    shop.submit("elsewhere", **spec)
+    shop.submit("after", after=["elsewhere"])
+    shop.submit("here", data={"path": str(tmp_path)})
+    stage = Counting()
+    shop.work(stage)
+    assert stage.ran == ["here"]
+    assert [owned.job.id for owned in shop.left] == ["elsewhere", "after"]
+    assert f"elsewhere: left for another machine: {why}" in shop.reporter.text
+    job = shop.queue.job("elsewhere")
+    assert (job.state, job.attempts, job.failures) == (State.QUEUED, 0, 0)
 
 
 # ---------------------------------------------------------------------- jobs that are ruined
