@@ -69,15 +69,22 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _words(command: str, job: Job) -> str:
+    """Say what the job is now, and the command that goes on from there."""
+    state = job.state.value
     if command == "hold" and job.wish == HOLD:
-        return f"{job.state.value}; its worker saves and holds it at its next heartbeat"
-    if command == "priority":
-        return f"{job.state.value}, priority {job.priority}"
-    if command == "evaluate":
-        return "queued (evaluate)"
-    if command == "release" and job.state is State.RUNNING:
+        state = f"{state}; its worker saves and holds it at its next heartbeat"
+    elif command == "priority":
+        return f"{state}, priority {job.priority}"
+    elif command == "evaluate":
+        state = "queued (evaluate)"
+    elif command == "release" and job.state is State.RUNNING:
         return "running; it goes on"
-    return job.state.value
+    after = {
+        "hold": f"'runner release {job.id}' lets it go on",
+        "cancel": f"'runner retry {job.id}' queues it again, where it stood",
+    }
+    here = f"'runner resume {job.id}' works on it here"
+    return f"{state}; {after.get(command, here)}"
 
 
 def _evaluate(queue: Queue, name: str) -> Job:

@@ -164,6 +164,10 @@ def test_watching_outlasts_a_bucket_that_is_away(
 def test_verbs_change_jobs_from_any_machine(queue: Queue, run: Run) -> None:
     queue.submit("cats", {"seed": 1, "evaluation": {}})
     assert run("priority", "cats", "7")[2].endswith("cats: queued, priority 7\n")
+    assert run("hold", "cats")[2].endswith("held; 'runner release cats' lets it go on\n")
+    assert run("release", "cats")[2].endswith("queued; 'runner resume cats' works on it here\n")
+    assert "cancelled; 'runner retry cats' queues it again" in run("cancel", "cats")[2]
+    assert run("retry", "cats")[2].endswith("queued; 'runner resume cats' works on it here\n")
     assert queue.job("cats").priority == 7
     assert run("priority", "cats", "-3")[0] == 0
     code, _, said = run("priority", "cats", "high")
@@ -174,7 +178,8 @@ def test_verbs_change_jobs_from_any_machine(queue: Queue, run: Run) -> None:
     assert "cats: running; it goes on" in run("release", "cats")[2]
     lease.finish(final={"step": 1})
     queue.claim(queue.job("cats"), GONE).finish(evaluation={"top_1": 1.0})
-    assert "cats: queued (evaluate)" in run("evaluate", "cats")[2]
+    words = run("evaluate", "cats")[2]
+    assert "cats: queued (evaluate); 'runner resume cats' works on it here" in words
     job = queue.job("cats")
     assert (job.state.value, job.stage.value) == ("queued", "evaluate")
     assert run("evaluate", "cats")[0] == 2
