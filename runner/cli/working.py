@@ -86,7 +86,7 @@ def work(
         if other.job.state is State.RUNNING:
             say(f"{other.job.id}: {other.availability.why}")
     if stop.signal == signal.SIGINT:
-        say("stopped with everything saved; 'runner resume' goes on from there")
+        say("stopped; 'runner resume' goes on from the last checkpoint")
         return Exit.INTERRUPTED
     if worker.drained and ids is None:
         say("drained: it takes no more")
