@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from runner.datasets.arrays import Dataset, checked, keyed_order
 from runner.errors import DataError, SpecError, StoreError
+from runner.store import places
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
@@ -69,7 +70,7 @@ class _Source:
 
         self._path = path
         try:
-            self._files, root = fsspec.url_to_fs(path)
+            self._files, root = fsspec.url_to_fs(path, **places.options(path))
             self._root = PurePosixPath(str(root))
             found = self._files.find(str(root))
         except (ImportError, ValueError) as error:

@@ -8,14 +8,14 @@ import io
 import zipfile
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runner.datasets.arrays import Dataset, checked
-from runner.errors import DataError, SpecError, StoreError
+from runner.errors import DataError, SpecError
+from runner.store import places
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -48,7 +48,7 @@ def read(path: str) -> dict[str, NDArray[Any]]:
         DataError: the file is missing, damaged, or lacks one of the four.
         StoreError: the bucket it lies in failed for now.
     """
-    content = io.BytesIO(_bytes(path))
+    content = io.BytesIO(places.read(path))
     if not zipfile.is_zipfile(content):
         msg = f"{path} is no npz file, or it was cut short. Copy or save it anew (numpy.savez)."
         raise DataError(msg)
@@ -73,26 +73,3 @@ def read(path: str) -> dict[str, NDArray[Any]]:
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
         msg = f"{path} is damaged: {error}. Copy or save it anew."
         raise DataError(msg) from None
-
-
-def _bytes(path: str) -> bytes:
-    try:
-        if "://" not in path and "::" not in path:
-            return Path(path).expanduser().read_bytes()
-        import fsspec
-
-        with fsspec.open(path, "rb") as file:
-            content: bytes = file.read()
-            return content
-    except FileNotFoundError:
-        msg = f"{path}: no such file. Mend data.path, or copy the file there."
-        raise DataError(msg) from None
-    except (IsADirectoryError, PermissionError) as error:
-        msg = f"{path} cannot be read: {error.strerror or error}. Mend data.path or its access."
-        raise DataError(msg) from None
-    except (ImportError, ValueError) as error:  # a scheme without its package, or unknown
-        msg = f"{path}: {error}. Mend data.path."
-        raise DataError(msg) from None
-    except OSError as error:
-        msg = f"{path} could not be read just now: {error}. Try again."
-        raise StoreError(msg) from error

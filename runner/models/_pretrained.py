@@ -9,6 +9,7 @@ from typing import Any
 import blake3
 
 from runner.errors import DataError, SpecError, StoreError
+from runner.store import places
 
 _ENDINGS = (".weights.h5", ".h5", ".keras")
 
@@ -46,7 +47,7 @@ class Pretrained:
             msg = f"model.arguments.weights: received '{self._weights}'; expected \"imagenet\""
             msg += f" or a file that ends in {', '.join(_ENDINGS)}."
             raise SpecError(msg)
-        content = _read(self._weights)
+        content = places.read(self._weights, field="model.arguments.weights")
         found = blake3.blake3(content).hexdigest()
         if self._expected not in (None, found):
             msg = (
@@ -137,21 +138,3 @@ def _difference(found: Any, wanted: Any) -> str:
         if tuple(ours.shape) != tuple(theirs.shape):
             return f"{theirs.path} is {tuple(theirs.shape)} for {ours.path} {tuple(ours.shape)}"
     return f"{len(found.weights)} weights for {len(wanted.weights)}"
-
-
-def _read(path: str) -> bytes:
-    import fsspec
-
-    try:
-        with fsspec.open(path, "rb") as file:
-            content: bytes = file.read()
-            return content
-    except FileNotFoundError:
-        msg = f"{path}: no such file. Mend model.arguments.weights, or copy the file there."
-        raise DataError(msg) from None
-    except (ImportError, ValueError) as error:
-        msg = f"{path}: {error}. Mend model.arguments.weights."
-        raise DataError(msg) from None
-    except OSError as error:
-        msg = f"{path} could not be read just now: {error}. Try again."
-        raise StoreError(msg) from error
