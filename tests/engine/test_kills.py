@@ -57,7 +57,7 @@ def test_killed_at_chosen_moments(undisturbed: dict[str, Any], tmp_path: Path) -
     """Seven deaths in one training: no difference, not even how often checkpoints were taken."""
     runner = Runner(tmp_path, warm=True)
     runner.ok("submit", str(QUICKSTART), "--detach", *sets(OFTEN))
-    stray = tmp_path / "jobs/quickstart/evaluation/t1-of-a-worker-that-died.npz"
+    stray = tmp_path / "jobs/quickstart/evaluation/t1-0123456789abcdef.npz"
     stray.parent.mkdir(parents=True)
     stray.write_bytes(b"half an evaluation")
     status = finish(runner, "quickstart", *DEATHS)
