@@ -128,7 +128,7 @@ IMMUTABLE = [
 ]
 
 
-@pytest.mark.parametrize("value", IMMUTABLE, ids=repr)
+@pytest.mark.parametrize("value", IMMUTABLE, ids=lambda value: type(value).__name__)
 def test_a_value_comes_back_as_what_it_was(value: Any) -> None:
     """Also where it was not there at the beginning, and within a list."""
     found = resumed(Holding, lambda c: vars(c).update(value=value, many=[value]))
