@@ -382,6 +382,36 @@ def test_a_list_on_an_object_of_keras_that_changes_is_named(
     assert "model.gathered has changed in mid-training" in caplog.text
 
 
+class Momentum(keras.optimizers.Optimizer):  # type: ignore[misc]
+    """Lists what it makes in build, as optimizers of one's own do."""
+
+    def build(self, variables: Any) -> None:
+        if not self.built:
+            super().build(variables)
+            self.slots = [self.add_variable_from_reference(v, "slot") for v in variables]
+
+    def update_step(self, gradient: Any, variable: Any, rate: Any) -> None:
+        slot = self.slots[self._get_variable_index(variable)]
+        slot.assign(0.9 * slot + gradient)
+        variable.assign(variable - rate * slot)
+
+
+def own_optimizer(callbacks: list[Any]) -> Result:
+    model = dense()
+    model.compile(Momentum(0.01), "mse")
+    history = model.fit(batches(), callbacks=callbacks, **FIT)
+    slots = {str(i): slot for i, slot in enumerate(model.optimizer.slots)}
+    return result(history, model, **slots)
+
+
+def test_nothing_is_said_of_lists_of_variables_that_each_process_makes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = attempt(own_optimizer, 0, [])
+    assert interrupted(own_optimizer, tmp_path, 2, 4) == whole
+    assert not [r for r in caplog.records if "slots" in r.message or "#1" in r.message]
+
+
 def test_an_exchanged_optimizer_is_named_and_nothing_later_is_saved(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
