@@ -134,9 +134,12 @@ def sorted_items(items: list[Any]) -> list[Any]:
 
 def _encode(value: Any, store_array: StoreArray, path: str, depth: int) -> Any:
     def items(values: Any) -> list[Any]:
+        values = list(values)
+        if set(map(type, values)) == {int}:  # the states of generators, mostly
+            return values
         return [
             v if type(v) in AS_IN_JSON else _encode(v, store_array, f"{path}/{i}", depth + 1)
-            for i, v in enumerate(list(values))
+            for i, v in enumerate(values)
         ]
 
     if depth > MAX_DEPTH:
