@@ -4,6 +4,7 @@ The checkpoint is fetched while TensorFlow is imported and the network built, si
 neither needs it; only the number of threads, which decides over bits, is read before.
 """
 
+import gc
 import logging
 import math
 import time
@@ -21,7 +22,6 @@ from runner.errors import CheckpointError, DivergedError, PreemptedError, Traini
 from runner.spec import EarlyStopping, JobSpec, ReduceLROnPlateau, seconds
 from runner.store.base import Store
 from runner.training.check import check_fit, load_data
-from runner.training.garbage import Collector
 from runner.training.progress import OnProgress, Progress
 from runner.training.tensorboard import Boards
 from runner.training.urgency import NoHurry, Urgency
@@ -106,12 +106,10 @@ def train(
     threads = saved_threads(store, checkpoints) or spec.training.threads
     pool = ThreadPoolExecutor(1, thread_name_prefix="restore")
     restoring = pool.submit(checkpointer.restore)
-    collector = Collector()
     try:
         return _fit(
             spec,
             checkpointer,
-            collector,
             every=every,
             boards=boards,
             threads=threads,
@@ -122,7 +120,7 @@ def train(
             on_progress=on_progress,
         )
     finally:
-        collector.release()
+        gc.unfreeze()
         pool.shutdown(wait=False)  # a stop need not wait for a download
         checkpointer.close(urgency.seconds_left)
 
@@ -153,7 +151,6 @@ def saved_threads(store: Store, checkpoints: Sequence[Mapping[str, Any]]) -> int
 def _fit(
     spec: JobSpec,
     checkpointer: Checkpointer,
-    collector: Collector,
     *,
     every: Every,
     boards: Boards | None,
@@ -166,9 +163,8 @@ def _fit(
 ) -> Reference:
     from runner.training.quiet import import_keras
 
-    collector.rest()
     import_keras()
-    from runner.training import allocator, numerics
+    from runner.training import numerics
     from runner.training.best import Best
     from runner.training.build import build, compile_phase
     from runner.training.callback import BackupAndRestore
@@ -176,7 +172,6 @@ def _fit(
 
     _leave_if_asked(should_stop)  # the imports took seconds
     numerics.apply(threads=threads, deterministic=spec.training.deterministic)
-    allocator.keep_freed_memory()
     dataset = load_checked(spec)
     _leave_if_asked(should_stop)
     split = dataset.split(spec.data.validation_split, seed=spec.seed)
@@ -218,7 +213,6 @@ def _fit(
             position = replace(
                 position, phase=number, phase_epoch=position.epoch, step=0, stop=False
             )
-        collector.rest()  # until the phase's own step is traced
         compile_phase(assembled, spec, phase)
         backup = BackupAndRestore.for_job(
             checkpointer,
@@ -226,7 +220,8 @@ def _fit(
             best=best,
             should_stop=should_stop,
             urgency=urgency,
-            on_progress=_after_first_step(collector.pass_over, tell),
+            # half a million objects of Keras and TensorFlow stay: a look at all of them takes 0.3 s
+            on_progress=_after_first_step(gc.freeze, tell),
             restore=fetch,
             start=position,
             history=history,
