@@ -21,19 +21,25 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-from runner.checkpoint.collection import GRACE_SECONDS, unreferenced
+from runner.checkpoint.collection import unreferenced
 from runner.checkpoint.manifest import Manifest, Position, Reference, name_of, used_packs
+from runner.checkpoint.packs import as_bytes, hash_bytes
 from runner.checkpoint.plain import Array
-from runner.checkpoint.policy import Compaction, Keep, Latest
 from runner.checkpoint.reading import Restored, read_checkpoint, read_manifest
-from runner.checkpoint.writing import PACK_BYTES, PackWriter, Unchanged
-from runner.errors import CheckpointError, LeaseLostError, StoreError, StoreRefusedError
+from runner.checkpoint.writing import PackWriter
+from runner.errors import (
+    CheckpointError,
+    LeaseLostError,
+    SpecError,
+    StoreError,
+    StoreRefusedError,
+)
 from runner.store.base import Store
 
 logger = logging.getLogger(__name__)
@@ -73,8 +79,6 @@ class Snapshot:
     numerics: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()  #: said once, with the commit
     to_host: Callable[[Any], Array] = as_array
-    shared: bool = True  #: the tensors are the training's own buffers, not copies of them
-    still: Collection[str] = ()  #: tensors that are not expected to change, of frozen layers
     taken_at: float = field(default_factory=time.monotonic)
 
 
@@ -95,10 +99,9 @@ class Checkpointer:
         commit: makes a checkpoint count.
         checkpoints: references from the job's log, newest first.
         best: reference of the best checkpoint so far.
-        keep: which checkpoints stay, besides the best one.
+        keep: how many of the newest checkpoints stay, besides the best one.
         patience_seconds: while the bucket fails in ways that pass, nothing is raised, and
             `overdue` once this much work is unsaved; 0: a failure surfaces at the next call.
-        grace_seconds: leftovers of earlier owners are removed when they are older than this.
         warn: told what people should know (a damaged checkpoint was passed over).
         on_committed: gets what counts now, in the background; what it raises ends the write.
 
@@ -121,33 +124,26 @@ class Checkpointer:
         commit: Commit,
         checkpoints: Sequence[Mapping[str, Any]] = (),
         best: Mapping[str, Any] | None = None,
-        keep: Keep = Latest(2),  # noqa: B008 - frozen
-        compaction: Compaction = Compaction(),  # noqa: B008 - frozen
-        pack_bytes: int = PACK_BYTES,
+        keep: int = 2,
         patience_seconds: float = 0.0,
-        grace_seconds: float = GRACE_SECONDS,
         warn: Callable[[str], None] = logger.warning,
         on_committed: Callable[[Manifest], None] = lambda _: None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if keep < 1:
+            raise SpecError(f"keep {keep} checkpoints: at least 1 is needed to resume.")
         self._store = store
         self._folder = f"{prefix}/" if prefix else ""
         self._token = token
         self._commit = commit
         self._keep = keep
-        self._compaction = compaction
-        self._pack_bytes = pack_bytes
         self._patience = patience_seconds
-        self._grace = grace_seconds
         self._warn = warn
         self._on_committed = on_committed
-        self._clock = clock
         self._references = [Reference.from_json(data) for data in checkpoints]
         self._best = Reference.from_json(best) if best else None
         self._manifests: dict[str, Manifest] = {}
         self._garbage: list[str] = []
         self._collected = False
-        self._unchanged = Unchanged()
         self._wake = threading.Condition()
         self._waiting: _Request | None = None
         self._writing: _Request | None = None
@@ -156,7 +152,7 @@ class Checkpointer:
         self._unsaid: tuple[str, ...] = ()  # notes of snapshots that were not committed
         self._closed = False
         self._thread: threading.Thread | None = None
-        self._saved_until = clock()  # the moment up to which work is committed
+        self._saved_until = time.monotonic()  # the moment up to which work is committed
         self._began_at = 0.0  # the write under way
         self._given_up = False  # nothing is committed any more
         self.write_seconds = 0.0  #: what the last write took, in the background
@@ -176,14 +172,9 @@ class Checkpointer:
         return self._best
 
     @property
-    def committed_at(self) -> float:
-        """When (monotonic) the state of the newest checkpoint was taken; else the beginning."""
-        return self._saved_until
-
-    @property
     def unsaved_seconds(self) -> float:
         """Seconds of work that a death right now would repeat."""
-        return self._clock() - self._saved_until
+        return time.monotonic() - self._saved_until
 
     @property
     def overdue(self) -> str | None:
@@ -229,7 +220,7 @@ class Checkpointer:
         with self._wake:
             ahead = 0.0
             if self._writing is not None:
-                ahead = max(0.0, self.write_seconds - (self._clock() - self._began_at))
+                ahead = max(0.0, self.write_seconds - (time.monotonic() - self._began_at))
             if self._waiting is not None:
                 ahead += self.write_seconds
             return ahead + self.write_seconds
@@ -320,7 +311,7 @@ class Checkpointer:
     def _run(self) -> None:
         while (request := self._next()) is not None:
             error: BaseException | None = None
-            started = self._began_at = self._clock()
+            started = self._began_at = time.monotonic()
             try:
                 owed = self._owed
                 if owed is not None and owed is not request and not request.best:
@@ -334,7 +325,7 @@ class Checkpointer:
                 if self._is_patient(caught):
                     self._warn(f"a checkpoint could not be written yet: {caught}")
             with self._wake:
-                self.write_seconds = self._clock() - started
+                self.write_seconds = time.monotonic() - started
                 self._error = error
                 if isinstance(error, LeaseLostError):
                     self._waiting = None
@@ -361,7 +352,7 @@ class Checkpointer:
         if self._given_up:  # the job may have been let go
             raise CheckpointError("the checkpoint was given up: there was no time left for it.")
         reference = manifest.reference(key)
-        references = self._keep.kept([reference, *self._references])
+        references = [reference, *self._references][: self._keep]
         best = reference if request.best else self._best
         self._commit(
             step=reference.step,
@@ -381,9 +372,7 @@ class Checkpointer:
             self._store,
             f"{self._folder}packs/t{self._token}-",
             self._kept_manifests(),
-            apart=len(self._keep.kept((0, 1))) > 1,  # else there is none to fall back to
-            compaction=self._compaction,
-            pack_bytes=self._pack_bytes,
+            apart=self._keep > 1,  # else there is none to fall back to
         )
         stored: dict[str, Any] = {}  # tensors that lie in a kept pack already
         tensors = list(reversed(snapshot.tensors))
@@ -392,8 +381,7 @@ class Checkpointer:
         while tensors:  # each reference is let go as soon as its bytes have travelled
             name, value = tensors.pop()
             array = snapshot.to_host(value)
-            digest = self._unchanged.hash_of(name, array, shared=snapshot.shared)
-            if not writer.add(name, array, digest, still=name in snapshot.still):
+            if not writer.add(name, array, hash_bytes(as_bytes(array))):
                 stored[name] = value
             del value, array
         places, packs = writer.finish(lambda name: snapshot.to_host(stored[name]))
@@ -446,7 +434,6 @@ class Checkpointer:
                 token=self._token,
                 manifests=[self._manifests[key] for key in kept],
                 keys=kept,
-                grace_seconds=self._grace,
             )
         except StoreError as error:
             logger.warning("leftovers could not be looked for: %s", error)

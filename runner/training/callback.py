@@ -19,7 +19,6 @@ from runner.checkpoint.policy import (
     Every,
     EveryEpochs,
     EverySteps,
-    Latest,
     Never,
     mean_time_between,
     parse,
@@ -94,7 +93,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         self.save_freq = save_freq
         self.double_checkpoint = double_checkpoint
         self.delete_checkpoint = delete_checkpoint
-        self._folder = Folder(str(backup_dir), keep=Latest(keep), storage_options=storage_options)
+        self._folder = Folder(str(backup_dir), keep=keep, storage_options=storage_options)
         self._open: Callable[[], Opened] = self._folder.open
         if every and save_freq != "epoch":
             raise ValueError(

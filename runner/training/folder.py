@@ -16,7 +16,6 @@ from weakref import WeakValueDictionary
 
 from runner.checkpoint.checkpointer import Checkpointer, Reference
 from runner.checkpoint.collection import is_own
-from runner.checkpoint.policy import Keep
 from runner.checkpoint.reading import Restored
 from runner.errors import CheckpointError, DamagedRecordError, LeaseLostError, NotFoundError
 from runner.store import log
@@ -48,7 +47,7 @@ class Folder:
     """Opens the checkpoints of one folder or bucket URL."""
 
     def __init__(
-        self, url: str, *, keep: Keep, storage_options: dict[str, Any] | None = None
+        self, url: str, *, keep: int = 2, storage_options: dict[str, Any] | None = None
     ) -> None:
         self._store = open_store(url, storage_options=storage_options)
         self._keep = keep

@@ -664,8 +664,6 @@ class Loop:
             history=self.history(),
             numerics=self._numerics,
             notes=tuple(self._notes),
-            shared=self._variables.reader.shared,
-            still=self._variables.still,
         )
 
     def history(self) -> dict[str, list[float | None]]:

@@ -24,8 +24,6 @@ class Reader:
     only while nobody else holds its buffer, so they stay as they are.
     """
 
-    shared = True
-
     def __init__(self, variables: Sequence[Any]) -> None:
         # handles are looked up once: that alone takes longer than the reading
         self._handles = [(variable.handle, variable.dtype) for variable in variables]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.checkpoint.checkpointer import Checkpointer, Commit
 from runner.checkpoint.manifest import Position, Reference
-from runner.checkpoint.policy import Every, Latest, for_job
+from runner.checkpoint.policy import Every, for_job
 from runner.checkpoint.reading import Restored, read_manifest
 from runner.datasets.arrays import Dataset
 from runner.errors import CheckpointError, DivergedError, PreemptedError, TrainingError
@@ -92,7 +92,7 @@ def train(
         commit=_with_notes(commit, notes),
         checkpoints=checkpoints,
         best=best,
-        keep=Latest(spec.checkpoint.keep),
+        keep=spec.checkpoint.keep,
         patience_seconds=seconds(spec.checkpoint.max_loss),
         warn=warn,
         on_committed=boards.committed if boards else lambda _: None,
