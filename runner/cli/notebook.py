@@ -122,7 +122,9 @@ def make(
     scheme = store.partition("://")[0] if store else ""
     before, _, after = _text(_STORES[platform].get(scheme, "other")).partition("\n---\n")
     text = "\n\n".join([_text(platform), before, _text("work"), after])
-    given = [spec.model_dump(mode="json", exclude_unset=True) for spec in specs]
+    given = [
+        spec.model_dump(mode="json", exclude={"schema_"}, exclude_unset=True) for spec in specs
+    ]
     extras = _extras([store, *(spec.data.path or "" for spec in specs)], specs)
     if requirement:
         install = f"%pip install --quiet {_quoted(requirement, extras)}"

@@ -112,7 +112,9 @@ def test_it_holds_the_jobs_that_are_given(tmp_path: Path) -> None:
     paths = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
     runner = Runner(tmp_path / "store", environment={"PYTHONPATH": paths})
     job = tmp_path / "mine.json"
-    job.write_text(json.dumps({**JOB, "sweep": [{"name": "a"}, {"name": "b"}]}))
+    job.write_text(
+        json.dumps({**JOB, "$schema": "./.schema.json", "sweep": [{"name": "a"}, {"name": "b"}]})
+    )
     (tmp_path / "x.npz").touch()
     path = tmp_path / "runner-colab.ipynb"
     fields = {"training.epochs": 7, "data": {"name": "npz", "path": str(tmp_path / "x.npz")}}
@@ -125,10 +127,10 @@ def test_it_holds_the_jobs_that_are_given(tmp_path: Path) -> None:
     (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
     given: dict[str, Any] = {}
     exec(cell.source, given)
-    assert [(job["name"], job["training"]["epochs"]) for job in given["jobs"]] == [
-        ("a", 7),
-        ("b", 7),
-    ]
+    jobs = {job["name"]: job["training"]["epochs"] for job in given["jobs"]}
+    assert jobs == {"a": 7, "b": 7}
+    (tmp_path / "a.json").write_text(json.dumps(given["jobs"][0]))
+    runner.ok("submit", "--dry-run", str(tmp_path / "a.json"))
 
 
 @pytest.mark.parametrize(
