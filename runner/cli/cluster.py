@@ -28,7 +28,7 @@ def work_on_cluster(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
-        msg = "--engine ray needs Ray: pip install 'keras-runner[ray]'"
+        msg = "--engine ray needs Ray, here and on every node: pip install ray"
         raise SpecError(msg) from None
     queue, store = open_queue(options)
     if store.url.startswith("file:"):

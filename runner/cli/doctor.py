@@ -80,7 +80,7 @@ def _versions() -> Finding:
     lacks_keras = "keras missing" in found
     text = ", ".join(found)
     if lacks_keras:
-        text += ": this machine can look at jobs and not train them; pip install keras-runner"
+        text += ": this machine can look at jobs and not train them; pip install tensorflow"
     return Finding("versions", Verdict.WARNING if lacks_keras else Verdict.OK, text)
 
 

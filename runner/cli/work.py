@@ -44,7 +44,7 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
         choices=("here", "ray"),
         default="here",
         help="where the workers run: in this process (default), or on a Ray cluster"
-        " (pip install 'keras-runner[ray]')",
+        " (pip install ray)",
     )
     group.add_argument(
         "--address",
