@@ -122,6 +122,7 @@ class Loop:
         self._late = False  # some of the state comes only with the first step
         self._changed: list[str] = []  # what a callback has exchanged: no checkpoint can hold it
         self._audits = 2  # checkpoints at which to look for what is in none
+        self._variables: Any = None
         self._walk_seconds = 0.0  # what looking for variables took
         self._walked_at = 0.0
         self._shortcuts = Shortcuts()
@@ -234,20 +235,23 @@ class Loop:
 
     def _find_variables(self) -> None:
         started, restored = time.monotonic(), self._restored
-        self._variables = Variables(
+        found = Variables(
             self.model,
             roots=[*((type(c).__name__, c) for c in self._others), *self._data_variables.items()],
             captured=backends.current().captured(self.model),
             ours=[self._ours, self._callbacks],
             seeded=restored is not None and any(n.startswith("random/") for n in restored.tensors),
         )
+        if self._variables is None or not found.is_same(self._variables):
+            self._variables = found
         self._walked_at = time.monotonic()
         self._walk_seconds = self._walked_at - started
 
     def _state(self, restored: Restored) -> dict[str, Any]:
         """Return a checkpoint's variables, by the names that they have here."""
         state = {k: v for k, v in restored.tensors.items() if not k.startswith(PYTHON)}
-        return self._variables.named(state)
+        found: dict[str, Any] = self._variables.named(state)
+        return found
 
     def _begin_resumed(self, restored: Restored) -> None:
         self._variables.check(self._state(restored), self._settings.warn)
@@ -352,7 +356,7 @@ class Loop:
         if self.model is not None:
             private.set_first_epoch(self.model, None)
         self._observers = None  # type: ignore[assignment]
-        self._variables = None  # type: ignore[assignment]
+        self._variables = None
         self._settings.release()
 
     def _stopped(self) -> bool:

@@ -78,6 +78,13 @@ class Variables:
         """The variables' names, in order."""
         return [name for name, _ in self._variables]
 
+    def is_same(self, other: "Variables") -> bool:
+        """Whether the other holds the very same variables, by the same names."""
+        return self.names == other.names and all(
+            mine is theirs
+            for (_, mine), (_, theirs) in zip(self._variables, other._variables, strict=True)
+        )
+
     def snapshot(self) -> list[tuple[str, Any]]:
         """Return every variable's current tensor; nothing that the training does changes it."""
         return list(zip(self.names, self.reader.read(), strict=True))
