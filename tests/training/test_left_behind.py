@@ -364,7 +364,7 @@ def test_what_comes_in_mid_training_is_named(
             if epoch == 1:
                 self.mean = keras.Variable(1.0)
 
-    monkeypatch.setattr("runner.training.loop.WALK_SHARE", 0.0)
+    monkeypatch.setattr("runner.training.parts.WALK_SHARE", 0.0)
     dense().fit(batches(), callbacks=[Late(), kept(tmp_path)], **FIT)
     assert "Late.mean was made in mid-training" in caplog.text
 
@@ -460,8 +460,9 @@ class Stopping(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if batch == self.step:
-            assert self.backup._loop is not None
-            self.backup._loop._checkpointer.wait()
+            assert self.backup._takeover is not None
+            assert self.backup._takeover.loop is not None
+            self.backup._takeover.loop.saving.checkpointer.wait()
             raise RuntimeError("interrupted at a step")
 
 
