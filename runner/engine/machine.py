@@ -4,6 +4,7 @@ The driver, and git, are asked in threads: each may take seconds. Nothing here i
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from typing import Any, cast
 
 from runner import registry
 from runner.engine.source import git_commit
-from runner.errors import NotFoundError
+from runner.errors import NotFoundError, SpecError
+from runner.mistakes import short
+from runner.spec import LABEL
 from runner.training.machine import Gpu, gpus
 
 LABELS_VARIABLE = "RUNNER_LABELS"  #: labels of this machine, separated by commas
@@ -76,6 +79,13 @@ class Looking:
     def __init__(self, labels: Iterable[str] = ()) -> None:
         named = os.environ.get(LABELS_VARIABLE, "").split(",")
         self._labels = frozenset(label.strip() for label in (*labels, *named) if label.strip())
+        for label in sorted(self._labels):
+            if not re.fullmatch(LABEL, label):
+                raise SpecError(
+                    f"a label (--label, {LABELS_VARIABLE}): received {short(label)}; no spec could "
+                    "ask for it. Labels begin with a letter or digit, then come letters, digits, "
+                    "'.', '_' and '-', 63 in all."
+                )
         threads = ThreadPoolExecutor(2, thread_name_prefix="machine")
         self._gpus: Future[tuple[Gpu, ...]] = threads.submit(gpus)
         self._git_commit: Future[str] = threads.submit(git_commit)

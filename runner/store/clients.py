@@ -7,10 +7,12 @@ own for each part, else a long one would never end on a bad line.
 """
 
 import asyncio
+import inspect
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
+from difflib import get_close_matches
 from random import random
 from typing import Any
 
@@ -30,6 +32,8 @@ _PACKAGES = {
     "abfs": "adlfs",
     "abfss": "adlfs",
 }
+_ANY_CLIENT = {"use_listings_cache", "listings_expiry_time", "max_paths", "skip_instance_cache"}
+_SESSION = {"profile", "session_vars", "event_hooks", "include_builtin_handlers"}  # botocore's
 _TIMES = ("LastModified", "last_modified", "updated", "mtime", "modified")
 
 
@@ -58,6 +62,20 @@ def client_options(scheme: str, given: dict[str, Any], *, tries: int = 1) -> dic
     return {**options, "use_listings_cache": False, "skip_instance_cache": True}
 
 
+def _check_options(client: type, scheme: str, given: Iterable[str]) -> None:
+    """Refuse options that a bucket's client does not know: most take any, and ignore them."""
+    makers = [vars(one)["__init__"] for one in client.__mro__ if "__init__" in vars(one)]
+    known = {name for one in makers for name in inspect.signature(one).parameters}
+    known |= _ANY_CLIENT | (_SESSION if scheme in ("s3", "s3a") else set())
+    for name in set(given) - known:
+        near = get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise StoreRefusedError(
+            f"{scheme}:// has no storage option {mask(repr(name))}.{hint} {OPTIONS_MEND} Those in "
+            "the variable go to every bucket; the file keeps them apart."
+        )
+
+
 def make_client(url: str, given: dict[str, Any], *, tries: int = 1) -> tuple[Any, str]:
     """Return the fsspec file system of a URL, and the path in it.
 
@@ -65,9 +83,15 @@ def make_client(url: str, given: dict[str, Any], *, tries: int = 1) -> tuple[Any
     """
     scheme = url.partition("://")[0].lower()
     try:
+        from fsspec import get_filesystem_class
         from fsspec.core import url_to_fs
 
-        client, path = url_to_fs(url, **client_options(scheme, given, tries=tries))
+        options = client_options(scheme, given, tries=tries)  # before gcsfs is imported
+        if scheme in _PACKAGES:
+            _check_options(get_filesystem_class(scheme), scheme, given)
+        client, path = url_to_fs(url, **options)
+    except StoreError:
+        raise
     except ImportError as error:
         package = _PACKAGES.get(scheme, "its fsspec package")
         raise StoreRefusedError(

@@ -123,6 +123,17 @@ def test_labels_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -
     assert machine.lacks({"labels": ["a100"]}) == ""
 
 
+@pytest.mark.parametrize("label", ["two words", "-x", "größe", "x" * 64, "a=b"])
+def test_a_label_that_no_spec_could_ask_for_is_refused(
+    label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SpecError, match="no spec could ask for it"):
+        Looking([label])
+    monkeypatch.setenv("RUNNER_LABELS", f"lab,{label}")
+    with pytest.raises(SpecError, match="RUNNER_LABELS"):
+        Looking()
+
+
 # ---------------------------------------------------------------------- failures
 
 
