@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import logging
 import os
+import socket
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
 from difflib import get_close_matches
@@ -17,6 +18,7 @@ from random import random
 from typing import Any
 
 from runner.errors import StoreError, StoreRefusedError
+from runner.store.allowed import check_address
 from runner.store.faults import OPTIONS_MEND, brief, mend_for
 from runner.store.settings import mask
 
@@ -59,7 +61,30 @@ def client_options(scheme: str, given: dict[str, Any], *, tries: int = 1) -> dic
                 total=_REQUEST_SECONDS, sock_connect=_CONNECT_SECONDS, sock_read=_SILENT_SECONDS
             ),
         )
+    elif scheme in ("http", "https"):
+        from aiohttp import ClientTimeout
+
+        options["get_client"] = _web_client
+        options["client_kwargs"] = {
+            "timeout": ClientTimeout(sock_connect=_CONNECT_SECONDS, sock_read=_SILENT_SECONDS)
+        }
+    elif scheme not in _PACKAGES:
+        return options
     return {**options, "use_listings_cache": False, "skip_instance_cache": True}
+
+
+async def _web_client(**named: Any) -> Any:
+    """Return a session that goes to no address that is this machine's secret.
+
+    Each address is looked at when it is gone to: names and redirects may lead to any.
+    """
+    from aiohttp import AddrInfoType, ClientSession, TCPConnector
+
+    def connect(info: AddrInfoType) -> socket.socket:
+        check_address(str(info[4][0]))
+        return socket.socket(*info[:3])
+
+    return ClientSession(**named, connector=TCPConnector(socket_factory=connect))
 
 
 def _check_options(client: type, scheme: str, given: Iterable[str]) -> None:
@@ -81,7 +106,7 @@ def make_client(url: str, given: dict[str, Any], *, tries: int = 1) -> tuple[Any
 
     It sends each request up to `tries` times by itself.
     """
-    scheme = url.partition("://")[0].lower()
+    scheme = url.partition("://")[0].lower() if "://" in url else "file"
     try:
         from fsspec import get_filesystem_class
         from fsspec.core import url_to_fs

@@ -218,6 +218,8 @@ def _given_up(
     doing: str, error: Exception, is_blip: Callable[[], bool], lost: bool
 ) -> StoreError | None:
     """Return what is raised where there is no use in trying again."""
+    if isinstance(error.__cause__, StoreRefusedError):  # ours, inside a client's
+        return error.__cause__
     if isinstance(error, _PROGRAMMING):  # options that the client can't use, or a bug in it
         return refused(doing, error, OPTIONS_MEND)
     mend = mend_for(error)
