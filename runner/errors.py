@@ -8,6 +8,7 @@ RunnerError
 ├── ConflictError                     someone was first: read again, retry
 │   └── LeaseLostError                stop; write nothing more
 ├── StoreError (OSError)              the bucket failed for now: back off, retry
+│   ├── DataAwayError                what a job reads can't be had here: another machine may have it
 │   ├── StoreRefusedError             it will not work until someone mends it: stop, lose nothing
 │   └── DamagedRecordError            one record is not what was written: use its copy, or ask
 ├── CheckpointError                   incomplete or damaged: use the one before
@@ -51,6 +52,10 @@ class StoreError(RunnerError, OSError):
 
 class StoreRefusedError(StoreError):
     """The bucket will not do what was asked until someone mends access, name or space."""
+
+
+class DataAwayError(StoreError):
+    """What a job reads besides the store can't be had here, or not now. The store is fine."""
 
 
 class LinkedError(StoreRefusedError):

@@ -77,7 +77,8 @@ def _check_optimizer(value: Any) -> Any:
 Duration = Annotated[str, BeforeValidator(_check_duration)]
 Monitor = Literal["loss", "top_1", "top_5", "val_loss", "val_top_1", "val_top_5"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+Label = Annotated[str, Field(pattern=LABEL)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -4,15 +4,18 @@ The driver, and git, are asked in threads: each may take seconds. Nothing here i
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 from runner import registry
 from runner.engine.source import git_commit
-from runner.errors import NotFoundError
+from runner.errors import NotFoundError, SpecError
+from runner.mistakes import short
+from runner.spec import LABEL
+from runner.store.allowed import is_there, paths_of, refusal
 from runner.training.machine import Gpu, gpus
 
 LABELS_VARIABLE = "RUNNER_LABELS"  #: labels of this machine, separated by commas
@@ -48,11 +51,16 @@ class Machine:
         return ""
 
 
-def missing_here(spec: Mapping[str, Any]) -> str:
+def missing_here(spec: Mapping[str, Any], store_url: str, *, begun: bool) -> str:
     """Return what a job needs and this machine has not: "it has no /data/x.npz"; "" if nothing.
 
-    Only what another machine may well have: a file, a package of the user's own.
+    Only what another machine may well have: a file, a package of the user's own, the permission to
+    read what a job of this store names.
     """
+    paths = [*paths_of(spec, begun=begun)]
+    for path in paths:
+        if refused := refusal(path, store_url):
+            return refused
     for part, kind in (("data", "datasets"), ("model", "models")):
         name = (spec.get(part) or {}).get("name")
         if isinstance(name, str):
@@ -60,14 +68,8 @@ def missing_here(spec: Mapping[str, Any]) -> str:
                 registry.get(cast("registry.Kind", kind), name)
             except NotFoundError as error:
                 return f"it has no {kind.removesuffix('s')} '{name}' ({error})"
-    path = (spec.get("data") or {}).get("path")
-    if not isinstance(path, str) or "://" in path or "::" in path:
-        return ""
-    try:
-        there = Path(path).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):
-        there = False
-    return "" if there else f"it has no {path[:200]}"
+    absent = (path for path in paths if not is_there(path))
+    return next((f"it has no {path[:200]}" for path in absent), "")
 
 
 class Looking:
@@ -76,6 +78,13 @@ class Looking:
     def __init__(self, labels: Iterable[str] = ()) -> None:
         named = os.environ.get(LABELS_VARIABLE, "").split(",")
         self._labels = frozenset(label.strip() for label in (*labels, *named) if label.strip())
+        for label in sorted(self._labels):
+            if not re.fullmatch(LABEL, label):
+                raise SpecError(
+                    f"a label (--label, {LABELS_VARIABLE}): received {short(label)}; no spec could "
+                    "ask for it. Labels begin with a letter or digit, then come letters, digits, "
+                    "'.', '_' and '-', 63 in all."
+                )
         threads = ThreadPoolExecutor(2, thread_name_prefix="machine")
         self._gpus: Future[tuple[Gpu, ...]] = threads.submit(gpus)
         self._git_commit: Future[str] = threads.submit(git_commit)

@@ -20,7 +20,7 @@ from runner.engine.memory import Memory, MemoryWatch
 from runner.engine.pace import Pace
 from runner.engine.preemption import StopRequest
 from runner.engine.stages import Attempt, run_stage
-from runner.errors import LeaseLostError, PreemptedError, StoreError
+from runner.errors import DataAwayError, LeaseLostError, PreemptedError, StoreError
 from runner.queue import job as jobs
 from runner.queue.job import HOLD, Failure, Job, Json, State
 from runner.queue.lease import Lease
@@ -78,6 +78,7 @@ class RunningAttempt:
         self._moved_at: float | None = None  # monotonic: the first new step
         self._save_after = 0.0  # seconds from there on, while a death may be near
         self.startup_seconds: float | None = None  #: to the first new step
+        self.lacking = ""  #: what the stage could not read here, so that the job was let go
 
     def run(self) -> None:
         """Run the stage and append the record that ends it.
@@ -110,6 +111,12 @@ class RunningAttempt:
         except LeaseLostError as error:
             log.write(f"lease lost: {error}")
             self._around.reporter.note(str(error))
+        except DataAwayError as error:
+            self.lacking = str(error)
+            log.write(f"let go: {error}")
+            self._conclude(
+                lambda: lease.release(f"what it reads could not be had there: {self.lacking}")
+            )
         except StoreError:
             # the job stays as it is in the bucket: whoever reaches the bucket takes it up
             log.write(traceback.format_exc())

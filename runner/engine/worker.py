@@ -46,6 +46,7 @@ BEATS_PER_LEASE = 6
 #: a heartbeat younger than this share of the lease is a living worker's
 FRESH_SHARE = 0.4
 AGAIN_SECONDS = 60.0  #: until a spec that can't be read is tried again
+AWAY_SECONDS = 300.0  #: until data that could not be read are tried again
 NAP_SECONDS = 0.2  #: between two looks whether it is to stop
 DRAINED = "asked to drain"
 
@@ -310,10 +311,8 @@ class Worker:
             return self._pass_over(job, error)
         self._not_before.pop(job.id, None)
         self.unreadable.discard(job.id)
-        lacking = missing_here(spec)
-        if lacking:
-            why = f"left for another machine: {lacking}"
-            self._lacking[job.id] = why, boot_clock() + AGAIN_SECONDS
+        if lacking := missing_here(spec, self._store.url, begun=bool(job.checkpoints)):
+            self._leave(job, lacking, AGAIN_SECONDS)
             return True  # what is left is looked at once more, this job among it
         kills = oom_kills()
         why = ""
@@ -330,18 +329,25 @@ class Worker:
         self._reporter.started(lease.job)
         if why:
             self._reporter.note(f"{job.id}: {why}")
+        attempt = RunningAttempt(lease, spec, self._around)
         try:
-            RunningAttempt(lease, spec, self._around).run()
+            attempt.run()
         except StoreRefusedError:
             raise
         except StoreError as error:
             if not self._patient:
                 raise
             self._release_when_back(lease, error)
+        if attempt.lacking:
+            self._leave(job, attempt.lacking, AWAY_SECONDS)
         after = self._queue.find(job.id)
         if after is not None:
             self._reporter.ended(after)
         return True
+
+    def _leave(self, job: Job, lacking: str, seconds: float) -> None:
+        """Leave a job to others for some time."""
+        self._lacking[job.id] = f"left for another machine: {lacking}", boot_clock() + seconds
 
     def _pass_over(self, job: Job, error: StoreError) -> bool:
         """Leave a job whose records can't be read, for some time; others go before it."""

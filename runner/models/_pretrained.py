@@ -8,7 +8,7 @@ from typing import Any
 
 import blake3
 
-from runner.errors import DataError, SpecError, StoreError
+from runner.errors import DataAwayError, DataError, SpecError
 from runner.store import places
 
 _ENDINGS = (".weights.h5", ".h5", ".keras")
@@ -38,7 +38,7 @@ class Pretrained:
 
         Raises:
             DataError: the file is missing, not the expected one, or of another network.
-            StoreError: the bucket or the download failed for now.
+            DataAwayError: the bucket or the download failed for now.
         """
         if self._weights == "imagenet":
             return self._downloaded()
@@ -71,7 +71,7 @@ class Pretrained:
                 f"the ImageNet weights could not be downloaded: {error}."
                 " Try again, or set model.arguments.weights to a file."
             )
-            raise StoreError(msg) from error
+            raise DataAwayError(msg) from error
         _copy(whole, self._base, source="imagenet")
         return {"weights": "imagenet", "keras": keras.__version__}
 

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from runner.engine import machine, running, worker
-from runner.engine.machine import Looking, Machine
+from runner.engine.machine import Looking, Machine, missing_here
 from runner.engine.memory import Memory, MemoryWatch
+from runner.engine.stages import Attempt
 from runner.errors import (
     ConflictError,
     DamagedRecordError,
+    DataAwayError,
     DivergedError,
     LeaseLostError,
     SpecError,
@@ -21,6 +23,7 @@ from runner.errors import (
 from runner.queue.job import Failure, Job, State
 from runner.queue.owner import this_process
 from runner.queue.protocol import LOOK_BEATS
+from runner.store import allowed
 from runner.training.machine import Gpu
 from tests.engine.counting import LEASE_SECONDS, Counting, Shop, raising
 
@@ -121,6 +124,17 @@ def test_labels_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -
     machine = Looking(["mine"]).machine()
     assert machine.labels == {"mine", "lab", "a100"}
     assert machine.lacks({"labels": ["a100"]}) == ""
+
+
+@pytest.mark.parametrize("label", ["two words", "-x", "größe", "x" * 64, "a=b"])
+def test_a_label_that_no_spec_could_ask_for_is_refused(
+    label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SpecError, match="no spec could ask for it"):
+        Looking([label])
+    monkeypatch.setenv("RUNNER_LABELS", f"lab,{label}")
+    with pytest.raises(SpecError, match="RUNNER_LABELS"):
+        Looking()
 
 
 # ---------------------------------------------------------------------- failures
@@ -314,6 +328,61 @@ def test_what_this_machine_has_not_fails_no_job(
     assert f"elsewhere: left for another machine: {why}" in shop.reporter.text
     job = shop.queue.job("elsewhere")
     assert (job.state, job.attempts, job.failures) == (State.QUEUED, 0, 0)
+
+
+OF_A_BUCKET = "left for another machine: it reads"
+
+
+def test_local_files_are_read_for_those_who_submitted_here_alone(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever writes the bucket names any file; the machine's user says which may be read."""
+    monkeypatch.setattr(allowed, "_submitted", set())
+    shop.store.url = "s3://bucket/runs"
+    for name in ("mine", "theirs"):
+        (tmp_path / name).write_text("data")
+        shop.submit(name, data={"path": str(tmp_path / name)})
+    allowed._submitted.clear()
+    allowed._state_file().write_text(f"{tmp_path}/mine\n")
+    stage = Counting()
+    shop.work(stage)
+    assert stage.ran == ["mine"]
+    assert f"theirs: {OF_A_BUCKET} {tmp_path}/theirs" in shop.reporter.text
+    assert f"RUNNER_DATA_FROM={tmp_path}" in shop.reporter.text
+    assert shop.queue.job("theirs").attempts == 0
+    monkeypatch.setenv("RUNNER_DATA_FROM", f"/srv, {tmp_path}")
+    shop.work(stage)
+    assert stage.ran == ["mine", "theirs"]
+
+
+def test_weights_are_no_secret_way_to_a_file(shop: Shop, tmp_path: Path) -> None:
+    """They are read once, when the job begins: later it needs none."""
+    shop.store.url = "s3://bucket/runs"
+    (tmp_path / "w.h5").write_text("weights")
+    spec = {"model": {"name": "transfer", "arguments": {"weights": str(tmp_path / "w.h5")}}}
+    assert OF_A_BUCKET[-8:] in missing_here(spec, shop.store.url, begun=False)
+    assert missing_here(spec, shop.store.url, begun=True) == ""
+    assert missing_here(spec, "file:///runs", begun=False) == ""
+    (tmp_path / "w.h5").unlink()
+    assert missing_here(spec, "file:///runs", begun=False) == f"it has no {tmp_path}/w.h5"
+
+
+def test_data_that_are_away_fail_no_job(shop: Shop) -> None:
+    """Nor are they asked for again and again: the worker goes on with others."""
+
+    def stage(attempt: Attempt) -> None:
+        if attempt.lease.job.id == "away":
+            raise DataAwayError("https://nas/x.npz: its server refuses it (403)")
+        Counting()(attempt)
+
+    shop.submit("away")
+    shop.submit("here")
+    shop.work(stage)
+    job = shop.queue.job("away")
+    assert (job.state, job.attempts, job.failures) == (State.QUEUED, 1, 0)
+    assert "its server refuses it (403)" in job.reason
+    assert "away: left for another machine: https://nas/x.npz" in shop.reporter.text
+    assert shop.queue.job("here").state is State.SUCCEEDED
 
 
 # ---------------------------------------------------------------------- jobs that are ruined
