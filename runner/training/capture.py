@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from runner.checkpoint.checkpointer import Snapshot
+from runner.checkpoint.ledger import Snapshot
 from runner.checkpoint.manifest import Position
 from runner.checkpoint.plain import decode
 from runner.checkpoint.reading import Restored

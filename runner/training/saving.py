@@ -4,7 +4,8 @@ import contextlib
 import time
 from typing import Any
 
-from runner.checkpoint.checkpointer import Checkpointer, Snapshot
+from runner.checkpoint.checkpointer import Checkpointer
+from runner.checkpoint.ledger import Snapshot
 from runner.checkpoint.manifest import Position, Reference
 from runner.checkpoint.policy import Since, fits
 from runner.errors import PreemptedError, StoreError, StoreRefusedError

@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from runner.checkpoint.checkpointer import Checkpointer, Commit
+from runner.checkpoint.checkpointer import Checkpointer
+from runner.checkpoint.ledger import Commit, Ledger
 from runner.checkpoint.manifest import Position, Reference
 from runner.checkpoint.policy import Every, for_job
 from runner.checkpoint.reading import Restored, read_manifest
@@ -85,7 +86,7 @@ def train(
             notes.append(text)
 
     boards = Boards(store, prefix) if spec.training.tensorboard else None
-    checkpointer = Checkpointer(
+    ledger = Ledger(
         store,
         prefix,
         token=token,
@@ -93,6 +94,10 @@ def train(
         checkpoints=checkpoints,
         best=best,
         keep=spec.checkpoint.keep,
+        warn=warn,
+    )
+    checkpointer = Checkpointer(
+        ledger,
         patience_seconds=seconds(spec.checkpoint.max_loss),
         warn=warn,
         on_committed=boards.committed if boards else lambda _: None,

@@ -8,7 +8,7 @@ from runner.training.parts import Parts
 from runner.training.saving import Saving
 
 if TYPE_CHECKING:
-    from runner.checkpoint.checkpointer import Snapshot
+    from runner.checkpoint.ledger import Snapshot
 
 
 class Validation:

@@ -1,5 +1,6 @@
 """Checkpoints count all at once or not at all, and a damaged one is never believed."""
 
+import logging
 import threading
 import time
 import weakref
@@ -11,12 +12,15 @@ import pytest
 from safetensors.numpy import load
 
 from runner.checkpoint import collection, writing
-from runner.checkpoint.checkpointer import Checkpointer, Position, Reference, Restored, Snapshot
-from runner.checkpoint.reading import read_checkpoint, read_manifest
+from runner.checkpoint.checkpointer import Checkpointer
+from runner.checkpoint.ledger import Ledger, Snapshot
+from runner.checkpoint.manifest import Position, Reference
+from runner.checkpoint.reading import Restored, read_checkpoint, read_manifest
 from runner.errors import CheckpointError, LeaseLostError, StoreError, StoreRefusedError
 from runner.store.memory import Killed, MemoryStore
 
 PREFIX = "jobs/cats"
+LOGGER = logging.getLogger("tests")
 
 
 class Log:
@@ -38,17 +42,21 @@ class Log:
     def last(self) -> dict[str, Any]:
         return self.records[-1] if self.records else {"checkpoints": [], "best": None}
 
-    def claim(self, store: Any, **options: Any) -> Checkpointer:
+    def claim(
+        self, store: Any, *, keep: int = 2, warn: Any = LOGGER.warning, **options: Any
+    ) -> Checkpointer:
         self.token += 1
-        return Checkpointer(
+        ledger = Ledger(
             store,
             PREFIX,
             token=self.token,
             commit=self.commit(self.token),
             checkpoints=self.last["checkpoints"],
             best=self.last["best"],
-            **options,
+            keep=keep,
+            warn=warn,
         )
+        return Checkpointer(ledger, warn=warn, **options)
 
 
 def state(step: int) -> dict[str, Any]:
@@ -126,7 +134,7 @@ def test_manifest_is_committed_after_everything_it_refers_to() -> None:
     store = MemoryStore(hook=lambda n, op, key: seen.append(f"{op} {key}"))
     log = Log()
     saver = log.claim(store)
-    saver._commit = lambda **record: seen.append("commit")
+    saver.ledger._commit = lambda **record: seen.append("commit")
     saver.save(snapshot(1), wait=True)
     kinds = [("packs" in s and "pack") or ("checkpoints" in s and "manifest") or s for s in seen]
     assert kinds == ["pack", "manifest", "commit"]
@@ -135,12 +143,12 @@ def test_manifest_is_committed_after_everything_it_refers_to() -> None:
 def test_unchanged_tensors_travel_once() -> None:
     store, log = MemoryStore(), Log()
     saver = saved(store, log, 1, 2, 3)  # the third has the frozen one in a pack of its own
-    before = saver.bytes_written
+    before = saver.ledger.bytes_written
     saver.save(snapshot(4), wait=True)
     manifest = read_manifest(store, log.last["checkpoints"][0]["manifest"])
     changed = sum(a.nbytes for name, a in state(4).items() if "frozen" not in name)
     headers = 2000 + len(manifest.to_bytes())
-    assert saver.bytes_written - before <= changed + headers
+    assert saver.ledger.bytes_written - before <= changed + headers
     assert_is(log.claim(store).restore(), 4)
 
 
@@ -274,7 +282,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(how: str) -> Non
         if wrong is not None:
             store.put(key, wrong)
         warnings: list[str] = []
-        saver = Checkpointer(
+        ledger = Ledger(
             store,
             PREFIX,
             token=9,
@@ -282,11 +290,11 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(how: str) -> Non
             checkpoints=log.last["checkpoints"],
             warn=warnings.append,
         )
-        assert_is(saver.restore(), 2)
+        assert_is(ledger.restore(), 2)
         assert len(warnings) == 1
         assert key in warnings[0]
-        assert saver.last_committed is not None
-        assert saver.last_committed.step == 2
+        assert ledger.newest is not None
+        assert ledger.newest.step == 2
 
 
 @pytest.mark.parametrize("steps", [2, 3, 4, 5])

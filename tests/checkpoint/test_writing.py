@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from runner.checkpoint.checkpointer import Checkpointer, Position, Snapshot
+from runner.checkpoint.checkpointer import Checkpointer
+from runner.checkpoint.ledger import Ledger, Snapshot
+from runner.checkpoint.manifest import Position
 from runner.checkpoint.reading import read_manifest
 from runner.store.memory import MemoryStore
 
@@ -16,13 +18,10 @@ def written(sizes: dict[str, int], *, keep: int = 2) -> tuple[list[int], list[di
     """Save five states of which all but FROZEN changes: bytes of packs, and each tensor's pack."""
     store = MemoryStore()
     commits: list[Any] = []
-    saver = Checkpointer(
-        store,
-        "jobs/a",
-        token=1,
-        commit=lambda **record: commits.append(record),
-        keep=keep,
+    ledger = Ledger(
+        store, "jobs/a", token=1, commit=lambda **record: commits.append(record), keep=keep
     )
+    saver = Checkpointer(ledger)
     frozen = np.ones(sizes["frozen"], "uint8")
     counts, packs, before = [], [], 0
     for step in range(1, 6):
@@ -37,8 +36,8 @@ def written(sizes: dict[str, int], *, keep: int = 2) -> tuple[list[int], list[di
         )
         manifest = read_manifest(store, commits[-1]["checkpoints"][0]["manifest"])
         packs.append({n: manifest.packs[p.pack].key for n, p in manifest.tensors.items()})
-        counts.append(saver.bytes_written - before)
-        before = saver.bytes_written
+        counts.append(saver.ledger.bytes_written - before)
+        before = saver.ledger.bytes_written
     saver.close()
     return counts, packs
 

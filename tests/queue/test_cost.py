@@ -11,7 +11,9 @@ from secrets import token_hex
 import numpy as np
 import pytest
 
-from runner.checkpoint.checkpointer import Checkpointer, Position, Snapshot
+from runner.checkpoint.checkpointer import Checkpointer
+from runner.checkpoint.ledger import Ledger, Snapshot
+from runner.checkpoint.manifest import Position
 from runner.cli.status import view_all
 from runner.errors import ConflictError, StoreError
 from runner.queue import drain, protocol
@@ -83,7 +85,9 @@ def test_requests_of_a_checkpoint(server: Server) -> None:
     with Proxy(server.port) as proxy:
         queue = Queue(server.store(f"cost-{token_hex(4)}", port=proxy.port))
         lease = queue.claim(queue.submit("cats", {"seed": 1}), ME)
-        saver = Checkpointer(queue.store, "jobs/cats", token=lease.token, commit=lease.commit)
+        saver = Checkpointer(
+            Ledger(queue.store, "jobs/cats", token=lease.token, commit=lease.commit)
+        )
 
         def save(step: int) -> dict[str, int]:
             weights = np.full(1000, step, "float32")

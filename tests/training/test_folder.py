@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.checkpoint.checkpointer import Position, Snapshot
+from runner.checkpoint.ledger import Snapshot
+from runner.checkpoint.manifest import Position
 from runner.errors import CheckpointError
 from runner.store import log
 from runner.training.folder import Folder
