@@ -7,7 +7,7 @@ there too, and a bucket that does not answer is waited for as long.
 from pathlib import Path
 from typing import Any
 
-from runner.errors import DataError, StoreError
+from runner.errors import DataError, MissingHereError, StoreError
 from runner.store.base import is_key
 from runner.store.filesystem import open_store
 from runner.store.schemes import HONEST
@@ -25,13 +25,14 @@ def read(path: str, *, field: str = "data.path") -> bytes:
         field: of the spec, named in errors.
 
     Raises:
-        DataError: there is no such file, or it can't be opened.
+        MissingHereError: this machine has no such file, may not read it, or lacks a package.
+        DataError: there is no such object, or it can't be opened.
         StoreError: its bucket does not answer for now, or refuses.
     """
     scheme, _, _ = path.partition("://")
     folder, _, name = path.rpartition("/")
     try:
-        if "://" not in path and "::" not in path:
+        if not is_url(path):
             return Path(path).expanduser().read_bytes()
         if scheme.lower() in HONEST and "::" not in path and is_key(name):
             data = open_store(folder, single_writer=True).read(name, max_bytes=MAX_BYTES)
@@ -47,16 +48,43 @@ def read(path: str, *, field: str = "data.path") -> bytes:
         raise
     except FileNotFoundError:
         msg = f"{path}: no such file. Mend {field}, or copy the file there."
-        raise DataError(msg) from None
+        raise (MissingHereError if not is_url(path) else DataError)(msg) from None
     except (IsADirectoryError, PermissionError) as error:
         msg = f"{path} cannot be read: {error.strerror or error}. Mend {field} or its access."
-        raise DataError(msg) from None
-    except (ImportError, ValueError, TypeError) as error:  # a scheme without its package, or none
+        its_own = isinstance(error, IsADirectoryError)
+        raise (DataError if its_own else MissingHereError)(msg) from None
+    except ImportError as error:  # a scheme without its package
+        msg = f"{path}: {error}."
+        raise MissingHereError(msg) from None
+    except (ValueError, TypeError) as error:
         msg = f"{path}: {error}. Mend {field}."
         raise DataError(msg) from None
     except OSError as error:
         msg = f"{path} could not be read just now: {error}. Try again."
         raise StoreError(msg) from error
+
+
+def here(path: str, given: str | None = None) -> str | None:
+    """Return where this machine has what a spec names; None where it has not.
+
+    Args:
+        path: a local one, or a URL, which is the same everywhere.
+        given: a relative path that stands for the same file in another machine's working folder.
+    """
+    if is_url(path):
+        return path
+    for one in (path, given or path):
+        try:
+            if Path(one).expanduser().exists():
+                return one
+        except (OSError, ValueError, RuntimeError):  # no access, longer than a path can be, ~nobody
+            continue
+    return None
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is read through fsspec, the same from everywhere."""
+    return "://" in path or "::" in path
 
 
 def options(url: str) -> dict[str, Any]:

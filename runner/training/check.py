@@ -3,13 +3,29 @@
 import json
 import math
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from runner import registry
 from runner.datasets.arrays import Dataset
-from runner.errors import DataError, SpecError
+from runner.errors import DataError, MissingHereError, SpecError, StoreError
 from runner.spec import JobSpec
+from runner.store import places
+
+
+@contextmanager
+def obtaining() -> Iterator[None]:
+    """What this machine can't get now is no fault of the job's: another may, or this one later.
+
+    Raises:
+        MissingHereError: a file, a package, a download or a bucket could not be had.
+    """
+    try:
+        yield
+    except (StoreError, FileNotFoundError, PermissionError, ModuleNotFoundError) as error:
+        msg = f"it could not get what it needs: {error}"
+        raise MissingHereError(msg) from error
 
 
 def load_data(spec: JobSpec) -> Dataset:
@@ -20,7 +36,10 @@ def load_data(spec: JobSpec) -> Dataset:
         StoreError: its bucket failed for now.
     """
     load = registry.get("datasets", spec.data.name)
-    dataset = load(path=spec.data.path, **spec.data.arguments)
+    path = spec.data.path
+    if path is not None:
+        path = places.here(path, spec.data.given) or path
+    dataset = load(path=path, **spec.data.arguments)
     if not isinstance(dataset, Dataset):
         msg = (
             f"dataset '{spec.data.name}' returned a {type(dataset).__name__}, not a Dataset:"
@@ -87,17 +106,10 @@ def _is_here(spec: JobSpec, source: Path | str) -> bool:
         return False  # perhaps gigabytes away: the worker that trains on it checks it
     if path is None and spec.data.name not in BUNDLED | OF_A_PATH:
         return False  # a download
-    if path is not None and not _exists(path):
+    if path is not None and places.here(path) is None:
         msg = f"{source}: data.path: {path[:200]} does not exist."
         raise DataError(msg)
     return True
-
-
-def _exists(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except (OSError, ValueError):  # longer than a path can be
-        return False
 
 
 #: datasets that need neither a path nor a download

@@ -81,7 +81,7 @@ def test_commands_and_a_worker_that_crashes(project: Project) -> None:
     assert project.engine.inspect(worker.name)["RestartCount"] == 1
     status = project.status()
     assert status["state"] == "succeeded"
-    assert status["preemptions"] == 1
+    assert status["deaths"] == 1
     assert project.runner("resume") == ""
 
 
