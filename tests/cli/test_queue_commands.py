@@ -192,8 +192,9 @@ def test_workers_are_listed_the_idle_ones_too(queue: Queue, run: Run) -> None:
         found = {one["worker"]: one for one in json.loads(run("status", "--workers", "--json")[1])}
         assert (found[me]["state"], found["elsewhere:7"]["state"]) == ("idle", "running")
         assert run("work", "--drain", me)[0] == 0
-    finally:
         worker.communicate(timeout=60)
+    finally:
+        worker.kill()
     assert me not in run("status", "--workers")[1]
     assert run("work", "--drain", me)[0] == 3, "there is no such worker now"
 
