@@ -18,7 +18,6 @@ from runner.errors import NotFoundError, SpecError, StoreError
 from runner.models._pretrained import ENDINGS
 from runner.queue import presence
 from runner.queue.drain import name_of
-from runner.queue.owner import NODE_VARIABLE
 from runner.queue.presence import Presence
 from runner.queue.queue import boot_clock, utc_now
 from runner.spec import parse
@@ -165,11 +164,10 @@ class Identity:
             presence.tell(
                 self._store,
                 Presence(
-                    worker=self.name,
+                    owner=self._owner,
                     sent_at=utc_now(),
                     gpus=tuple(f"{gpu.name}, {gpu.memory_mib} MiB" for gpu in machine.gpus),
                     labels=tuple(sorted(machine.labels)),
-                    node=os.environ.get(NODE_VARIABLE, ""),
                     version=_version(),
                     left=left,
                 ),

@@ -7,11 +7,13 @@ Whether a worker that has a job lives is told by its heartbeat.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from runner.errors import StoreError
 from runner.queue import fields
-from runner.queue.drain import file_of
+from runner.queue.drain import file_of, name_of
 from runner.queue.fields import line
+from runner.queue.owner import is_alive
 from runner.store.base import Store
 from runner.store.log import encode, parse
 
@@ -26,13 +28,22 @@ MOST_LEFT = 50  #: jobs that a worker names
 class Presence:
     """A worker, as it described itself."""
 
-    worker: str  #: host:pid
+    owner: Mapping[str, Any]  #: its process, as claims name it
     sent_at: datetime  #: by its clock
     gpus: tuple[str, ...] = ()  #: "NVIDIA L4, 23034 MiB"
     labels: tuple[str, ...] = ()
-    node: str = ""  #: what an engine calls its machine
     version: str = ""  #: of runner
     left: Mapping[str, str]  #: jobs that it can't run here, and why
+
+    @property
+    def worker(self) -> str:
+        """Its name for people."""
+        return line(name_of(self.owner))
+
+    @property
+    def node(self) -> str:
+        """What an engine calls its machine."""
+        return line(str(self.owner.get("node", ""))[:100])
 
 
 def tell(store: Store, presence: Presence) -> None:
@@ -48,17 +59,20 @@ def remove(store: Store, worker: str) -> None:
 
 
 def everyone(store: Store) -> list[Presence]:
-    """Return all workers that have not ended, those that died among them. Raises StoreError."""
-    keys = store.list(FOLDER)
-    found = (_parsed(data) for data in store.read_many(keys))
-    return [one for one in found if one is not None]
+    """Return all workers that have not ended, as far as is known here. Raises StoreError."""
+    return [one for one in _all(store) if is_alive(one.owner) is not False]
 
 
 def tidy(store: Store) -> None:
-    """Remove what workers left behind that died long ago. Raises StoreError."""
-    for one in everyone(store):
-        if datetime.now(UTC) - one.sent_at > FORGET:
+    """Remove what workers left behind that died: here, or long ago. Raises StoreError."""
+    for one in _all(store):
+        if is_alive(one.owner) is False or datetime.now(UTC) - one.sent_at > FORGET:
             remove(store, one.worker)
+
+
+def _all(store: Store) -> list[Presence]:
+    found = map(_parsed, store.read_many(store.list(FOLDER)))
+    return [one for one in found if one is not None]
 
 
 def _key(worker: str) -> str:
@@ -73,11 +87,10 @@ def _parsed(data: bytes | StoreError | None) -> Presence | None:
         said = parse(data, "worker")
         left = fields.maybe("left")(said) or {}
         return Presence(
-            worker=fields.text("worker")(said)[:100],
+            owner=fields.a("owner", dict)(said),
             sent_at=fields.time("sent_at")(said),
             gpus=fields.names("gpus")(said),
             labels=fields.names("labels")(said),
-            node=line(str(said.get("node", ""))[:100]),
             version=line(str(said.get("version", ""))[:40]),
             left={line(str(job)[:63]): line(str(why)[:500]) for job, why in left.items()},
         )

@@ -137,7 +137,7 @@ def test_status_of_a_job_names_all_that_it_waits_for(queue: Queue, run: Run) -> 
     presence.tell(
         queue.store,
         Presence(
-            worker="lab-2:7",
+            owner={"host": "lab-2", "pid": 7},
             sent_at=datetime.now(UTC),
             left={"next": "left for another machine: it has no /nowhere/x.npz"},
         ),

@@ -18,6 +18,7 @@ from runner.engine import machine
 from runner.errors import ConflictError, StoreError
 from runner.queue import drain, presence, protocol
 from runner.queue import job as transitions
+from runner.queue.owner import this_process
 from runner.queue.presence import Presence
 from runner.queue.protocol import Holder
 from runner.queue.queue import NEWS, Queue, random_nonce, utc_now
@@ -205,7 +206,9 @@ def test_a_workers_own_object_is_written_seldom(
     monkeypatch.setattr(machine, "boot_clock", lambda: now)
     store = Counting(tmp_path)
     for pid in (2, 3):
-        presence.tell(store, Presence(worker=f"lab:{pid}", sent_at=utc_now(), left={}))
+        presence.tell(
+            store, Presence(owner={"host": "lab", "pid": pid}, sent_at=utc_now(), left={})
+        )
 
     def hour(worker: machine.Identity, *, news: bool) -> dict[str, int]:
         nonlocal now
@@ -224,14 +227,20 @@ def test_a_workers_own_object_is_written_seldom(
     assert [one.worker for one in presence.everyone(store)] == ["lab:2", "lab:3"]
 
 
-def test_workers_that_died_long_ago_are_forgotten(tmp_path: Path) -> None:
+def test_workers_that_died_are_forgotten(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
     for pid, days in ((2, 1), (3, 8)):
         sent = utc_now() - timedelta(days=days)
-        presence.tell(store, Presence(worker=f"lab:{pid}", sent_at=sent, left={}))
-    store.put("workers/seen/odd.json", b'{"worker": 7}')
+        presence.tell(store, Presence(owner={"host": "lab", "pid": pid}, sent_at=sent, left={}))
+    gone = {**this_process(), "started": "1"}  # that it is gone is known here
+    presence.tell(store, Presence(owner=gone, sent_at=utc_now(), left={}))
+    assert [one.worker for one in presence.everyone(store)] == ["lab:2", "lab:3"]
+    store.put("workers/seen/odd.json", b'{"owner": 7}')
     machine.Identity(store, ME, machine.Looking()).tell({})
     assert [one.worker for one in presence.everyone(store)] == ["here:1", "lab:2"]
+    assert store.list("workers/seen/") == [
+        f"workers/seen/{name}.json" for name in ("here_1", "lab_2", "odd")
+    ]
 
 
 class Counting(FileStore):
