@@ -3,6 +3,7 @@
 RunnerError
 ├── SpecError (ValueError)            the user edits the spec
 │   └── DataError                     the user mends the data file that the spec names
+│       └── MissingHereError          this machine lacks it: leave the job to another
 ├── NotFoundError (LookupError)       unknown job, model, dataset or checkpoint
 │   └── NotReadyError                 not there yet: wait for the training
 ├── ConflictError                     someone was first: read again, retry
@@ -28,6 +29,10 @@ class SpecError(RunnerError, ValueError):
 
 class DataError(SpecError):
     """The data that a spec names is missing, damaged or of the wrong form."""
+
+
+class MissingHereError(DataError):
+    """A file, a package or access that another machine may have, and this one has not."""
 
 
 class NotFoundError(RunnerError, LookupError):

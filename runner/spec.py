@@ -95,6 +95,11 @@ class Data(_Part):
     path: str | None = Field(
         None, description="file or URL to read from; null for the dataset's own source"
     )
+    given: str | None = Field(
+        None,
+        description="a relative path, as seen from the folder of `submit`: where a machine has no"
+        " `path`, this is looked for in its worker's folder",
+    )
     validation_split: Fraction = Field(
         0.2, description="share of the training images held out, before any repeat"
     )
@@ -332,7 +337,10 @@ class JobSpec(_Part):
 
     def effective(self) -> dict[str, Any]:
         """The whole spec as plain JSON, every default written out."""
-        return self.model_dump(mode="json", exclude={"schema_"})
+        whole = self.model_dump(mode="json", exclude={"schema_"})
+        if self.data.given is None:
+            del whole["data"]["given"]  # which versions of runner without it can read
+        return whole
 
 
 def parse(raw: Mapping[str, Any], *, source: str) -> JobSpec:

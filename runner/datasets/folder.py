@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
 
 from runner.datasets.arrays import Dataset, checked, keyed_order
-from runner.errors import DataError, SpecError
+from runner.errors import DataError, MissingHereError, SpecError
 from runner.store import places
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
@@ -36,8 +36,9 @@ def load(
         test_split: Share of each class that is the test part, where the folder has none.
 
     Raises:
-        SpecError: no path was given, or Pillow is missing.
-        DataError: no such folder, no pictures, or one that cannot be read: it is named.
+        SpecError: no path was given.
+        MissingHereError: this machine has no such folder, or no Pillow.
+        DataError: no pictures, or one that cannot be read: it is named.
         StoreError: the bucket failed for now.
     """
     if path is None:
@@ -67,6 +68,9 @@ class _Source:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        if places.here(path) is None:
+            msg = f"{path}: no such folder. Mend data.path, or copy the folder there."
+            raise MissingHereError(msg)
         self._place = places.Place(path)
         found = (PurePosixPath(name) for name in self._place.names())
         self._pictures = [file for file in found if file.suffix.lower() in ENDINGS]
@@ -99,7 +103,7 @@ class _Source:
             from PIL import Image, UnidentifiedImageError
         except ImportError:
             msg = "the dataset 'folder' reads pictures with Pillow: pip install pillow."
-            raise SpecError(msg) from None
+            raise MissingHereError(msg) from None
         content = self._place.read(str(file))
         try:
             with Image.open(io.BytesIO(content)) as image:

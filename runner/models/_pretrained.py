@@ -11,7 +11,7 @@ import blake3
 from runner.errors import DataAwayError, DataError, SpecError
 from runner.store import places
 
-_ENDINGS = (".weights.h5", ".h5", ".keras")
+ENDINGS = (".weights.h5", ".h5", ".keras")
 
 
 class Pretrained:
@@ -42,10 +42,10 @@ class Pretrained:
         """
         if self._weights == "imagenet":
             return self._downloaded()
-        ending = next((end for end in _ENDINGS if self._weights.endswith(end)), None)
+        ending = next((end for end in ENDINGS if self._weights.endswith(end)), None)
         if ending is None:
             msg = f"model.arguments.weights: received '{self._weights}'; expected \"imagenet\""
-            msg += f" or a file that ends in {', '.join(_ENDINGS)}."
+            msg += f" or a file that ends in {', '.join(ENDINGS)}."
             raise SpecError(msg)
         content = places.read(self._weights, field="model.arguments.weights")
         found = blake3.blake3(content).hexdigest()

@@ -42,16 +42,6 @@ def paths_of(spec: Mapping[str, Any], *, begun: bool = False) -> Iterator[str]:
         yield weights
 
 
-def is_there(path: str) -> bool:
-    """Return whether a local path exists; of a URL that is only known once it is read."""
-    if "://" in path:
-        return True
-    try:
-        return Path(path).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):  # longer than a path can be, say
-        return False
-
-
 def refusal(path: str, store_url: str) -> str:
     """Return why a worker of this store does not read a path: "it reads …"; "" if it may."""
     shown = f"it reads {path[:200]}"

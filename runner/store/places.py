@@ -7,9 +7,10 @@ there too, and a bucket or a server that does not answer is waited for as long.
 import hashlib
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
-from runner.errors import DataAwayError, DataError, StoreError
+from runner.errors import DataAwayError, DataError, MissingHereError, StoreError
 from runner.store.clients import make_client, modified_at
 from runner.store.faults import PATIENCE_SECONDS, patiently, status_of
 from runner.store.schemes import HONEST
@@ -44,7 +45,8 @@ class Place:
         field: of the spec, named in errors.
 
     Raises:
-        DataError: there is no such file, or it can't be opened.
+        MissingHereError: this machine has no such file, may not read it, or lacks a package.
+        DataError: there is no such object, or it can't be opened.
         DataAwayError: its bucket or server does not answer for now, or refuses.
     """
 
@@ -88,13 +90,17 @@ class Place:
             return patiently(doing, lambda: self._of_web(work), patience_seconds=PATIENCE_SECONDS)
         except FileNotFoundError:
             msg = f"{self._path}: no such file. Mend {self._field}, or copy the file there."
-            raise DataError(msg) from None
+            raise (MissingHereError if self._scheme in _LOCAL else DataError)(msg) from None
         except StoreError as error:
             raise DataAwayError(str(error)) from error
         except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
             why = error.strerror or error
             msg = f"{self._path} cannot be read: {why}. Mend {self._field} or its access."
-            raise DataError(msg) from None
+            of_machine = isinstance(error, PermissionError)
+            raise (MissingHereError if of_machine else DataError)(msg) from None
+        except ImportError as error:  # a scheme without its package
+            msg = f"{self._path}: {error}."
+            raise MissingHereError(msg) from None
         except ValueError as error:  # a scheme that nobody knows, a path that is none
             msg = f"{self._path}: {error}. Mend {self._field}."
             raise DataError(msg) from None
@@ -126,3 +132,24 @@ def _check(scheme: str) -> None:
 def _opened(path: str, scheme: str) -> tuple[Any, str]:
     plain = scheme in (*_WEB, *_LOCAL)
     return make_client(path, {} if plain else settings_for(path).storage_options)
+
+
+def here(path: str, given: str | None = None) -> str | None:
+    """Return where this machine has what a spec names; None where it has not.
+
+    Args:
+        path: a local one, or a URL, which is the same everywhere.
+        given: a relative path that stands for the same file in another machine's working folder.
+    """
+    if is_url(path):
+        return path
+    for one in (path, given or path):
+        with suppress(OSError, ValueError, RuntimeError):  # no access, too long a path, ~nobody
+            if Path(one).expanduser().exists():
+                return one
+    return None
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is read through fsspec, the same from everywhere."""
+    return "://" in path or "::" in path

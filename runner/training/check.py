@@ -3,15 +3,30 @@
 import json
 import math
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from runner import registry
 from runner.datasets.arrays import Dataset
-from runner.errors import DataError, SpecError
+from runner.errors import DataError, MissingHereError, SpecError, StoreError
 from runner.spec import JobSpec
 from runner.store import places
-from runner.store.allowed import is_there, paths_of
+from runner.store.allowed import paths_of
+
+
+@contextmanager
+def obtaining() -> Iterator[None]:
+    """What this machine can't get now is no fault of the job's: another may, or this one later.
+
+    Raises:
+        MissingHereError: a file, a package, a download or a bucket could not be had.
+    """
+    try:
+        yield
+    except (StoreError, FileNotFoundError, PermissionError, ModuleNotFoundError) as error:
+        msg = f"it could not get what it needs: {error}"
+        raise MissingHereError(msg) from error
 
 
 def load_data(spec: JobSpec) -> Dataset:
@@ -23,6 +38,8 @@ def load_data(spec: JobSpec) -> Dataset:
     """
     load = registry.get("datasets", spec.data.name)
     path = spec.data.path
+    if path is not None:
+        path = places.here(path, spec.data.given) or path
     version = places.version(path) if path is not None else ""
     key = version and json.dumps([spec.data.name, path, spec.data.arguments, version])
     if key in _of_bucket:
@@ -97,7 +114,7 @@ def _is_here(spec: JobSpec, source: Path | str) -> bool:
     """Whether the data can be read at once."""
     path = spec.data.path
     for named in paths_of(spec.effective()):
-        if "::" in named or not is_there(named):
+        if "::" in named or places.here(named) is None:
             why = "chained URLs are not opened" if "::" in named else "does not exist"
             raise DataError(f"{source}: {named[:200]}: {why}.")
     if path is not None and "://" in path:

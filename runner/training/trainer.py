@@ -22,7 +22,7 @@ from runner.datasets.arrays import Dataset
 from runner.errors import CheckpointError, DivergedError, PreemptedError, TrainingError
 from runner.spec import EarlyStopping, JobSpec, ReduceLROnPlateau, seconds
 from runner.store.base import Store
-from runner.training.check import check_fit, load_data
+from runner.training.check import check_fit, load_data, obtaining
 from runner.training.progress import OnProgress, Progress
 from runner.training.tensorboard import Boards
 from runner.training.urgency import NoHurry, Urgency
@@ -135,8 +135,10 @@ def load_checked(spec: JobSpec) -> Dataset:
 
     Raises:
         SpecError: they don't, or the data cannot be used.
+        MissingHereError: the data can't be had here and now.
     """
-    dataset = load_data(spec)
+    with obtaining():
+        dataset = load_data(spec)
     check_fit(spec, dataset)
     return dataset
 
@@ -197,13 +199,15 @@ def _fit(
     keep = spec.checkpoint.best
     best = Best(keep.monitor, keep.mode) if keep else None
     tell = _with_speed(on_progress, spec.training.batch_size)
-    assembled = build(spec, dataset)
+    with obtaining():
+        assembled = build(spec, dataset)
     _leave_if_asked(should_stop)
     phases = spec.training.phases
     # where nothing depends on it, the checkpoint may arrive while the graph is built
     restored = restore() if phases or assembled.pretrained is not None else None
     if assembled.pretrained is not None and restored is None:
-        weights = assembled.pretrained()  # part of checkpoint 0: no later attempt needs them
+        with obtaining():
+            weights = assembled.pretrained()  # part of checkpoint 0: no later attempt needs them
         notes.append(f"began with {', '.join(f'{key} {value}' for key, value in weights.items())}")
     position = restored.position if restored is not None else Position()
     history: dict[str, list[Any]] = {}

@@ -87,7 +87,7 @@ def test_commands_and_a_worker_that_crashes(project: Project) -> None:
     assert worker.state()["ExitCode"] == 75
     status = project.status()
     assert status["state"] == "succeeded"
-    assert status["preemptions"] == 1
+    assert status["deaths"] == 1
     assert project.runner("resume") == ""
 
 

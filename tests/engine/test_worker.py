@@ -2,6 +2,7 @@
 
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from runner.errors import (
     DataAwayError,
     DivergedError,
     LeaseLostError,
+    MissingHereError,
     SpecError,
     TrainingError,
 )
@@ -24,6 +26,7 @@ from runner.queue.job import Failure, Job, State
 from runner.queue.owner import this_process
 from runner.queue.protocol import LOOK_BEATS
 from runner.store import allowed
+from runner.store.log import decode, encode, slot
 from runner.training.machine import Gpu
 from tests.engine.counting import LEASE_SECONDS, Counting, Shop, raising
 
@@ -117,6 +120,20 @@ def test_requirements_are_matched_to_the_machine_and_said(shop: Shop) -> None:
     shop.work(stage, looking=Here(15.8, 42.9, labels=("lab",)))
     assert stage.ran == ["any", "big", "lab"]
     assert shop.queue.job("later").state is State.QUEUED
+
+
+def test_a_worker_uses_one_of_several_cards_says_so_and_is_charged_for_one(shop: Shop) -> None:
+    shop.submit("cats")
+    owners: list[Any] = []
+    shop.work(
+        Counting(1, lambda job, _: owners.append(job.owner)), looking=Here(23.0, 23.0, labels=())
+    )
+    assert [owner["gpus"] for owner in owners] == [1]
+    assert "2 GPUs are here, and a worker uses one: 'runner work --each-gpu'" in shop.reporter.text
+    shop.submit("dogs")
+    shop.reporter.notes.clear()
+    shop.work(looking=Here(23.0))
+    assert "GPU" not in shop.reporter.text
 
 
 def test_labels_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,6 +329,15 @@ def test_an_attempt_says_that_memory_is_short_before_it_is_killed(
         ({"data": {"name": "npz", "path": "/nowhere/x.npz"}}, "it has no /nowhere/x.npz"),
         ({"model": {"name": "of_a_package"}}, "it has no model 'of_a_package'"),
         ({"data": {"name": "of_a_package"}}, "it has no dataset 'of_a_package'"),
+        ({"training": {"later": 1}}, "this version of runner can't read its spec: 1 mistake; tra"),
+        (
+            {"model": {"name": "transfer", "arguments": {"weights": "/nowhere/w.h5"}}},
+            "it has no /nowhere/w.h5",
+        ),
+        (
+            {"data": {"name": "npz", "path": "/nowhere/x.npz", "given": "data/x.npz"}},
+            "it has no /nowhere/x.npz, nor data/x.npz in the folder it works in",
+        ),
     ],
 )
 def test_what_this_machine_has_not_fails_no_job(
@@ -357,9 +383,12 @@ def test_local_files_are_read_for_those_who_submitted_here_alone(
 
 def test_weights_are_no_secret_way_to_a_file(shop: Shop, tmp_path: Path) -> None:
     """They are read once, when the job begins: later it needs none."""
-    shop.store.url = "s3://bucket/runs"
     (tmp_path / "w.h5").write_text("weights")
-    spec = {"model": {"name": "transfer", "arguments": {"weights": str(tmp_path / "w.h5")}}}
+    shop.submit(
+        "cats", model={"name": "transfer", "arguments": {"weights": str(tmp_path / "w.h5")}}
+    )
+    shop.store.url = "s3://bucket/runs"
+    spec = shop.queue.spec("cats")
     assert OF_A_BUCKET[-8:] in missing_here(spec, shop.store.url, begun=False)
     assert missing_here(spec, shop.store.url, begun=True) == ""
     assert missing_here(spec, "file:///runs", begun=False) == ""
@@ -381,8 +410,76 @@ def test_data_that_are_away_fail_no_job(shop: Shop) -> None:
     job = shop.queue.job("away")
     assert (job.state, job.attempts, job.failures) == (State.QUEUED, 1, 0)
     assert "its server refuses it (403)" in job.reason
-    assert "away: left for another machine: https://nas/x.npz" in shop.reporter.text
+    assert job.reason.startswith("left for another machine: https://nas/x.npz")
     assert shop.queue.job("here").state is State.SUCCEEDED
+
+
+def test_a_job_that_has_begun_needs_its_first_weights_no_more(shop: Shop) -> None:
+    """They are in its checkpoints."""
+    shop.submit("cats", model={"name": "transfer", "arguments": {"weights": "/nowhere/w.h5"}})
+    lease = shop.queue.claim(shop.queue.job("cats"), {"host": "there"})
+    lease.commit(step=1, epoch=0, checkpoints=[{"step": 1}])
+    lease.release("going home")
+    shop.work()
+    assert shop.queue.job("cats").state is State.SUCCEEDED
+
+
+def test_a_record_of_a_later_version_is_left_and_said(shop: Shop) -> None:
+    shop.submit("later")
+    shop.submit("cats")
+    first = decode(shop.store.read(slot("jobs/later", 0)) or b"", "later")
+    kept = {name: value for name, value in first.items() if not name.startswith("sum")}
+    new = {**kept, "number": 1, "state": "paused", "nonce": "n", "previous": first["nonce"]}
+    shop.store.create(slot("jobs/later", 1), encode(new))
+    before = {key: shop.store.read(key) for key in shop.store.list("jobs/later/")}
+    shop.work()
+    assert shop.queue.job("cats").state is State.SUCCEEDED
+    assert "later: cannot be read: record 1 of job later can't be used" in shop.reporter.text
+    assert "by a later version of runner" in shop.reporter.text
+    assert {key: shop.store.read(key) for key in shop.store.list("jobs/later/")} == before
+
+
+def test_what_vanishes_after_the_claim_is_left_to_others(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given back with the reason, neither failed nor preempted; not taken again for a while."""
+    now = [0.0]
+    monkeypatch.setattr(worker, "boot_clock", lambda: now[0])
+    shop.submit("cats", retries=0)
+    shop.submit("after", after=["cats"])
+    stage = raising(MissingHereError("/data/x.npz: no such file"), times=3)
+    stage.steps = 9
+    ran: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        if len(stage.ran) > len(ran):
+            ran.append(now[0])
+        now[0] += seconds
+        if len(ran) == 3 or now[0] > 2000:
+            shop.stop.set("enough")
+
+    shop.work(stage, until_empty=False, sleep=sleep)
+    job = shop.queue.job("cats")
+    assert (job.state, job.attempts, job.failures, job.preemptions) == (State.QUEUED, 3, 0, 0)
+    assert job.reason == "left for another machine: /data/x.npz: no such file"
+    assert job.reason not in shop.reporter.text, "the end of the attempt says it, and that is once"
+    waits = [after - before for before, after in pairwise(ran)]
+    assert 60 <= waits[0] < 75, "so that it does not fill the log of the job"
+    assert 120 <= waits[1] < 135
+    shop.work()
+    assert shop.queue.job("after").state is State.SUCCEEDED, "another machine has the file"
+
+
+def test_a_machine_that_cannot_import_keras_fails_no_job(shop: Shop) -> None:
+    shop.submit("cats")
+    before = shop.queue.job("cats")
+
+    def broken() -> None:
+        raise SpecError("Keras or its backend can't be imported here: ImportError: libcudart.so")
+
+    with pytest.raises(SpecError, match="can't be imported here"):
+        shop.work(import_keras=broken)
+    assert shop.queue.job("cats") == before
 
 
 # ---------------------------------------------------------------------- jobs that are ruined
