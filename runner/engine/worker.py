@@ -35,6 +35,7 @@ from runner.queue.protocol import Availability
 from runner.queue.queue import Queue, boot_clock
 from runner.queue.survey import Survey
 from runner.store.base import Store
+from runner.store.log import DAMAGED
 from runner.training.quiet import check_backend
 
 __all__ = ["Owned", "Reporter", "Worker"]
@@ -303,7 +304,7 @@ class Worker:
     def _attempt(self, job: Job, verdict: Availability) -> bool:
         """Claim the job and run its stage; False if it was not to be had."""
         try:
-            spec = self._queue.spec(job.id)
+            spec = self._queue.spec(job.id, job.spec_digest)
         except NotFoundError:
             return False  # removed since it was listed
         except StoreError as error:
@@ -328,6 +329,7 @@ class Worker:
         except (DamagedRecordError, LinkedError) as error:
             return self._pass_over(job, error)
         self._reporter.started(lease.job)
+        why = why or (job.reason if job.nonce == DAMAGED else "")
         if why:
             self._reporter.note(f"{job.id}: {why}")
         try:

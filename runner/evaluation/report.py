@@ -223,7 +223,8 @@ def _records(store: Store, job: Job, problems: list[str]) -> list[Job]:
 
 
 def _spec(records: Sequence[Job]) -> Mapping[str, Any]:
-    return next((record.spec for record in records if record.spec), {})
+    digest = records[-1].spec_digest
+    return next((one.spec for one in records if one.spec and one.spec_digest == digest), {})
 
 
 def _beats(store: Store, records: Sequence[Job]) -> dict[int, Heartbeat]:

@@ -10,12 +10,12 @@ randomness but what comes in as arguments. The simulator in the tests runs this 
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from threading import Lock
 from typing import Any
 
-from runner.errors import ConflictError, LeaseLostError, StoreError
+from runner.errors import ConflictError, DamagedRecordError, LeaseLostError, StoreError
 from runner.queue import job as jobs
 from runner.queue.job import Job, Json, State, check_id, describe, from_json, to_json
 from runner.store import log
@@ -41,17 +41,17 @@ def beat_key(job_id: str, token: int) -> str:
 
 def submit(job_id: str, spec: Json, *, nonce: Nonce, now: Now) -> Steps[Job]:
     """Create record 0. The same spec again returns the job as it is; another: ConflictError."""
-    new = jobs.submitted(job_id, spec, now())
-    first = {**to_json(new), "nonce": nonce(), "previous": ""}
-    there = yield from log.settle(base(job_id), first, None)
-    if there["nonce"] == first["nonce"]:
-        return from_json(there, job_id)
-    if there.get("spec_digest") != new.spec_digest:
+    new = replace(jobs.submitted(job_id, spec, now()), nonce=nonce())
+    there = yield from log.settle(base(job_id), to_json(new), None)
+    found = from_json(there, job_id)
+    if found.nonce == new.nonce:
+        return found
+    if found.spec_digest != new.spec_digest:
         raise ConflictError(
             f"there is a job {job_id} with another spec already: {_differences(there, spec)}. "
             "Give the new one another name."
         )
-    return (yield from load(job_id)) or from_json(there, job_id)
+    return (yield from load(job_id)) or found
 
 
 def load(job_id: str) -> Steps[Job | None]:
@@ -204,10 +204,13 @@ def _after_waiting(job: Job, watch: Watch, clock: Callable[[], float]) -> Steps[
     number, record = job.number, job
     while record.kind == "priority" and number > 1:  # which changes nothing about the wait
         number -= 1
-        data = yield Read(log.slot(base(job.id), number))
-        if data is None:
+        try:
+            found = yield from log.read(base(job.id), number)
+        except DamagedRecordError:
             break
-        record = from_json(log.decode(data, job.id), job.id)
+        if found is None:
+            break
+        record = from_json(found, job.id)
     age: float | None = yield Age(log.slot(base(job.id), number))
     left = max(0.0, job.wait_seconds - (watched if age is None else age))
     why = f"{describe(job)}; tried again in {left:.0f} s"
@@ -318,8 +321,7 @@ class Holder:
 
     def _look_for_it(self) -> Steps[None]:
         """Notice that someone has removed the job: what is written on belongs to nothing."""
-        there = yield from log.read(base(self.job.id), self.job.number)
-        if there is None:
+        if (yield Read(log.slot(base(self.job.id), self.job.number))) is None:
             with self._lock:
                 self._ended = f"{self.job.id}: its records were removed; nothing more is saved."
             raise LeaseLostError(self._ended)

@@ -126,24 +126,22 @@ class Queue:
                 logger.warning("job %s can't be read: %s", job_id, job)
         return found
 
-    def spec(self, job_id: str) -> dict[str, Any]:
-        """Return the spec that a job was submitted with, if it still is what its digest says."""
+    def spec(self, job_id: str, digest: str = "") -> dict[str, Any]:
+        """Return the spec that a job was submitted with, if it still is what its digest says.
+
+        `digest`: of the spec, as a newer record of the job has it.
+        """
         first = None
         if jobs.is_id(job_id):
-            first = log.run(self.store, log.read(protocol.base(job_id), 0))
+            first = log.run(self.store, log.first(protocol.base(job_id)))
         if first is None:
             if self.find(job_id) is not None:
                 raise self._gone(job_id)
             raise self._not_found(job_id)
         job = jobs.from_json(first, job_id)
-        spec = dict(job.spec or {})
-        if jobs.spec_digest(spec) != job.spec_digest:
-            raise DamagedRecordError(
-                f"the spec in {log.slot(protocol.base(job_id), 0)} is not the one that was "
-                "submitted: it was changed. Bring that object back from a copy of the store, or "
-                "submit the spec under another name."
-            )
-        return spec
+        if job.spec is None or digest not in ("", job.spec_digest):
+            raise jobs.changed_spec(job_id)
+        return dict(job.spec)
 
     def availability(self, job: Job) -> Availability:
         """Return whether the job may be claimed now, and if not, when.
