@@ -8,7 +8,7 @@ What it leaves it says, with the reason: nothing in the queue is lost by not bei
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from runner.engine.faults import was_killed_for_memory
@@ -164,13 +164,16 @@ class Worker:
         self, ids: Sequence[str] | None, left: list[Owned]
     ) -> Iterator[tuple[Job, Availability]]:
         """Yield what may be claimed, the first first; put the others into `left`."""
-        known = self._known(ids)
-        for job in _in_order(known.values()):
-            if job.state not in (State.QUEUED, State.RUNNING):
+        names = [job.id for job in self._survey.jobs(ids)]
+        # the bucket may have been away for a moment: what is read now is readable
+        self.unreadable -= {*names} - self._not_before.keys()
+        for name in names:
+            job = self._survey.job(name)  # as it is known now: others take jobs meanwhile
+            if job is None or job.state not in (State.QUEUED, State.RUNNING):
                 continue
             if boot_clock() < self._not_before.get(job.id, 0.0):
                 continue
-            verdict = self._verdict(job, known)
+            verdict = self._verdict(job)
             if verdict is None:
                 continue
             if verdict.claimable:
@@ -178,18 +181,10 @@ class Worker:
             else:
                 left.append(Owned(job=job, availability=verdict))
 
-    def _known(self, ids: Sequence[str] | None) -> Mapping[str, Job]:
-        if ids is None:
-            known = self._survey.jobs()
-            # the bucket may have been away for a moment: what is read now is readable
-            self.unreadable -= known.keys() - self._not_before.keys()
-            return known
-        return {name: self._queue.job(name) for name in ids}
-
-    def _verdict(self, job: Job, known: Mapping[str, Job]) -> Availability | None:
+    def _verdict(self, job: Job) -> Availability | None:
         """Whether this worker may take a job now; None if it is held instead."""
         if job.state is State.QUEUED:
-            waits, broken = self._dependencies(job, known)
+            waits, broken = self._dependencies(job)
             broken = broken or jobs.over_budget(job)
             if broken:
                 self._hold(job, broken)
@@ -210,11 +205,11 @@ class Worker:
                 return _no(short)
         return verdict
 
-    def _dependencies(self, job: Job, known: Mapping[str, Job]) -> tuple[str, str]:
+    def _dependencies(self, job: Job) -> tuple[str, str]:
         """The jobs that this one waits for, and why it would wait in vain."""
         waits = []
         for name in job.after:
-            other = known.get(name) or self._survey.job(name)
+            other = self._survey.job(name)
             if other is None:
                 waits.append(f"{name}, which is not there")
             elif other.state in (State.FAILED, State.CANCELLED):
@@ -231,6 +226,8 @@ class Worker:
             self._queue.hold_queued(job, reason)
         except ConflictError:
             return  # someone else did something about it
+        finally:
+            self._survey.again(job.id)
         self.held.append(job.id)
         self._reporter.note(f"{job.id}: held: {reason}")
 
@@ -324,8 +321,7 @@ class Worker:
             lease = self._queue.claim(job, self._me(kills), judged=verdict, why=why)
         except ConflictError as error:
             logger.info("%s", error)
-            self._say_if_held(job)
-            return False
+            return self._look_who_was_first(job)
         except (DamagedRecordError, LinkedError) as error:
             return self._pass_over(job, error)
         self._reporter.started(lease.job)
@@ -340,7 +336,7 @@ class Worker:
             if not self._patient:
                 raise
             self._release_when_back(lease, error)
-        after = self._queue.find(job.id)
+        after = self._survey.again(job.id)
         if after is not None:
             self._reporter.ended(after)
         return True
@@ -373,11 +369,13 @@ class Worker:
         self._reporter.note(f"the bucket is away, waiting for it: {error}")
         self._nap(self._queue.lease_seconds / BEATS_PER_LEASE)
 
-    def _say_if_held(self, job: Job) -> None:
-        now = self._queue.find(job.id)
+    def _look_who_was_first(self, job: Job) -> bool:
+        """Say it if a job is held now; whether it is still to be had, as it is now."""
+        now = self._survey.taken(job.id)
         if now is not None and now.state is State.HELD:
             self.held.append(job.id)
             self._reporter.note(f"{job.id}: held: {now.reason}")
+        return now is not None and now.state is State.QUEUED
 
     def _me(self, kills: int | None) -> Json:
         """Name this worker as an owner, with what others want to know of it."""
@@ -388,10 +386,6 @@ class Worker:
             **({"gpus": cards} if cards else {}),
             **({"oom_kills": kills} if kills is not None else {}),
         }
-
-
-def _in_order(found: Iterable[Job]) -> list[Job]:
-    return sorted(found, key=lambda job: (-job.priority, job.submitted_at, job.id))
 
 
 def _no(why: str) -> Availability:

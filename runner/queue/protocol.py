@@ -10,12 +10,19 @@ randomness but what comes in as arguments. The simulator in the tests runs this 
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from threading import Lock
 from typing import Any
 
-from runner.errors import ConflictError, DamagedRecordError, LeaseLostError, StoreError
+from runner.errors import (
+    ConflictError,
+    DamagedRecordError,
+    LeaseLostError,
+    NotFoundError,
+    StoreError,
+)
 from runner.queue import job as jobs
 from runner.queue.job import Job, Json, State, check_id, describe, from_json, to_json
 from runner.store import log
@@ -73,14 +80,10 @@ def ids() -> Steps[list[str]]:
 
 
 def load_all(
-    known: Mapping[str, Job] | None = None, unchanged: Collection[str] = ()
+    names: Collection[str], known: Mapping[str, Job] | None = None
 ) -> Steps[dict[str, Job | StoreError]]:
-    """Return every job, or why it can't be read: two reads a job and some listings in all.
-
-    Of a job in `known` one read is enough, and one in `unchanged` is not looked at.
-    """
+    """Return these jobs, or why they can't be read: two reads a job, one if it is in `known`."""
     known = known or {}
-    names = [name for name in (yield from ids()) if name not in unchanged]
     heads = yield from log.heads(
         [base(name) for name in names],
         {base(name): to_json(known[name]) for name in names if name in known},
@@ -90,6 +93,57 @@ def load_all(
         if record is not None:  # a folder without a log is no job
             found[name] = yield from _job_or_error(record, name)
     return found
+
+
+def spec(job_id: str, digest: str = "", data: bytes | None = None) -> Steps[Json]:
+    """Return the spec that a job was submitted with.
+
+    Args:
+        job_id: whose.
+        digest: of the spec, as a newer record has it.
+        data: of record 0, where it was read already.
+
+    Raises:
+        NotFoundError: there is no record 0.
+        DamagedRecordError: it is not what was written, or has another spec.
+    """
+    first: Record | None = None
+    if data is not None:
+        with suppress(DamagedRecordError):
+            first = log.check(job_id, 0, data)
+    try:
+        first = first or (yield from log.read(base(job_id), 0))
+    except DamagedRecordError as error:
+        raise jobs.changed_spec(job_id) from error
+    if first is None:
+        raise NotFoundError(f"there is no record 0 of {job_id}.")
+    job = from_json(first, job_id)
+    if job.spec is None or digest not in ("", job.spec_digest):
+        raise jobs.changed_spec(job_id)
+    return job.spec
+
+
+def without_spec(found: Collection[Job]) -> Steps[dict[str, StoreError]]:
+    """Return which jobs have not ended and can't go on, as their record 0 is gone, and why."""
+    going = [job for job in found if not job.ended]
+    replies = yield ReadMany([log.slot(base(job.id), 0) for job in going])
+    errors: dict[str, StoreError] = {}
+    for job, data in zip(going, replies, strict=True):
+        try:
+            yield from spec(job.id, job.spec_digest, data if isinstance(data, bytes) else None)
+        except NotFoundError:
+            errors[job.id] = gone(job.id)
+        except StoreError as error:
+            errors[job.id] = error
+    return errors
+
+
+def gone(job_id: str) -> DamagedRecordError:
+    """Return the error for a job whose records are not there any more."""
+    return DamagedRecordError(
+        f"records of {job_id} are gone from {base(job_id)}/log. Bring them back from a copy of the"
+        f" store, or remove the whole of {base(job_id)} to forget the job."
+    )
 
 
 def change(

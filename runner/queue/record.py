@@ -164,11 +164,11 @@ def from_json(record: Json, job_id: str) -> Job:
 
 
 def changed_spec(job_id: str) -> DamagedRecordError:
-    """Return the error for a spec that is not the one of its digest."""
+    """Return the error for a spec that is not the one of its digest: it stands nowhere else."""
     return DamagedRecordError(
         f"the spec in jobs/{job_id}/log/000000000000.json is not the one that was submitted: it was"
-        " changed. Bring that object back from a copy of the store, or submit the spec under "
-        "another name."
+        " changed or damaged. Bring that object back from a copy of the store, or submit the spec "
+        "under another name."
     )
 
 

@@ -184,7 +184,7 @@ def decode(data: bytes, key: str) -> Record:
         or not 0 <= number < MOST_RECORDS
         or not isinstance(record.get("nonce"), str)
     ):
-        raise DamagedRecordError(f"{key} is not a record of a log: number {number!r}, no nonce.")
+        raise _damaged(key, f"is not a record of a log: number {number!r:.40}, no nonce")
     return record
 
 
@@ -193,19 +193,18 @@ def parse(data: bytes, key: str) -> Record:
     try:
         record = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise DamagedRecordError(
-            f"{key} is not a record ({type(error).__name__}: {error})."
-        ) from error
+        raise _damaged(key, f"is not a record ({type(error).__name__}: {error})") from error
     if not isinstance(record, dict):
-        raise DamagedRecordError(f"{key} is not a record: a JSON {type(record).__name__}.")
+        raise _damaged(key, f"is not a record: a JSON {type(record).__name__}")
     sums = {name: record.pop(name) for name in [*record] if _SUM.fullmatch(name)}
     said = sums.get(name := _sum_name(record))
     if said is not None and said != _hash(data.rpartition(f',"{name}":'.encode())[0]):
-        raise DamagedRecordError(
-            f"{key} is damaged: its bytes are not those that were written. Bring it back from a "
-            "copy of the store."
-        )
+        raise _damaged(key, "is damaged: its bytes are not those that were written")
     return record
+
+
+def _damaged(key: str, what: str) -> DamagedRecordError:
+    return DamagedRecordError(f"{key} {what}. Bring it back from a copy of the store.")
 
 
 def read(base: str, number: int, before: Record | None = None) -> Steps[Record | None]:
@@ -221,22 +220,13 @@ def read(base: str, number: int, before: Record | None = None) -> Steps[Record |
                 raise
 
 
-def first(base: str) -> Steps[Record | None]:
-    """Return record 0, or its copy where it is damaged and nothing has followed it."""
-    try:
-        return (yield from read(base, 0))
-    except DamagedRecordError:
-        copy = yield from _copied(base)
-        if copy is None or copy["number"]:
-            raise
-        return copy
-
-
 def check(key: str, number: int, data: bytes, before: Record | None = None) -> Record:
     """Return the record in `data` if it belongs under `number` and follows `before`."""
     record = decode(data, key)
     if record["number"] != number:
-        raise DamagedRecordError(f"{key} says that it is record {record['number']}: moved by hand?")
+        raise _damaged(
+            key, f"says that it is record {record['number']}, as if it was moved by hand"
+        )
     if before is not None and not _follows(record, before):
         raise StoreRefusedError(
             f"{key} does not follow the record before it: the store let two writers create one "

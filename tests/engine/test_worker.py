@@ -256,6 +256,22 @@ def test_the_race_for_a_job_is_no_news(shop: Shop, monkeypatch: pytest.MonkeyPat
     assert "not as it was" not in shop.reporter.text
 
 
+def test_a_job_that_another_has_trained_meanwhile_is_evaluated(shop: Shop) -> None:
+    """It is not as it was when the queue was looked at, and it is to be had all the same."""
+    shop.submit("cats", priority=1)
+    shop.submit("dogs")
+
+    def train_dogs(job: Job, step: int) -> None:
+        if job.id == "cats" and step == 1:
+            other = shop.queue.claim(shop.queue.job("dogs"), {"host": "there", "pid": 9})
+            other.finish(final={"step": 3})
+
+    stage = Counting(on_step=train_dogs)
+    shop.work(stage)
+    assert stage.ran == ["cats"]
+    assert [job.state for job in shop.queue.jobs()] == [State.SUCCEEDED] * 2
+
+
 # ---------------------------------------------------------------------- what an attempt records
 
 

@@ -220,15 +220,24 @@ def test_a_record_without_a_field_is_no_record(field: str) -> None:
         Queue(store).job("cats")
 
 
-def test_a_damaged_record_0_has_its_copy_while_it_is_the_newest() -> None:
+@pytest.mark.parametrize("claims", [0, 1])
+def test_a_job_whose_record_0_is_damaged_is_passed_over_with_what_to_do(claims: int) -> None:
+    """Its copy, while there is one, would be overwritten by the next record."""
     store = MemoryStore()
     queue = Queue(store)
     job = queue.submit("cats", SPEC)
+    for _ in range(claims):
+        job = queue.claim(job, ME).release("going home")
     flip(store, "jobs/cats/log/000000000000.json")
-    assert queue.spec("cats", job.spec_digest) == SPEC
-    queue.claim(job, ME)
-    with pytest.raises(DamagedRecordError, match=r"000000000000\.json is damaged"):
+    for error in (queue.without_spec([queue.job("cats")])["cats"], spec_error(queue)):
+        assert "log/000000000000.json" in str(error)
+        assert "Bring that object back from a copy" in str(error)
+
+
+def spec_error(queue: Queue) -> StoreError:
+    with pytest.raises(DamagedRecordError) as caught:
         queue.spec("cats")
+    return caught.value
 
 
 def test_a_spec_is_the_one_that_the_newest_record_knows() -> None:
