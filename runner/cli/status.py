@@ -267,11 +267,17 @@ def _manifest(store: Store, reference: Mapping[str, Any] | None) -> dict[str, An
     """What a checkpoint says of itself, for people; a damaged one says nothing."""
     if reference is None:
         return {}
+    from blake3 import blake3
+
     key = str(reference.get("manifest", ""))
     for _ in range(LOOKS):  # a line that was cut within an answer is no damage
         try:
             data = store.read(key, max_bytes=MOST_MANIFEST)
-            manifest = json.loads(data) if data is not None else {}
+            if data is None:
+                return {}
+            if not key.endswith(f"-{blake3(data).hexdigest()[:32]}.json"):
+                continue
+            manifest = json.loads(data)
         except StoreError:
             return {}
         except (ValueError, RecursionError):
