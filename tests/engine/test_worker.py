@@ -1,6 +1,7 @@
 """What a worker takes, in which order, what it leaves, and how it says so."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from runner.engine import machine, running, worker
 from runner.engine.machine import Looking, Machine
 from runner.engine.memory import Memory, MemoryWatch
+from runner.engine.preemption import StopRequest
 from runner.errors import (
     ConflictError,
     DamagedRecordError,
@@ -254,6 +256,33 @@ def test_the_race_for_a_job_is_no_news(shop: Shop, monkeypatch: pytest.MonkeyPat
     shop.work()
     assert shop.queue.job("dogs").state is State.SUCCEEDED
     assert "not as it was" not in shop.reporter.text
+
+
+def test_many_workers_leave_no_job_and_run_none_twice(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each knows of the queue is old at once: all take the same jobs."""
+    for number in range(20):
+        shop.submit(f"job-{number:02d}", priority=number % 3)
+    stage = Counting(1)
+    monkeypatch.setattr(running, "run_stage", stage)
+
+    def work(name: str) -> None:
+        worker.Worker(
+            shop.queue,
+            shop.store,
+            stop=StopRequest(),
+            reporter=shop.reporter,
+            owner={"host": name, "pid": 1},
+            sleep=lambda _seconds: time.sleep(0.001),
+            looking=Here(),
+        ).work()
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(work, f"machine-{number}") for number in range(4)]:
+            done.result()
+    assert sorted(stage.ran) == [f"job-{number:02d}" for number in range(20)]
+    assert {job.state for job in shop.queue.jobs()} == {State.SUCCEEDED}
 
 
 def test_a_job_that_another_has_trained_meanwhile_is_evaluated(shop: Shop) -> None:
