@@ -19,21 +19,19 @@ from typing import Any
 from runner.errors import (
     ConflictError,
     DamagedRecordError,
-    LeaseLostError,
     NotFoundError,
     StoreError,
 )
 from runner.queue import job as jobs
 from runner.queue.job import Job, Json, State, check_id, describe, from_json, to_json
 from runner.store import log
-from runner.store.log import Age, Folders, Put, Read, ReadMany, Record, Steps
+from runner.store.log import Age, Folders, Read, ReadMany, Record, Steps
 
 Nonce = Callable[[], str]
 Now = Callable[[], datetime]
 Transition = Callable[[Job], Job]
 
 FOLDER = "jobs/"
-LOOK_BEATS = 6  #: signs of life between two looks whether the job is still there: some minute
 
 
 def base(job_id: str) -> str:
@@ -335,117 +333,6 @@ def parse_beat(data: bytes, token: int) -> Heartbeat | None:
         )
     except (StoreError, TypeError, ValueError, KeyError, AttributeError, OverflowError):
         return None
-
-
-class Holder:
-    """The owner's side of one claim. After LeaseLostError every further call raises it again.
-
-    Several threads may run its protocols at once: a slow commit holds up no renewal.
-    """
-
-    def __init__(self, job: Job, *, nonce: Nonce, now: Now) -> None:
-        self.job = job  #: the newest record known, written by this owner or its claim
-        self._nonce = nonce
-        self._now = now
-        self._token = job.token
-        self._owner: Json = dict(job.owner or {})
-        self._ended = ""  # why nothing more may be written
-        self._ending: set[str] = set()  # nonces of records that would end this lease
-        self._sequence = 0
-        self._lock = Lock()
-
-    def renew(self, beat: Json) -> Steps[None]:
-        """Show a sign of life, and look whether the job was taken over or cancelled."""
-        self._check()
-        self._sequence += 1
-        failed: StoreError | None = None
-        sign = {**beat, "token": self._token, "sequence": self._sequence}
-        sign["sent_at"] = self._now().isoformat()
-        try:
-            yield Put(beat_key(self.job.id, self._token), log.encode(sign))
-        except StoreError as error:
-            failed = error  # the log still has to be looked at
-        record = yield from log.head(base(self.job.id), to_json(self.job))
-        if record is not None:
-            self._adopt(from_json(record, self.job.id))
-        if self._sequence % LOOK_BEATS == 0:
-            yield from self._look_for_it()
-        if failed is not None:
-            raise failed
-
-    def _look_for_it(self) -> Steps[None]:
-        """Notice that someone has removed the job: what is written on belongs to nothing."""
-        if (yield Read(log.slot(base(self.job.id), self.job.number))) is None:
-            with self._lock:
-                self._ended = f"{self.job.id}: its records were removed; nothing more is saved."
-            raise LeaseLostError(self._ended)
-
-    def commit(self, transition: Transition) -> Steps[Job]:
-        """Append a record that keeps the lease."""
-        self._check()
-        job = yield from self._change(transition, self._nonce)
-        self._adopt(job)
-        return job
-
-    def end(self, transition: Transition) -> Steps[Job]:
-        """Append a record that ends the lease.
-
-        After a StoreError it may be called again: what landed meanwhile is recognised.
-        """
-        self._check()
-
-        def nonce() -> str:
-            fresh = self._nonce()
-            self._ending.add(fresh)
-            return fresh
-
-        job = yield from self._change(transition, nonce)
-        with self._lock:
-            self.job = job
-            self._ended = f"{job.id}: this lease (token {self._token}) has ended: {describe(job)}."
-        return job
-
-    def _change(self, transition: Transition, nonce: Nonce) -> Steps[Job]:
-        def mine(job: Job) -> Job:
-            if job.nonce in self._ending:
-                raise _LandedError(job)
-            self._hold(job)
-            return transition(job)
-
-        try:
-            return (
-                yield from change(
-                    self.job.id, mine, nonce=nonce, now=self._now, known=self.job, proven=True
-                )
-            )
-        except _LandedError as landed:
-            return landed.job
-
-    def _adopt(self, job: Job) -> None:
-        if job.nonce in self._ending:
-            return
-        self._hold(job)
-        with self._lock:
-            if job.number > self.job.number:
-                self.job = job
-
-    def _hold(self, job: Job) -> None:
-        try:
-            jobs.held_by(job, self._token, self._owner)
-        except LeaseLostError as error:
-            with self._lock:
-                self._ended = self._ended or str(error)
-            raise
-
-    def _check(self) -> None:
-        if self._ended:
-            raise LeaseLostError(self._ended)
-
-
-class _LandedError(Exception):
-    def __init__(self, job: Job) -> None:
-        super().__init__(job.id)
-        self.job = job
 
 
 def _job_or_error(record: Record | StoreError, job_id: str) -> Steps[Job | StoreError]:

@@ -16,9 +16,9 @@ from runner.errors import ConflictError, NotFoundError, StoreError
 from runner.queue import job as jobs
 from runner.queue import protocol
 from runner.queue.job import Job, Json, State
-from runner.queue.lease import Lease
+from runner.queue.lease import Holder, Lease
 from runner.queue.owner import is_alive
-from runner.queue.protocol import Availability, Heartbeat, Holder, Transition, Watch
+from runner.queue.protocol import Availability, Heartbeat, Transition, Watch
 from runner.store import log
 from runner.store.base import Store
 from runner.store.probe import check_once

@@ -2,7 +2,7 @@
 
 The job is trained for a few steps by a real process that is killed. Then every object below its
 folder is damaged, a bit at a time, and the job is looked at and taken up by a worker that does all
-but train. `chaos` flips every bit there is (`-s` shows the table).
+but train. `chaos` flips every bit there is, and prints a table.
 """
 
 import argparse
@@ -94,34 +94,36 @@ def whole(restored: Restored) -> str:
     return hash_bytes(json.dumps([plain, tensors], default=str).encode())
 
 
-def take_up(store: MemoryStore, patch: pytest.MonkeyPatch) -> Taken:
+def take_up(store: MemoryStore) -> Taken:
     """Let a worker take the job up, restore its state, and let it go."""
-    taken, stop = Taken(), StopRequest()
-
-    def stage(attempt: Attempt) -> None:
-        job = attempt.lease.job
-        saver = Checkpointer(
-            store,
-            attempt.prefix,
-            token=job.token,
-            commit=attempt.lease.commit,
-            checkpoints=job.checkpoints,
-            best=job.best,
-            warn=taken.warnings.append,
-        )
-        restored = saver.restore()
-        taken.token, taken.spec = job.token, attempt.spec
-        taken.state = None if restored is None else whole(restored)
-        raise PreemptedError("seen")
-
-    patch.setattr(running, "run_stage", stage)
-    patch.setattr(running, "Heartbeat", Still)
-    patch.setattr(running, "MemoryWatch", Still)
+    taken = Taken()
     queue = Queue(store)
-    worker = Worker(queue, store, stop=stop, reporter=taken.notes, looking=Here())
+    worker = Worker(queue, store, stop=StopRequest(), reporter=taken.notes, looking=Here())
+    RESTORING.append(taken)
     for job, verdict in worker._ready(None, []):
         worker._attempt(job, verdict)  # once: let go, it could be taken up again at once
-    return taken
+    return RESTORING.pop()
+
+
+RESTORING: list[Taken] = []  #: what `restore` finds
+
+
+def restore(attempt: Attempt) -> None:
+    """In the place of a training."""
+    job, taken = attempt.lease.job, RESTORING[-1]
+    saver = Checkpointer(
+        attempt.store,
+        attempt.prefix,
+        token=job.token,
+        commit=attempt.lease.commit,
+        checkpoints=job.checkpoints,
+        best=job.best,
+        warn=taken.warnings.append,
+    )
+    restored = saver.restore()
+    taken.token, taken.spec = job.token, attempt.spec
+    taken.state = None if restored is None else whole(restored)
+    raise PreemptedError("seen")
 
 
 def shown(store: MemoryStore) -> tuple[dict[str, Any], Mapping[str, str]]:
@@ -139,8 +141,8 @@ def shown(store: MemoryStore) -> tuple[dict[str, Any], Mapping[str, str]]:
 class Sweep:
     """A half-done job, and what becomes of it when a bit of it flips."""
 
-    def __init__(self, store: MemoryStore, patch: pytest.MonkeyPatch) -> None:
-        self.store, self._patch = store, patch
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
         job = Queue(store).job("half")
         self.token, self.newest = job.token, log.slot(BASE, job.number)
         self.spec = Queue(store).spec("half")
@@ -159,7 +161,7 @@ class Sweep:
             for one in known
             if store.size(one["manifest"])
         }
-        self.state = take_up(store.copy(), patch).state
+        self.state = take_up(store.copy()).state
         assert self.state in self.states
 
     def flipped(self, store: MemoryStore, key: str, bit: int) -> str:
@@ -170,7 +172,7 @@ class Sweep:
         store.put(key, bytes(data))
         try:
             page, unreadable = shown(store)
-            taken = take_up(store, self._patch)
+            taken = take_up(store)
         except Exception as error:  # noqa: BLE001 - it is what is counted
             return f"traceback ({type(error).__name__}: {error})"
         if not taken.token:  # passed over, or failed: not one step was made of anything
@@ -216,8 +218,10 @@ def in_memory(path: Path) -> MemoryStore:
 
 @pytest.fixture
 def sweep(half_done: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> Sweep:
-    monkeypatch.setenv("RUNNER_LABELS", "")
-    return Sweep(half_done, monkeypatch)
+    monkeypatch.setattr(running, "run_stage", restore)
+    monkeypatch.setattr(running, "Heartbeat", Still)
+    monkeypatch.setattr(running, "MemoryWatch", Still)
+    return Sweep(half_done)
 
 
 def kind(key: str) -> str:
@@ -261,10 +265,13 @@ def test_a_flipped_bit_anywhere_is_said_or_harmless(sweep: Sweep) -> None:
 
 @pytest.mark.chaos
 @pytest.mark.timeout(8 * 3600)
-def test_every_flipped_bit_is_said_or_harmless(sweep: Sweep) -> None:
+def test_every_flipped_bit_is_said_or_harmless(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
     keys = sweep.store.list(f"{BASE}/")
     text, wrong = table(sweep, {key: range(8 * (sweep.store.size(key) or 0)) for key in keys})
-    print(text)
+    with capsys.disabled():
+        print(text)
     assert not wrong, "\n".join([text, *wrong[:20]])
 
 
@@ -277,7 +284,7 @@ def test_the_newest_record_damaged_and_its_copy_behind(sweep: Sweep) -> None:
     page, unreadable = shown(store)
     assert not unreadable
     assert "is damaged: the one before it counts" in page["reason"]
-    taken = take_up(store, sweep._patch)
+    taken = take_up(store)
     assert "half: record 5 of its log is damaged: the one before it counts" in taken.notes.text
     assert taken.token == sweep.token + 2
     job = Queue(store).job("half")

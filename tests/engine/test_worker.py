@@ -21,8 +21,8 @@ from runner.errors import (
     TrainingError,
 )
 from runner.queue.job import Failure, Job, State
+from runner.queue.lease import LOOK_BEATS
 from runner.queue.owner import this_process
-from runner.queue.protocol import LOOK_BEATS
 from runner.training.machine import Gpu
 from tests.engine.counting import LEASE_SECONDS, Counting, Shop, raising
 

@@ -19,7 +19,7 @@ from runner.errors import ConflictError, StoreError
 from runner.queue import drain, protocol
 from runner.queue import job as transitions
 from runner.queue.job import Job
-from runner.queue.protocol import Holder
+from runner.queue.lease import Holder
 from runner.queue.queue import NEWS, Queue, random_nonce, utc_now
 from runner.queue.survey import Survey
 from runner.store import log
