@@ -8,7 +8,8 @@ but train. `chaos` flips every bit there is, and prints a table.
 import argparse
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor, Future
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from runner.checkpoint import reading
 from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.manifest import Reference
 from runner.checkpoint.packs import hash_bytes
@@ -70,6 +72,21 @@ class Still(nullcontext[None]):
 
     def check(self) -> None:
         pass
+
+
+class AtOnce(Executor):
+    """Threads would take longer to start than what they do here."""
+
+    def __init__(self, *_arguments: Any, **_options: Any) -> None:
+        pass
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        done: Future[Any] = Future()
+        try:
+            done.set_result(work(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - whoever waits for it gets it
+            done.set_exception(error)
+        return done
 
 
 @dataclass
@@ -163,12 +180,24 @@ class Sweep:
         }
         self.state = take_up(store.copy()).state
         assert self.state in self.states
+        self.read = self._keys_read(store) | self._keys_read(self.behind)
+
+    @staticmethod
+    def _keys_read(store: MemoryStore) -> set[str]:
+        keys: set[str] = set()
+        store = store.copy()
+        store.hook = lambda _number, _operation, key: keys.add(key)
+        shown(store)
+        take_up(store)
+        return keys
 
     def flipped(self, store: MemoryStore, key: str, bit: int) -> str:
         """Flip a bit and say what became of it: one of OUTCOMES."""
+        if key not in self.read:
+            return "unharmed"  # as it is not looked at
         store = store.copy()
         data = bytearray(store.read(key) or b"")
-        data[bit // 8] ^= 1 << bit % 8
+        data[bit // 8 % len(data)] ^= 1 << bit % 8  # an older copy may be shorter
         store.put(key, bytes(data))
         try:
             page, unreadable = shown(store)
@@ -221,6 +250,8 @@ def sweep(half_done: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     monkeypatch.setattr(running, "run_stage", restore)
     monkeypatch.setattr(running, "Heartbeat", Still)
     monkeypatch.setattr(running, "MemoryWatch", Still)
+    monkeypatch.setattr(reading, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr(status, "ThreadPoolExecutor", AtOnce)
     return Sweep(half_done)
 
 
