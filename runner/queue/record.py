@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from runner.errors import DamagedRecordError, StoreError
+from runner.errors import DamagedRecordError
 from runner.queue import fields
 from runner.queue.fields import Json, line
 from runner.store.log import DAMAGED
@@ -116,7 +116,7 @@ def _part(evaluation: Json | None, wanted: Callable[[str], bool]) -> Json | None
     return evaluation and {name: value for name, value in evaluation.items() if wanted(name)}
 
 
-# Records as JSON. A bucket may hold anything: wrong types are a StoreError, never a surprise.
+# Records as JSON. A bucket may hold anything: wrong types are damage, never a surprise.
 
 
 def to_json(job: Job) -> dict[str, Any]:
@@ -136,10 +136,10 @@ def to_json(job: Job) -> dict[str, Any]:
 
 
 def from_json(record: Json, job_id: str) -> Job:
-    """Return the job in a record. Raises StoreError for a record that is none of this job's.
+    """Return the job in a record. Fields of later versions of runner are left out.
 
-    Fields of later versions of runner are left out. A spec that is not the one of its digest is a
-    DamagedRecordError.
+    Raises:
+        DamagedRecordError: it is none of this job's, or its spec is not the one of its digest.
     """
     try:
         if record.get("id") != job_id:
@@ -151,7 +151,7 @@ def from_json(record: Json, job_id: str) -> Job:
         job = Job(**{name: take(record) for name, take in _FIELDS.items()}, **terms)
         changed = job.spec is not None and spec_digest(job.spec) != job.spec_digest
     except (TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
-        raise StoreError(
+        raise DamagedRecordError(
             f"record {record.get('number')!r} of job {job_id} can't be used: {error}. It was "
             "written by another program, or by a later version of runner."
         ) from error

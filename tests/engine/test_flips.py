@@ -288,7 +288,7 @@ def test_a_flipped_bit_anywhere_is_said_or_harmless(sweep: Sweep) -> None:
     random = Random(17)
     keys = sweep.store.list(f"{BASE}/")
     bits = {
-        key: [random.randrange(8 * (sweep.store.size(key) or 0)) for _ in range(20)] for key in keys
+        key: [random.randrange(8 * (sweep.store.size(key) or 0)) for _ in range(50)] for key in keys
     }
     text, wrong = table(sweep, bits)
     assert not wrong, "\n".join([text, *wrong[:20]])

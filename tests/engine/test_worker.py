@@ -1,5 +1,6 @@
 """What a worker takes, in which order, what it leaves, and how it says so."""
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -23,6 +24,7 @@ from runner.errors import (
 from runner.queue.job import Failure, Job, State
 from runner.queue.lease import LOOK_BEATS
 from runner.queue.owner import this_process
+from runner.store import log
 from runner.training.machine import Gpu
 from tests.engine.counting import LEASE_SECONDS, Counting, Shop, raising
 
@@ -380,6 +382,19 @@ def test_a_job_whose_records_are_gone_stops_no_worker(shop: Shop, gone: str) -> 
     for act in (shop.queue.cancel, shop.queue.unhold, shop.queue.retry):
         with pytest.raises(DamagedRecordError, match="remove the whole of jobs/ruined"):
             act("ruined")
+
+
+def test_a_record_that_makes_no_sense_beside_its_copy_stops_no_worker(shop: Shop) -> None:
+    """Of the first versions: it has no hash that would tell that it is damaged."""
+    shop.queue.claim(shop.submit("ruined", priority=1), this_process()).release("going home")
+    shop.submit("whole")
+    key = "jobs/ruined/log/000000000002.json"
+    record = log.decode(shop.store.read(key) or b"", key)
+    shop.store.put(key, json.dumps({**record, "submitted_at": "yesterday"}).encode())
+    stage = Counting()
+    shop.work(stage)
+    assert stage.ran == ["whole"]
+    assert "ruined: cannot be read: record 2 of job ruined can't be used" in shop.reporter.text
 
 
 def test_an_owner_notices_that_its_job_was_removed(shop: Shop) -> None:
