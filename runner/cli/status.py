@@ -7,7 +7,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -20,6 +20,7 @@ from runner.queue.drain import name_of
 from runner.queue.job import HOLD, Job, Stage, State, line
 from runner.queue.protocol import Availability, Heartbeat
 from runner.queue.queue import Queue
+from runner.queue.survey import Survey
 from runner.store.base import Store
 from runner.store.filesystem import FileStore
 
@@ -69,18 +70,21 @@ def run(options: argparse.Namespace) -> int:
         views = _views(queue, options, unreadable)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             document = list(pool.map(lambda view: describe(store, view), views))
-        document += [{"id": name, "state": "unreadable"} for name in unreadable]
+        document += [
+            {"id": name, "state": "unreadable", "reason": line(why)}
+            for name, why in unreadable.items()
+        ]
         alone = len(options.job) == 1 and len(document) == 1
         print(json.dumps(document[0] if alone else document, indent=2))
         return _said(unreadable)
     if options.watch:
         _watch(queue, options)
     views = _views(queue, options, unreadable)
-    if views:
+    if views or unreadable:
         from runner.cli.render import show
 
-        show(_table(views))
-    elif not unreadable:
+        show(_table(views, unreadable))
+    else:
         chosen = options.state or options.worker or options.match
         if isinstance(store, FileStore) and not store.is_there:
             say(f"no jobs: {store.url} is not there yet")
@@ -94,9 +98,13 @@ def run(options: argparse.Namespace) -> int:
     return _said(unreadable)
 
 
+def _cannot(unreadable: Mapping[str, str]) -> list[str]:
+    return [f"{name}: cannot be read: {why}" for name, why in unreadable.items()]
+
+
 def _said(unreadable: Mapping[str, str]) -> int:
-    for name, why in unreadable.items():
-        say(f"{name}: cannot be read: {why}")
+    for words in _cannot(unreadable):
+        say(words)
     return Exit.STORAGE if unreadable else Exit.DONE
 
 
@@ -106,11 +114,15 @@ def _watch(queue: Queue, options: argparse.Namespace) -> None:
     from rich.text import Text
 
     lines: list[Line] = []
+    unreadable: dict[str, str] = {}
+    survey = _survey(queue, unreadable)
     with Live(refresh_per_second=4, screen=False) as live:
         while True:
             away: list[Line] = []
+            unreadable.clear()
             try:
-                lines = _table(_views(queue, options, {}))
+                lines = _table(_views(queue, options, unreadable, survey), unreadable)
+                lines += [[(words, "red")] for words in _cannot(unreadable)]
             except StoreRefusedError:
                 raise
             except StoreError as error:  # what was seen last stays, and is looked for again
@@ -213,11 +225,23 @@ def describe(store: Store, view: View) -> dict[str, Any]:
     return document
 
 
-def _views(queue: Queue, options: argparse.Namespace, unreadable: dict[str, str]) -> list[View]:
-    if options.job:
-        jobs = [queue.job(name) for name in options.job]
-    else:
-        jobs = queue.jobs(lambda name, error: unreadable.__setitem__(name, str(error)))
+def _survey(queue: Queue, unreadable: dict[str, str]) -> Survey:
+    def cannot_read(job_id: str, error: StoreError) -> None:
+        unreadable[job_id] = str(error)
+
+    return Survey(queue, cannot_read, every_change=True)
+
+
+def _views(
+    queue: Queue,
+    options: argparse.Namespace,
+    unreadable: dict[str, str],
+    survey: Survey | None = None,
+) -> list[View]:
+    """Return the jobs that are asked for, the oldest first; why others can't be read."""
+    jobs = (survey or _survey(queue, unreadable)).jobs(options.job or None)
+    for name in {*options.job} - {job.id for job in jobs} - unreadable.keys():
+        queue.job(name)  # NotFoundError, with names that are like it
     views = view_all(queue, sorted(jobs, key=lambda job: (job.submitted_at, job.id)))
     return [view for view in views if _is_wanted(view, options)]
 
@@ -251,11 +275,17 @@ def _manifest(store: Store, reference: Mapping[str, Any] | None) -> dict[str, An
     """What a checkpoint says of itself, for people; a damaged one says nothing."""
     if reference is None:
         return {}
+    from blake3 import blake3
+
     key = str(reference.get("manifest", ""))
     for _ in range(LOOKS):  # a line that was cut within an answer is no damage
         try:
             data = store.read(key, max_bytes=MOST_MANIFEST)
-            manifest = json.loads(data) if data is not None else {}
+            if data is None:
+                return {}
+            if not key.endswith(f"-{blake3(data).hexdigest()[:32]}.json"):
+                continue
+            manifest = json.loads(data)
         except StoreError:
             return {}
         except (ValueError, RecursionError):
@@ -320,11 +350,12 @@ COLOURS = {
 }  # fmt: skip
 
 
-def _table(views: Sequence[View]) -> list[Line]:
+def _table(views: Sequence[View], unreadable: Collection[str] = ()) -> list[Line]:
     from runner.cli.render import columns
 
-    styles = [COLOURS.get(view.state, "") for view in views]
-    return columns([COLUMNS, *map(_row, views)], styles=["", *styles], styled=1)
+    ruined = [(name, "unreadable", *[""] * (len(COLUMNS) - 2)) for name in unreadable]
+    styles = [COLOURS.get(view.state, "") for view in views] + ["red"] * len(ruined)
+    return columns([COLUMNS, *map(_row, views), *ruined], styles=["", *styles], styled=1)
 
 
 def _row(view: View) -> tuple[str, ...]:
