@@ -22,6 +22,7 @@ from runner.training.progress import Progress
 MANY_LINES = 500
 PLAIN_SECONDS = 10.0  #: between plain progress lines
 IN_PLACE_SECONDS = 1.0  #: between two writings of a line in place
+PLAIN = "RUNNER_PLAIN"  #: set where several workers share a terminal
 IN_PLACE = "RUNNER_IN_PLACE"  #: set by `runner.run`, which shows our progress in a notebook
 
 
@@ -33,6 +34,8 @@ def make_reporter(touched: list[str]) -> "LiveReporter | PlainReporter":
     Args:
         touched: gets the id of each job that is worked on.
     """
+    if os.environ.get(PLAIN):
+        return PlainReporter(touched)
     if in_notebook(os.environ):
         return InPlaceReporter(touched)
     console = Console(file=cast(IO[str], _Terminal(sys.stderr)))
@@ -73,7 +76,7 @@ def started_text(job: Job) -> str:
         newest = job.checkpoints[0]
         after = f"after epoch {job.epoch}, " if job.epoch else ""
         what = f"resuming {after}at step {newest.get('step', 0)}"
-    tries = f" (attempt {job.attempts})" if job.attempts > 1 else ""
+    tries = f" (attempt {job.tries})" if job.tries > 1 else ""
     return f"{job.id}: {what}{tries}"
 
 
@@ -90,6 +93,8 @@ def ended_text(job: Job, epochs: int = 0) -> str:
         )
     if job.state is State.QUEUED:
         return f"{job.id}: queued again at step {job.step}: {job.reason}"
+    if job.state is State.CANCELLED:
+        return f"{job.id}: {job.reason or 'cancelled'}"
     why = f": {job.reason}" if job.reason else ""
     return f"{job.id}: {job.state.value}{why}"
 

@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 
 from runner.checkpoint import reading
-from runner.checkpoint.checkpointer import Checkpointer
+from runner.checkpoint.ledger import Ledger
 from runner.checkpoint.manifest import Reference
 from runner.checkpoint.packs import hash_bytes
 from runner.checkpoint.reading import Restored, read_checkpoint
 from runner.cli import status
+from runner.cli.detail import detail
 from runner.engine import running
 from runner.engine.machine import Looking, Machine
 from runner.engine.preemption import StopRequest
@@ -128,7 +129,7 @@ RESTORING: list[Taken] = []  #: what `restore` finds
 def restore(attempt: Attempt) -> None:
     """In the place of a training."""
     job, taken = attempt.lease.job, RESTORING[-1]
-    saver = Checkpointer(
+    saver = Ledger(
         attempt.store,
         attempt.prefix,
         token=job.token,
@@ -151,7 +152,7 @@ def shown(store: MemoryStore) -> tuple[dict[str, Any], Mapping[str, str]]:
     status._table(views, unreadable)
     documents = [status.describe(store, view) for view in views]
     for view in views:
-        status._detail(store, view)
+        detail(queue, view)
     return (documents or [{}])[0], unreadable
 
 

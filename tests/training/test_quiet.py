@@ -26,3 +26,15 @@ def test_the_import_is_quiet_and_what_is_logged_later_is_heard() -> None:
     assert first == "imported", done.stderr
     assert "Logging error" not in done.stderr
     assert [line.split(":")[-1].split("] ")[-1] for line in later] == ["traced again", "from absl"]
+
+
+def test_a_cards_memory_is_taken_as_it_is_needed() -> None:
+    """TensorFlow and JAX take nearly all of it by themselves, whoever else works on that card."""
+    names = ("TF_FORCE_GPU_ALLOW_GROWTH", "XLA_PYTHON_CLIENT_PREALLOCATE")
+    program = f"{PROGRAM}\nimport os\nprint(*(os.environ[name] for name in {names}))"
+    clean = {key: value for key, value in os.environ.items() if key not in names}
+    environment = {**clean, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["true", "false"]
