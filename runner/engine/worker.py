@@ -237,9 +237,12 @@ class Worker:
         return ", ".join(waits), ""
 
     def _hold(self, job: Job, reason: str) -> None:
-        with suppress(ConflictError):  # someone else did something about it
+        try:
             self._note_held(self._queue.hold_queued(job, reason))
-        self._survey.again(job.id)
+        except ConflictError:
+            pass  # someone else did something about it
+        finally:
+            self._survey.again(job.id)
 
     def _note_held(self, job: Job) -> None:
         self.held.append(job.id)
@@ -347,7 +350,10 @@ class Worker:
             lease = self._queue.claim(job, self._me.claimant(kills), judged=verdict, why=why)
         except ConflictError as error:
             logger.info("%s", error)
-            return self._look_who_was_first(job)
+            now = self._survey.taken(job.id)
+            if now is not None and now.state is State.HELD:
+                self._note_held(now)
+            return now is not None and now.state is State.QUEUED  # to be had, as it is now
         except (DamagedRecordError, LinkedError) as error:
             return self._pass_over(job, error)
         self._reporter.started(lease.job)
@@ -407,13 +413,6 @@ class Worker:
     def _say_away(self, error: StoreError) -> None:
         self._reporter.note(f"the bucket is away, waiting for it: {error}")
         self._nap(self._queue.lease_seconds / BEATS_PER_LEASE)
-
-    def _look_who_was_first(self, job: Job) -> bool:
-        """Say it if a job is held now; whether it is still to be had, as it is now."""
-        now = self._survey.taken(job.id)
-        if now is not None and now.state is State.HELD:
-            self._note_held(now)
-        return now is not None and now.state is State.QUEUED
 
 
 def _no(why: str) -> Availability:

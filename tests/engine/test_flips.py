@@ -129,7 +129,7 @@ RESTORING: list[Taken] = []  #: what `restore` finds
 def restore(attempt: Attempt) -> None:
     """In the place of a training."""
     job, taken = attempt.lease.job, RESTORING[-1]
-    ledger = Ledger(
+    saver = Ledger(
         attempt.store,
         attempt.prefix,
         token=job.token,
@@ -138,7 +138,7 @@ def restore(attempt: Attempt) -> None:
         best=job.best,
         warn=taken.warnings.append,
     )
-    restored = ledger.restore()
+    restored = saver.restore()
     taken.token, taken.spec = job.token, attempt.spec
     taken.state = None if restored is None else whole(restored)
     raise PreemptedError("seen")
