@@ -1,0 +1,90 @@
+"""Trainings one after the other in one process, as a worker does its jobs."""
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import pytest
+
+from runner import spec as specs
+from runner.errors import PreemptedError
+from runner.queue.queue import Queue
+from runner.store.memory import MemoryStore
+from runner.training.progress import Progress
+from runner.training.trainer import train
+
+ONE: dict[str, Any] = {
+    "name": "one",
+    "data": {"name": "digits", "arguments": {"image_size": 8}},
+    "model": {"name": "mlp"},
+    "training": {"epochs": 2, "batch_size": 128, "threads": 1},
+}
+
+
+def run(look: Callable[[Progress], None], stop: Callable[[], str | None] = lambda: None) -> None:
+    store = MemoryStore()
+    queue = Queue(store)
+    spec = specs.parse(ONE, source="test")
+    job = queue.submit("one", spec.effective())
+    lease = queue.claim(job, {"host": "here", "pid": 1})
+    train(
+        spec,
+        store=store,
+        prefix="jobs/one",
+        token=lease.token,
+        commit=lease.commit,
+        should_stop=stop,
+        on_progress=look,
+    )
+
+
+def test_an_earlier_training_is_gone_after_the_first_step_of_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else its network and its data would lie there as long as the next one trains."""
+    models: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+
+    def look(progress: Progress) -> None:
+        if progress.global_step == 1:
+            alive.append(sum(model() is not None for model in models))
+
+    real = keras.Model.compile
+
+    def compile_it(model: Any, *arguments: Any, **named: Any) -> None:
+        models.append(weakref.ref(model))
+        real(model, *arguments, **named)
+
+    monkeypatch.setattr(keras.Model, "compile", compile_it)
+    for _ in range(3):
+        run(look)
+    assert alive == [1, 1, 1]
+
+
+def test_it_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is frozen is never freed while the training lasts, and each look takes 0.3 s."""
+    frozen: list[int] = []
+    steps: list[int] = []
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(steps[-1] if steps else 0))
+    run(lambda progress: steps.append(progress.global_step))
+    assert len([step for step in steps if step]) >= 3
+    assert len(frozen) == 1
+
+
+def test_the_collector_of_cycles_is_as_it_was_however_a_training_ends() -> None:
+    frozen: list[int] = []
+
+    def look(progress: Progress) -> None:
+        if progress.global_step:
+            frozen.append(gc.get_freeze_count())
+
+    run(look)
+    whole = len(frozen)
+    assert gc.get_freeze_count() < 1000
+    with pytest.raises(PreemptedError):
+        run(look, lambda: "SIGTERM" if len(frozen) > whole else None)
+    assert gc.get_freeze_count() < 1000
+    assert min(frozen) > 100_000, "what stays is looked at once"
+    assert gc.isenabled()
