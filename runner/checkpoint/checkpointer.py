@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from runner.checkpoint.ledger import Ledger, Snapshot
 from runner.checkpoint.manifest import Manifest, Reference
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 class _Request:
     snapshot: Snapshot
     best: bool
-    done: threading.Event = field(default_factory=threading.Event)
 
 
 class Checkpointer:

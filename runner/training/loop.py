@@ -136,7 +136,7 @@ class Loop:
         self.saving.position = replace(self._position, epoch=epoch, step=step, stop=False)
         self._epoch_base = self._position.global_step - step
         if self._fresh:
-            self._parts.keep_metrics()
+            self._parts.reset_metrics()
             # Written while the first step runs; waited for at that step's end.
             self.saving.position = replace(self._position, moment="start")
             self.capture.record(self._position)

@@ -85,7 +85,7 @@ class Parts:
         self._structure = Structure(self.model)
         self.attributes = Attributes(self.variables.parts, covered, self._warn)
 
-    def keep_metrics(self) -> None:
+    def reset_metrics(self) -> None:
         """Set metrics to what they were before the first step was traced."""
         for variable, value in self._kept_metrics:
             variable.assign(value)

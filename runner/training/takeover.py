@@ -78,7 +78,7 @@ class Takeover:
             loop.resume(restored)
         for name in HOOKS:
             self._hooks.replace(name, getattr(loop, name))
-        self._hooks.replace("on_train_end", self._end)
+        self._hooks.replace("on_train_end", self._end)  # calls the loop's, then lets go
         saving.report("train", None, force=True)
 
     def _belongs_to_a_later_fit(self, restored: Restored, model: Any, fit: Any) -> bool:
