@@ -145,3 +145,20 @@ def test_the_first_step_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     told: list[Progress] = []
     run(Bucket(), on_progress=told.append)
     assert 1 in [progress.global_step for progress in told]
+
+
+def test_nobody_sees_a_step_before_the_training_can_be_resumed() -> None:
+    """A slow bucket: the state before the first step counts when that step is reported."""
+    store = Bucket()
+    known: list[tuple[int, int]] = []
+
+    def slowly(number: int, operation: str, key: str) -> None:
+        if "/checkpoints/" in key and operation == "put":
+            time.sleep(1.0)
+
+    def look(progress: Progress) -> None:
+        known.append((progress.global_step, len(Queue(store).job("away").checkpoints)))
+
+    store.hook = slowly
+    run(store, every="1h", on_progress=look)
+    assert min(checkpoints for step, checkpoints in known if step) == 1

@@ -262,6 +262,28 @@ def compiled_again(callbacks: list[Any]) -> Result:
     return result(model.fit(batches(), callbacks=[Compiles(), *callbacks], **FIT), model)
 
 
+class Begins(keras.metrics.Metric):  # type: ignore[misc]
+    """Begins at one and is reset to zero: fit does not reset what its first step builds."""
+
+    def __init__(self) -> None:
+        super().__init__(name="begins")
+        self.total = self.add_weight(initializer="ones")
+
+    def update_state(self, y: Any, prediction: Any, sample_weight: Any = None) -> None:
+        self.total.assign_add(1.0)
+
+    def result(self) -> Any:
+        return self.total + 0.0
+
+    def reset_state(self) -> None:
+        self.total.assign(0.0)
+
+
+def metric_in_its_first_epoch(callbacks: list[Any]) -> Result:
+    model = dense(metrics=[Begins()])
+    return result(model.fit(batches(), callbacks=callbacks, **FIT), model)
+
+
 PROGRAMS = [
     gan,
     eager_gan,
@@ -272,7 +294,7 @@ PROGRAMS = [
     eager_draws,
 ]
 PROGRAMS += [set_before_the_first_step, attribute_of_keras, curriculum, compiled_again]
-PROGRAMS += [private_attribute_of_keras, draws_from_tensorflow]
+PROGRAMS += [private_attribute_of_keras, draws_from_tensorflow, metric_in_its_first_epoch]
 
 
 def attempt(
