@@ -524,6 +524,19 @@ def test_failed_write_is_raised_at_the_next_call_and_then_tried_again() -> None:
     assert_is(log.claim(store).restore(), 3)
 
 
+def test_what_a_failed_checkpoint_was_to_say_comes_with_the_next() -> None:
+    store, log = MemoryStore(), Log()
+    saver = saved(store, log, 1)
+    store.hook = away
+    with pytest.raises(StoreError):
+        saver.save(snapshot(2, notes=("continued on different numerics",)), wait=True)
+    store.hook = None
+    saver.save(snapshot(3, notes=("more",)), wait=True)
+    assert log.last["notes"] == ("continued on different numerics", "more")
+    saver.save(snapshot(4), wait=True)
+    assert log.last["notes"] == ()
+
+
 def test_patience_lets_the_training_go_on_until_too_much_is_unsaved(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -404,6 +404,32 @@ def test_a_list_on_an_object_of_keras_that_changes_is_named(
     assert "model.gathered has changed in mid-training" in caplog.text
 
 
+class Stops(keras.callbacks.Callback):  # type: ignore[misc]
+    """Stops the training in the middle of its first epoch."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if int(self.model.optimizer.iterations) == 2:
+            self.model.stop_training = True
+
+
+class DiesAtTheEnd(keras.callbacks.Callback):  # type: ignore[misc]
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        raise RuntimeError("interrupted at an epoch's end")
+
+
+def stopped_in_an_epoch(callbacks: list[Any]) -> Result:
+    model = dense()
+    return result(model.fit(batches(), callbacks=[Stops(), *callbacks], **FIT), model)
+
+
+def test_a_training_that_was_stopped_in_an_epoch_stays_stopped(tmp_path: Path) -> None:
+    """Its last state is after that step, and the kill comes before the epoch has ended."""
+    whole = attempt(stopped_in_an_epoch, 0, [])
+    with pytest.raises(RuntimeError, match="an epoch's end"):
+        attempt(stopped_in_an_epoch, 1, [DiesAtTheEnd(), kept(tmp_path, save_freq=2)])
+    assert attempt(stopped_in_an_epoch, 2, [kept(tmp_path)]) == whole
+
+
 class Momentum(keras.optimizers.Optimizer):  # type: ignore[misc]
     """Lists what it makes in build, as optimizers of one's own do."""
 
