@@ -6,7 +6,6 @@ Imports neither TensorFlow nor anything else that is slow: people call it often.
 import argparse
 import json
 import math
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from typing import Any
 
 from runner.cli.common import add_store_option, open_queue, say
 from runner.cli.exit import Exit
-from runner.errors import SpecError, StoreError, StoreRefusedError
+from runner.cli.render import ago, count, duration, metric_texts, show, sparkline
+from runner.errors import SpecError, StoreError
 from runner.queue.drain import name_of
 from runner.queue.job import HOLD, Job, Stage, State, line
 from runner.queue.protocol import Availability, Heartbeat
@@ -24,14 +24,12 @@ from runner.queue.queue import Queue
 from runner.store.base import Store
 from runner.store.filesystem import FileStore
 
-WATCH_SECONDS = 2.0
 MOST_DEPTH = 50
 LOOKS = 3  #: at what reads like damage
 MOST_MANIFEST = 32 << 20  #: bytes; a network of 10,000 variables has 3 MB
 MOST_TRACE = 1 << 20  #: bytes
 TRACE_LINES = 14
 AT_ONCE = 16  #: requests under way together
-Line = list[tuple[str, str]]  #: text and style of each piece
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,12 +68,12 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(document[0] if alone else document, indent=2))
         return _said(unreadable)
     if options.watch:
-        _watch(queue, options)
+        from runner.cli.live import watch
+
+        watch(lambda: _table(_views(queue, options, {})))
     views = _views(queue, options, unreadable)
     if views:
-        from runner.cli.render import show
-
-        show(_table(views))
+        show(*_table(views))
     elif not unreadable:
         chosen = options.state or options.worker or options.match
         if isinstance(store, FileStore) and not store.is_there:
@@ -92,26 +90,6 @@ def _said(unreadable: Mapping[str, str]) -> int:
     for name, why in unreadable.items():
         say(f"{name}: cannot be read: {why}")
     return Exit.STORAGE if unreadable else Exit.DONE
-
-
-def _watch(queue: Queue, options: argparse.Namespace) -> None:
-    """Show the table until Ctrl-C."""
-    from rich.live import Live
-    from rich.text import Text
-
-    lines: list[Line] = []
-    with Live(refresh_per_second=4, screen=False) as live:
-        while True:
-            away: list[Line] = []
-            try:
-                lines = _table(_views(queue, options, {}))
-            except StoreRefusedError:
-                raise
-            except StoreError as error:  # what was seen last stays, and is looked for again
-                away = [[(f"the bucket is away, trying again: {error}", "yellow")]]
-            shown = [Text.assemble(*line, no_wrap=True) for line in [*lines, *away]]
-            live.update(Text("\n").join(shown))
-            time.sleep(WATCH_SECONDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,23 +282,19 @@ def _node(job: Job) -> str | None:
     return line(str(found)[:100]) if found else None
 
 
-COLUMNS = ("ID", "STATUS", "PROGRESS", "METRIC", "TRY", "WORKER", "SEEN", "UNSAVED", "ETA")
+COLUMNS = ("ID", "STATUS", "PROGRESS", "METRIC", "", "TRY", "WORKER", "SEEN", "UNSAVED", "ETA")
 COLOURS = {
     "succeeded": "green", "running": "cyan", "failed": "red", "lost": "yellow",
     "cancelled": "dim", "held": "yellow", "stalled": "yellow",
 }  # fmt: skip
 
 
-def _table(views: Sequence[View]) -> list[Line]:
-    from runner.cli.render import columns
-
-    styles = [COLOURS.get(view.state, "") for view in views]
-    return columns([COLUMNS, *map(_row, views)], styles=["", *styles], styled=1)
+def _table(views: Sequence[View]) -> tuple[list[tuple[str, ...]], list[str]]:
+    """The rows, their header first, and the styles of those after it."""
+    return [COLUMNS, *map(_row, views)], [COLOURS.get(view.state, "") for view in views]
 
 
 def _row(view: View) -> tuple[str, ...]:
-    from runner.cli.render import duration
-
     job, state, beat = view.job, view.state, view.beat
     # a worker that lives is beyond what it has committed; what a dead one had beyond it is lost
     ahead = beat if beat and state == "running" and beat.step >= job.step else job
@@ -330,7 +304,7 @@ def _row(view: View) -> tuple[str, ...]:
         job.id,
         _text(view),
         f"epoch {ahead.epoch} step {ahead.step}",
-        _metric(job, ahead),
+        *_metrics(job, ahead),
         str(job.attempts),
         _worker(job) if state in ("running", "stalled") else "",
         duration(seen) + " ago" if seen is not None else "",
@@ -341,8 +315,6 @@ def _row(view: View) -> tuple[str, ...]:
 
 def _text(view: View) -> str:
     """The state in words."""
-    from runner.cli.render import duration
-
     job, state = view.job, view.state
     if state == "lost":
         seen = view.availability.seen_seconds if view.availability else None
@@ -366,20 +338,18 @@ def _text(view: View) -> str:
     return f"{text}, can be resumed" if job.checkpoints and text == state else text
 
 
-def _metric(job: Job, ahead: Job | Heartbeat) -> str:
-    from runner.cli.render import metrics_text
-
+def _metrics(job: Job, ahead: Job | Heartbeat) -> tuple[str, str]:
+    """Two at most: the first and the last of those that people steer by."""
     top_1 = real((job.evaluation or {}).get("top_1"))
     if top_1 is not None:
-        return f"test top_1 {top_1:.4f}"
+        return f"test top_1 {top_1:.4f}", ""
     metrics = ahead.metrics or job.metrics or {}
     shown = {name: real(value) for name, value in metrics.items()}
-    return metrics_text({name: value for name, value in shown.items() if value is not None})
+    texts = metric_texts({name: value for name, value in shown.items() if value is not None})
+    return texts[0] if texts else "", texts[-1] if len(texts) > 1 else ""
 
 
 def _detail(store: Store, view: View) -> str:
-    from runner.cli.render import ago, count, duration, sparkline
-
     job, document = view.job, describe(store, view)
     now = datetime.now(UTC)
     lines = [
@@ -401,7 +371,7 @@ def _detail(store: Store, view: View) -> str:
     for name, values in document["history"].items():
         numbers = [value for value in map(real, values) if value is not None]
         if numbers:
-            lines.append(f"  {name:<11} {sparkline(numbers[-60:])}  {numbers[-1]:.4f}")
+            lines.append(f"  {name:<11} {sparkline(numbers[-48:])}  {numbers[-1]:.4f}")
     measured = {**(document["evaluation"] or {}), **(document["evaluation_run"] or {})}
     for name, value in measured.items():
         if isinstance(value, float):

@@ -14,9 +14,9 @@ from typing import Any
 import nbformat
 import pytest
 
+from runner.cli.live import in_notebook
 from runner.cli.main import main
 from runner.cli.notebook import FOLDER, make
-from runner.cli.render import in_notebook
 from runner.errors import SpecError
 from tests.harness import ENVIRONMENT, REPOSITORY, Runner, wait_until
 
