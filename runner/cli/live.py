@@ -4,10 +4,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from types import TracebackType
-from typing import IO, Any, Self, cast
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import IO, Any, cast
 
 from rich.console import Console, Group
 from rich.constrain import Constrain
@@ -41,7 +40,8 @@ WATCH_SECONDS = 2.0  #: between two looks at all jobs
 IN_PLACE = "RUNNER_IN_PLACE"  #: set by `runner.run`, which shows our progress in a notebook
 
 
-def make_reporter(touched: list[str]) -> "PlainReporter":
+@contextmanager
+def make_reporter(touched: list[str]) -> "Iterator[PlainReporter]":
     """Live progress where standard error is a terminal, else plain lines.
 
     A notebook's `!runner` looks like a terminal and understands only carriage returns.
@@ -49,14 +49,20 @@ def make_reporter(touched: list[str]) -> "PlainReporter":
     Args:
         touched: gets the id of each job that is worked on.
     """
-    if in_notebook(os.environ):
-        return InPlaceReporter(touched)
     stream = sys.stderr
+    if in_notebook(os.environ):
+        yield InPlaceReporter(touched)
+        return
     if stream.isatty():  # of our own: what is imported may be kept from writing for seconds
         own = os.dup(stream.fileno())
         stream = os.fdopen(own, "w", encoding=stream.encoding, errors="replace")
     console = Console(file=cast(IO[str], _Terminal(stream)))
-    return LiveReporter(console, touched) if console.is_terminal else PlainReporter(touched)
+    if not console.is_terminal:
+        yield PlainReporter(touched)
+        return
+    reporter = LiveReporter(console, touched)
+    with reporter.live:
+        yield reporter
 
 
 def in_notebook(environ: Mapping[str, str]) -> bool:
@@ -94,17 +100,6 @@ class PlainReporter:
         self._epoch_said_at = -math.inf
         self._epoch = 0
         self._pace = Pace()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        pass
 
     def note(self, text: str) -> None:
         """Write the line."""
@@ -192,7 +187,7 @@ class LiveReporter(PlainReporter):
             TextColumn("{task.fields[unsaved]}"),
             _Where(),
         )
-        self._live = Live(
+        self.live = Live(  #: to be entered
             console=console,
             transient=True,
             refresh_per_second=4,
@@ -200,18 +195,6 @@ class LiveReporter(PlainReporter):
         )
         self._task: TaskID | None = None
         self._begun_at: int | None = None  # the optimizer step at which the attempt began
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._live.stop()
 
     def note(self, text: str) -> None:
         """Write the line above the moving one."""

@@ -115,7 +115,7 @@ class Screen:
 
     @property
     def line(self) -> str:
-        shown = self.console.render_lines(self.reporter._live.get_renderable())
+        shown = self.console.render_lines(self.reporter.live.get_renderable())
         assert len(shown) == 1
         text = "".join(segment.text for segment in shown[0]).rstrip()
         assert len(text) <= self.console.width - len("^C")
