@@ -3,11 +3,13 @@
 RunnerError
 ├── SpecError (ValueError)            the user edits the spec
 │   └── DataError                     the user mends the data file that the spec names
+│       └── MissingHereError          this machine lacks it: leave the job to another
 ├── NotFoundError (LookupError)       unknown job, model, dataset or checkpoint
 │   └── NotReadyError                 not there yet: wait for the training
 ├── ConflictError                     someone was first: read again, retry
 │   └── LeaseLostError                stop; write nothing more
 ├── StoreError (OSError)              the bucket failed for now: back off, retry
+│   ├── DataAwayError                what a job reads can't be had here: another machine may have it
 │   ├── StoreRefusedError             it will not work until someone mends it: stop, lose nothing
 │   └── DamagedRecordError            one record is not what was written: use its copy, or ask
 ├── CheckpointError                   incomplete or damaged: use the one before
@@ -27,6 +29,10 @@ class SpecError(RunnerError, ValueError):
 
 class DataError(SpecError):
     """The data that a spec names is missing, damaged or of the wrong form."""
+
+
+class MissingHereError(DataError):
+    """A file, a package or access that another machine may have, and this one has not."""
 
 
 class NotFoundError(RunnerError, LookupError):
@@ -51,6 +57,10 @@ class StoreError(RunnerError, OSError):
 
 class StoreRefusedError(StoreError):
     """The bucket will not do what was asked until someone mends access, name or space."""
+
+
+class DataAwayError(StoreError):
+    """What a job reads besides the store can't be had here, or not now. The store is fine."""
 
 
 class LinkedError(StoreRefusedError):

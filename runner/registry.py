@@ -69,6 +69,12 @@ def get(kind: Kind, name: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
+def package_of(kind: Kind, name: str) -> str | None:
+    """The user's own package that offers an entry; None for a file of runner's."""
+    point = None if _is_entry(kind, name) else _plugins(kind).get(name)
+    return point.dist.name if point and point.dist else None
+
+
 def _imported(kind: Kind, name: str) -> ModuleType:
     """Import a file, which may be its user's own and unfinished."""
     try:

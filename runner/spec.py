@@ -77,7 +77,8 @@ def _check_optimizer(value: Any) -> Any:
 Duration = Annotated[str, BeforeValidator(_check_duration)]
 Monitor = Literal["loss", "top_1", "top_5", "val_loss", "val_top_1", "val_top_5"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+Label = Annotated[str, Field(pattern=LABEL)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -93,6 +94,11 @@ class Data(_Part):
     name: str = Field("digits", description="an entry of runner/datasets")
     path: str | None = Field(
         None, description="file or URL to read from; null for the dataset's own source"
+    )
+    given: str | None = Field(
+        None,
+        description="a relative path, as seen from the folder of `submit`: where a machine has no"
+        " `path`, this is looked for in its worker's folder",
     )
     validation_split: Fraction = Field(
         0.2, description="share of the training images held out, before any repeat"
@@ -331,7 +337,10 @@ class JobSpec(_Part):
 
     def effective(self) -> dict[str, Any]:
         """The whole spec as plain JSON, every default written out."""
-        return self.model_dump(mode="json", exclude={"schema_"})
+        whole = self.model_dump(mode="json", exclude={"schema_"})
+        if self.data.given is None:
+            del whole["data"]["given"]  # which versions of runner without it can read
+        return whole
 
 
 def parse(raw: Mapping[str, Any], *, source: str) -> JobSpec:

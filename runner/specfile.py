@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def changed(raw: Mapping[str, Any], changes: Iterable[str]) -> dict[str, Any]:
     result = copy.deepcopy(dict(raw))
     for change in changes:
         if _apply(result, change) == "data.path":
+            result["data"].pop("given", None)  # of the path before
             _resolve_data_path(result, Path.cwd())
     return result
 
@@ -85,6 +87,7 @@ def _variants(raw: dict[str, Any], path: Path) -> Iterator[tuple[dict[str, Any],
         for key, value in variant.items():
             _place(one, key, value)
         if "data.path" in variant:
+            one["data"].pop("given", None)
             _resolve_data_path(one, path.parent)
         yield one, f"{path}: sweep[{number - 1}]"
 
@@ -136,13 +139,19 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _resolve_data_path(raw: dict[str, Any], folder: Path) -> None:
-    """Make a relative local path absolute, so that it means the same in every folder."""
+    """Make a relative local path absolute, so that it means the same in every folder here.
+
+    On other machines it may be where it was, relative to the folder that one works in.
+    """
     data = raw.get("data")
     if isinstance(data, dict) and isinstance(path := data.get("path"), str):
         is_url = "://" in path or "::" in path
         if path and not is_url:
             try:
-                data["path"] = str((folder / Path(path).expanduser()).resolve())
+                local = Path(path).expanduser()
+                if not local.is_absolute():
+                    data["given"] = os.path.relpath(folder / local)
+                data["path"] = str((folder / local).resolve())
             except (RuntimeError, OSError, ValueError) as error:
                 msg = f"data.path: received {mistakes.short(path)}; it cannot be a path: {error}"
                 raise SpecError(msg) from None

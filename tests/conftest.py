@@ -1,9 +1,21 @@
 """What holds for all tests."""
 
+from collections.abc import Iterator
+
 import pytest
 
 #: in this order before all others: they take longest, and two workers share them
 FIRST = ("tests/engine/", "tests/training/test_exact_resume", "tests/training/test_matrix")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_of_this_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests submit stays unknown to the user's own workers, and the other way round."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+    patch.delenv("RUNNER_DATA_FROM", raising=False)
+    yield
+    patch.undo()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

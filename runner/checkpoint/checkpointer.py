@@ -1,9 +1,4 @@
-"""Checkpoints that count all at once or not at all, written while the training goes on.
-
-Order of writing: packs, manifest, commit. A death before the commit leaves garbage that no
-record refers to, never half a checkpoint; only after the commit is anything deleted, and only
-what no kept checkpoint uses. The commit is an append to the job's log by the lease's owner, so
-a worker that lost its lease can write nothing that counts.
+"""Checkpoints are written in the background, one at a time, while the training goes on.
 
 Memory: a snapshot refers to the training's own buffers; while it is written, TensorFlow puts new
 values into new buffers, so at most one extra copy of the state exists. On JAX it is that copy, made
@@ -18,64 +13,17 @@ nowhere. `overdue` says when too much is unsaved for going on.
 """
 
 import logging
-import os
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
-import numpy as np
-
-from runner.checkpoint.collection import GRACE_SECONDS, unreferenced
-from runner.checkpoint.manifest import Manifest, Position, Reference, name_of, used_packs
-from runner.checkpoint.plain import Array
-from runner.checkpoint.policy import Compaction, Keep, Latest
-from runner.checkpoint.reading import Restored, read_checkpoint, read_manifest
-from runner.checkpoint.writing import PACK_BYTES, PackWriter, Unchanged
+from runner.checkpoint.ledger import Ledger, Snapshot
+from runner.checkpoint.manifest import Manifest, Reference
+from runner.checkpoint.reading import Restored
 from runner.errors import CheckpointError, LeaseLostError, StoreError, StoreRefusedError
-from runner.store.base import Store
 
 logger = logging.getLogger(__name__)
-
-__all__ = ["Checkpointer", "Commit", "Position", "Reference", "Restored", "Snapshot"]
-
-
-class Commit(Protocol):
-    """Makes a checkpoint count: one append to the job's log. LeaseLostError: it never will."""
-
-    def __call__(
-        self,
-        *,
-        step: int,
-        epoch: int,
-        checkpoints: Sequence[Mapping[str, Any]],
-        best: Mapping[str, Any] | None,
-        notes: Sequence[str] = (),
-        metrics: Mapping[str, Any] | None = None,
-    ) -> object:
-        """Append the record."""
-
-
-def as_array(value: Any) -> Array:
-    """Return a host array of a tensor, without copying where the tensor is on the host."""
-    return np.asarray(value)
-
-
-@dataclass(kw_only=True)
-class Snapshot:
-    """One moment of a training, held by reference until it is written."""
-
-    tensors: Sequence[tuple[str, Any]]  #: name and anything that `to_host` turns into an array
-    python: Any  #: JSON, see `plain`
-    position: Position
-    history: Mapping[str, Any] = field(default_factory=dict)  #: for people: finite floats or None
-    numerics: Mapping[str, Any] = field(default_factory=dict)
-    notes: Sequence[str] = ()  #: said once, with the commit
-    to_host: Callable[[Any], Array] = as_array
-    shared: bool = True  #: the tensors are the training's own buffers, not copies of them
-    still: Collection[str] = ()  #: tensors that are not expected to change, of frozen layers
-    taken_at: float = field(default_factory=time.monotonic)
 
 
 @dataclass
@@ -86,104 +34,67 @@ class _Request:
 
 
 class Checkpointer:
-    """Saves, keeps and restores the checkpoints of one job under one lease.
+    """A thread that writes the checkpoints of one job.
 
     Args:
-        store: where to.
-        prefix: the job's folder, "jobs/cats"; "" for a store of its own.
-        token: of the lease; part of every name, so that no two owners write the same.
-        commit: makes a checkpoint count.
-        checkpoints: references from the job's log, newest first.
-        best: reference of the best checkpoint so far.
-        keep: which checkpoints stay, besides the best one.
+        ledger: of the job, under its lease.
         patience_seconds: while the bucket fails in ways that pass, nothing is raised, and
             `overdue` once this much work is unsaved; 0: a failure surfaces at the next call.
-        grace_seconds: leftovers of earlier owners are removed when they are older than this.
-        warn: told what people should know (a damaged checkpoint was passed over).
+        warn: told what people should know (the bucket is away).
         on_committed: gets what counts now, in the background; what it raises ends the write.
 
     Example:
+        >>> import numpy as np
+        >>> from runner.checkpoint.manifest import Position
         >>> from runner.store.memory import MemoryStore
-        >>> saver = Checkpointer(MemoryStore(), "jobs/a", token=1, commit=lambda **record: None)
+        >>> ledger = Ledger(MemoryStore(), "jobs/a", token=1, commit=lambda **record: None)
+        >>> saver = Checkpointer(ledger)
         >>> state = [("weights", np.ones(3))]
         >>> saver.save(Snapshot(tensors=state, python={}, position=Position()), wait=True)
         True
-        >>> saver.restore().tensors["weights"]
+        >>> saver.ledger.restore().tensors["weights"]
         array([1., 1., 1.])
     """
 
     def __init__(
         self,
-        store: Store,
-        prefix: str,
+        ledger: Ledger,
         *,
-        token: int,
-        commit: Commit,
-        checkpoints: Sequence[Mapping[str, Any]] = (),
-        best: Mapping[str, Any] | None = None,
-        keep: Keep = Latest(2),  # noqa: B008 - frozen
-        compaction: Compaction = Compaction(),  # noqa: B008 - frozen
-        pack_bytes: int = PACK_BYTES,
         patience_seconds: float = 0.0,
-        grace_seconds: float = GRACE_SECONDS,
         warn: Callable[[str], None] = logger.warning,
         on_committed: Callable[[Manifest], None] = lambda _: None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store = store
-        self._folder = f"{prefix}/" if prefix else ""
-        self._token = token
-        self._commit = commit
-        self._keep = keep
-        self._compaction = compaction
-        self._pack_bytes = pack_bytes
+        self.ledger = ledger
         self._patience = patience_seconds
-        self._grace = grace_seconds
         self._warn = warn
         self._on_committed = on_committed
-        self._clock = clock
-        self._references = [Reference.from_json(data) for data in checkpoints]
-        self._best = Reference.from_json(best) if best else None
-        self._manifests: dict[str, Manifest] = {}
-        self._garbage: list[str] = []
-        self._collected = False
-        self._unchanged = Unchanged()
         self._wake = threading.Condition()
         self._waiting: _Request | None = None
         self._writing: _Request | None = None
         self._error: BaseException | None = None
         self._owed: _Request | None = None  # a best that failed: nothing is committed before it
-        self._unsaid: tuple[str, ...] = ()  # notes of snapshots that were not committed
         self._closed = False
         self._thread: threading.Thread | None = None
-        self._saved_until = clock()  # the moment up to which work is committed
+        self._saved_until = time.monotonic()  # the moment up to which work is committed
         self._began_at = 0.0  # the write under way
         self._given_up = False  # nothing is committed any more
         self.write_seconds = 0.0  #: what the last write took, in the background
-        self.bytes_written = 0  #: by this object, packs and manifests
 
     # ------------------------------------------------------------------ what is known
 
     @property
     def last_committed(self) -> Reference | None:
         """The newest checkpoint that counts."""
-        with self._wake:
-            return self._references[0] if self._references else None
+        return self.ledger.newest
 
-    @property
-    def best(self) -> Reference | None:
-        """The best checkpoint that counts."""
-        return self._best
-
-    @property
-    def committed_at(self) -> float:
-        """When (monotonic) the state of the newest checkpoint was taken; else the beginning."""
-        return self._saved_until
+    def restore(self) -> Restored | None:
+        """Return the newest checkpoint that verifies; see `Ledger.restore`."""
+        return self.ledger.restore()
 
     @property
     def unsaved_seconds(self) -> float:
         """Seconds of work that a death right now would repeat."""
-        return self._clock() - self._saved_until
+        return time.monotonic() - self._saved_until
 
     @property
     def overdue(self) -> str | None:
@@ -229,7 +140,7 @@ class Checkpointer:
         with self._wake:
             ahead = 0.0
             if self._writing is not None:
-                ahead = max(0.0, self.write_seconds - (self._clock() - self._began_at))
+                ahead = max(0.0, self.write_seconds - (time.monotonic() - self._began_at))
             if self._waiting is not None:
                 ahead += self.write_seconds
             return ahead + self.write_seconds
@@ -320,7 +231,7 @@ class Checkpointer:
     def _run(self) -> None:
         while (request := self._next()) is not None:
             error: BaseException | None = None
-            started = self._began_at = self._clock()
+            started = self._began_at = time.monotonic()
             try:
                 owed = self._owed
                 if owed is not None and owed is not request and not request.best:
@@ -328,13 +239,12 @@ class Checkpointer:
                 self._write(request)
             except BaseException as caught:  # noqa: BLE001 - it is raised where the training sees it
                 error = caught
-                self._unsaid = tuple(dict.fromkeys([*self._unsaid, *request.snapshot.notes]))
                 if request.best and self._is_patient(caught):
                     self._owed = request
                 if self._is_patient(caught):
                     self._warn(f"a checkpoint could not be written yet: {caught}")
             with self._wake:
-                self.write_seconds = self._clock() - started
+                self.write_seconds = time.monotonic() - started
                 self._error = error
                 if isinstance(error, LeaseLostError):
                     self._waiting = None
@@ -348,170 +258,11 @@ class Checkpointer:
                 self._wake.wait()
             return self._writing
 
-    # ------------------------------------------------------------------ in the background
-
     def _write(self, request: _Request) -> None:
         snapshot = request.snapshot
-        manifest = self._write_packs(snapshot, again=request.best)
-        data = manifest.to_bytes()
-        step = manifest.position.global_step
-        key = f"{self._folder}checkpoints/t{self._token}-s{step}-{name_of(data)}.json"
-        self._store.put(key, data)
-        self.bytes_written += len(data)
-        if self._given_up:  # the job may have been let go
-            raise CheckpointError("the checkpoint was given up: there was no time left for it.")
-        reference = manifest.reference(key)
-        references = self._keep.kept([reference, *self._references])
-        best = reference if request.best else self._best
-        self._commit(
-            step=reference.step,
-            epoch=reference.epoch,
-            checkpoints=[kept.to_json() for kept in references],
-            best=best.to_json() if best else None,
-            notes=tuple(dict.fromkeys([*self._unsaid, *snapshot.notes])),
-            metrics={name: values[-1] for name, values in snapshot.history.items() if values},
-        )
-        self._unsaid = ()
+        manifest = self.ledger.write(snapshot, best=request.best, given_up=lambda: self._given_up)
         self._owed = None
-        self._committed(key, manifest, references, best, snapshot.taken_at)
-        self._on_committed(manifest)
-
-    def _write_packs(self, snapshot: Snapshot, *, again: bool) -> Manifest:
-        writer = PackWriter(
-            self._store,
-            f"{self._folder}packs/t{self._token}-",
-            self._kept_manifests(),
-            apart=len(self._keep.kept((0, 1))) > 1,  # else there is none to fall back to
-            compaction=self._compaction,
-            pack_bytes=self._pack_bytes,
-        )
-        stored: dict[str, Any] = {}  # tensors that lie in a kept pack already
-        tensors = list(reversed(snapshot.tensors))
-        if not again:
-            snapshot.tensors = ()
-        while tensors:  # each reference is let go as soon as its bytes have travelled
-            name, value = tensors.pop()
-            array = snapshot.to_host(value)
-            digest = self._unchanged.hash_of(name, array, shared=snapshot.shared)
-            if not writer.add(name, array, digest, still=name in snapshot.still):
-                stored[name] = value
-            del value, array
-        places, packs = writer.finish(lambda name: snapshot.to_host(stored[name]))
-        self.bytes_written += writer.bytes_written
-        return Manifest(
-            tensors=places,
-            packs=packs,
-            position=snapshot.position,
-            python=snapshot.python,
-            history=snapshot.history,
-            numerics=snapshot.numerics,
-            nonce=os.urandom(8).hex(),
-        )
-
-    def _committed(
-        self,
-        key: str,
-        manifest: Manifest,
-        references: list[Reference],
-        best: Reference | None,
-        taken_at: float,
-    ) -> None:
-        before = [*self._references, *([self._best] if self._best else [])]
         with self._wake:
-            self._references, self._best = references, best
-            self._saved_until = taken_at
-        self._manifests[key] = manifest
-        kept = {kept.manifest for kept in references} | ({best.manifest} if best else set())
-        dropped = {reference.manifest for reference in before} - kept
-        used = used_packs(self._manifests[key] for key in kept if key in self._manifests)
-        all_known = all(key in self._manifests for key in kept)
-        for name in sorted(dropped):
-            old = self._manifests.pop(name, None)
-            if old is not None and all_known:
-                self._garbage += [pack.key for pack in old.packs if pack.key not in used]
-            self._garbage.append(name)
-        if all_known:
-            self._collect_once(kept)
-        self._delete_garbage()
-
-    def _collect_once(self, kept: set[str]) -> None:
-        """Once an attempt, look for what attempts before this one left behind."""
-        if self._collected or self._token <= 1:
-            return
-        self._collected = True
-        try:
-            self._garbage += unreferenced(
-                self._store,
-                self._folder,
-                token=self._token,
-                manifests=[self._manifests[key] for key in kept],
-                keys=kept,
-                grace_seconds=self._grace,
-            )
-        except StoreError as error:
-            logger.warning("leftovers could not be looked for: %s", error)
-
-    def _delete_garbage(self) -> None:
-        garbage, self._garbage = self._garbage, []
-        for index, key in enumerate(garbage):
-            try:
-                self._store.delete(key)
-            except StoreError as error:
-                self._garbage = garbage[index:]  # after the next commit again
-                logger.warning("%s could not be deleted yet: %s", key, error)
-                return
-
-    def _kept_manifests(self) -> list[Manifest]:
-        """The manifests of all checkpoints that count, as far as they can be read."""
-        references = [*self._references, *([self._best] if self._best else [])]
-        for key in {reference.manifest for reference in references} - self._manifests.keys():
-            try:
-                self._manifests[key] = read_manifest(self._store, key)
-            except CheckpointError as error:
-                self._warn(f"nothing is taken over from a damaged checkpoint: {error}")
-        return [self._manifests[r.manifest] for r in references if r.manifest in self._manifests]
-
-    # ------------------------------------------------------------------ restoring
-
-    def restore(self) -> Restored | None:
-        """Return the newest checkpoint that verifies, or None where none was ever committed.
-
-        One that is damaged is named through `warn`, forgotten, and the one before it is used.
-
-        Raises:
-            CheckpointError: there are checkpoints, and none verifies.
-            StoreError: the bucket does not answer.
-        """
-        candidates = list(self._references)
-        if self._best is not None and self._best not in candidates:
-            candidates.append(self._best)
-        problems = []
-        for reference in candidates:
-            try:
-                restored = read_checkpoint(self._store, reference)
-            except CheckpointError as error:
-                problems.append(f"step {reference.step}: {error}")
-                continue
-            for problem in problems:
-                self._warn(
-                    f"a damaged checkpoint was passed over, the one of step {reference.step} "
-                    f"is used: {problem}"
-                )
-            self._forget_newer(reference)
-            return restored
-        if not candidates:
-            return None
-        raise CheckpointError(
-            f"none of the {len(candidates)} checkpoints of this training can be read: "
-            + "; ".join(problems)
-            + ". (What is large and never changes, such as frozen layers, lies there once, for all "
-            "of them.) Nothing was changed. Bring the missing objects back, or begin anew under "
-            "another name."
-        )
-
-    def _forget_newer(self, reference: Reference) -> None:
-        """Leave the damaged checkpoints out of the next commit."""
-        if reference in self._references:
-            self._references = self._references[self._references.index(reference) :]
-        else:
-            self._references = [reference]
+            self._saved_until = snapshot.taken_at
+        self.ledger.collect()
+        self._on_committed(manifest)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from runner.checkpoint.manifest import Manifest, used_packs
 from runner.store.base import Store
 
-GRACE_SECONDS = 24 * 3600.0
+GRACE_SECONDS = 24 * 3600.0  #: what is younger by the store's own clock stays
 
 _TOKEN = re.compile(r"t(\d+)-[^/]*")
 _OWN = re.compile(
@@ -35,7 +35,6 @@ def unreferenced(
     token: int,
     manifests: Iterable[Manifest],
     keys: Iterable[str],
-    grace_seconds: float = GRACE_SECONDS,
 ) -> list[str]:
     """Return the keys of packs and manifests that can be deleted.
 
@@ -45,13 +44,12 @@ def unreferenced(
         token: the current one; only what older ones wrote is returned.
         manifests: of all checkpoints that count.
         keys: of those manifests.
-        grace_seconds: what is younger than this by the store's own clock stays.
     """
     used = used_packs(manifests) | set(keys)
     found = [*store.list(f"{folder}packs/"), *store.list(f"{folder}checkpoints/")]
     own = [key for key in found if is_own(key.removeprefix(folder))]
     candidates = [key for key in own if key not in used and _is_older(key, token)]
-    return [key for key in candidates if _is_past(store.age(key), grace_seconds)]
+    return [key for key in candidates if _is_past(store.age(key))]
 
 
 def _is_older(key: str, token: int) -> bool:
@@ -59,5 +57,5 @@ def _is_older(key: str, token: int) -> bool:
     return match is not None and int(match[1]) < token
 
 
-def _is_past(age: float | None, grace_seconds: float) -> bool:
-    return age is not None and age >= grace_seconds
+def _is_past(age: float | None) -> bool:
+    return age is not None and age >= GRACE_SECONDS

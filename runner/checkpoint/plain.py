@@ -134,9 +134,12 @@ def sorted_items(items: list[Any]) -> list[Any]:
 
 def _encode(value: Any, store_array: StoreArray, path: str, depth: int) -> Any:
     def items(values: Any) -> list[Any]:
+        found: list[Any] = list(values)
+        if set(map(type, found)) == {int}:  # the states of generators, mostly
+            return found
         return [
             v if type(v) in AS_IN_JSON else _encode(v, store_array, f"{path}/{i}", depth + 1)
-            for i, v in enumerate(list(values))
+            for i, v in enumerate(found)
         ]
 
     if depth > MAX_DEPTH:

@@ -6,7 +6,6 @@ store, so every decision can be tested as a table.
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -188,39 +187,6 @@ def fits(*, expected_seconds: float, left_seconds: float | None) -> bool:
         left_seconds: for it; None where nothing limits it.
     """
     return left_seconds is None or 0 < left_seconds >= MARGIN * expected_seconds
-
-
-@dataclass(frozen=True)
-class Latest:
-    """Keep the newest n checkpoints."""
-
-    count: int = 2
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise SpecError(f"keep {self.count} checkpoints: at least 1 is needed to resume.")
-
-    def kept(self, newest_first: Sequence[T]) -> list[T]:
-        """Return those to keep, newest first."""
-        return list(newest_first[: self.count])
-
-
-class Keep(Protocol):
-    """Says which of the committed checkpoints stay; the best one stays besides."""
-
-    def kept(self, newest_first: Sequence[T]) -> list[T]:
-        """Return those to keep, newest first; never none of some."""
-
-
-@dataclass(frozen=True)
-class Compaction:
-    """When a pack that is used only in part is given up and its rest rewritten."""
-
-    least_used: float = 0.5  #: share of a pack's bytes below which its rest is rewritten
-
-    def gives_up(self, *, used_bytes: int, pack_bytes: int) -> bool:
-        """Whether to rewrite what is still used of a pack."""
-        return used_bytes < self.least_used * pack_bytes
 
 
 _SECONDS = {"s": 1, "sec": 1, "second": 1, "seconds": 1, "m": 60, "min": 60, "minute": 60}

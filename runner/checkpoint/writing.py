@@ -3,8 +3,7 @@
 A tensor is known by its dtype, shape and hash. What a kept checkpoint stores is referred to,
 not written again; what is new goes into packs of bounded size, each written before the next is
 begun, so that host memory is bounded too. A pack of which little is still used is given up:
-its rest is rewritten once, into a pack of its own, and then stays there. What is known to stay
-as it is (frozen layers) gets its own pack from the beginning, and is written once.
+its rest is rewritten once, into a pack of its own, and then stays there.
 
 Two checkpoints in a row share no small pack: what both hold lies in two, and they take turns.
 So one damaged bit costs one checkpoint, not all; of large packs a second copy costs too much.
@@ -17,14 +16,13 @@ from blake3 import blake3
 
 from runner.checkpoint import packs
 from runner.checkpoint.dtypes import name_of_dtype
-from runner.checkpoint.manifest import PYTHON, Manifest, Pack, Place
+from runner.checkpoint.manifest import Manifest, Pack, Place
 from runner.checkpoint.plain import Array
-from runner.checkpoint.policy import Compaction
 from runner.store.base import Store
 
 PACK_BYTES = 256 * 1024 * 1024  #: a pack is closed once it holds this much
 SMALL_BYTES = 1024 * 1024  #: of a pack that two checkpoints in a row do not share
-STILL_SHARE = 0.1  #: less than this of a checkpoint's new bytes is not worth a pack of its own
+LEAST_USED = 0.5  #: share of a pack's bytes below which its rest is rewritten
 
 Content = tuple[str, tuple[int, ...], str]  #: dtype, shape, hash
 
@@ -49,8 +47,6 @@ class PackWriter:
         folder: key of the packs' folder with the beginning of their names, "jobs/x/packs/t3-".
         kept: manifests of the checkpoints whose packs may be referred to, the newest first.
         apart: let the newest of them and this one share no small pack.
-        compaction: when a pack's rest is rewritten.
-        pack_bytes: a pack is closed once it holds this much.
     """
 
     def __init__(
@@ -60,13 +56,9 @@ class PackWriter:
         kept: Sequence[Manifest],
         *,
         apart: bool = False,
-        compaction: Compaction = Compaction(),  # noqa: B008 - frozen
-        pack_bytes: int = PACK_BYTES,
     ) -> None:
         self._store = store
         self._folder = folder
-        self._compaction = compaction
-        self._pack_bytes = pack_bytes
         newest = kept[0].packs if kept and apart else ()
         self._left = {pack.key for pack in newest if pack.bytes < SMALL_BYTES}
         self._known: dict[Content, tuple[Pack, Place]] = {}
@@ -79,17 +71,15 @@ class PackWriter:
         self._queued: set[Content] = set()
         self._contents: dict[str, Content] = {}
         self._open = _Open()
-        self._still = _Open()
         self.bytes_written = 0
 
-    def add(self, name: str, array: Array, digest: str, *, still: bool = False) -> bool:
+    def add(self, name: str, array: Array, digest: str) -> bool:
         """Take up one tensor; writes a pack when enough has come together.
 
         Args:
             name: of the tensor.
             array: its values.
             digest: their hash.
-            still: it is not expected to change: it goes into another pack than what does.
 
         Returns:
             Whether its bytes travel now. If not, `finish` may ask for the array again.
@@ -99,9 +89,9 @@ class PackWriter:
         if content in self._known or content in self._queued:
             return False
         self._queued.add(content)
-        (self._still if still else self._open).add(name, array, digest)
-        if self._open.bytes + self._still.bytes >= self._pack_bytes:
-            self._flush_both()
+        self._open.add(name, array, digest)
+        if self._open.bytes >= PACK_BYTES:
+            self._flush()
         return True
 
     def finish(self, array_of: Callable[[str], Array]) -> tuple[dict[str, Place], tuple[Pack, ...]]:
@@ -113,7 +103,7 @@ class PackWriter:
         Returns:
             The places of all tensors, and the packs they lie in.
         """
-        self._flush_both()
+        self._flush()
         for name in self._given_up():
             content = self._contents[name]
             if content not in self._queued:
@@ -131,23 +121,13 @@ class PackWriter:
         lost = {
             pack
             for pack, contents in used.items()
-            if self._compaction.gives_up(used_bytes=sum(contents.values()), pack_bytes=pack.bytes)
+            if sum(contents.values()) < LEAST_USED * pack.bytes
         }
         return [
             name
             for name, content in self._contents.items()
             if content not in self._written and self._known[content][0] in lost
         ]
-
-    def _flush_both(self) -> None:
-        if self._still.bytes < STILL_SHARE * (self._open.bytes + self._still.bytes):
-            self._open.arrays += self._still.arrays
-        else:
-            moving, self._open = self._open, self._still
-            self._flush()
-            self._open = moving
-        self._still = _Open()
-        self._flush()
 
     def _flush(self) -> None:
         if not self._open.arrays:
@@ -184,53 +164,3 @@ class PackWriter:
                 place = Place(*place[:3], number, *place[4:])
             places[name] = place
         return places, tuple(index)
-
-
-@dataclass
-class Unchanged:
-    """Knows, without reading them, which arrays were not written since the last checkpoint.
-
-    TensorFlow writes a variable in place only while nobody else holds its buffer. So an array
-    that is still held, and whose address the variable still has, was never written. Only
-    arrays that were equal twice in a row are held (frozen layers): holding costs nothing as
-    long as they stay as they are.
-    """
-
-    _held: dict[str, tuple[Array, str]] = field(default_factory=dict)
-    _hashes: dict[str, str] = field(default_factory=dict)
-
-    def hash_of(self, name: str, array: Array, *, shared: bool = True) -> str:
-        """Return the array's hash, computed only where it must be.
-
-        Args:
-            name: of the tensor.
-            array: its values now.
-            shared: the array is the training's own buffer; of a copy the address says nothing.
-        """
-        if not shared:
-            return packs.hash_bytes(packs.as_bytes(array))
-        held = self._held.get(name)
-        if held is not None and _same_buffer(held[0], array):
-            return held[1]
-        digest = packs.hash_bytes(packs.as_bytes(array))
-        if self._hashes.get(name) == digest and _is_view(array) and not name.startswith(PYTHON):
-            self._held[name] = (array, digest)
-        else:
-            self._held.pop(name, None)
-        self._hashes[name] = digest
-        return digest
-
-
-def _same_buffer(one: Array, other: Array) -> bool:
-    return (
-        one.__array_interface__["data"] == other.__array_interface__["data"]
-        and one.dtype == other.dtype
-        and one.shape == other.shape
-        and one.flags.c_contiguous
-        and other.flags.c_contiguous
-    )
-
-
-def _is_view(array: Array) -> bool:
-    """Whether the memory belongs to someone else who copies before writing."""
-    return array.base is not None and not array.flags.writeable

@@ -1,4 +1,4 @@
-"""`runner work` on machines that an engine lends: the options checked, the engine started."""
+"""`runner work` as several workers: on machines that an engine lends, or one for each GPU here."""
 
 import argparse
 import os
@@ -8,14 +8,16 @@ from pathlib import Path
 
 from runner.cli.common import open_queue, say, store_url
 from runner.cli.exit import Exit
-from runner.cli.working import catch_signals, seconds_of
+from runner.cli.live import PLAIN
+from runner.cli.working import catch_signals, seconds_of, session_of
 from runner.engine.keeper import Work
+from runner.engine.preemption import StopRequest
 from runner.errors import SpecError, StoreError
 from runner.queue.job import State
 from runner.queue.queue import Queue
 
 #: what the workers of other machines get told; credentials they have of their own
-PASSED_ON = ("RUNNER_LEASE_SECONDS",)
+PASSED_ON = ("RUNNER_LEASE_SECONDS", "RUNNER_DATA_FROM")
 
 
 def work_on_cluster(options: argparse.Namespace) -> int:
@@ -28,7 +30,7 @@ def work_on_cluster(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
-        msg = "--engine ray needs Ray: pip install 'keras-runner[ray]'"
+        msg = "--engine ray needs Ray, here and on every node: pip install ray"
         raise SpecError(msg) from None
     queue, store = open_queue(options)
     if store.url.startswith("file:"):
@@ -42,6 +44,37 @@ def work_on_cluster(options: argparse.Namespace) -> int:
         stop=stop,
         say=say,
     )
+    return _ended(code, stop, queue)
+
+
+def work_on_each_gpu(options: argparse.Namespace) -> int:
+    """Let a worker for each GPU of this machine work on the queue; the worst exit code.
+
+    Raises:
+        SpecError: there is none.
+    """
+    from runner.engine.keeper import keep_all
+    from runner.engine.notices.watcher import watching
+    from runner.training.machine import gpus
+
+    work, session, cards = _work(options), session_of(options), gpus()
+    # without the driver's command the variable alone says what there is
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    ids = [card.id for card in cards] or [one for one in named if one.strip() not in ("", "-1")]
+    if not ids:
+        msg = "--each-gpu: nvidia-smi finds no GPU here, nor does CUDA_VISIBLE_DEVICES name one"
+        raise SpecError(msg)
+    stop = catch_signals()
+    queue, _ = open_queue(options)
+    say(f"{len(ids)} workers, one for each GPU: {', '.join(card.name for card in cards) or ids}")
+    environments = [{"CUDA_VISIBLE_DEVICES": one, PLAIN: "1"} for one in ids]
+    with watching(stop, say, session=session):
+        code = keep_all(work, environments, stopped=lambda: stop.reason is not None)
+    return _ended(code, stop, queue)
+
+
+def _ended(code: int, stop: StopRequest, queue: Queue) -> int:
+    """The exit code of all workers together."""
     if stop.signal == signal.SIGINT:
         return Exit.INTERRUPTED
     if stop.reason is not None:

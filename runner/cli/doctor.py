@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runner.cli.common import add_store_option, open_queue
 from runner.cli.exit import Exit
-from runner.errors import StoreError
+from runner.errors import SpecError, StoreError
 from runner.store.base import Store
 from runner.store.checkup import Finding, Verdict, check_up
 
@@ -80,7 +80,7 @@ def _versions() -> Finding:
     lacks_keras = "keras missing" in found
     text = ", ".join(found)
     if lacks_keras:
-        text += ": this machine can look at jobs and not train them; pip install keras-runner"
+        text += ": this machine can look at jobs and not train them; pip install tensorflow"
     return Finding("versions", Verdict.WARNING if lacks_keras else Verdict.OK, text)
 
 
@@ -98,8 +98,8 @@ def _accelerators() -> Finding:
 
     try:
         found = accelerators()
-    except ImportError as error:
-        return Finding("GPU", Verdict.WARNING, f"Keras's backend can't be imported: {error}")
+    except (ImportError, SpecError) as error:
+        return Finding("GPU", Verdict.WARNING, str(error))
     if found.usable:
         names = "; ".join(found.installed or found.usable)
         return Finding("GPU", Verdict.OK, f"{len(found.usable)} usable: {names}")

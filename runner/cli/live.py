@@ -37,6 +37,7 @@ IN_PLACE_SECONDS = 1.0  #: between two writings of a line in place
 SILENT_SECONDS = 5.0  #: without a step, until that is said
 ROOM = len("^C") + 1  #: behind the line that moves, else a Ctrl-C would begin a line of its own
 WATCH_SECONDS = 2.0  #: between two looks at all jobs
+PLAIN = "RUNNER_PLAIN"  #: set where several workers share a terminal
 IN_PLACE = "RUNNER_IN_PLACE"  #: set by `runner.run`, which shows our progress in a notebook
 
 
@@ -50,6 +51,9 @@ def make_reporter(touched: list[str]) -> "Iterator[PlainReporter]":
         touched: gets the id of each job that is worked on.
     """
     stream = sys.stderr
+    if os.environ.get(PLAIN):
+        yield PlainReporter(touched)
+        return
     if in_notebook(os.environ):
         yield InPlaceReporter(touched)
         return
@@ -168,7 +172,7 @@ class _Where(ProgressColumn):
         silent = task.get_time() - task.fields["moved_at"]
         text = task.fields["text"]
         if not text:
-            text = f"building the network, {duration(silent)}"
+            text = f"{task.fields['doing']}, {duration(silent)}"
         elif silent >= SILENT_SECONDS:
             text = f"no step for {duration(silent)}, {text}"
         return Text(text, no_wrap=True, overflow="ellipsis")
@@ -193,7 +197,7 @@ class LiveReporter(PlainReporter):
             refresh_per_second=4,
             get_renderable=lambda: Constrain(self._bar, console.width - ROOM),
         )
-        self._task: TaskID | None = None
+        self._task = self._begin("", "starting, or waiting for a job")
         self._begun_at: int | None = None  # the optimizer step at which the attempt began
 
     def note(self, text: str) -> None:
@@ -204,9 +208,8 @@ class LiveReporter(PlainReporter):
         """Say what begins; until the first step the bar pulses."""
         super().started(job)
         self._begun_at = None
-        self._task = self._bar.add_task(
-            job.id, total=None, text="", unsaved="", moved_at=self._bar.get_time()
-        )
+        self._bar.remove_task(self._task)
+        self._task = self._begin(job.id, "building the network")
 
     def progressed(self, job: Job, progress: Progress) -> None:  # noqa: ARG002 - one bar, one job
         """Move the line; an epoch leaves its own behind."""
@@ -215,9 +218,7 @@ class LiveReporter(PlainReporter):
             self.note(epoch_text(progress))
         if self._begun_at is None:
             self._begun_at = progress.global_step
-        if self._task is None or (
-            progress.stage == "train" and progress.global_step == self._begun_at
-        ):
+        if progress.stage == "train" and progress.global_step == self._begun_at:
             return  # the first step may still have to be compiled
         self._bar.update(
             self._task,
@@ -230,10 +231,13 @@ class LiveReporter(PlainReporter):
 
     def ended(self, job: Job) -> None:
         """Take the line away and say what became of the job."""
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-            self._task = None
+        self._bar.remove_task(self._task)
+        self._task = self._begin("", "waiting for a job")
         super().ended(job)
+
+    def _begin(self, name: str, doing: str) -> TaskID:
+        now = self._bar.get_time()
+        return self._bar.add_task(name, total=None, doing=doing, text="", unsaved="", moved_at=now)
 
 
 def watch(look: Callable[[], tuple[list[tuple[str, ...]], list[str]]]) -> None:

@@ -2,20 +2,28 @@
 
 The text lies beside this file, in `notebooks/`, as Markdown: a block of Python is a cell, the words
 after "python" are the cell's tags. Cells that only the platform itself can run (its mount, its
-secrets, the installation) have the tag "platform", the one to edit has "parameters".
+secrets) have the tag "platform", the one to edit has "parameters".
 """
 
 import argparse
+import base64
+import hashlib
+import io
 import json
+import pprint
 import re
-from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, distribution
+import zipfile
+from collections.abc import Iterator, Sequence
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+from runner import registry
 from runner.cli.common import say, write_file
 from runner.cli.exit import Exit
+from runner.cli.specs import add_set_option, load_all
 from runner.errors import SpecError
+from runner.spec import JobSpec
 from runner.store.settings import mask
 
 FOLDER = Path(__file__).parent / "notebooks"
@@ -26,12 +34,39 @@ _STORES = {
     "colab": {"": "colab-drive", "gs": "colab-gs", "gcs": "colab-gs", "s3": "colab-s3"},
     "kaggle": {"": "kaggle-working", "gs": "kaggle-gs", "gcs": "kaggle-gs", "s3": "kaggle-s3"},
 }
-_EXTRAS = {"s3": "[s3]", "s3a": "[s3]"}
+_METADATA: dict[str, dict[str, Any]] = {
+    "colab": {"accelerator": "GPU", "colab": {"gpuType": "T4"}},
+    "kaggle": {
+        "kaggle": {
+            "accelerator": "nvidiaTeslaT4",
+            "dataSources": [],
+            "isGpuEnabled": True,
+            "isInternetEnabled": True,
+            "language": "python",
+            "sourceType": "notebook",
+        }
+    },
+}
+#: of a cell that is long and of no interest: JupyterLab, Kaggle and Colab hide its source
+_HIDDEN = {"jupyter": {"source_hidden": True}, "_kg_hide-input": True, "cellView": "form"}
+_CARRIED = """\
+#@title Install runner (this cell carries the package)
+import base64, pathlib, tempfile
+
+wheel = pathlib.Path(tempfile.gettempdir(), "{name}")
+wheel.write_bytes(base64.b64decode(\"\"\"
+{content}\"\"\"))
+%pip install --quiet "{{wheel}}[{extras}]"
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `notebook`."""
     parser.add_argument("platform", choices=sorted(_STORES), help="where it is to run")
+    parser.add_argument(
+        "spec", metavar="SPEC", nargs="*", type=Path, help="your jobs (default: a small example)"
+    )
+    add_set_option(parser)
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="default: runner-PLATFORM.ipynb"
     )
@@ -44,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--install",
         metavar="REQUIREMENT",
         help="what pip installs there: a URL such as git+https://…, or a wheel's path there"
-        f" (default: where this {PACKAGE} came from, else its version)",
+        " (default: the notebook carries this package inside itself)",
     )
 
 
@@ -55,40 +90,60 @@ def run(options: argparse.Namespace) -> int:
         name = "--store" if options.store == "" else "--install"
         msg = f"{name} received ''; leave it out for the default"
         raise SpecError(msg)
-    requirement = options.install or _requirement()
-    notebook = make(options.platform, store=options.store or "", requirement=requirement)
+    options.spec = options.spec or [FOLDER / "job.json"]
+    specs = [spec for _, spec in load_all(options)]
+    notebook = make(
+        options.platform, specs, store=options.store or "", requirement=options.install or ""
+    )
+    _say_what_is_missing(specs)
     write_file(path, (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode())
     print(path)
     return Exit.DONE
 
 
-def make(platform: str, *, store: str, requirement: str) -> dict[str, Any]:
+def make(
+    platform: str, specs: Sequence[JobSpec], *, store: str, requirement: str
+) -> dict[str, Any]:
     """Return a notebook (format 4.5) as JSON.
 
     Args:
         platform: "colab" or "kaggle".
+        specs: the jobs that it submits.
         store: URL of the jobs; "" for what the platform itself offers.
-        requirement: what pip installs.
+        requirement: what pip installs; "" for this package, which the notebook then carries.
 
     Raises:
-        SpecError: the URL holds credentials, which everybody who sees the notebook would have.
+        SpecError: the URL holds credentials, which everybody who sees the notebook would have;
+            pip could not use the requirement; or this package was never installed.
     """
     if mask(store) != store:
         msg = f"--store received {mask(store)}: a notebook is shown and shared, so its URL may hold"
         raise SpecError(f"{msg} no credentials. The notebook says where they go.")
     scheme = store.partition("://")[0] if store else ""
-    extra = _EXTRAS.get(scheme, "")
     before, _, after = _text(_STORES[platform].get(scheme, "other")).partition("\n---\n")
     text = "\n\n".join([_text(platform), before, _text("work"), after])
+    given = [
+        spec.model_dump(mode="json", exclude={"schema_"}, exclude_unset=True) for spec in specs
+    ]
+    extras = _extras([store, *(spec.data.path or "" for spec in specs)], specs)
+    if requirement:
+        install = f"%pip install --quiet {_quoted(requirement, extras)}"
+    else:
+        name, wheel = _wheel()
+        content = base64.encodebytes(wheel).decode()
+        install = _CARRIED.format(name=name, content=content, extras=extras)
     text = text.replace("{{store}}", json.dumps(store))
-    text = text.replace("{{requirement}}", _quoted(requirement, extra))
+    text = text.replace("{{jobs}}", pprint.pformat(given, width=100, sort_dicts=False))
+    text = text.replace("{{install}}", install)
     metadata: dict[str, Any] = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
+        **_METADATA[platform],
     }
-    if platform == "colab":
-        metadata |= {"accelerator": "GPU", "colab": {"gpuType": "T4"}}
     cells = [cell | {"id": f"cell-{number}"} for number, cell in enumerate(_cells(text))]
+    if not requirement:
+        first = next(cell for cell in cells if cell["cell_type"] == "code")
+        first["metadata"] = _HIDDEN
     return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
 
 
@@ -120,36 +175,88 @@ def _lines(text: str) -> list[str]:
     return text.splitlines(keepends=True)
 
 
-def _quoted(requirement: str, extra: str) -> str:
-    """The requirement for a `%pip` line, with the extra that the store's client needs."""
+def _extras(urls: Sequence[str], specs: Sequence[JobSpec]) -> str:
+    """Which extras of this package the notebook needs, as a requirement names them."""
+    wanted = ["report"]
+    if any(spec.data.name == "folder" for spec in specs):
+        wanted.append("images")
+    if any(url.startswith(("s3://", "s3a://")) for url in urls):
+        wanted.append("s3")
+    return ",".join(wanted)
+
+
+def _quoted(requirement: str, extras: str) -> str:
+    """The requirement for a `%pip` line, with the extras that the notebook needs."""
     if any(not character.isprintable() or character in "\"'$`\\" for character in requirement):
         msg = f"--install received {requirement!r}: expected what pip installs, without quotes,"
-        raise SpecError(f"{msg} variables or line breaks, such as keras-runner==0.1.0 or a URL")
+        raise SpecError(f"{msg} variables or line breaks, such as git+https://HOST/REPOSITORY")
     named = re.fullmatch(r"([\w.-]+)(?:\[([^\]]*)\])?(.*)", requirement)
-    if extra and "://" in requirement:
-        requirement = f"{PACKAGE}{extra} @ {requirement}"
-    elif extra and named:
-        extras = ",".join(filter(None, (named[2], extra.strip("[]"))))
-        requirement = f"{named[1]}[{extras}]{named[3]}"
+    if "://" in requirement:
+        requirement = f"{PACKAGE}[{extras}] @ {requirement}"
+    elif named:
+        requirement = f"{named[1]}[{','.join(filter(None, (named[2], extras)))}]{named[3]}"
     return f'"{requirement}"'
 
 
-def _requirement() -> str:
-    """Where this package came from, so that the notebook gets the same one."""
+def _wheel() -> tuple[str, bytes]:
+    """Return name and content of this package as a wheel: no index has it, a clone may be private.
+
+    It holds the networks and data sets that its user has added. Its version names its content,
+    since pip would keep an older one of the same version.
+
+    Raises:
+        SpecError: the package was never installed, so that what it needs is not known.
+    """
     try:
         package = distribution(PACKAGE)
     except PackageNotFoundError:
-        say(f"this {PACKAGE} is not installed: say with --install where the notebook gets it from")
-        return PACKAGE
-    origin = json.loads(package.read_text("direct_url.json") or "{}")  # as PEP 610 says
-    url, info = str(origin.get("url", "")), origin.get("vcs_info") or {}
-    if info.get("vcs") and not url.startswith("file:"):
-        return f"{info['vcs']}+{mask(url)}@{info.get('commit_id', 'HEAD')}"
-    if url.startswith("https:"):
-        return mask(url)
-    if url:
+        msg = "this runner was never installed, so a notebook can't carry it. From your clone:"
+        msg += " pip install . (or name what the notebook installs with --install)."
+        raise SpecError(msg) from None
+    root = Path(registry.__file__).parent
+    files = {
+        f"runner/{path.relative_to(root).as_posix()}": path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    sums = {name: _sum(content) for name, content in files.items()}
+    version = f"{package.version}+{hashlib.sha256(repr(sums).encode()).hexdigest()[:12]}"
+    stem = f"{PACKAGE.replace('-', '_')}-{version}"
+    metadata = re.sub(r"(?m)^Version: .*", f"Version: {version}", _of(package, "METADATA"), count=1)
+    texts = {
+        "METADATA": metadata,
+        "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "entry_points.txt": _of(package, "entry_points.txt"),
+    }
+    files |= {f"{stem}.dist-info/{name}": text.encode() for name, text in texts.items()}
+    record = [f"{name},{_sum(content)},{len(content)}\n" for name, content in files.items()]
+    files[f"{stem}.dist-info/RECORD"] = f"{''.join(record)}{stem}.dist-info/RECORD,,\n".encode()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    return f"{stem}-py3-none-any.whl", packed.getvalue()
+
+
+def _of(package: Distribution, name: str) -> str:
+    """A file that the installation keeps of the package."""
+    return package.read_text(name) or ""
+
+
+def _sum(content: bytes) -> str:
+    """The hash of a file, as a wheel's RECORD has it."""
+    digest = hashlib.sha256(content).digest()
+    return f"sha256={base64.urlsafe_b64encode(digest).decode().rstrip('=')}"
+
+
+def _say_what_is_missing(specs: Sequence[JobSpec]) -> None:
+    """Name what the jobs need and the notebook does not bring."""
+    for path in sorted({s.data.path for s in specs if s.data.path and "://" not in s.data.path}):
         say(
-            f"this {PACKAGE} was installed from a folder, which the notebook cannot reach: it"
-            f" installs {PACKAGE}=={package.version}; --install names another place"
+            f"data.path {path} is of this machine: give a URL, or where the file is in the notebook"
         )
-    return f"{PACKAGE}=={package.version}"
+    used: set[tuple[registry.Kind, str]] = {("models", spec.model.name) for spec in specs}
+    for kind, name in sorted(used | {("datasets", spec.data.name) for spec in specs}):
+        package = registry.package_of(kind, name)
+        if package:
+            say(f"{name!r} is of the package {package}: add a cell that installs it there")

@@ -46,7 +46,7 @@ def started_text(job: Job) -> str:
         newest = job.checkpoints[0]
         after = f"after epoch {job.epoch}, " if job.epoch else ""
         what = f"resuming {after}at step {newest.get('step', 0)}"
-    tries = f" (attempt {job.attempts})" if job.attempts > 1 else ""
+    tries = f" (attempt {job.tries})" if job.tries > 1 else ""
     return f"{job.id}: {what}{tries}"
 
 
@@ -63,6 +63,8 @@ def ended_text(job: Job, epochs: int = 0) -> str:
         )
     if job.state is State.QUEUED:
         return f"{job.id}: queued again at step {job.step}: {job.reason}"
+    if job.state is State.CANCELLED:
+        return f"{job.id}: {job.reason or 'cancelled'}"
     why = f": {job.reason}" if job.reason else ""
     if job.state is State.HELD and "runner release" not in why:
         why += f"; 'runner release {job.id}' lets it go on"
@@ -141,7 +143,7 @@ def fitting(rows: Sequence[Sequence[str]], styles: Sequence[str], width: int) ->
     wide = {name: max(map(len, column)) + 2 for name, column in filled.items()}
     wide[COLOURED] = min(wide.get(COLOURED, 0), LEAST)
     for name in FIRST_TO_GO:
-        if sum(wide.values()) > width:
+        if sum(wide.values()) > width and name != header[0]:
             wide.pop(name, None)
             filled.pop(name, None)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")

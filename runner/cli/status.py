@@ -9,13 +9,12 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
 from runner.cli.common import add_store_option, open_queue, say
 from runner.cli.exit import Exit
-from runner.cli.render import ago, count, duration, metric_texts, show, sparkline
+from runner.cli.render import duration, metric_texts, show
 from runner.errors import SpecError, StoreError
 from runner.queue.drain import name_of
 from runner.queue.job import HOLD, Job, Stage, State, line
@@ -27,8 +26,6 @@ from runner.store.filesystem import FileStore
 MOST_DEPTH = 50
 LOOKS = 3  #: at what reads like damage
 MOST_MANIFEST = 32 << 20  #: bytes; a network of 10,000 variables has 3 MB
-MOST_TRACE = 1 << 20  #: bytes
-TRACE_LINES = 14
 AT_ONCE = 16  #: requests under way together
 
 
@@ -45,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--worker", metavar="TEXT", help="only jobs whose worker's name has this")
     parser.add_argument("--match", metavar="GLOB", help="only jobs named so, such as 'wide-*'")
+    parser.add_argument(
+        "--workers", action="store_true", help="the workers instead, and what each left to others"
+    )
     add_store_option(parser)
 
 
@@ -58,6 +58,10 @@ def run(options: argparse.Namespace) -> int:
         msg = "--watch draws for people, --json is for programs: give one of the two"
         raise SpecError(msg)
     queue, store = open_queue(options, quiet=options.json)
+    if options.workers:
+        from runner.cli.workers import list_workers
+
+        return list_workers(queue, as_json=options.json)
     unreadable: dict[str, str] = {}
     if options.json:
         views = _views(queue, options, unreadable)
@@ -81,8 +85,10 @@ def run(options: argparse.Namespace) -> int:
         else:
             say("no jobs" + (" like that" if chosen else ""))
     if options.job:
+        from runner.cli.detail import detail
+
         for view in views:
-            print(_detail(store, view))
+            print(detail(queue, view))
     return _said(unreadable)
 
 
@@ -147,7 +153,9 @@ def describe(store: Store, view: View) -> dict[str, Any]:
             "stage": job.stage.value,
             "reason": job.reason,
             "attempts": job.attempts,
-            "preemptions": job.preemptions,
+            "tries": job.tries,
+            "preemptions": job.preempted,
+            "deaths": job.died,
             "failures": job.failures,
             "failure": dict(job.failure) if job.failure else None,
             "priority": job.priority,
@@ -172,7 +180,7 @@ def describe(store: Store, view: View) -> dict[str, Any]:
             else None,
             "unsaved_seconds": view.beat.unsaved_seconds if view.beat else None,
             "notes": list(job.notes),
-            "worker": _worker(job) if job.state is State.RUNNING else None,
+            "worker": worker_of(job) if job.state is State.RUNNING else None,
             "node": _node(job) if job.state is State.RUNNING else None,
             "seen_seconds": availability.seen_seconds if availability else None,
             "submitted_at": job.submitted_at.isoformat(),
@@ -199,7 +207,7 @@ def _is_wanted(view: View, options: argparse.Namespace) -> bool:
         return False
     if not options.worker:
         return True
-    return view.job.state is State.RUNNING and options.worker in _worker(view.job)
+    return view.job.state is State.RUNNING and options.worker in worker_of(view.job)
 
 
 def real(value: Any) -> float | None:
@@ -272,7 +280,8 @@ def _strict(value: Any, depth: int = 0) -> Any:
     return value
 
 
-def _worker(job: Job) -> str:
+def worker_of(job: Job) -> str:
+    """The owner's name, as people call it."""
     return line(name_of(job.owner or {}))
 
 
@@ -305,8 +314,8 @@ def _row(view: View) -> tuple[str, ...]:
         _text(view),
         f"epoch {ahead.epoch} step {ahead.step}",
         *_metrics(job, ahead),
-        str(job.attempts),
-        _worker(job) if state in ("running", "stalled") else "",
+        str(job.tries),
+        worker_of(job) if state in ("running", "stalled") else "",
         duration(seen) + " ago" if seen is not None else "",
         duration(unsaved) if unsaved is not None else "",
         duration(view.eta_seconds) if view.eta_seconds is not None else "",
@@ -326,6 +335,9 @@ def _text(view: View) -> str:
         return f"failed ({str(job.failure.get('kind', 'crash')).replace('_', ' ')})"
     if job.state is State.HELD and job.kind == "quarantine" and job.deaths:
         return "held (quarantined)"
+    if job.state is State.HELD and job.reason:
+        why = job.reason.partition(";")[0]
+        return why if why.startswith("held") else f"held: {why[:60]}"
     if job.state not in (State.QUEUED, State.RUNNING):
         return state
     text = f"{state} (evaluate)" if job.stage is Stage.EVALUATE else state
@@ -347,65 +359,3 @@ def _metrics(job: Job, ahead: Job | Heartbeat) -> tuple[str, str]:
     shown = {name: real(value) for name, value in metrics.items()}
     texts = metric_texts({name: value for name, value in shown.items() if value is not None})
     return texts[0] if texts else "", texts[-1] if len(texts) > 1 else ""
-
-
-def _detail(store: Store, view: View) -> str:
-    job, document = view.job, describe(store, view)
-    now = datetime.now(UTC)
-    lines = [
-        "",
-        f"{job.id}: submitted {ago(now - job.submitted_at)},"
-        f" last record {ago(now - job.updated_at)},"
-        f" {count(job.attempts, 'attempt')}, {count(job.preemptions, 'preemption')},"
-        f" {count(job.failures, 'failure')}",
-    ]
-    if document["worker"]:
-        node = f" ({document['node']})" if document["node"] else ""
-        lines.append(f"  worker      {document['worker']}{node}")
-    if document["parameters"]:
-        lines.append(f"  parameters  {document['parameters']:,}")
-    for name in ("checkpoint", "best", "final"):
-        if document[name]:
-            one = document[name]
-            lines.append(f"  {name:<11} step {one['step']}, digest {one['digest'][:16]}")
-    for name, values in document["history"].items():
-        numbers = [value for value in map(real, values) if value is not None]
-        if numbers:
-            lines.append(f"  {name:<11} {sparkline(numbers[-48:])}  {numbers[-1]:.4f}")
-    measured = {**(document["evaluation"] or {}), **(document["evaluation_run"] or {})}
-    for name, value in measured.items():
-        if isinstance(value, float):
-            lines.append(f"  test {name:<12} {value:.4f}")
-    if document["interval"] and view.state == "running":
-        unsaved = duration(document["unsaved_seconds"] or 0.0)
-        lines.append(f"  saves       {document['interval']}; unsaved {unsaved}")
-    lines += [f"  note: {note}" for note in job.notes]
-    if job.priority:
-        lines.append(f"  priority    {job.priority}")
-    if job.reason:
-        lines.append(f"  reason: {job.reason}")
-    lines += _failure_lines(store, job)
-    return "\n".join(lines)
-
-
-def _failure_lines(store: Store, job: Job) -> list[str]:
-    """The newest failure, and the end of its traceback."""
-    if not job.failure:
-        return []
-    kind, step = str(job.failure.get("kind", "?")), job.failure.get("step", 0)
-    lines = [f"  newest failure: {kind.replace('_', ' ')} after step {step}"]
-    if job.failure.get("reason") != job.reason:
-        lines[0] += f": {job.failure.get('reason', '')}"
-    if kind in ("spec", "diverged"):
-        return lines  # the sentence says what to mend
-    try:
-        data = store.read(str(job.failure.get("trace", "")), max_bytes=MOST_TRACE) or b""
-    except StoreError:
-        data = b""
-    tail = data.decode(errors="replace").splitlines()[-TRACE_LINES:]
-    return [*lines, *(f"    {line_of_code(text)}" for text in tail)]
-
-
-def line_of_code(text: str) -> str:
-    """A line of a traceback from the bucket, its indentation kept, safe to print."""
-    return " " * (len(text) - len(text.lstrip(" "))) + line(text)

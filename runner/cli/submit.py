@@ -5,6 +5,7 @@ import json
 import signal
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 from runner.cli.common import Count, add_store_option, open_queue, say
 from runner.cli.exit import Exit
@@ -98,9 +99,16 @@ def _submit(queue: Queue, spec: JobSpec, known: Job | None) -> Job:
             stored = parse(queue.spec(spec.name), source=spec.name)
         except SpecError:
             stored = None
-        if stored is None or stored.effective() != spec.effective():
+        if stored is None or _content(stored) != _content(spec):
             raise
         return known
+
+
+def _content(spec: JobSpec) -> dict[str, Any]:
+    """A spec but for how its data's path was given."""
+    content = spec.effective()
+    content["data"].pop("given", None)
+    return content
 
 
 def _after(spec: JobSpec, names: list[str]) -> JobSpec:

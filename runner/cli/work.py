@@ -5,9 +5,10 @@ import argparse
 from runner.cli.common import add_store_option, open_queue, say
 from runner.cli.exit import Exit
 from runner.cli.working import add_session_option, catch_signals, session_of, work
-from runner.errors import SpecError
+from runner.errors import NotFoundError, SpecError
 from runner.queue.job import State
 from runner.queue.queue import Queue
+from runner.registry import nearest
 
 EVERYONE = "all"
 
@@ -24,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="of this machine, for jobs that require it (again for more; also $RUNNER_LABELS)",
+    )
+    parser.add_argument(
+        "--each-gpu",
+        action="store_true",
+        help="a worker for each GPU that this machine has, or CUDA_VISIBLE_DEVICES names",
     )
     parser.add_argument(
         "--drain",
@@ -44,7 +50,7 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
         choices=("here", "ray"),
         default="here",
         help="where the workers run: in this process (default), or on a Ray cluster"
-        " (pip install 'keras-runner[ray]')",
+        " (pip install ray)",
     )
     group.add_argument(
         "--address",
@@ -68,6 +74,9 @@ def run(options: argparse.Namespace) -> int:
     if options.drain is not None:
         return _drain(options)
     if options.engine == "ray":
+        if options.each_gpu:
+            msg = "--each-gpu is for this machine; --engine ray starts a worker for each GPU itself"
+            raise SpecError(msg)
         from runner.cli.cluster import work_on_cluster
 
         return work_on_cluster(options)
@@ -75,6 +84,10 @@ def run(options: argparse.Namespace) -> int:
         if getattr(options, name) is not None:
             msg = f"--{name} is for a cluster; add --engine ray"
             raise SpecError(msg)
+    if options.each_gpu:
+        from runner.cli.cluster import work_on_each_gpu
+
+        return work_on_each_gpu(options)
     stop = catch_signals()
     session = session_of(options)
     queue, store = open_queue(options)
@@ -99,15 +112,20 @@ def _drain(options: argparse.Namespace) -> Exit:
         raise SpecError(msg)
     request(store, "" if everyone else options.drain)
     who = "all workers" if everyone else options.drain
-    if not everyone and who not in _owners(queue):
-        say(f"no job is {who}'s now; if it waits for one, it hears of this all the same")
+    known = _workers(queue)
+    if not everyone and who not in known:
+        msg = f"no worker of {store.url} is {who}.{nearest(who, known)} Those that work here or"
+        msg += " wait: 'runner status --workers'"
+        raise NotFoundError(msg)
     say(f"asked {who} to drain: within a heartbeat they save, let go and take no more")
     return Exit.DONE
 
 
-def _owners(queue: Queue) -> set[str]:
-    """The workers that have a job now; a job that can't be read is no matter here."""
+def _workers(queue: Queue) -> set[str]:
+    """The workers that have a job or wait for one; a job that can't be read is no matter here."""
+    from runner.queue import presence
     from runner.queue.drain import name_of
 
     jobs = queue.jobs(lambda _name, _error: None)
-    return {name_of(job.owner or {}) for job in jobs if job.state is State.RUNNING}
+    owners = {name_of(job.owner or {}) for job in jobs if job.state is State.RUNNING}
+    return owners | {one.worker for one in presence.everyone(queue.store)}

@@ -6,7 +6,7 @@ comes from an npz file, which may hold any part of it; without one Keras downloa
 
 from runner.datasets import npz
 from runner.datasets.arrays import Dataset, checked
-from runner.errors import StoreError
+from runner.errors import DataAwayError
 
 _NAMES = """
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
@@ -31,7 +31,7 @@ def load(*, path: str | None = None) -> Dataset:
 
     Raises:
         DataError: the file is missing, damaged or holds something else.
-        StoreError: the bucket or the download failed for now.
+        DataAwayError: the bucket or the download failed for now.
     """
     if path is None:
         return _downloaded()
@@ -51,7 +51,7 @@ def _downloaded() -> Dataset:
         (x_train, y_train), (x_test, y_test) = cifar100.load_data(label_mode="fine")
     except Exception as error:
         msg = f"CIFAR-100 could not be downloaded: {error}. Try again, or set data.path to an npz."
-        raise StoreError(msg) from error
+        raise DataAwayError(msg) from error
     return checked(
         "Keras's CIFAR-100",
         {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test},

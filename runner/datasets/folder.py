@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
 
 from runner.datasets.arrays import Dataset, checked, keyed_order
-from runner.errors import DataError, SpecError, StoreError
+from runner.errors import DataError, MissingHereError, SpecError
 from runner.store import places
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
@@ -36,8 +36,9 @@ def load(
         test_split: Share of each class that is the test part, where the folder has none.
 
     Raises:
-        SpecError: no path was given, or Pillow is missing.
-        DataError: no such folder, no pictures, or one that cannot be read: it is named.
+        SpecError: no path was given.
+        MissingHereError: this machine has no such folder, or no Pillow.
+        DataError: no pictures, or one that cannot be read: it is named.
         StoreError: the bucket failed for now.
     """
     if path is None:
@@ -66,23 +67,13 @@ class _Source:
     """The files below a folder."""
 
     def __init__(self, path: str) -> None:
-        import fsspec
-
         self._path = path
-        try:
-            self._files, root = fsspec.url_to_fs(path, **places.options(path))
-            self._root = PurePosixPath(str(root))
-            found = self._files.find(str(root))
-        except (ImportError, ValueError) as error:
-            msg = f"{path}: {error}. Mend data.path."
-            raise DataError(msg) from None
-        except OSError as error:
-            msg = f"{path} could not be listed just now: {error}. Try again."
-            raise StoreError(msg) from error
-        pictures = (PurePosixPath(name) for name in sorted(found))
-        self._pictures = [
-            file.relative_to(self._root) for file in pictures if file.suffix.lower() in ENDINGS
-        ]
+        if places.here(path) is None:
+            msg = f"{path}: no such folder. Mend data.path, or copy the folder there."
+            raise MissingHereError(msg)
+        self._place = places.Place(path)
+        found = (PurePosixPath(name) for name in self._place.names())
+        self._pictures = [file for file in found if file.suffix.lower() in ENDINGS]
 
     def parts(self, test_split: float) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
         """Return the training and the test files, relative to the folder, by class and name."""
@@ -112,12 +103,8 @@ class _Source:
             from PIL import Image, UnidentifiedImageError
         except ImportError:
             msg = "the dataset 'folder' reads pictures with Pillow: pip install pillow."
-            raise SpecError(msg) from None
-        try:
-            content = self._files.cat_file(str(self._root / file))
-        except OSError as error:
-            msg = f"{self._path}: {file} could not be read just now: {error}. Try again."
-            raise StoreError(msg) from error
+            raise MissingHereError(msg) from None
+        content = self._place.read(str(file))
         try:
             with Image.open(io.BytesIO(content)) as image:
                 converted = image.convert("L" if channels == 1 else "RGB")

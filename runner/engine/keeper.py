@@ -16,7 +16,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +117,32 @@ class Keeper:
         With 1 it may have ended a job that hung for the last time, with others left.
         """
         return code in (AGAIN, FAILED) or code < 0
+
+
+def keep_all(
+    work: Work, environments: Sequence[Mapping[str, str]], *, stopped: Callable[[], bool]
+) -> int:
+    """Keep one worker alive in each environment until all are done; the worst exit code.
+
+    Args:
+        work: for each of them.
+        environments: over that of the work.
+        stopped: asked often; then all are asked to save and let go.
+    """
+    keepers = [Keeper(work, environment=one) for one in environments]
+    with ThreadPoolExecutor(len(keepers)) as pool:
+        running = [pool.submit(keeper.run) for keeper in keepers]
+        while wait(running, timeout=0.2).not_done:
+            if stopped():
+                for keeper in keepers:
+                    keeper.stop()
+    return max((one.result() for one in running), key=rank)
+
+
+def rank(code: int) -> int:
+    """How bad an exit code is, beside those of the other workers."""
+    order = (0, 5, 4, AGAIN, 6, 2, FAILED)  # see runner.cli.exit
+    return order.index(code) if code in order else len(order)
 
 
 def _session(work: Work) -> Session | None:

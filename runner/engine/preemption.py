@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from runner.errors import PreemptedError
+from runner.errors import PreemptedError, SpecError
 
 #: signals that ask for an end with the state saved
 SIGNALS = tuple(
@@ -123,7 +123,7 @@ class StopRequest:
             yield
         except _Interrupted as error:
             raise PreemptedError(str(error)) from None
-        except (ImportError, SystemError) as error:
+        except (ImportError, SystemError, SpecError) as error:
             if self._interruption is None:
                 raise
             # an extension module that is being imported makes one of these of ours

@@ -24,7 +24,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from runner.engine.keeper import AGAIN, FAILED, Keeper, Work
+from runner.engine.keeper import AGAIN, FAILED, Keeper, Work, rank
 from runner.engine.preemption import StopRequest
 from runner.errors import SpecError
 from runner.queue.owner import NODE_VARIABLE
@@ -163,7 +163,7 @@ class Crew:
                     self._part_with(self._silent("where"))
             self._tell_places()
             self._head.check()
-        return max(codes, key=_rank, default=0)
+        return max(codes, key=rank, default=0)
 
     def _enlist(self) -> None:
         actor = (
@@ -306,12 +306,6 @@ def _as_many_as_fit(gpus: float, each: float) -> int:
     if each:
         return max(1, int(gpus / each + 1e-6))
     return max(1, sum(1 for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")))
-
-
-def _rank(code: int) -> int:
-    """How bad an exit code is, beside those of the other workers."""
-    order = (0, 5, 4, AGAIN, 6, 2, 1)  # see runner.cli.exit
-    return order.index(code) if code in order else len(order)
 
 
 def _first_line(error: BaseException) -> str:

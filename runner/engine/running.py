@@ -20,10 +20,17 @@ from runner.engine.memory import Memory, MemoryWatch
 from runner.engine.pace import Pace
 from runner.engine.preemption import StopRequest
 from runner.engine.stages import Attempt, run_stage
-from runner.errors import LeaseLostError, PreemptedError, StoreError
+from runner.errors import (
+    DataAwayError,
+    LeaseLostError,
+    MissingHereError,
+    PreemptedError,
+    StoreError,
+)
 from runner.queue import job as jobs
 from runner.queue.job import HOLD, Failure, Job, Json, State
 from runner.queue.lease import Lease
+from runner.queue.presence import LEFT
 from runner.queue.queue import utc_now
 from runner.store.base import Store
 from runner.training.progress import Progress
@@ -78,6 +85,8 @@ class RunningAttempt:
         self._moved_at: float | None = None  # monotonic: the first new step
         self._save_after = 0.0  # seconds from there on, while a death may be near
         self.startup_seconds: float | None = None  #: to the first new step
+        self.left = ""  #: why the job was left to other machines, if it was
+        self.lost = ""  #: how the job became another's, if it did
 
     def run(self) -> None:
         """Run the stage and append the record that ends it.
@@ -95,7 +104,7 @@ class RunningAttempt:
 
     def _run(self) -> None:
         job, log, lease = self._lease.job, self._log, self._lease
-        log.write(f"attempt {job.attempts} of {job.id}: {job.stage.value}, token {lease.token}")
+        log.write(f"attempt {job.tries} of {job.id}: {job.stage.value}, token {lease.token}")
         if job.reason:
             log.write(job.reason)
         try:
@@ -107,9 +116,13 @@ class RunningAttempt:
                 self._conclude(lambda: lease.hold(self._hold_reason))
             else:
                 self._conclude(lambda: lease.release(reason))
+        except (MissingHereError, DataAwayError) as error:
+            self.left = f"{LEFT}{error}"
+            log.write(self.left)
+            self._conclude(lambda: lease.release(self.left, preempted=False))
         except LeaseLostError as error:
             log.write(f"lease lost: {error}")
-            self._around.reporter.note(str(error))
+            self.lost = str(error)
         except StoreError:
             # the job stays as it is in the bucket: whoever reaches the bucket takes it up
             log.write(traceback.format_exc())
@@ -225,7 +238,7 @@ class RunningAttempt:
         try:
             append()
         except LeaseLostError as error:
-            self._around.reporter.note(str(error))
+            self.lost = str(error)
 
     def _give_up(self) -> None:
         """End a training that hangs: its thread can't be ended, so the process is."""

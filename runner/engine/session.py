@@ -14,6 +14,7 @@ from runner.queue.job import Job
 from runner.queue.queue import boot_clock
 
 HOUR = 3600.0
+NOT_BEGUN = "not begun: "  #: begins why a job is not, near the end
 STARTUP_SECONDS = 60.0  #: from a claim to its first new step, where no attempt has shown it
 _MARGIN_SHARE, _MARGIN_LEAST, _MARGIN_MOST = 0.05, 2.0, 180.0
 
@@ -65,7 +66,7 @@ class Session:
             return ""
         known = "took it the last time" if job.startup_seconds else "is what a start may take"
         return (
-            f"not begun: {max(0.0, left):.0f} s are left ({self.why}), and "
+            f"{NOT_BEGUN}{max(0.0, left):.0f} s are left ({self.why}), and "
             f"{job.startup_seconds or STARTUP_SECONDS:.0f} s {known}"
         )
 

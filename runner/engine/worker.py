@@ -9,33 +9,37 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from runner.engine.faults import was_killed_for_memory
-from runner.engine.machine import Looking, missing_here
+from runner.engine.machine import Identity, Looking, missing_here
 from runner.engine.memory import oom_kills
 from runner.engine.preemption import StopRequest
 from runner.engine.running import Reporter, RunningAttempt, Surroundings
-from runner.engine.session import Session
+from runner.engine.session import NOT_BEGUN, Session
 from runner.errors import (
     ConflictError,
     DamagedRecordError,
     LeaseLostError,
     LinkedError,
     NotFoundError,
+    PreemptedError,
     StoreError,
     StoreRefusedError,
 )
 from runner.queue import job as jobs
-from runner.queue.drain import Drain, name_of
+from runner.queue.drain import Drain
 from runner.queue.job import Job, Json, State
 from runner.queue.lease import Lease
 from runner.queue.owner import this_process
+from runner.queue.presence import LEFT
 from runner.queue.protocol import Availability
 from runner.queue.queue import Queue, boot_clock
 from runner.queue.survey import Survey
 from runner.store.base import Store
-from runner.training.quiet import check_backend
+from runner.training.quiet import check_backend, import_keras
 
 __all__ = ["Owned", "Reporter", "Worker"]
 
@@ -45,7 +49,8 @@ logger = logging.getLogger(__name__)
 BEATS_PER_LEASE = 6
 #: a heartbeat younger than this share of the lease is a living worker's
 FRESH_SHARE = 0.4
-AGAIN_SECONDS = 60.0  #: until a spec that can't be read is tried again
+AGAIN_SECONDS = 60.0  #: until a job that can't be run here is looked at again
+MOST_AGAIN = 3600.0  #: seconds; each time that it was begun in vain it waits twice as long
 NAP_SECONDS = 0.2  #: between two looks whether it is to stop
 DRAINED = "asked to drain"
 
@@ -56,6 +61,14 @@ class Owned:
 
     job: Job
     availability: Availability
+
+
+class _Later(NamedTuple):
+    """A job that is not taken before a time of our clock, because."""
+
+    why: str
+    until: float
+    seconds: float  #: that it waits
 
 
 class Worker:
@@ -86,14 +99,12 @@ class Worker:
         leave: Callable[[int], None] | None = None,
     ) -> None:
         self._queue = queue
-        self._store = store
         self._stop = stop
         self._reporter = reporter
         self._sleep = sleep
-        self._owner = owner or this_process()
-        self._looking = looking or Looking()
+        self._me = Identity(store, owner or this_process(), looking or Looking())
         self._session = session
-        self._drain = Drain(store, name_of(self._owner))
+        self._drain = Drain(store, self._me.name)
         self._around = Surroundings(
             store=store,
             stop=stop,
@@ -106,8 +117,7 @@ class Worker:
         self._signs: dict[str, tuple[int, int]] = {}  # other workers' tokens and beats, first seen
         self._said: set[str] = set()
         self._patient = False  # with a bucket that is away
-        self._lacking: dict[str, tuple[str, float]] = {}  #: what jobs need and is not here; until
-        self._not_before: dict[str, float] = {}  # by our clock: jobs whose spec can't be read
+        self._later: dict[str, _Later] = {}  # jobs that can't be run here for now
         self.unreadable: set[str] = set()  #: jobs whose records can't be read, the last time
         self.held: list[str] = []  #: jobs that it held, as they could not go on
         self.pressed = False  #: it left a job because its session is too short for it
@@ -139,11 +149,18 @@ class Worker:
         """
         check_backend()
         self._patient = not until_empty
+        try:
+            return self._work(ids, until_empty=until_empty)
+        finally:
+            self._me.leave()
+
+    def _work(self, ids: Sequence[str] | None, *, until_empty: bool) -> list[Owned]:
         while self._stop.reason is None and not self.session_over:
             left: list[Owned] = []
             try:
                 if any(self._attempt(job, verdict) for job, verdict in self._ready(ids, left)):
                     continue
+                self._tell(left)
                 waiting = [other for other in left if not until_empty or self._may_come(other)]
                 if until_empty and not waiting:
                     self._say_left(left)
@@ -164,15 +181,15 @@ class Worker:
     ) -> Iterator[tuple[Job, Availability]]:
         """Yield what may be claimed, the first first; put the others into `left`."""
         known = self._known(ids)
-        for job in _in_order(known.values()):
+        in_order = sorted(known.values(), key=lambda job: (-job.priority, job.submitted_at, job.id))
+        for job in in_order:
             if job.state not in (State.QUEUED, State.RUNNING):
-                continue
-            if boot_clock() < self._not_before.get(job.id, 0.0):
                 continue
             verdict = self._verdict(job, known)
             if verdict is None:
                 continue
             if verdict.claimable:
+                self._tell(left)
                 yield job, verdict
             else:
                 left.append(Owned(job=job, availability=verdict))
@@ -181,12 +198,12 @@ class Worker:
         if ids is None:
             known = self._survey.jobs()
             # the bucket may have been away for a moment: what is read now is readable
-            self.unreadable -= known.keys() - self._not_before.keys()
+            self.unreadable -= known.keys() - self._later.keys()
             return known
         return {name: self._queue.job(name) for name in ids}
 
     def _verdict(self, job: Job, known: Mapping[str, Job]) -> Availability | None:
-        """Whether this worker may take a job now; None if it is held instead."""
+        """Whether this worker may take a job now; None if it is held, or unreadable, instead."""
         if job.state is State.QUEUED:
             waits, broken = self._dependencies(job, known)
             broken = broken or jobs.over_budget(job)
@@ -195,19 +212,18 @@ class Worker:
                 return None
             if waits:
                 return _no(f"it waits for {waits}")
-        why, until = self._lacking.get(job.id, ("", 0.0))
-        if boot_clock() < until:
-            return _no(why)
-        lacking = self._looking.machine().lacks(job.requirements) if job.requirements else ""
-        if lacking:
-            return _no(f"left for another machine: {lacking}")
         verdict = self._queue.availability(job)
-        if verdict.claimable and self._session is not None:
-            short = self._session.too_short_for(job)
-            if short:
-                self.pressed = True
-                return _no(short)
-        return verdict
+        if not verdict.claimable:
+            return verdict
+        later = self._later.get(job.id)
+        if later is not None and boot_clock() < later.until:
+            return None if job.id in self.unreadable else _no(later.why)
+        lacking = self._me.lacks(job.requirements)
+        if lacking:
+            return _no(f"{LEFT}{lacking}")
+        short = self._session.too_short_for(job) if self._session is not None else ""
+        self.pressed = self.pressed or bool(short)
+        return _no(short) if short else verdict
 
     def _dependencies(self, job: Job, known: Mapping[str, Job]) -> tuple[str, str]:
         """The jobs that this one waits for, and why it would wait in vain."""
@@ -226,12 +242,12 @@ class Worker:
         return ", ".join(waits), ""
 
     def _hold(self, job: Job, reason: str) -> None:
-        try:
-            self._queue.hold_queued(job, reason)
-        except ConflictError:
-            return  # someone else did something about it
+        with suppress(ConflictError):  # someone else did something about it
+            self._note_held(self._queue.hold_queued(job, reason))
+
+    def _note_held(self, job: Job) -> None:
         self.held.append(job.id)
-        self._reporter.note(f"{job.id}: held: {reason}")
+        self._reporter.note(f"{job.id}: held: {job.reason}")
 
     def _cannot_read(self, job_id: str, error: StoreError) -> None:
         if job_id not in self.unreadable:
@@ -287,6 +303,12 @@ class Worker:
         if self._drain.requested():
             self._stop.set(DRAINED)
 
+    def _tell(self, left: Iterable[Owned]) -> None:
+        """Show others what was left for this machine's sake."""
+        found = {other.job.id: other.availability.why for other in left}
+        mine = {name: why for name, why in found.items() if why.startswith((LEFT, NOT_BEGUN))}
+        self._me.tell(mine)
+
     def _say_left(self, left: Sequence[Owned]) -> None:
         for other in left:
             if other.job.state is State.QUEUED:
@@ -294,9 +316,12 @@ class Worker:
 
     def _say(self, job: Job, why: str) -> None:
         """Say once for each record of a job why it is not worked on."""
-        if f"{job.id} {job.nonce}" not in self._said:
-            self._said.add(f"{job.id} {job.nonce}")
-            self._reporter.note(f"{job.id}: {why}")
+        self._say_once(f"{job.id} {job.nonce}", f"{job.id}: {why}")
+
+    def _say_once(self, what: str, text: str) -> None:
+        if text and what not in self._said:
+            self._said.add(what)
+            self._reporter.note(text)
 
     # ------------------------------------------------------------------ working
 
@@ -308,47 +333,67 @@ class Worker:
             return False  # removed since it was listed
         except StoreError as error:
             return self._pass_over(job, error)
-        self._not_before.pop(job.id, None)
         self.unreadable.discard(job.id)
-        lacking = missing_here(spec)
-        if lacking:
-            why = f"left for another machine: {lacking}"
-            self._lacking[job.id] = why, boot_clock() + AGAIN_SECONDS
+        if lacking := missing_here(spec, self._around.store.url, begun=bool(job.checkpoints)):
+            self._leave(job.id, f"{LEFT}{lacking}", AGAIN_SECONDS)
             return True  # what is left is looked at once more, this job among it
+        try:
+            with self._stop.interrupting():
+                import_keras()  # where it fails no job has been touched
+        except PreemptedError:
+            return True
+        self._say_once("cards", self._me.unused())
         kills = oom_kills()
         why = ""
         if verdict.owner_alive is False and was_killed_for_memory(job.owner, kills):
             why = "taken over from a worker that the kernel killed for lack of memory"
         try:
-            lease = self._queue.claim(job, self._me(kills), judged=verdict, why=why)
+            lease = self._queue.claim(job, self._me.claimant(kills), judged=verdict, why=why)
         except ConflictError as error:
             logger.info("%s", error)
-            self._say_if_held(job)
+            now = self._queue.find(job.id)
+            if now is not None and now.state is State.HELD:
+                self._note_held(now)
             return False
         except (DamagedRecordError, LinkedError) as error:
             return self._pass_over(job, error)
         self._reporter.started(lease.job)
         if why:
             self._reporter.note(f"{job.id}: {why}")
+        self._run(lease, spec)
+        return True
+
+    def _run(self, lease: Lease, spec: Json) -> None:
+        job_id = lease.job.id
+        attempt = RunningAttempt(lease, spec, self._around)
         try:
-            RunningAttempt(lease, spec, self._around).run()
+            attempt.run()
         except StoreRefusedError:
             raise
         except StoreError as error:
             if not self._patient:
                 raise
             self._release_when_back(lease, error)
-        after = self._queue.find(job.id)
+        after = self._queue.find(job_id)
+        if attempt.lost and (after is None or after.state is not State.CANCELLED):
+            self._reporter.note(attempt.lost)
         if after is not None:
             self._reporter.ended(after)
-        return True
+        before = self._later.pop(job_id, None)
+        if attempt.left and after is not None:
+            self._said.add(f"{job_id} {after.nonce}")
+            seconds = min(MOST_AGAIN, 2 * before.seconds) if before else AGAIN_SECONDS
+            self._leave(job_id, attempt.left, seconds)
+
+    def _leave(self, job_id: str, why: str, seconds: float) -> None:
+        self._later[job_id] = _Later(why, boot_clock() + seconds, seconds)
 
     def _pass_over(self, job: Job, error: StoreError) -> bool:
         """Leave a job whose records can't be read, for some time; others go before it."""
         if isinstance(error, StoreRefusedError) and not isinstance(error, LinkedError):
             raise error  # credentials, say: it is so for all jobs
         self._cannot_read(job.id, error)
-        self._not_before[job.id] = boot_clock() + AGAIN_SECONDS
+        self._leave(job.id, str(error), AGAIN_SECONDS)
         return False
 
     def _release_when_back(self, lease: Lease, error: StoreError) -> None:
@@ -357,39 +402,17 @@ class Worker:
         lapsed_at = boot_clock() + 2 * self._queue.lease_seconds  # it is free by then, all the same
         while self._stop.reason is None and not self.session_over and boot_clock() < lapsed_at:
             try:
-                lease.release(reason)
-            except LeaseLostError:
+                with suppress(LeaseLostError):
+                    lease.release(reason)
                 return
             except StoreRefusedError:
                 raise
             except StoreError as again:
                 self._say_away(again)  # and waits a little
-            else:
-                return
 
     def _say_away(self, error: StoreError) -> None:
         self._reporter.note(f"the bucket is away, waiting for it: {error}")
         self._nap(self._queue.lease_seconds / BEATS_PER_LEASE)
-
-    def _say_if_held(self, job: Job) -> None:
-        now = self._queue.find(job.id)
-        if now is not None and now.state is State.HELD:
-            self.held.append(job.id)
-            self._reporter.note(f"{job.id}: held: {now.reason}")
-
-    def _me(self, kills: int | None) -> Json:
-        """Name this worker as an owner, with what others want to know of it."""
-        cards = len(self._looking.machine().gpus)
-        return {
-            **self._owner,
-            "git_commit": self._looking.git_commit(),
-            **({"gpus": cards} if cards else {}),
-            **({"oom_kills": kills} if kills is not None else {}),
-        }
-
-
-def _in_order(found: Iterable[Job]) -> list[Job]:
-    return sorted(found, key=lambda job: (-job.priority, job.submitted_at, job.id))
 
 
 def _no(why: str) -> Availability:

@@ -116,7 +116,7 @@ COLUMNS = (
     _Column(title="Epochs", value=lambda run: run.job.epoch, text=_whole),
     _Column(title="Images/s", value=_measure("images_per_second"), text=_whole),
     _Column(title="Attempts", value=lambda run: run.job.attempts, text=_whole),
-    _Column(title="Preempted", value=lambda run: run.job.preemptions, text=_whole),
+    _Column(title="Preempted", value=lambda run: run.job.preempted, text=_whole),
 )
 
 

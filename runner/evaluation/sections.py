@@ -116,7 +116,7 @@ def _key_figures(run: Run) -> Html:
     if measured is not None and (speed := measured.number("images_per_second")):
         pairs["Images/s, inference"] = f"{speed:,.0f}"
     pairs |= {"Epochs": f"{run.job.epoch:,}", "Steps": f"{run.job.step:,}"}
-    pairs |= {"Attempts": f"{run.job.attempts:,}", "Preemptions": f"{run.job.preemptions:,}"}
+    pairs |= {"Attempts": f"{run.job.attempts:,}", "Preemptions": f"{run.job.preempted:,}"}
     cells = [
         element("div", element("dt", label), element("dd", value)) for label, value in pairs.items()
     ]

@@ -8,10 +8,10 @@ from typing import Any
 
 import blake3
 
-from runner.errors import DataError, SpecError, StoreError
+from runner.errors import DataAwayError, DataError, SpecError
 from runner.store import places
 
-_ENDINGS = (".weights.h5", ".h5", ".keras")
+ENDINGS = (".weights.h5", ".h5", ".keras")
 
 
 class Pretrained:
@@ -38,14 +38,14 @@ class Pretrained:
 
         Raises:
             DataError: the file is missing, not the expected one, or of another network.
-            StoreError: the bucket or the download failed for now.
+            DataAwayError: the bucket or the download failed for now.
         """
         if self._weights == "imagenet":
             return self._downloaded()
-        ending = next((end for end in _ENDINGS if self._weights.endswith(end)), None)
+        ending = next((end for end in ENDINGS if self._weights.endswith(end)), None)
         if ending is None:
             msg = f"model.arguments.weights: received '{self._weights}'; expected \"imagenet\""
-            msg += f" or a file that ends in {', '.join(_ENDINGS)}."
+            msg += f" or a file that ends in {', '.join(ENDINGS)}."
             raise SpecError(msg)
         content = places.read(self._weights, field="model.arguments.weights")
         found = blake3.blake3(content).hexdigest()
@@ -71,7 +71,7 @@ class Pretrained:
                 f"the ImageNet weights could not be downloaded: {error}."
                 " Try again, or set model.arguments.weights to a file."
             )
-            raise StoreError(msg) from error
+            raise DataAwayError(msg) from error
         _copy(whole, self._base, source="imagenet")
         return {"weights": "imagenet", "keras": keras.__version__}
 

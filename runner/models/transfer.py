@@ -7,7 +7,7 @@ is resumed and evaluated without the file it began with.
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from runner.errors import SpecError
+from runner.errors import MissingHereError, SpecError
 from runner.models._arguments import Activation, Share, Size, Units
 from runner.models._pretrained import Pretrained
 
@@ -90,7 +90,7 @@ def _application(network: str) -> Any:
     found = getattr(keras.applications, network, None)
     if found is None:
         msg = f"Keras {keras.__version__} has no network {network}. Choose another or update Keras."
-        raise SpecError(msg)
+        raise MissingHereError(msg)
     return found
 
 

@@ -24,7 +24,12 @@ def name_of(owner: Mapping[str, Any]) -> str:
 
 def key_of(worker: str) -> str:
     """Return where requests to one worker lie."""
-    return f"workers/drain-{re.sub(r'[^A-Za-z0-9.-]', '_', worker)[:100]}.json"
+    return f"workers/drain-{file_of(worker)}.json"
+
+
+def file_of(worker: str) -> str:
+    """Return a worker's name as a part of keys."""
+    return re.sub(r"[^A-Za-z0-9.-]", "_", worker)[:100]
 
 
 def request(store: Store, worker: str = "") -> None:

@@ -114,6 +114,7 @@ def claimed(job: Job, *, seen: Job, owner: Json, lease_seconds: float, why: str 
         lease_seconds=lease_seconds,
         attempts=job.attempts + 1,
         preemptions=job.preemptions + lost,
+        died=job.died + lost,
         deaths=deaths,
         failure=_described(job, Failure.OUT_OF_MEMORY, why) if lost and why else job.failure,
         wait_seconds=0.0,
@@ -136,6 +137,7 @@ def _quarantined(job: Job, deaths: int, why: str) -> Job:
         state=State.HELD,
         owner=None,
         preemptions=job.preemptions + 1,
+        died=job.died + 1,
         deaths=0 if job.wish == HOLD else deaths,  # that one is no poison
         wish="",
         reason="held by its user" if job.wish == HOLD else poison,
@@ -198,6 +200,7 @@ def finished(
         state=state if more else State.SUCCEEDED,
         stage=Stage.EVALUATE if more else job.stage,
         owner=None,
+        earlier=job.attempts if more else job.earlier,
         failures=0,
         deaths=0,
         wish="",
@@ -208,8 +211,11 @@ def finished(
     )
 
 
-def released(job: Job, *, reason: str) -> Job:
-    """Give the job back: a preemption, which spends no retry. Held, if its user wished that."""
+def released(job: Job, *, reason: str, preempted: bool = True) -> Job:
+    """Give the job back, which spends no retry. Held, if its user wished that.
+
+    `preempted`: its machine goes; else it is left for a machine that has what it needs.
+    """
     if job.wish == HOLD:
         return held(job, reason="held by its user")
     return replace(
@@ -217,7 +223,7 @@ def released(job: Job, *, reason: str) -> Job:
         kind="release",
         state=State.QUEUED,
         owner=None,
-        preemptions=job.preemptions + 1,
+        preemptions=job.preemptions + preempted,
         reason=reason[:_REASON],
     )
 
@@ -341,6 +347,7 @@ def to_evaluate(job: Job) -> Job:
         kind="evaluate",
         state=State.QUEUED,
         stage=Stage.EVALUATE,
+        earlier=job.attempts,
         failures=0,
         deaths=0,
         wait_seconds=0.0,
@@ -370,7 +377,7 @@ def dated(after: Job, before: Job, now: datetime) -> Job:
 
 
 def gpus(job: Job) -> int:
-    """Return how many GPUs the owner's machine has."""
+    """Return how many GPUs the owner uses; first versions counted all of its machine."""
     count = (job.owner or {}).get("gpus", 0)
     return count if type(count) is int and 0 <= count <= 1024 else 0
 

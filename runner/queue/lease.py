@@ -97,9 +97,9 @@ class Lease:
             )
         )
 
-    def release(self, reason: str) -> Job:
-        """Give the job back, for whoever comes next. Not a failure."""
-        return self._end(partial(jobs.released, reason=reason))
+    def release(self, reason: str, *, preempted: bool = True) -> Job:
+        """Give the job back, for whoever comes next. Not a failure, and perhaps no preemption."""
+        return self._end(partial(jobs.released, reason=reason, preempted=preempted))
 
     def hold(self, reason: str) -> Job:
         """Give the job back, for nobody until it is let go. Neither failure nor preemption."""

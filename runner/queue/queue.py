@@ -75,7 +75,10 @@ class Queue:
 
         The same name and content again returns the job as it is. Other content: ConflictError.
         """
+        from runner.store import allowed
+
         check_once(self.store)
+        allowed.remember(spec, self.store.url)
         steps = protocol.submit(job_id, spec, nonce=self._nonce, now=self._now)
         return log.run(self.store, steps)
 

@@ -61,7 +61,9 @@ class Job:
     owner: Json | None = None  #: the process that made the newest claim (see owner.py)
     lease_seconds: float = 60.0  #: without a sign of life for this long, anyone may claim
     attempts: int = 0  #: claims
-    preemptions: int = 0  #: attempts that ended without fault: released, or their machine lost
+    earlier: int = 0  #: of them, those of the stages before this one
+    preemptions: int = 0  #: attempts that ended without fault: released, or their worker died
+    died: int = 0  #: of them, those whose worker died without a word
     failures: int = 0  #: of this stage, since it was queued or retried
     worked_seconds: float = 0.0  #: up to the newest record of an owner; for the interval
     epoch: int = 0  #: of the newest committed checkpoint
@@ -84,7 +86,7 @@ class Job:
     requirements: Json | None = None  #: of a machine: gpu_memory_gb, labels
     budget: Json | None = None  #: hours and gpu_hours, compared with what is spent
     spent_seconds: float = 0.0  #: as worked_seconds, since it was submitted or let go
-    spent_gpu_seconds: float = 0.0  #: the same for each GPU of the owner's machine
+    spent_gpu_seconds: float = 0.0  #: the same, of owners that had a GPU
     startup_seconds: float = 0.0  #: from a claim to its first new step, the last time; 0: unknown
     deaths: int = 0  #: attempts in a row whose worker died at this step
     most_deaths: int = MOST_DEATHS  #: so many of them hold the job
@@ -96,6 +98,16 @@ class Job:
     def ended(self) -> bool:
         """Whether nobody has to do anything more."""
         return self.state in ENDED
+
+    @property
+    def tries(self) -> int:
+        """Attempts at the stage that it is in."""
+        return self.attempts - self.earlier
+
+    @property
+    def preempted(self) -> int:
+        """Attempts that were released: by a notice of their machine's, a signal, a drain."""
+        return self.preemptions - self.died
 
     @property
     def results(self) -> Json | None:
@@ -179,6 +191,8 @@ _FIELDS = {
 }
 #: fields that records of the first versions lack
 _TERMS = {
+    "earlier": fields.count("earlier"),
+    "died": fields.count("died"),
     "priority": fields.whole("priority"),
     "after": fields.names("after"),
     "requirements": fields.requirements,

@@ -7,14 +7,18 @@ own for each part, else a long one would never end on a bad line.
 """
 
 import asyncio
+import inspect
 import logging
 import os
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
+from difflib import get_close_matches
 from random import random
 from typing import Any
 
 from runner.errors import StoreError, StoreRefusedError
+from runner.store.allowed import check_address
 from runner.store.faults import OPTIONS_MEND, brief, mend_for
 from runner.store.settings import mask
 
@@ -30,6 +34,8 @@ _PACKAGES = {
     "abfs": "adlfs",
     "abfss": "adlfs",
 }
+_ANY_CLIENT = {"use_listings_cache", "listings_expiry_time", "max_paths", "skip_instance_cache"}
+_SESSION = {"profile", "session_vars", "event_hooks", "include_builtin_handlers"}  # botocore's
 _TIMES = ("LastModified", "last_modified", "updated", "mtime", "modified")
 
 
@@ -55,7 +61,44 @@ def client_options(scheme: str, given: dict[str, Any], *, tries: int = 1) -> dic
                 total=_REQUEST_SECONDS, sock_connect=_CONNECT_SECONDS, sock_read=_SILENT_SECONDS
             ),
         )
+    elif scheme in ("http", "https"):
+        from aiohttp import ClientTimeout
+
+        options["get_client"] = _web_client
+        options["client_kwargs"] = {
+            "timeout": ClientTimeout(sock_connect=_CONNECT_SECONDS, sock_read=_SILENT_SECONDS)
+        }
+    elif scheme not in _PACKAGES:
+        return options
     return {**options, "use_listings_cache": False, "skip_instance_cache": True}
+
+
+async def _web_client(**named: Any) -> Any:
+    """Return a session that goes to no address that is this machine's secret.
+
+    Each address is looked at when it is gone to: names and redirects may lead to any.
+    """
+    from aiohttp import AddrInfoType, ClientSession, TCPConnector
+
+    def connect(info: AddrInfoType) -> socket.socket:
+        check_address(str(info[4][0]))
+        return socket.socket(*info[:3])
+
+    return ClientSession(**named, connector=TCPConnector(socket_factory=connect))
+
+
+def _check_options(client: type, scheme: str, given: Iterable[str]) -> None:
+    """Refuse options that a bucket's client does not know: most take any, and ignore them."""
+    makers = [vars(one)["__init__"] for one in client.__mro__ if "__init__" in vars(one)]
+    known = {name for one in makers for name in inspect.signature(one).parameters}
+    known |= _ANY_CLIENT | (_SESSION if scheme in ("s3", "s3a") else set())
+    for name in set(given) - known:
+        near = get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise StoreRefusedError(
+            f"{scheme}:// has no storage option {mask(repr(name))}.{hint} {OPTIONS_MEND} Those in "
+            "the variable go to every bucket; the file keeps them apart."
+        )
 
 
 def make_client(url: str, given: dict[str, Any], *, tries: int = 1) -> tuple[Any, str]:
@@ -63,11 +106,17 @@ def make_client(url: str, given: dict[str, Any], *, tries: int = 1) -> tuple[Any
 
     It sends each request up to `tries` times by itself.
     """
-    scheme = url.partition("://")[0].lower()
+    scheme = url.partition("://")[0].lower() if "://" in url else "file"
     try:
+        from fsspec import get_filesystem_class
         from fsspec.core import url_to_fs
 
-        client, path = url_to_fs(url, **client_options(scheme, given, tries=tries))
+        options = client_options(scheme, given, tries=tries)  # before gcsfs is imported
+        if scheme in _PACKAGES:
+            _check_options(get_filesystem_class(scheme), scheme, given)
+        client, path = url_to_fs(url, **options)
+    except StoreError:
+        raise
     except ImportError as error:
         package = _PACKAGES.get(scheme, "its fsspec package")
         raise StoreRefusedError(

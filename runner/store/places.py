@@ -1,68 +1,155 @@
 """Data are read where they lie: a file, a bucket as the store is read, or any fsspec URL.
 
 What is said about a store of the same place (settings file, RUNNER_STORAGE_OPTIONS) holds for data
-there too, and a bucket that does not answer is waited for as long.
+there too, and a bucket or a server that does not answer is waited for as long.
 """
 
+import hashlib
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from runner.errors import DataError, StoreError
-from runner.store.base import is_key
-from runner.store.filesystem import open_store
+from runner.errors import DataAwayError, DataError, MissingHereError, StoreError
+from runner.store.clients import make_client, modified_at
+from runner.store.faults import PATIENCE_SECONDS, patiently, status_of
 from runner.store.schemes import HONEST
-from runner.store.settings import settings_for
+from runner.store.settings import mask, settings_for
 
-MAX_BYTES = 1 << 40  #: of one file
-_WITHOUT_OPTIONS = frozenset({"file", "local", "http", "https", "memory", "data", "github"})
+T = TypeVar("T")
+_WEB = ("http", "https")
+_LOCAL = ("file", "local", "memory")
 
 
 def read(path: str, *, field: str = "data.path") -> bytes:
-    """Return a file's bytes.
+    """Return the bytes of a file; the errors are those of `Place`."""
+    return Place(path, field=field).read()
+
+
+def version(path: str) -> str:
+    """Return what changes whenever the files at a bucket's URL do; "" where nothing tells."""
+    if path.partition("://")[0].lower() not in HONEST:
+        return ""
+    tags = [
+        (name, one.get("size"), one.get("ETag") or one.get("etag"), modified_at(one))
+        for name, one in sorted(Place(path).details().items())
+    ]
+    return hashlib.sha256(repr(tags).encode()).hexdigest()
+
+
+class Place:
+    """A file, or a folder of files.
 
     Args:
         path: a local one, or an fsspec URL.
         field: of the spec, named in errors.
 
     Raises:
-        DataError: there is no such file, or it can't be opened.
-        StoreError: its bucket does not answer for now, or refuses.
+        MissingHereError: this machine has no such file, may not read it, or lacks a package.
+        DataError: there is no such object, or it can't be opened.
+        DataAwayError: its bucket or server does not answer for now, or refuses.
     """
-    scheme, _, _ = path.partition("://")
-    folder, _, name = path.rpartition("/")
-    try:
-        if "://" not in path and "::" not in path:
-            return Path(path).expanduser().read_bytes()
-        if scheme.lower() in HONEST and "::" not in path and is_key(name):
-            data = open_store(folder, single_writer=True).read(name, max_bytes=MAX_BYTES)
-            if data is None:
-                raise FileNotFoundError(path)
-            return data
-        import fsspec
 
-        with fsspec.open(path, "rb", **options(path)) as file:
-            content: bytes = file.read()
-            return content
-    except StoreError:
-        raise
-    except FileNotFoundError:
-        msg = f"{path}: no such file. Mend {field}, or copy the file there."
-        raise DataError(msg) from None
-    except (IsADirectoryError, PermissionError) as error:
-        msg = f"{path} cannot be read: {error.strerror or error}. Mend {field} or its access."
-        raise DataError(msg) from None
-    except (ImportError, ValueError, TypeError) as error:  # a scheme without its package, or none
-        msg = f"{path}: {error}. Mend {field}."
-        raise DataError(msg) from None
-    except OSError as error:
-        msg = f"{path} could not be read just now: {error}. Try again."
-        raise StoreError(msg) from error
+    def __init__(self, path: str, *, field: str = "data.path") -> None:
+        self._path = mask(path)
+        self._field = field
+        self._scheme = path.partition("://")[0].lower() if "://" in path else "file"
+        if "::" in path:
+            msg = f"{self._path}: chained URLs are not opened. Mend {field}."
+            raise DataError(msg)
+        try:
+            _check(self._scheme)
+        except ValueError as error:
+            msg = f"{self._path}: {error}. Mend {field}."
+            raise DataError(msg) from None
+        self._files, self._root = self._ask("opening", lambda: _opened(path, self._scheme))
+
+    def names(self) -> list[str]:
+        """Return the names of all files below the folder, relative to it, sorted."""
+        return sorted(name.removeprefix(self._root).lstrip("/") for name in self.details())
+
+    def read(self, name: str = "") -> bytes:
+        """Return the bytes of the file, or of one of the folder's."""
+        path = f"{self._root.rstrip('/')}/{name}" if name else self._root
+        content: bytes = self._ask("read", lambda: self._files.cat_file(path))
+        return content
+
+    def details(self) -> dict[str, dict[str, Any]]:
+        """Return the file, or all of the folder's, by name, as the client describes them."""
+        strict = {"on_error": "raise"} if self._scheme in _WEB else {}  # else away looks empty
+        found: dict[str, dict[str, Any]] = self._ask(
+            "listing", lambda: self._files.find(self._root, detail=True, **strict)
+        )
+        return found
+
+    def _ask(self, doing: str, work: Callable[[], T]) -> T:
+        try:
+            if self._scheme in _LOCAL:
+                return work()
+            doing = f"{doing} of {self._path}"
+            return patiently(doing, lambda: self._of_web(work), patience_seconds=PATIENCE_SECONDS)
+        except FileNotFoundError:
+            msg = f"{self._path}: no such file. Mend {self._field}, or copy the file there."
+            raise (MissingHereError if self._scheme in _LOCAL else DataError)(msg) from None
+        except StoreError as error:
+            raise DataAwayError(str(error)) from error
+        except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
+            why = error.strerror or error
+            msg = f"{self._path} cannot be read: {why}. Mend {self._field} or its access."
+            of_machine = isinstance(error, PermissionError)
+            raise (MissingHereError if of_machine else DataError)(msg) from None
+        except ImportError as error:  # a scheme without its package
+            msg = f"{self._path}: {error}."
+            raise MissingHereError(msg) from None
+        except ValueError as error:  # a scheme that nobody knows, a path that is none
+            msg = f"{self._path}: {error}. Mend {self._field}."
+            raise DataError(msg) from None
+        except OSError as error:
+            msg = f"{self._path} could not be read just now: {error}. Try again."
+            raise DataAwayError(msg) from error
+
+    def _of_web(self, work: Callable[[], T]) -> T:
+        """Do it; a web server that refuses is no bucket to log in to."""
+        try:
+            return work()
+        except Exception as error:
+            status = status_of(error)
+            if self._scheme in _WEB and status in (401, 403):
+                msg = f"{self._path}: its server refuses it ({status}). Mend {self._field}, or ask"
+                raise DataAwayError(f"{msg} for access.") from error
+            raise
 
 
-def options(url: str) -> dict[str, Any]:
-    """Return what the client of a URL is opened with: as for a store there."""
-    scheme = url.partition("://")[0].rpartition("::")[2].lower()
-    if "://" not in url or scheme in _WITHOUT_OPTIONS:
-        return {}
-    found = settings_for(url.rpartition("::")[2]).storage_options
-    return {scheme: found} if "::" in url and found else found
+def _check(scheme: str) -> None:
+    """Raise ValueError where nobody knows such a scheme."""
+    if scheme not in HONEST:
+        from fsspec import get_filesystem_class
+
+        with suppress(ImportError):  # its package can be installed, as will be said
+            get_filesystem_class(scheme)
+
+
+def _opened(path: str, scheme: str) -> tuple[Any, str]:
+    plain = scheme in (*_WEB, *_LOCAL)
+    return make_client(path, {} if plain else settings_for(path).storage_options)
+
+
+def here(path: str, given: str | None = None) -> str | None:
+    """Return where this machine has what a spec names; None where it has not.
+
+    Args:
+        path: a local one, or a URL, which is the same everywhere.
+        given: a relative path that stands for the same file in another machine's working folder.
+    """
+    if is_url(path):
+        return path
+    for one in (path, given or path):
+        with suppress(OSError, ValueError, RuntimeError):  # no access, too long a path, ~nobody
+            if Path(one).expanduser().exists():
+                return one
+    return None
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is read through fsspec, the same from everywhere."""
+    return "://" in path or "::" in path

@@ -3,8 +3,7 @@
 Creates are sent as one request with the condition "only if absent" (`ifGenerationMatch=0`,
 `If-None-Match: *`) and never resent here: what is not a plain success or a plain "exists" is
 UNKNOWN, and the log reads it back. fsspec's caches are off: with them an object that exists
-was "not found". What gs, s3 and az need is set here; any other fsspec file system works for
-one writer at a time.
+was "not found".
 """
 
 import contextlib
@@ -31,7 +30,7 @@ from runner.store.base import (
     too_large,
 )
 from runner.store.clients import has_bucket, make_client, modified_at
-from runner.store.schemes import HONEST, check_url
+from runner.store.schemes import check_url
 from runner.store.settings import mask
 
 T = TypeVar("T")
@@ -56,7 +55,7 @@ class FsspecStore:
         single_writer: bool = False,
         patience_seconds: float = faults.PATIENCE_SECONDS,
     ) -> None:
-        check_url(url, single_writer=single_writer)
+        check_url(url)
         self.url = mask(url.rstrip("/"))
         self.single_writer = single_writer
         self.patience_seconds = patience_seconds
@@ -65,6 +64,7 @@ class FsspecStore:
         self._options = dict(storage_options or {})
         self._client: tuple[int, Any, str] | None = None
         self._reached = False  # the bucket is there: an absent object is just absent
+        self._trust = faults.Trust()
         self._clock: tuple[float, float] | None = None  # the store's time, at our time
         self._clock_lock = threading.Lock()  # one of many askers writes the object
 
@@ -117,6 +117,7 @@ class FsspecStore:
             return None
         if isinstance(reply, bytes) and len(reply) <= max_bytes:
             self._reached = True
+            self._trust.worked(_kind(f"read of {key}"))
             return reply
         try:
             return self.read(key, max_bytes=max_bytes)
@@ -144,32 +145,28 @@ class FsspecStore:
         return data
 
     def create(self, key: str, data: bytes) -> Created:  # noqa: D102
-        data, path = check_record(data), self._path(key)
+        data, path, doing = check_record(data), self._path(key), f"create of {key}"
         try:
-            if self._scheme in HONEST:
-                self._fs.pipe_file(path, data, mode="create")
-            elif self._fs.exists(path):
-                return Created.EXISTS
-            else:
-                self._write_and_move(path, data)
-        except FileExistsError:
-            return Created.EXISTS
+            self._fs.pipe_file(path, data, mode="create")
         except Exception as error:  # clients raise anything
-            if faults.status_of(error) == 412:
+            if isinstance(error, FileExistsError) or faults.status_of(error) == 412:
+                self._trust.worked(_kind(doing))
                 return Created.EXISTS
             mend = faults.mend_for(error)
-            if mend is not None and faults.status_of(error) != 409:
-                raise faults.refused(f"create of {key} in {self.url}", error, mend) from error
+            passes = faults.status_of(error) == 409 or (
+                faults.is_access(error) and self._trust.is_blip(_kind(doing))
+            )
+            if mend is not None and not passes:
+                raise faults.refused(f"{doing} in {self.url}", error, mend) from error
             logger.warning("create of %s: no clear reply (%s)", key, faults.brief(error))
             return Created.UNKNOWN
         self._reached = True
+        self._trust.worked(_kind(doing))
         return Created.YES
 
     def put(self, key: str, data: Buffer | Sequence[Buffer]) -> None:  # noqa: D102
         path, views = self._path(key), pieces(data)
-        if self._scheme not in HONEST:
-            self._written(key, lambda: self._write_and_move(path, b"".join(views)))
-        elif sum(view.nbytes for view in views) < _STREAMED:
+        if sum(view.nbytes for view in views) < _STREAMED:
             whole = b"".join(views)
             self._written(key, lambda: self._fs.pipe_file(path, whole))
         else:
@@ -196,14 +193,6 @@ class FsspecStore:
             with contextlib.suppress(Exception):
                 file.discard()
             raise
-
-    def _write_and_move(self, path: str, data: bytes) -> None:
-        """Write aside, then move: readers of a server's folder see all or nothing."""
-        folder, _, name = path.rpartition("/")
-        self._fs.makedirs(folder, exist_ok=True)
-        aside = f"{folder}/.tmp-{token_hex(8)}-{name}"
-        self._fs.pipe_file(aside, data)
-        self._fs.mv(aside, path)
 
     def folders(self, prefix: str) -> list[str]:  # noqa: D102
         path = self._folder(prefix)
@@ -308,7 +297,7 @@ class FsspecStore:
 
     def _require_bucket(self) -> None:
         """Tell an absent object from an absent bucket, once."""
-        if self._reached or self._scheme not in HONEST:
+        if self._reached:
             return
         bucket = self._root.split("/", 1)[0]
 
@@ -322,8 +311,20 @@ class FsspecStore:
         self._reached = True
 
     def _patiently(self, doing: str, work: Callable[[], T]) -> T:
-        doing = f"{doing} in {self.url}"
-        return faults.patiently(doing, work, patience_seconds=self.patience_seconds)
+        kind = _kind(doing)
+        try:
+            found = faults.patiently(
+                f"{doing} in {self.url}",
+                work,
+                patience_seconds=self.patience_seconds,
+                reached=self._reached,
+                is_blip=lambda: self._trust.is_blip(kind),
+            )
+        except FileNotFoundError:
+            self._trust.worked(kind)
+            raise
+        self._trust.worked(kind)
+        return found
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{check_key(key)}"
@@ -356,6 +357,11 @@ def _rebuild(
         single_writer=single_writer,
         patience_seconds=patience_seconds,
     )
+
+
+def _kind(doing: str) -> str:
+    """Return what permissions are about: `put of jobs/cats/head.json` is a `put of jobs`."""
+    return doing.partition("/")[0]
 
 
 def _boot_seconds() -> float:

@@ -1,8 +1,8 @@
 """Where several machines may share a store, and why not elsewhere.
 
 Only an honest create-if-absent makes sharing safe. On the places named here every racer was
-told that it had won (measured), or nothing says that it would not be. One process at a time is
-fine anywhere: that is what `single_writer` promises.
+told that it had won (measured), or nothing says that it would not be. They are refused. A folder
+that is a mount of one may be used by one process at a time: that is what `single_writer` promises.
 """
 
 import re
@@ -42,13 +42,15 @@ _DRIVE = "/content/drive"
 _MOUNT_TABLE = Path("/proc/self/mounts")
 
 
-def check_url(url: str, *, single_writer: bool) -> None:
+def check_url(url: str) -> None:
     """Raise StoreRefusedError where several writers could both believe that they own a job."""
     scheme = url.partition("://")[0].lower()
-    if single_writer or scheme in HONEST:
-        return
-    reason = _REASONS.get(scheme, "it is not known to create objects exclusively")
-    raise _refused(f"{mask(url)} can't be shared", reason)
+    if scheme not in HONEST:
+        reason = _REASONS.get(scheme, "it is not known to create objects exclusively")
+        raise StoreRefusedError(
+            f"{mask(url)} can't hold jobs: {reason}. Use a gs://, s3:// or az:// bucket, or a "
+            "local folder. Data may lie there (data.path)."
+        )
 
 
 def check_slashes(url: str) -> None:
@@ -81,15 +83,11 @@ def check_folder(folder: Path, *, single_writer: bool, table: Path = _MOUNT_TABL
         return
     kind = "fuse.drive" if folder.is_relative_to(_DRIVE) else _mounted_as(folder, table)
     if kind in _MOUNTS:
-        raise _refused(f"{folder} (mounted as {kind}) can't be shared", _MOUNTS[kind])
-
-
-def _refused(what: str, reason: str) -> StoreRefusedError:
-    return StoreRefusedError(
-        f"{what}: {reason}. Use a gs://, s3:// or az:// bucket or a local folder, or promise that "
-        'one process at a time works there: {"stores": {"URL": {"single_writer": true}}} in '
-        "~/.config/runner/settings.json."
-    )
+        raise StoreRefusedError(
+            f"{folder} (mounted as {kind}) can't be shared: {_MOUNTS[kind]}. Use a gs://, s3:// or "
+            "az:// bucket or a local folder, or promise that one process at a time works there: "
+            '{"stores": {"FOLDER": {"single_writer": true}}} in ~/.config/runner/settings.json.'
+        )
 
 
 def _mounted_as(folder: Path, table: Path) -> str:

@@ -6,7 +6,7 @@ profiles, environment) work without any of this. Where options are needed:
     RUNNER_STORAGE_OPTIONS='{"profile": "lab"}'        for every store of this process
     ~/.config/runner/settings.json                     by URL prefix, the longest that fits:
         {"stores": {"s3://lab/": {"storage_options": {"profile": "lab"}},
-                    "sftp://nas/": {"single_writer": true}}}
+                    "/content/drive/": {"single_writer": true}}}
 """
 
 import json

@@ -67,7 +67,7 @@ class Attributes:
         ]
         #: objects with attributes in a dictionary, and the names that were in it
         self._known = {
-            path: frozenset(vars(part))
+            path: (vars(part), frozenset(vars(part)))
             for path, part in self._parts.items()
             if hasattr(part, "__dict__")
         }
@@ -108,9 +108,9 @@ class Attributes:
         """Return path, name and value of plain attributes that were not there in the beginning."""
         return [
             (path, name, value)
-            for path, known in self._known.items()
-            if len(vars(self._parts[path])) != len(known)
-            for name, value in vars(self._parts[path]).items()
+            for path, (values, known) in self._known.items()
+            if len(values) != len(known)
+            for name, value in values.items()
             if name not in known
             and name not in _KERAS_S_OWN
             and isinstance(value, _PLAIN)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner import registry
 from runner.datasets.arrays import Dataset
-from runner.errors import SpecError
+from runner.errors import MissingHereError, SpecError
 from runner.spec import JobSpec, Optimizer, Phase
 from runner.training.assemble import Assembled, assemble
 
@@ -81,6 +81,7 @@ def make_optimizer(spec: Optimizer) -> "keras.optimizers.Optimizer":
     """Make the Keras optimizer of that name.
 
     Raises:
+        MissingHereError: this machine's Keras is too old.
         SpecError: an argument that its class does not take, or a value it refuses.
     """
     import keras
@@ -93,7 +94,7 @@ def make_optimizer(spec: Optimizer) -> "keras.optimizers.Optimizer":
     optimizer = classes.get(spec.name)
     if optimizer is None:
         msg = f"optimizer.name: Keras {keras.__version__} has no '{spec.name}'; update Keras."
-        raise SpecError(msg)
+        raise MissingHereError(msg)
     known = set(inspect.signature(optimizer.__init__).parameters) - {
         "self", "learning_rate", "kwargs", "name",
     }  # fmt: skip

@@ -19,7 +19,6 @@ from runner.checkpoint.policy import (
     Every,
     EveryEpochs,
     EverySteps,
-    Latest,
     Never,
     mean_time_between,
     parse,
@@ -29,8 +28,9 @@ from runner.errors import TrainingError
 from runner.training import private
 from runner.training.best import Best
 from runner.training.folder import Folder
-from runner.training.loop import Loop, Settings
 from runner.training.progress import OnProgress
+from runner.training.settings import Settings
+from runner.training.takeover import Opened, Takeover
 from runner.training.trace import Recorder
 from runner.training.urgency import NoHurry, Urgency
 
@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 MOST_LOSS = 600.0  #: seconds between checkpoints with every="auto", at most
 _ENDED: dict[str, int] = {}  #: by backup folder: fits of this process that have ended
-Opened = tuple[Checkpointer, Restored | None]
 
 
 class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
@@ -94,7 +93,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         self.save_freq = save_freq
         self.double_checkpoint = double_checkpoint
         self.delete_checkpoint = delete_checkpoint
-        self._folder = Folder(str(backup_dir), keep=Latest(keep), storage_options=storage_options)
+        self._folder = Folder(str(backup_dir), keep=keep, storage_options=storage_options)
         self._open: Callable[[], Opened] = self._folder.open
         if every and save_freq != "epoch":
             raise ValueError(
@@ -120,7 +119,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
                 recorder=recorder,
                 warn=recorder.warn,
             )
-        self._loop: Loop | None = None
+        self._takeover: Takeover | None = None
 
     @classmethod
     def for_job(
@@ -172,33 +171,33 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         )
         fetch = restore or checkpointer.restore
         callback._open = lambda: (checkpointer, fetch())
-        callback._loop = None
+        callback._takeover = None
         return callback
 
     @property
     def final(self) -> Reference | None:
         """The state after on_train_end, committed; None before that, and if it was deleted."""
-        return self._loop.final if self._loop is not None else None
+        return self._takeover.final if self._takeover is not None else None
 
     @property
     def position(self) -> Position:
         """Where the training stands."""
-        return self._loop.position if self._loop is not None else self._settings.start
+        return self._takeover.position if self._takeover is not None else self._settings.start
 
     @property
     def history(self) -> dict[str, list[float | None]]:
         """Every metric of every epoch, as in the last checkpoint."""
-        return self._loop.history() if self._loop is not None else dict(self._settings.history)
+        return (self._takeover or self._settings).history  # type: ignore[return-value]
 
     @property
     def epoch_times(self) -> list[float]:
         """When each epoch of the history ended, in seconds since 1970."""
-        return list((self._loop or self._settings).epoch_times)
+        return list((self._takeover or self._settings).epoch_times)
 
     @property
     def blocked_seconds(self) -> list[float]:
         """How long each checkpoint kept the training waiting."""
-        return list(self._loop.blocked_seconds) if self._loop is not None else []
+        return self._takeover.blocked_seconds if self._takeover is not None else []
 
     def _say(self, text: str) -> None:
         if (self.params or {}).get("verbose"):
@@ -211,7 +210,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         if callbacks is not None and model is not None:
             place = str(getattr(self, "backup_dir", ""))
             self._settings.number = _ENDED.get(place, 0)
-            self._loop = Loop(callbacks, self, self._open, self._settings)
+            self._takeover = Takeover(callbacks, self, self._open, self._settings)
 
     def on_train_end(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
         """Count the fits of this program that have ended."""
@@ -221,7 +220,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
         """Check that the list was taken over."""
-        if self._loop is None:
+        if self._takeover is None:
             raise TrainingError(
                 "BackupAndRestore must stand in fit's own list: callbacks=[..., BackupAndRestore()]"
             )

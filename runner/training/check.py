@@ -3,31 +3,61 @@
 import json
 import math
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from runner import registry
 from runner.datasets.arrays import Dataset
-from runner.errors import DataError, SpecError
+from runner.errors import DataError, MissingHereError, SpecError, StoreError
 from runner.spec import JobSpec
+from runner.store import places
+from runner.store.allowed import paths_of
+
+
+@contextmanager
+def obtaining() -> Iterator[None]:
+    """What this machine can't get now is no fault of the job's: another may, or this one later.
+
+    Raises:
+        MissingHereError: a file, a package, a download or a bucket could not be had.
+    """
+    try:
+        yield
+    except (StoreError, FileNotFoundError, PermissionError, ModuleNotFoundError) as error:
+        msg = f"it could not get what it needs: {error}"
+        raise MissingHereError(msg) from error
 
 
 def load_data(spec: JobSpec) -> Dataset:
-    """Load the spec's data set.
+    """Load the spec's data set; the same files in a bucket only once after another.
 
     Raises:
         DataError: missing, damaged or of the wrong form.
-        StoreError: its bucket failed for now.
+        DataAwayError: its bucket failed for now.
     """
     load = registry.get("datasets", spec.data.name)
-    dataset = load(path=spec.data.path, **spec.data.arguments)
+    path = spec.data.path
+    if path is not None:
+        path = places.here(path, spec.data.given) or path
+    version = places.version(path) if path is not None else ""
+    key = version and json.dumps([spec.data.name, path, spec.data.arguments, version])
+    if key in _of_bucket:
+        return _of_bucket[key]
+    _of_bucket.clear()
+    dataset = load(path=path, **spec.data.arguments)
     if not isinstance(dataset, Dataset):
         msg = (
             f"dataset '{spec.data.name}' returned a {type(dataset).__name__}, not a Dataset:"
             " `from runner.datasets.arrays import checked` makes one of arrays."
         )
         raise DataError(msg)
+    if key:
+        _of_bucket[key] = dataset
     return dataset
+
+
+_of_bucket: dict[str, Dataset] = {}  #: what was read from a bucket last: a sweep reads it once
 
 
 def check_fit(spec: JobSpec, dataset: Dataset) -> None:
@@ -83,21 +113,13 @@ def check_data(
 def _is_here(spec: JobSpec, source: Path | str) -> bool:
     """Whether the data can be read at once."""
     path = spec.data.path
+    for named in paths_of(spec.effective()):
+        if "::" in named or places.here(named) is None:
+            why = "chained URLs are not opened" if "::" in named else "does not exist"
+            raise DataError(f"{source}: {named[:200]}: {why}.")
     if path is not None and "://" in path:
         return False  # perhaps gigabytes away: the worker that trains on it checks it
-    if path is None and spec.data.name not in BUNDLED | OF_A_PATH:
-        return False  # a download
-    if path is not None and not _exists(path):
-        msg = f"{source}: data.path: {path[:200]} does not exist."
-        raise DataError(msg)
-    return True
-
-
-def _exists(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except (OSError, ValueError):  # longer than a path can be
-        return False
+    return path is not None or spec.data.name in BUNDLED | OF_A_PATH  # others are a download
 
 
 #: datasets that need neither a path nor a download

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from runner.errors import DataError
 from runner.spec import parse
+from runner.store.allowed import paths_of, refusal
 from runner.store.base import Store
 from runner.training.check import load_data
 from runner.training.quiet import import_keras
@@ -24,6 +26,8 @@ def export(
     from runner.training import private
 
     parsed = parse(spec, source=job_id)
+    for why in filter(None, (refusal(one, store.url) for one in paths_of(spec, begun=True))):
+        raise DataError(f"{job_id} can't be exported here: {why}")
     model = restored_model(store, parsed, load_data(parsed), reference).model
     partial = path.with_name(f".{path.stem}-partial.keras")
     try:

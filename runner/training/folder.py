@@ -14,9 +14,10 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 from weakref import WeakValueDictionary
 
-from runner.checkpoint.checkpointer import Checkpointer, Reference
+from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.collection import is_own
-from runner.checkpoint.policy import Keep
+from runner.checkpoint.ledger import Ledger
+from runner.checkpoint.manifest import Reference
 from runner.checkpoint.reading import Restored
 from runner.errors import CheckpointError, DamagedRecordError, LeaseLostError, NotFoundError
 from runner.store import log
@@ -48,7 +49,7 @@ class Folder:
     """Opens the checkpoints of one folder or bucket URL."""
 
     def __init__(
-        self, url: str, *, keep: Keep, storage_options: dict[str, Any] | None = None
+        self, url: str, *, keep: int = 2, storage_options: dict[str, Any] | None = None
     ) -> None:
         self._store = open_store(url, storage_options=storage_options)
         self._keep = keep
@@ -66,7 +67,7 @@ class Folder:
         _finish(self._store.url)  # an earlier fit of this process may still be writing
         record = self._claim()
         self._commit = _Commit(self._store, record)
-        self._checkpointer = Checkpointer(
+        ledger = Ledger(
             self._store,
             BASE,
             token=int(record["token"]),
@@ -75,6 +76,7 @@ class Folder:
             best=record["best"],
             keep=self._keep,
         )
+        self._checkpointer = Checkpointer(ledger)
         _open[self._store.url] = self._checkpointer
         return self._checkpointer, self._checkpointer.restore()
 

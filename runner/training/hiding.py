@@ -18,13 +18,17 @@ class HiddenSteps:
         callbacks: the list of the fit that is to be deceived.
         count: train executions.
         logs: what the last of them returned.
+        stop: whether the training is to stop after them.
     """
 
-    def __init__(self, model: Any, callbacks: Any, count: int, logs: Any) -> None:
+    def __init__(
+        self, model: Any, callbacks: Any, count: int, logs: Any, *, stop: bool = False
+    ) -> None:
         self._model = model
         self._callbacks = callbacks
         self._real: Any = model.train_function
         self._logs = logs
+        self._stop = stop
         self.left = count
         if count:
             model.train_function = self._function
@@ -40,6 +44,8 @@ class HiddenSteps:
         self.left -= 1
         if self.left == 0:
             self.end()
+            if self._stop:
+                self._model.stop_training = True
 
     def end(self) -> None:
         """Let the model train again."""

@@ -128,11 +128,21 @@ class _Look:
     def _encoded(self, value: Any, kind: Kind, path: str) -> Any:
         if kind is Kind.LEAF:
             return encode_leaf(value, path)
+        if self._is_of_new_parts(value, kind):
+            return {"!carried": None}
         if kind in _IMMUTABLE:
             return self._immutable(value, kind, path)
         if self._stays(value, kind):
             return self._origin(value, kind, path)
         return self._reference(value, kind, path)
+
+    def _is_of_new_parts(self, value: Any, kind: Kind) -> bool:
+        """Whether it holds only variables and layers that each process makes, as in `build`."""
+        if kind is Kind.CARRIED or kind not in (Kind.LIST, Kind.TUPLE, Kind.DICT):
+            return kind is Kind.CARRIED and id(value) not in self._given.keys
+        inner = list(value.values() if kind is Kind.DICT else value)
+        new = bool(inner) and id(value) not in self._given.keys
+        return new and all(self._is_of_new_parts(part, kind_of(part)) for part in inner)
 
     def _immutable(self, value: Any, kind: Kind, path: str) -> Any:
         if kind is Kind.TENSOR:

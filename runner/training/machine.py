@@ -34,6 +34,7 @@ class Gpu:
 
     name: str
     memory_mib: int
+    id: str = ""  #: what CUDA_VISIBLE_DEVICES calls it, whatever its place among the cards
 
 
 def gpus(environment: Mapping[str, str] = os.environ) -> tuple[Gpu, ...]:
@@ -41,7 +42,7 @@ def gpus(environment: Mapping[str, str] = os.environ) -> tuple[Gpu, ...]:
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     wanted = None if visible is None else {name.strip() for name in visible.split(",")} - {""}
     return tuple(
-        Gpu(name=name, memory_mib=memory)
+        Gpu(name=name, memory_mib=memory, id=uuid)
         for index, uuid, name, memory in _cards()
         if wanted is None or any(index == one or uuid.startswith(one) for one in wanted)
     )

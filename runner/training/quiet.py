@@ -74,11 +74,14 @@ def import_keras() -> None:
     Users who want to see all of it set TF_CPP_MIN_LOG_LEVEL to 0.
 
     Raises:
-        SpecError: the backend is not installed, or is none that runner knows.
+        SpecError: it can't be imported here, or the backend is none that runner knows.
     """
     logging.getLogger("tensorflow").addFilter(_is_of_one_network)
     with _lock:
         wishes = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        # a card's memory as it is needed, not all of it at once: others may work on it too
+        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         if "keras" in sys.modules or wishes in ("0", "1"):
             _load()
             return
@@ -95,17 +98,19 @@ def _is_of_one_network(record: logging.LogRecord) -> bool:
 def _load() -> None:
     try:
         import keras  # noqa: F401 - to have it loaded, and its backend with it
-    except ImportError as error:
-        if error.name not in ("tensorflow", "jax", "torch"):
-            raise
+
+        from runner.training import backends
+
+        backends.current()
+    except SpecError:
+        raise
+    except Exception as error:  # a broken package raises anything
         msg = (
-            f"Keras's backend is not installed: {error}. Install it, or choose another with "
-            "KERAS_BACKEND=tensorflow or KERAS_BACKEND=jax."
+            f"Keras or its backend can't be imported here: {type(error).__name__}: {error}. No job"
+            " was touched: mend the installation, choose another backend with KERAS_BACKEND, or"
+            " work on another machine."
         )
         raise SpecError(msg) from error
-    from runner.training import backends
-
-    backends.current()
 
 
 def _load_filtered() -> None:

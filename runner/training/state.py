@@ -49,17 +49,13 @@ class Variables:
     ) -> None:
         self._backend = backends.current()
         self._variables: list[tuple[str, Any]] = []
-        #: names of weights that no step trains: of frozen layers, and statistics of the others
-        self.still: set[str] = set()
         self._seen: set[int] = set()
         if seeded:
             global_seed_generator()
         for group, variables in _groups(model):
             for index, variable in enumerate(variables):
                 name = f"{group}/{index:05d}/{_stable(_path(variable))}"
-                names = self._add(name, variable)
-                if group == "model" and not getattr(variable, "trainable", True):
-                    self.still.update(names)
+                self._add(name, variable)
         found = list(
             reach.walk([("model", model), *roots], leaf=self._backend.is_variable, known=ours)
         )
@@ -70,20 +66,24 @@ class Variables:
                 self._add(f"{MORE}{path}", value)
         self.reader: Any = self._backend.reader(model, [part for _, part in self._variables])
 
-    def _add(self, name: str, variable: Any) -> list[str]:
+    def _add(self, name: str, variable: Any) -> None:
         """Take a variable, each of its parts once."""
-        added = []
         for replica, part in self._backend.parts(variable):
             if id(part) not in self._seen:
                 self._seen.add(id(part))
                 self._variables.append((f"{name}{replica}", part))
-                added.append(f"{name}{replica}")
-        return added
 
     @property
     def names(self) -> list[str]:
         """The variables' names, in order."""
         return [name for name, _ in self._variables]
+
+    def is_same(self, other: "Variables") -> bool:
+        """Whether the other holds the very same variables, by the same names."""
+        return self.names == other.names and all(
+            mine is theirs
+            for (_, mine), (_, theirs) in zip(self._variables, other._variables, strict=True)
+        )
 
     def snapshot(self) -> list[tuple[str, Any]]:
         """Return every variable's current tensor; nothing that the training does changes it."""

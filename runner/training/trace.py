@@ -27,7 +27,6 @@ from blake3 import blake3
 
 from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.manifest import Position
-from runner.checkpoint.policy import Latest
 from runner.checkpoint.reading import Restored
 from runner.training import private
 from runner.training.attributes import plain
@@ -81,7 +80,7 @@ class Recorder:
         name = f"{place}-{ended}"
         self._fit = self._fits.setdefault(name, len(self._fits) + 1)
         self._place = Path("backups") / (place if lasting else name)
-        opened = Folder(str(self._folder / self._place), keep=Latest()).open()
+        opened = Folder(str(self._folder / self._place)).open()
         self._checkpointer = opened[0]
         return opened
 

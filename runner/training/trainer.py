@@ -4,6 +4,7 @@ The checkpoint is fetched while TensorFlow is imported and the network built, si
 neither needs it; only the number of threads, which decides over bits, is read before.
 """
 
+import gc
 import logging
 import math
 import time
@@ -12,16 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from runner.checkpoint.checkpointer import Checkpointer, Commit
+from runner.checkpoint.checkpointer import Checkpointer
+from runner.checkpoint.ledger import Commit, Ledger
 from runner.checkpoint.manifest import Position, Reference
-from runner.checkpoint.policy import Every, Latest, for_job
+from runner.checkpoint.policy import Every, for_job
 from runner.checkpoint.reading import Restored, read_manifest
 from runner.datasets.arrays import Dataset
 from runner.errors import CheckpointError, DivergedError, PreemptedError, TrainingError
 from runner.spec import EarlyStopping, JobSpec, ReduceLROnPlateau, seconds
 from runner.store.base import Store
-from runner.training.check import check_fit, load_data
-from runner.training.garbage import Collector
+from runner.training.check import check_fit, load_data, obtaining
 from runner.training.progress import OnProgress, Progress
 from runner.training.tensorboard import Boards
 from runner.training.urgency import NoHurry, Urgency
@@ -85,14 +86,18 @@ def train(
             notes.append(text)
 
     boards = Boards(store, prefix) if spec.training.tensorboard else None
-    checkpointer = Checkpointer(
+    ledger = Ledger(
         store,
         prefix,
         token=token,
         commit=_with_notes(commit, notes),
         checkpoints=checkpoints,
         best=best,
-        keep=Latest(spec.checkpoint.keep),
+        keep=spec.checkpoint.keep,
+        warn=warn,
+    )
+    checkpointer = Checkpointer(
+        ledger,
         patience_seconds=seconds(spec.checkpoint.max_loss),
         warn=warn,
         on_committed=boards.committed if boards else lambda _: None,
@@ -106,12 +111,10 @@ def train(
     threads = saved_threads(store, checkpoints) or spec.training.threads
     pool = ThreadPoolExecutor(1, thread_name_prefix="restore")
     restoring = pool.submit(checkpointer.restore)
-    collector = Collector()
     try:
         return _fit(
             spec,
             checkpointer,
-            collector,
             every=every,
             boards=boards,
             threads=threads,
@@ -122,7 +125,7 @@ def train(
             on_progress=on_progress,
         )
     finally:
-        collector.release()
+        gc.unfreeze()
         pool.shutdown(wait=False)  # a stop need not wait for a download
         checkpointer.close(urgency.seconds_left)
 
@@ -132,8 +135,10 @@ def load_checked(spec: JobSpec) -> Dataset:
 
     Raises:
         SpecError: they don't, or the data cannot be used.
+        MissingHereError: the data can't be had here and now.
     """
-    dataset = load_data(spec)
+    with obtaining():
+        dataset = load_data(spec)
     check_fit(spec, dataset)
     return dataset
 
@@ -153,7 +158,6 @@ def saved_threads(store: Store, checkpoints: Sequence[Mapping[str, Any]]) -> int
 def _fit(
     spec: JobSpec,
     checkpointer: Checkpointer,
-    collector: Collector,
     *,
     every: Every,
     boards: Boards | None,
@@ -166,9 +170,8 @@ def _fit(
 ) -> Reference:
     from runner.training.quiet import import_keras
 
-    collector.rest()
     import_keras()
-    from runner.training import allocator, numerics
+    from runner.training import numerics
     from runner.training.best import Best
     from runner.training.build import build, compile_phase
     from runner.training.callback import BackupAndRestore
@@ -176,7 +179,6 @@ def _fit(
 
     _leave_if_asked(should_stop)  # the imports took seconds
     numerics.apply(threads=threads, deterministic=spec.training.deterministic)
-    allocator.keep_freed_memory()
     dataset = load_checked(spec)
     _leave_if_asked(should_stop)
     split = dataset.split(spec.data.validation_split, seed=spec.seed)
@@ -197,13 +199,15 @@ def _fit(
     keep = spec.checkpoint.best
     best = Best(keep.monitor, keep.mode) if keep else None
     tell = _with_speed(on_progress, spec.training.batch_size)
-    assembled = build(spec, dataset)
+    with obtaining():
+        assembled = build(spec, dataset)
     _leave_if_asked(should_stop)
     phases = spec.training.phases
     # where nothing depends on it, the checkpoint may arrive while the graph is built
     restored = restore() if phases or assembled.pretrained is not None else None
     if assembled.pretrained is not None and restored is None:
-        weights = assembled.pretrained()  # part of checkpoint 0: no later attempt needs them
+        with obtaining():
+            weights = assembled.pretrained()  # part of checkpoint 0: no later attempt needs them
         notes.append(f"began with {', '.join(f'{key} {value}' for key, value in weights.items())}")
     position = restored.position if restored is not None else Position()
     history: dict[str, list[Any]] = {}
@@ -218,7 +222,6 @@ def _fit(
             position = replace(
                 position, phase=number, phase_epoch=position.epoch, step=0, stop=False
             )
-        collector.rest()  # until the phase's own step is traced
         compile_phase(assembled, spec, phase)
         backup = BackupAndRestore.for_job(
             checkpointer,
@@ -226,7 +229,8 @@ def _fit(
             best=best,
             should_stop=should_stop,
             urgency=urgency,
-            on_progress=_after_first_step(collector.pass_over, tell),
+            # half a million objects of Keras and TensorFlow stay: a look at all of them takes 0.3 s
+            on_progress=_after_first_step(gc.freeze, tell),
             restore=fetch,
             start=position,
             history=history,

@@ -9,6 +9,7 @@ import numpy as np
 
 from runner import registry
 from runner.checkpoint.checkpointer import Checkpointer
+from runner.checkpoint.ledger import Ledger
 from runner.checkpoint.policy import Since
 from runner.store.base import Store
 from runner.store.filesystem import FileStore
@@ -74,17 +75,18 @@ class Commits:
         self.manifests: list[str] = []
         self.bytes_written: list[int] = []  #: in all, at each commit
         self.newest: Mapping[str, Any] | None = None
-        self.checkpointer = Checkpointer(self.store, "", token=1, commit=self)
+        self.checkpointer = Checkpointer(Ledger(self.store, "", token=1, commit=self))
 
     def __call__(self, *, checkpoints: Sequence[Mapping[str, Any]], **_: Any) -> None:
         self.newest = checkpoints[0]
         self.manifests.append(checkpoints[0]["manifest"])
-        self.bytes_written.append(self.checkpointer.bytes_written)
+        self.bytes_written.append(self.checkpointer.ledger.bytes_written)
 
     def again(self) -> Checkpointer:
         """Return what a later attempt has: a fresh object that knows the newest reference."""
         assert self.newest is not None
-        return Checkpointer(self.store, "", token=2, commit=self, checkpoints=[self.newest])
+        ledger = Ledger(self.store, "", token=2, commit=self, checkpoints=[self.newest])
+        return Checkpointer(ledger)
 
 
 class OnDemand:

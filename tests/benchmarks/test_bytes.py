@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.checkpoint.checkpointer import Checkpointer, Position, Snapshot
+from runner.checkpoint.checkpointer import Checkpointer
+from runner.checkpoint.ledger import Ledger, Snapshot
+from runner.checkpoint.manifest import Position
 from runner.checkpoint.reading import read_manifest
 from runner.queue.queue import Queue
 from runner.store.memory import MemoryStore
@@ -84,7 +86,7 @@ def test_a_thousand_checkpoints() -> None:
     store = MemoryStore()
     queue = Queue(store)
     lease = queue.claim(queue.submit("long", {"seed": 1}), {"host": "here", "pid": 1})
-    saver = Checkpointer(store, "jobs/long", token=1, commit=lease.commit)
+    saver = Checkpointer(Ledger(store, "jobs/long", token=1, commit=lease.commit))
     random = np.random.default_rng(1)
     state = {f"layer{n:02d}": random.random(1 << (5 + n % 8)) for n in range(40)}
     whole = sum(array.nbytes for array in state.values())

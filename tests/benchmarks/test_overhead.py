@@ -3,6 +3,7 @@
 With and without take turns in one process: the quotient of neighbours is compared.
 """
 
+import gc
 import os
 import threading
 import time
@@ -14,8 +15,6 @@ from typing import Any
 
 import pytest
 
-from runner.training import allocator
-from runner.training.garbage import Collector
 from tests.benchmarks._tables import REPEATS, quotient, ratios, spread, table
 from tests.benchmarks._training import (
     BATCH,
@@ -87,12 +86,10 @@ def test_overhead(tmp_path: Path, batch: int, saves: tuple[int, ...]) -> None:
     def before(step: int) -> None:
         if step:
             blocks.end(step - 1)
-            collector.pass_over()
+        if step == 1:
+            gc.freeze()  # as a job does after its first step
         blocks.before(step)
 
-    allocator.keep_freed_memory()
-    collector = Collector()
-    collector.rest()
     try:
         model.fit(
             batches(BLOCK * len(plan), batch=batch),
@@ -101,7 +98,7 @@ def test_overhead(tmp_path: Path, batch: int, saves: tuple[int, ...]) -> None:
             verbose=0,
         )
     finally:
-        collector.release()
+        gc.unfreeze()
     rows = []
     for name, values in (("seconds", blocks.seconds), ("CPU seconds", blocks.cpu)):
         # between the blocks before and after, so that a machine that gets slower cancels out
@@ -134,8 +131,7 @@ def test_throughput(tmp_path: Path) -> None:
     """Runner's fit, checkpoints and all, against a bare one; and determinism against none.
 
     All take turns in one process and train one model: two processes that do the very same differ
-    by some 2 %, all their lives. A job's process lets malloc keep freed memory as well
-    (`allocator.py`); here none does.
+    by some 2 %, all their lives.
     """
     model = myinception()
     turns = Turns(model, Commits(tmp_path))
@@ -223,12 +219,10 @@ class Turns:
         callback = BackupAndRestore.for_job(
             self._commits.checkpointer, every=every, restore=lambda: None
         )
-        collector = Collector()
-        collector.rest()
         try:
-            return self._fit([callback], x=self._batches, ask=ask, traced=collector.pass_over)
+            return self._fit([callback], x=self._batches, ask=ask, traced=gc.freeze)
         finally:
-            collector.release()
+            gc.unfreeze()
 
     def _fit(
         self,

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from runner.checkpoint.checkpointer import Checkpointer, Position, Snapshot
+from runner.checkpoint.checkpointer import Checkpointer
+from runner.checkpoint.ledger import Ledger, Snapshot
+from runner.checkpoint.manifest import Position
 from runner.engine import running, worker
 from runner.engine.stages import Attempt
 from runner.errors import PreemptedError
@@ -41,14 +43,14 @@ def run_stage(attempt: Attempt) -> None:
 
 def train(attempt: Attempt) -> None:
     spec, job = attempt.spec, attempt.lease.job
-    saver = Checkpointer(
+    ledger = Ledger(
         attempt.store,
         attempt.prefix,
         token=attempt.lease.token,
         commit=partial(commit, attempt),
         checkpoints=job.checkpoints,
-        patience_seconds=600.0,
     )
+    saver = Checkpointer(ledger, patience_seconds=600.0)
     try:
         restored = saver.restore()
         state = first(spec["seed"]) if restored is None else restored.tensors["model/0"].tobytes()
@@ -78,12 +80,11 @@ def evaluate(attempt: Attempt) -> None:
     job = attempt.lease.job
     assert job.final is not None
     state = np.frombuffer(first(0), "uint8")
-    saver = Checkpointer(
+    ledger = Ledger(
         attempt.store, attempt.prefix, token=attempt.lease.token, commit=lambda **_: None,
         checkpoints=[job.final],
     )  # fmt: skip
-    restored = saver.restore()
-    saver.close()
+    restored = ledger.restore()
     assert restored is not None
     state = restored.tensors["model/0"]
     for step in range(1, EVALUATION_STEPS + 1):

@@ -1,5 +1,6 @@
 """Checkpoints count all at once or not at all, and a damaged one is never believed."""
 
+import logging
 import threading
 import time
 import weakref
@@ -10,13 +11,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from runner.checkpoint.checkpointer import Checkpointer, Position, Reference, Restored, Snapshot
-from runner.checkpoint.policy import Compaction, Latest
-from runner.checkpoint.reading import read_checkpoint, read_manifest
+from runner.checkpoint import collection, writing
+from runner.checkpoint.checkpointer import Checkpointer
+from runner.checkpoint.ledger import Ledger, Snapshot
+from runner.checkpoint.manifest import Position, Reference
+from runner.checkpoint.reading import Restored, read_checkpoint, read_manifest
 from runner.errors import CheckpointError, LeaseLostError, StoreError, StoreRefusedError
 from runner.store.memory import Killed, MemoryStore
 
 PREFIX = "jobs/cats"
+LOGGER = logging.getLogger("tests")
 
 
 class Log:
@@ -38,17 +42,21 @@ class Log:
     def last(self) -> dict[str, Any]:
         return self.records[-1] if self.records else {"checkpoints": [], "best": None}
 
-    def claim(self, store: Any, **options: Any) -> Checkpointer:
+    def claim(
+        self, store: Any, *, keep: int = 2, warn: Any = LOGGER.warning, **options: Any
+    ) -> Checkpointer:
         self.token += 1
-        return Checkpointer(
+        ledger = Ledger(
             store,
             PREFIX,
             token=self.token,
             commit=self.commit(self.token),
             checkpoints=self.last["checkpoints"],
             best=self.last["best"],
-            **options,
+            keep=keep,
+            warn=warn,
         )
+        return Checkpointer(ledger, warn=warn, **options)
 
 
 def state(step: int) -> dict[str, Any]:
@@ -110,10 +118,13 @@ def test_packs_are_safetensors_files() -> None:
     assert load(data)["model/00000/kernel"].tobytes() == state(7)["model/00000/kernel"].tobytes()
 
 
-def test_digest_is_of_the_state_and_not_of_how_it_is_stored() -> None:
+def test_digest_is_of_the_state_and_not_of_how_it_is_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     one, two = Log(), Log()
     saved(MemoryStore(), one, 1, 2, 3)
-    saved(MemoryStore(), two, 3, pack_bytes=1000)
+    monkeypatch.setattr(writing, "PACK_BYTES", 1000)
+    saved(MemoryStore(), two, 3)
     assert one.last["checkpoints"][0]["digest"] == two.last["checkpoints"][0]["digest"]
     assert one.last["checkpoints"][0]["digest"] != one.last["checkpoints"][1]["digest"]
 
@@ -123,7 +134,7 @@ def test_manifest_is_committed_after_everything_it_refers_to() -> None:
     store = MemoryStore(hook=lambda n, op, key: seen.append(f"{op} {key}"))
     log = Log()
     saver = log.claim(store)
-    saver._commit = lambda **record: seen.append("commit")
+    saver.ledger._commit = lambda **record: seen.append("commit")
     saver.save(snapshot(1), wait=True)
     kinds = [("packs" in s and "pack") or ("checkpoints" in s and "manifest") or s for s in seen]
     assert kinds == ["pack", "manifest", "commit"]
@@ -132,12 +143,12 @@ def test_manifest_is_committed_after_everything_it_refers_to() -> None:
 def test_unchanged_tensors_travel_once() -> None:
     store, log = MemoryStore(), Log()
     saver = saved(store, log, 1, 2, 3)  # the third has the frozen one in a pack of its own
-    before = saver.bytes_written
+    before = saver.ledger.bytes_written
     saver.save(snapshot(4), wait=True)
     manifest = read_manifest(store, log.last["checkpoints"][0]["manifest"])
     changed = sum(a.nbytes for name, a in state(4).items() if "frozen" not in name)
     headers = 2000 + len(manifest.to_bytes())
-    assert saver.bytes_written - before <= changed + headers
+    assert saver.ledger.bytes_written - before <= changed + headers
     assert_is(log.claim(store).restore(), 4)
 
 
@@ -196,7 +207,10 @@ def leftovers(store: MemoryStore, token: int) -> list[str]:
     return keys
 
 
-def test_leftovers_of_earlier_owners_are_removed_after_a_grace() -> None:
+def test_leftovers_of_earlier_owners_are_removed_after_a_grace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(collection, "GRACE_SECONDS", 60)
     now = [0.0]
     store, log = MemoryStore(clock=lambda: now[0]), Log()
     saved(store, log, 1, 2)
@@ -205,7 +219,7 @@ def test_leftovers_of_earlier_owners_are_removed_after_a_grace() -> None:
     young = f"{PREFIX}/packs/t1-bb.safetensors"
     store.put(young, b"left behind")
     now[0] = 100
-    saved(store, log, 3, grace_seconds=60)
+    saved(store, log, 3)
     there = set(store.list(""))
     assert not there & set(old)
     assert {*current, young} <= there
@@ -213,14 +227,17 @@ def test_leftovers_of_earlier_owners_are_removed_after_a_grace() -> None:
         read_checkpoint(store, Reference.from_json(reference))
 
 
-def test_nothing_is_collected_while_a_kept_manifest_can_not_be_read() -> None:
+def test_nothing_is_collected_while_a_kept_manifest_can_not_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(collection, "GRACE_SECONDS", 60)
     now = [0.0]
     store, log = MemoryStore(clock=lambda: now[0]), Log()
     saved(store, log, 1).save(snapshot(2), best=True, wait=True)
     store.put(log.last["best"]["manifest"], b"damaged")
     old = leftovers(store, token=1)
     now[0] = 100
-    saved(store, log, 3, 4, 5, grace_seconds=60, warn=lambda _: None)
+    saved(store, log, 3, 4, 5, warn=lambda _: None)
     assert set(old) <= set(store.list(""))
 
 
@@ -255,7 +272,7 @@ def damaged(data: bytes, how: str, rng: np.random.Generator) -> bytes | None:
 def test_damaged_checkpoint_is_named_and_the_one_before_is_used(how: str) -> None:
     """Whatever is done to any object of the newest one, anywhere in it."""
     original, log = MemoryStore(), Log()
-    saved(original, log, 1, 2, 3, keep=Latest(3))
+    saved(original, log, 1, 2, 3, keep=3)
     for number, key in enumerate(newest_objects(original, log) * (1 if how == "missing" else 12)):
         store = original.copy()
         data = store.read(key)
@@ -265,7 +282,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(how: str) -> Non
         if wrong is not None:
             store.put(key, wrong)
         warnings: list[str] = []
-        saver = Checkpointer(
+        ledger = Ledger(
             store,
             PREFIX,
             token=9,
@@ -273,11 +290,11 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(how: str) -> Non
             checkpoints=log.last["checkpoints"],
             warn=warnings.append,
         )
-        assert_is(saver.restore(), 2)
+        assert_is(ledger.restore(), 2)
         assert len(warnings) == 1
         assert key in warnings[0]
-        assert saver.last_committed is not None
-        assert saver.last_committed.step == 2
+        assert ledger.newest is not None
+        assert ledger.newest.step == 2
 
 
 @pytest.mark.parametrize("steps", [2, 3, 4, 5])
@@ -300,7 +317,7 @@ def test_a_flipped_bit_in_any_pack_costs_one_checkpoint_at_most(steps: int) -> N
 def test_header_that_lies_about_a_tensor_is_found() -> None:
     """Even where the tensor's bytes are right: other readers would be misled."""
     store, log = MemoryStore(), Log()
-    saved(store, log, 1, 2, 3, keep=Latest(3))
+    saved(store, log, 1, 2, 3, keep=3)
     _, pack = newest_objects(store, log)
     data = store.read(pack)
     assert data is not None
@@ -381,12 +398,15 @@ def test_damaged_checkpoint_is_dropped_at_the_next_commit() -> None:
 
 
 @pytest.mark.parametrize("keep", [1, 2])
-@pytest.mark.parametrize("compaction", [0.0, 0.99])
-def test_death_between_any_two_store_calls(compaction: float, keep: int) -> None:
+@pytest.mark.parametrize("least_used", [0.0, 0.99])
+def test_death_between_any_two_store_calls(
+    monkeypatch: pytest.MonkeyPatch, least_used: float, keep: int
+) -> None:
     """Killed before each single call in turn: all that is committed is whole, and goes on."""
+    monkeypatch.setattr(writing, "LEAST_USED", least_used)
     for fatal in range(1, 200):
         store, log = MemoryStore(), Log()
-        saver = saved(store, log, 1, 2, compaction=Compaction(compaction), keep=Latest(keep))
+        saver = saved(store, log, 1, 2, keep=keep)
         first = store.operations
 
         def kill(number: int, operation: str, key: str) -> None:
@@ -459,7 +479,9 @@ def test_best_waits_its_turn_and_a_better_one_takes_its_place() -> None:
     assert log.last["best"]["step"] == 3
 
 
-def test_at_most_one_snapshot_is_held_while_one_is_written() -> None:
+def test_at_most_one_snapshot_is_held_while_one_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Each tensor is let go as soon as its bytes have travelled."""
 
     class Tensor:
@@ -477,8 +499,9 @@ def test_at_most_one_snapshot_is_held_while_one_is_written() -> None:
     shot = Snapshot(tensors=tensors, python={}, position=Position(), to_host=to_host)
     del tensors
     held: list[int] = []
+    monkeypatch.setattr(writing, "PACK_BYTES", 10 * 8000)
     store.hook = lambda n, op, key: held.append(len(alive))
-    log.claim(store, pack_bytes=10 * 8000).save(shot, wait=True)
+    log.claim(store).save(shot, wait=True)
     assert held[:4] == [31, 21, 11, 1]  # the one in hand is the last of its pack
 
 
@@ -501,11 +524,14 @@ def test_failed_write_is_raised_at_the_next_call_and_then_tried_again() -> None:
     assert_is(log.claim(store).restore(), 3)
 
 
-def test_patience_lets_the_training_go_on_until_too_much_is_unsaved() -> None:
+def test_patience_lets_the_training_go_on_until_too_much_is_unsaved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     store, log = MemoryStore(), Log()
     warnings: list[str] = []
-    saver = log.claim(store, patience_seconds=600, clock=lambda: now[0], warn=warnings.append)
+    saver = log.claim(store, patience_seconds=600, warn=warnings.append)
     store.hook = away
     now[0] = 500
     saver.save(snapshot(1))
@@ -595,7 +621,7 @@ def test_after_a_lost_lease_nothing_more_is_written() -> None:
 
 def test_retention_counts() -> None:
     store, log = MemoryStore(), Log()
-    saved(store, log, *range(6), keep=Latest(3))
+    saved(store, log, *range(6), keep=3)
     assert [r["step"] for r in log.last["checkpoints"]] == [5, 4, 3]
 
 
@@ -631,11 +657,14 @@ def test_what_is_not_committed_in_time_is_given_up_for_good() -> None:
     assert [record["step"] for record in log.records] == [1]
 
 
-def test_how_long_a_checkpoint_takes_is_known_from_the_last_one() -> None:
+def test_how_long_a_checkpoint_takes_is_known_from_the_last_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """With what is left of the one under way before it."""
     store = SlowStore()
     now = [100.0]
-    saver = Log().claim(store, clock=lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    saver = Log().claim(store)
     assert saver.expected_seconds == 0, "nothing is known, so it is tried"
     store.open.clear()
     saver.save(snapshot(1))

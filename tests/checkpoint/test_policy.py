@@ -7,11 +7,9 @@ import pytest
 
 from runner.checkpoint.policy import (
     Auto,
-    Compaction,
     EveryEpochs,
     EverySeconds,
     EverySteps,
-    Latest,
     Never,
     Since,
     Within,
@@ -131,18 +129,6 @@ def test_mean_time_between_goes_from_the_prior_to_the_history() -> None:
     assert mean_time_between(running_seconds=0, interruptions=0, prior_seconds=1000) == 1000
     late = mean_time_between(running_seconds=360_000, interruptions=99, prior_seconds=1000)
     assert late == pytest.approx(3610)
-
-
-def test_latest_keeps_at_least_one() -> None:
-    assert Latest(2).kept([5, 4, 3]) == [5, 4]
-    assert Latest(9).kept([5]) == [5]
-    with pytest.raises(SpecError):
-        Latest(0)
-
-
-def test_compaction_gives_up_packs_that_are_mostly_unused() -> None:
-    assert Compaction(0.5).gives_up(used_bytes=49, pack_bytes=100)
-    assert not Compaction(0.5).gives_up(used_bytes=50, pack_bytes=100)
 
 
 def test_a_last_checkpoint_is_begun_only_if_it_is_likely_to_end_in_time() -> None:

@@ -1,5 +1,7 @@
 """`runner work --engine ray`: mistakes are told before anything is started."""
 
+import json
+import signal
 import sys
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 
 from runner.cli.cluster import _everywhere, _work
 from runner.cli.main import build_parser, main
+from tests.harness import Runner, wait_until
 
 
 @pytest.mark.parametrize(
@@ -18,6 +21,8 @@ from runner.cli.main import build_parser, main
         (["--engine", "ray", "--gpus", "1.5"], "expected a part such as 0.5, or whole ones"),
         (["--engine", "ray", "--gpus", "-1"], "expected a part such as 0.5, or whole ones"),
         (["--engine", "ray", "--max-duration", "soon"], "expected a duration"),
+        (["--engine", "ray", "--each-gpu"], "--each-gpu is for this machine"),
+        (["--each-gpu"], "--each-gpu: nvidia-smi finds no GPU here"),
     ],
 )
 def test_a_wrong_option_is_explained(
@@ -28,6 +33,7 @@ def test_a_wrong_option_is_explained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("runner.cli.cluster.catch_signals", lambda: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert main(["work", "--store", str(tmp_path), *options]) == 2
     assert said in capsys.readouterr().err
 
@@ -40,7 +46,7 @@ def test_ray_is_an_extra(
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "runner.engine.ray", raising=False)
     assert main(["work", "--engine", "ray", "--store", str(tmp_path)]) == 2
-    assert "pip install 'keras-runner[ray]'" in capsys.readouterr().err
+    assert "pip install ray" in capsys.readouterr().err
 
 
 def test_a_store_with_a_password_is_on_no_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,3 +72,42 @@ def test_a_folder_is_named_so_that_other_folders_find_it(
     monkeypatch.chdir(tmp_path)
     assert _everywhere("runs") == str(tmp_path / "runs")
     assert _everywhere("gs://bucket/runs") == "gs://bucket/runs"
+
+
+SMI = """#!/bin/sh
+echo "0, GPU-aaa, NVIDIA L4, 23034"
+echo "1, GPU-bbb, NVIDIA L4, 23034"
+echo "2, GPU-ccc, Tesla T4, 15360"
+"""
+
+
+@pytest.mark.parametrize(("driver", "visible"), [(True, "0,1"), (False, "GPU-aaa,GPU-bbb")])
+def test_two_workers_take_one_card_each(tmp_path: Path, *, driver: bool, visible: str) -> None:
+    """Of those that this process may use; asked to stop, both save and end."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    if driver:
+        (folder / "nvidia-smi").write_text(SMI)
+        (folder / "nvidia-smi").chmod(0o755)
+    environment = {"PATH": f"{folder}:/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": visible}
+    runner = Runner(tmp_path / "store", environment)
+    process = runner.start("work", "--each-gpu", "--label", "lab")
+
+    def cards() -> dict[str, str]:
+        listed = json.loads(runner.ok("status", "--workers", "--json"))
+        assert all(one["labels"] == ["lab"] for one in listed)
+        found = (Path(f"/proc/{one['worker'].split(':')[1]}/environ") for one in listed)
+        variables = (path.read_bytes().decode().split("\0") for path in found if path.exists())
+        return {
+            value.partition("=")[2]: one["worker"]
+            for one, all_of_them in zip(listed, variables, strict=False)
+            for value in all_of_them
+            if value.startswith("CUDA_VISIBLE_DEVICES=")
+        }
+
+    assert wait_until(lambda: sorted(cards()) == ["GPU-aaa", "GPU-bbb"], process)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert "2 workers, one for each GPU" in said
+    assert cards() == {}, "each took its leave"

@@ -7,18 +7,22 @@ import re
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
+import venv
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 
+from runner.cli import notebook as module
 from runner.cli.live import in_notebook
 from runner.cli.main import main
 from runner.cli.notebook import FOLDER, make
 from runner.errors import SpecError
-from tests.harness import ENVIRONMENT, REPOSITORY, Runner, wait_until
+from runner.spec import parse
+from tests.harness import ENVIRONMENT, REPOSITORY, Runner, sets, wait_until
 
 STORES = ("", "gs://bucket/runs", "s3://bucket/runs", "az://box/runs")
 JOB = {
@@ -28,6 +32,7 @@ JOB = {
     "training": {"epochs": 2, "batch_size": 64},
     "evaluation": {"augmented_passes": 0},
 }
+SPECS = [parse(JOB, source="the test")]
 
 
 def text_of(notebook: dict[str, Any], kind: str = "") -> str:
@@ -38,44 +43,94 @@ def text_of(notebook: dict[str, Any], kind: str = "") -> str:
 @pytest.mark.parametrize("platform", ["colab", "kaggle"])
 @pytest.mark.parametrize("store", STORES)
 def test_each_is_valid_and_complete(platform: str, store: str) -> None:
-    notebook = make(platform, store=store, requirement="keras-runner==0.1.0")
+    notebook = make(platform, SPECS, store=store, requirement="git+https://x/y.git")
     nbformat.validate(nbformat.from_dict(notebook))  # type: ignore[no-untyped-call]
     text = text_of(notebook)
     assert "{{" not in text
     for part in ("%pip install", "RUNNER_STORE", '"doctor"', '"work"', '"status"', '"report"'):
         assert part in text, f"no {part}"
     assert not store or json.dumps(store) in text
-    assert ("keras-runner[s3]==0.1.0" in text) == store.startswith("s3")
+    extras = "report,s3" if store.startswith("s3") else "report"
+    assert f'%pip install --quiet "keras-runner[{extras}] @ git+https://x/y.git"' in text
+    assert ("account" in text_of({"cells": notebook["cells"][2:]})) == store.startswith(
+        ("gs", "s3")
+    )
+    assert "another account" not in text
     code = [line for line in text_of(notebook, "code").splitlines() if not line.startswith("%")]
     ast.parse("\n".join(code))
 
 
 def test_what_drive_and_the_working_folder_cannot_promise_is_said() -> None:
-    colab = text_of(make("colab", store="", requirement="x"))
+    colab = text_of(make("colab", SPECS, store="", requirement="x"))
     assert "One session at a time" in colab
     assert colab.rstrip().endswith("drive.flush_and_unmount()")
-    kaggle = text_of(make("kaggle", store="", requirement="x"))
+    kaggle = text_of(make("kaggle", SPECS, store="", requirement="x"))
     assert "Save Version" in kaggle
     assert "No other machine can see it" in kaggle
 
 
 def test_no_credentials_get_into_a_notebook() -> None:
     with pytest.raises(SpecError, match="no credentials"):
-        make("colab", store="sftp://me:secret@nas/runs", requirement="x")
+        make("colab", SPECS, store="sftp://me:secret@nas/runs", requirement="x")
 
 
 @pytest.mark.parametrize(
     ("requirement", "line"),
     [
-        ("keras-runner==0.1.0", '"keras-runner[s3]==0.1.0"'),
-        ("keras-runner[ray]>=0.1", '"keras-runner[ray,s3]>=0.1"'),
-        ("git+https://x/y.git", '"keras-runner[s3] @ git+https://x/y.git"'),
+        ("keras-runner[ray]>=0.1", '"keras-runner[ray,report,s3]>=0.1"'),
+        ("git+https://x/y.git", '"keras-runner[report,s3] @ git+https://x/y.git"'),
     ],
 )
 def test_the_stores_client_is_installed_too(requirement: str, line: str) -> None:
-    notebook = make("colab", store="s3://bucket/runs", requirement=requirement)
-    sources = ["".join(cell["source"]) for cell in notebook["cells"]]
-    assert any(f"%pip install --quiet {line}" in source for source in sources)
+    notebook = make("colab", SPECS, store="s3://bucket/runs", requirement=requirement)
+    assert f"%pip install --quiet {line}" in text_of(notebook)
+
+
+def test_kaggle_is_asked_for_a_gpu_and_internet() -> None:
+    """As the metadata of a notebook say that was downloaded from there."""
+    asked = make("kaggle", SPECS, store="", requirement="x")["metadata"]["kaggle"]
+    assert asked["isInternetEnabled"] is asked["isGpuEnabled"] is True
+    assert asked["accelerator"] == "nvidiaTeslaT4"
+
+
+def test_a_runner_that_was_never_installed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "PACKAGE", "no-such-package")
+    assert main(["notebook", "colab"]) == 2
+    assert "From your clone: pip install ." in capsys.readouterr().err
+    assert main(["notebook", "colab", "--install", "git+https://x/y.git"]) == 0
+
+
+def test_it_holds_the_jobs_that_are_given(tmp_path: Path) -> None:
+    """All of a sweep, with what --set changes; what the notebook lacks is said."""
+    (tmp_path / "odd-1.dist-info").mkdir()
+    (tmp_path / "odd-1.dist-info/METADATA").write_text("Name: odd\nVersion: 1\n")
+    (tmp_path / "odd-1.dist-info/entry_points.txt").write_text("[runner.models]\nodd = odd\n")
+    (tmp_path / "odd.py").write_text("def build(*, input_shape, classes): ...")
+    paths = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
+    runner = Runner(tmp_path / "store", environment={"PYTHONPATH": paths})
+    job = tmp_path / "mine.json"
+    job.write_text(
+        json.dumps({**JOB, "$schema": "./.schema.json", "sweep": [{"name": "a"}, {"name": "b"}]})
+    )
+    (tmp_path / "x.npz").touch()
+    path = tmp_path / "runner-colab.ipynb"
+    fields = {"training.epochs": 7, "data": {"name": "npz", "path": str(tmp_path / "x.npz")}}
+    changes = sets({**fields, "model": {"name": "odd"}})
+    done = runner.run("notebook", "colab", str(job), *changes, "-o", str(path))
+    assert done.returncode == 0, done.stderr
+    assert f"data.path {tmp_path / 'x.npz'} is of this machine" in done.stderr
+    assert "'odd' is of the package odd" in done.stderr
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
+    given: dict[str, Any] = {}
+    exec(cell.source, given)
+    jobs = {job["name"]: job["training"]["epochs"] for job in given["jobs"]}
+    assert jobs == {"a": 7, "b": 7}
+    (tmp_path / "a.json").write_text(json.dumps(given["jobs"][0]))
+    runner.ok("submit", "--dry-run", str(tmp_path / "a.json"))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +150,7 @@ def test_the_command_writes_a_file(tmp_path: Path) -> None:
     said = runner.ok("notebook", "kaggle", "-o", str(path), "--install", "git+https://x/y.git")
     assert said.strip() == str(path)
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
-    assert '%pip install --quiet "git+https://x/y.git"' in text_of(notebook)
+    assert '%pip install --quiet "keras-runner[report] @ git+https://x/y.git"' in text_of(notebook)
 
 
 def test_the_texts_are_in_the_package() -> None:
@@ -131,26 +186,65 @@ def test_a_command_and_a_page_show_below_their_cells(
     assert 'srcdoc="&lt;p&gt;' in shown[0].data["text/html"]
 
 
-@pytest.mark.chaos
-def test_it_runs_and_its_progress_stays_in_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All cells but the platform's own, in a real kernel; progress leaves no flood of lines."""
-    nbclient = pytest.importorskip("nbclient")
-    for name, value in {**ENVIRONMENT, "RUNNER_STORE": str(tmp_path / "store")}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    made = make("colab", store="", requirement="x")
-    notebook = nbformat.reads(json.dumps(made), as_version=4)  # type: ignore[no-untyped-call]
-    (job,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
-    job.source = f"job = {JOB!r}"
-    client = nbclient.NotebookClient(
-        notebook,
-        timeout=400,
-        skip_cells_with_tag="platform",
-        resources={"metadata": {"path": str(tmp_path)}},
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the kernel of a new environment: what runner needs, without runner or an index."""
+    home = tmp_path / "environment"
+    venv.create(home, symlinks=True)
+    (found,) = home.glob("lib/python*/site-packages")
+    (found / "packages.pth").write_text(sysconfig.get_path("purelib"))
+    argv = [str(home / "bin/python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    place = tmp_path / "jupyter/kernels/new"
+    place.mkdir(parents=True)
+    (place / "kernel.json").write_text(
+        json.dumps({"argv": argv, "display_name": "new", "language": "python"})
     )
-    client.execute()
+    variables = {**ENVIRONMENT, "RUNNER_STORE": str(tmp_path / "store"), "PIP_NO_INDEX": "1"}
+    for name, value in {**variables, "JUPYTER_PATH": str(tmp_path / "jupyter")}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    return "new"
+
+
+def execute(notebook: dict[str, Any], kernel: str, folder: Path) -> Any:
+    """Run the cells but the platform's own; the notebook then."""
+    nbclient = pytest.importorskip("nbclient")
+    found = nbformat.reads(json.dumps(notebook), as_version=4)  # type: ignore[no-untyped-call]
+    nbclient.NotebookClient(
+        found,
+        timeout=400,
+        kernel_name=kernel,
+        skip_cells_with_tag="platform",
+        resources={"metadata": {"path": str(folder)}},
+    ).execute()
+    return found
+
+
+def test_it_carries_the_package(kernel: str, tmp_path: Path) -> None:
+    """A new machine without an index gets this very runner, its user's networks among it."""
+    notebook = make("kaggle", SPECS, store="", requirement="")
+    assert len(json.dumps(notebook)) < 900_000  # Kaggle takes a megabyte
+    texts = ["".join(cell["source"]) for cell in notebook["cells"]]
+    last = next(number for number, text in enumerate(texts) if '"submit"' in text)
+    quick = json.loads(json.dumps(notebook["cells"][: last + 1]).replace("doctor", "--version"))
+    execute({**notebook, "cells": quick}, kernel, tmp_path)
+    (installed,) = tmp_path.glob("environment/lib/python*/site-packages/runner")
+    mine = REPOSITORY / "runner"
+    for path in mine.rglob("*.*"):
+        if path.suffix != ".pyc":
+            assert (installed / path.relative_to(mine)).read_bytes() == path.read_bytes()
+    job = Runner(tmp_path / "store").job("small")
+    assert job is not None
+    assert job.state.value == "queued"
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("platform", ["colab", "kaggle"])
+def test_it_runs_and_its_progress_stays_in_its_place(
+    platform: str, kernel: str, tmp_path: Path
+) -> None:
+    """All cells but the platform's own, on a new machine; progress leaves no flood of lines."""
+    notebook = execute(make(platform, SPECS, store="", requirement=""), kernel, tmp_path)
     outputs = {cell.source: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
     resumed = outputs['runner.run("work", "--until-empty");']
     text = "".join(output.text for output in resumed if output.output_type == "stream")

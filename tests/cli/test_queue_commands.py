@@ -3,11 +3,14 @@
 import json
 import os
 import pty
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +23,10 @@ from runner.engine import session
 from runner.engine.attempt import HEAD_BYTES, LEFT_OUT, TAIL_BYTES, AttemptLog, log_key, trace_key
 from runner.engine.preemption import SIGNALS
 from runner.errors import SpecError, StoreError
-from runner.queue import drain
+from runner.queue import drain, presence
 from runner.queue.job import Failure, Job, State
 from runner.queue.owner import this_process
+from runner.queue.presence import Presence
 from runner.queue.queue import Queue
 from runner.spec import JobSpec
 from runner.store.filesystem import open_store
@@ -120,6 +124,96 @@ def test_status_says_why_a_job_waits(queue: Queue, run: Run) -> None:
     assert "priority    4" in run("status", "next")[1]
     document = json.loads(run("status", "next", "--json")[1])
     assert (document["priority"], document["after"]) == (4, ["cats"])
+
+
+def test_status_of_a_job_names_all_that_it_waits_for(queue: Queue, run: Run) -> None:
+    """Other jobs, a machine with what it needs, its next try; what a budget has left."""
+    queue.submit("first", {"name": "first"})
+    spec: dict[str, Any] = {
+        "name": "next",
+        "after": ["first", "nowhere"],
+        "requirements": {"gpu_memory_gb": 40.0, "labels": ["lab"]},
+        "budget": {"gpu_hours": 10.0},
+        "data": {"name": "npz", "path": "/nowhere/x.npz"},
+    }
+    queue.submit("next", spec)
+    presence.tell(
+        queue.store,
+        Presence(
+            owner={"host": "lab-2", "pid": 7},
+            sent_at=datetime.now(UTC),
+            left={"next": "left for another machine: it has no /nowhere/x.npz"},
+        ),
+    )
+    detail = run("status", "next")[1]
+    for words in (
+        "budget      0.00 of 10 GPU hours spent, 10.00 left",
+        "waits for   first (queued)",
+        "waits for   nowhere, which is not there",
+        "waits for   a machine with a GPU of 40 GB",
+        "waits for   a machine labelled lab",
+        "waits for   a machine with /nowhere/x.npz: this one has not",
+        "waits for   another machine than lab-2:7: it has no /nowhere/x.npz",
+    ):
+        assert words in detail
+    lease = queue.claim(queue.job("first"), GONE)
+    assert "waits for" not in run("status", "first")[1]
+    lease.fail("MemoryError", retries=2, backoff_seconds=50.0)
+    assert re.search(r"waits for   its next try, in [45]\d s", run("status", "first")[1])
+
+
+def test_the_table_says_why_a_job_is_held(queue: Queue, run: Run) -> None:
+    for name, reason in (
+        ("mine", "held by its user"),
+        ("spent", "its budget of 10 GPU hours is spent; 'runner release spent' gives it more"),
+        ("vain", "it is to come after cats, which is failed; 'runner retry cats'"),
+    ):
+        queue.submit(name, {"name": name})
+        queue.hold(name, reason=reason)
+    table = run("status")[1]
+    assert "  held by its user  " in row(table, "mine")
+    assert "  held: its budget of 10 GPU hours is spent  " in row(table, "spent")
+    assert "  held: it is to come after cats, which is failed  " in row(table, "vain")
+
+
+def test_workers_are_listed_the_idle_ones_too(queue: Queue, run: Run) -> None:
+    """With what they are, and what each left to others; one that ended is not there any more."""
+    assert "no workers" in run("status", "--workers")[2]
+    queue.submit("big", {"name": "big", "requirements": {"labels": ["a100"]}})
+    queue.claim(queue.submit("cats", {"name": "cats"}), GONE).renew(step=1)
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "runner", "work", "--label", "lab"],
+        stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, env={**os.environ, "RUNNER_NODE": "n7"},
+    )  # fmt: skip
+    me, end = f"{socket.gethostname()}:{worker.pid}", time.monotonic() + 60
+    try:
+        while me not in (listed := run("status", "--workers")[1]) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert re.search(rf"{me} +idle +\d+s ago +none +lab +n7", listed), listed
+        assert "  big: it needs a machine labelled a100, this one is lab" in listed
+        assert re.search(r"elsewhere:7 +cats +\ds ago", listed), listed
+        found = {one["worker"]: one for one in json.loads(run("status", "--workers", "--json")[1])}
+        assert (found[me]["state"], found["elsewhere:7"]["state"]) == ("idle", "running")
+        assert run("work", "--drain", me)[0] == 0
+        worker.communicate(timeout=60)
+    finally:
+        worker.kill()
+    assert me not in run("status", "--workers")[1]
+    assert run("work", "--drain", me)[0] == 3, "there is no such worker now"
+
+
+def test_an_undisturbed_job_is_tried_once_and_a_killed_one_died(queue: Queue, run: Run) -> None:
+    lease = queue.claim(queue.submit("cats", {"name": "cats"}), this_process())
+    lease.finish(final={"step": 1, "manifest": "m", "digest": "d"})
+    queue.claim(queue.job("cats"), this_process()).finish(evaluation={"top_1": 1.0})
+    assert " 1 " in f"{row(run('status')[1], 'cats')} "
+    assert "1 attempt at the evaluation, 0 preemptions, 0 deaths" in run("status", "cats")[1]
+    queue.claim(queue.submit("dogs", {"name": "dogs"}), {**this_process(), "started": "1"})
+    queue.claim(queue.job("dogs"), this_process())
+    assert "2 attempts at the training, 0 preemptions, 1 death" in run("status", "dogs")[1]
+    document = json.loads(run("status", "dogs", "--json")[1])
+    names = ("attempts", "tries", "preemptions", "deaths")
+    assert [document[name] for name in names] == [2, 2, 0, 1]
 
 
 def test_status_filters(queue: Queue, run: Run) -> None:
@@ -312,7 +406,7 @@ def test_work_until_empty_and_its_mistakes(queue: Queue, run: Run) -> None:
     assert (code, "host:pid" in said) == (2, True)
     queue.store.put("jobs/broken/log/000000000000.json", b"garbage")
     code, _, said = run("work", "--drain", "lab:1")
-    assert (code, "no job is lab:1's now" in said) == (0, True)
+    assert (code, "is lab:1." in said, "runner status --workers" in said) == (3, True, True)
 
 
 def test_a_job_that_waits_in_vain_is_held_and_not_done(queue: Queue, run: Run) -> None:
@@ -377,9 +471,30 @@ sys.exit(main(["work"]))
 """
 
 
+def test_cancelling_is_said_once(queue: Queue, run: Run) -> None:
+    """By the worker: what the user wished, and nothing of a lease."""
+    queue.submit("cats", {"name": "cats", "seed": 1})
+    code = COUNTS_ON_A_TERMINAL.replace('["work"]', '["resume", "cats"]')
+    worker = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stderr=subprocess.PIPE, text=True, cwd=REPOSITORY,
+        env={**os.environ, "RUNNER_LEASE_SECONDS": "3"},
+    )  # fmt: skip
+    end = time.monotonic() + 60
+    while queue.job("cats").step < 3 and time.monotonic() < end:
+        time.sleep(0.05)
+    assert run("cancel", "cats")[0] == 0
+    said = worker.communicate(timeout=60)[1]
+    assert worker.returncode == 5
+    assert [line for line in said.splitlines() if "cancelled" in line] == [
+        "cats: cancelled by its user"
+    ]
+    assert "no longer" not in said
+
+
 def test_closing_the_terminal_saves_and_lets_go(queue: Queue) -> None:
     """SIGHUP comes when nothing can be written there any more: that fails no job."""
-    queue.submit("cats", {"seed": 1, "retries": 2})
+    queue.submit("cats", {"name": "cats", "seed": 1, "retries": 2})
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(REPOSITORY)

@@ -147,9 +147,13 @@ def test_a_clock_runs_until_the_first_step_and_while_none_comes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     screen, now = Screen(80, "cats"), Task.get_time
+    waiting = LiveReporter(screen.console, [])
     screen.progressed(0)  # tells where it begins: no step is done
     monkeypatch.setattr(Task, "get_time", lambda task: now(task) + 75)
     assert screen.line.endswith("building the network, 75s")
+    screen.reporter, training = waiting, screen.reporter
+    assert screen.line.endswith("starting, or waiting for a job, 75s")
+    screen.reporter = training
     screen.progressed(1)
     assert "no step for 75s, epoch 1/15" in screen.line
     monkeypatch.undo()
@@ -208,8 +212,12 @@ from runner.engine import running
 from runner.training import quiet
 from tests.engine.counting import Counting
 
-quiet._load = lambda: time.sleep(60)
-running.run_stage = Counting(3, lambda job, step: quiet.import_keras())
+def on_step(job, step):
+    quiet._load = lambda: time.sleep(60)
+    quiet.import_keras()
+
+quiet._load = lambda: None
+running.run_stage = Counting(3, on_step)
 sys.exit(main(["work", "--until-empty"]))
 """
 
@@ -223,7 +231,7 @@ def test_ctrl_c_writes_lines_of_its_own_and_leaves_a_cursor(
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
     name = "a-study-of-digits-wide-and-deep-17"
-    Queue(open_store(str(tmp_path))).submit(name, {"seed": 1})
+    Queue(open_store(str(tmp_path))).submit(name, {"name": name})
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(REPOSITORY)
@@ -272,6 +280,15 @@ def test_a_table_has_a_line_a_job_and_fits_the_terminal(width: int, gone: list[s
     kept = {"running", "wide", "narrow", "loss 1.2210", "loss 2.0172", "ETA", "41m"}
     others = {"top_1", "WORKER", "colab-7:310", "SEEN", "4s ago"} if width == 100 else set()
     assert all(word in text for word in (kept | others) if width >= 60)
+
+
+def test_a_narrow_table_keeps_its_first_column() -> None:
+    rows = [("WORKER", "DOES", "SEEN"), ("a-worker-with-a-long-name", "digits", "4s ago")]
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=20)
+    console.print(fitting(rows, [], 20))
+    assert isinstance(console.file, io.StringIO)
+    assert "a-work" in console.file.getvalue()
+    assert "SEEN" not in console.file.getvalue()
 
 
 def test_a_table_elsewhere_is_whole(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from runner.datasets import folder
-from runner.errors import DataError, SpecError
+from runner.errors import DataError, MissingHereError, SpecError
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -69,6 +69,8 @@ def test_class_that_only_the_test_has(divided: Path) -> None:
 
 def test_no_pictures_and_no_path(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has 0 training and 0 test pictures"):
+        folder.load(path=str(tmp_path))
+    with pytest.raises(MissingHereError, match="nowhere: no such folder"):
         folder.load(path=str(tmp_path / "nowhere"))
     with pytest.raises(SpecError, match=r"needs data\.path"):
         folder.load()

@@ -6,6 +6,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from runner.datasets import npz
 from runner.errors import DataError, SpecError, StoreError
@@ -90,6 +91,6 @@ def test_bucket_that_fails_for_now_may_be_tried_again(monkeypatch: pytest.Monkey
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("connection reset")
 
-    monkeypatch.setattr(fsspec, "open", fail)
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", fail)
     with pytest.raises(StoreError, match="could not be read just now: connection reset"):
         npz.load(path="memory://pictures.npz")

@@ -67,7 +67,7 @@ def project(engine: Engine, built: str, tmp_path: Path) -> Iterator[Project]:
 
 
 def test_commands_and_a_worker_that_crashes(project: Project) -> None:
-    """A worker in the background dies: the engine starts it again, and it ends the job."""
+    """A worker in the background dies: the engine starts it again, it ends the job and waits."""
     quick = ["--set", "training.epochs=4", "--set", "evaluation=null"]
     assert project.runner("submit", "jobs/quickstart.json", "--detach", *quick) == "quickstart\n"
     code, _, err = project.compose("up", "--detach")
@@ -77,11 +77,17 @@ def test_commands_and_a_worker_that_crashes(project: Project) -> None:
     crash = "read -r child _ < /proc/1/task/1/children; kill -9 $child"
     project.engine.ok("exec", worker.name, "bash", "-c", crash)
     worker.until(lambda: "succeeded" in worker.log())
-    assert worker.wait() == 0
+    more = ["--set", "name=another", "--set", "training.epochs=1", "--set", "evaluation=null"]
+    project.runner("submit", "jobs/quickstart.json", "--detach", *more)
+    worker.until(lambda: "another: succeeded" in worker.log())
+    assert worker.state()["Status"] == "running"
     assert project.engine.inspect(worker.name)["RestartCount"] == 1
+    code, _, err = project.compose("stop")
+    assert code == 0, err
+    assert worker.state()["ExitCode"] == 75
     status = project.status()
     assert status["state"] == "succeeded"
-    assert status["preemptions"] == 1
+    assert status["deaths"] == 1
     assert project.runner("resume") == ""
 
 

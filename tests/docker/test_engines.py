@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import jsonschema
@@ -49,9 +50,26 @@ def load(name: str) -> Any:
 
 
 @pytest.mark.parametrize("version", ["1.31", "1.37"])  # podFailurePolicy is stable since 1.31
-def test_kubernetes_accepts_the_job(version: str) -> None:
+@pytest.mark.parametrize("name", ["kubernetes.yaml", "kubernetes-deployment.yaml"])
+def test_kubernetes_accepts_the_file(name: str, version: str) -> None:
     """Kubernetes' own schema, strictly: a field that it does not know is a mistake."""
-    kubernetes_validate.validate(load("kubernetes.yaml"), version, strict=True)
+    kubernetes_validate.validate(load(name), version, strict=True)
+
+
+def test_the_deployments_pods_are_the_jobs_but_wait_for_more() -> None:
+    """They have a label of their own, so that neither counts the other's as its own."""
+    job, deployment = load("kubernetes.yaml"), load("kubernetes-deployment.yaml")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert deployment["spec"]["selector"]["matchLabels"] == labels
+    assert labels != job["spec"]["template"]["metadata"]["labels"]
+    pods = [one["spec"]["template"]["spec"] for one in (job, deployment)]
+    for pod in pods:
+        pod.pop("restartPolicy", None)
+        del pod["topologySpreadConstraints"][0]["labelSelector"]
+        pod["containers"][0].pop("command", None)
+    assert pods[0]["containers"][0].pop("args") == ["work", "--until-empty"]
+    assert pods[1]["containers"][0].pop("args") == ["work"]
+    assert pods[0] == pods[1]
 
 
 def test_kubernetes_starts_a_worker_again_whenever_it_was_stopped() -> None:
@@ -108,6 +126,96 @@ def test_skypilot_sees_the_exit_code(code: int, shown: int, tmp_path: Path) -> N
         env={**os.environ, "HOME": str(tmp_path), "SKYPILOT_TASK_ID": "sky-1"},
     )
     assert done.returncode == shown
+
+
+def test_skypilot_installs_packages_of_ones_own(tmp_path: Path) -> None:
+    """Beside runner, with what it needs on a GPU; none where none are named."""
+    fake = tmp_path / "python3"
+    fake.write_text('#!/bin/sh\necho "$@" >> "$HOME/asked"\n')
+    fake.chmod(0o755)
+    task = load("skypilot.yaml")
+    for packages in (task["envs"]["PACKAGES"], "./mine git+https://x/y.git"):
+        subprocess.run(
+            ["bash", "-c", task["setup"]],
+            check=True,
+            env={
+                "PATH": f"{tmp_path}:{os.environ['PATH']}",
+                "HOME": str(tmp_path),
+                "PACKAGES": packages,
+            },
+        )
+    asked = [line for line in (tmp_path / "asked").read_text().splitlines() if "cuda" in line]
+    assert [line.partition(".[cuda,s3]")[2] for line in asked] == [
+        "",
+        " ./mine git+https://x/y.git",
+    ]
+
+
+# ---------------------------------------------------------------------- systemd
+
+APART = ["unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]
+#: a user's service manager of its own, which sees no other and leaves nothing behind
+MANAGER = """
+mount -t tmpfs tmpfs /run && mkdir -p -m 700 /run/systemd/system /run/user
+export XDG_RUNTIME_DIR=/run/user
+systemd=$(command -v /usr/lib/systemd/systemd /lib/systemd/systemd | head -n 1)
+"$systemd" --user --log-target=null & manager=$!
+trap 'kill $manager; wait $manager' EXIT
+until systemctl --user is-system-running > /dev/null 2>&1; do sleep 0.1; done
+"""
+#: ends as the file `exit` says, or saves when it is asked to
+WORKER = """#!/bin/sh
+echo "$* $RUNNER_GRACE_SECONDS" >> "$HOME/starts"
+trap 'echo saved >> "$HOME/starts"; exit 75' TERM
+until [ -e "$HOME/exit" ]; do sleep 0.05; done
+code=$(cat "$HOME/exit"); rm "$HOME/exit"; exit "$code"
+"""
+LIFE = """
+starts() { grep -c work "$HOME/starts"; }
+until_starts() { until [ "$(starts)" = "$1" ] && [ ! -e "$HOME/exit" ]; do sleep 0.05; done; }
+state() { systemctl --user show runner -p ActiveState -p Result --value | sort | xargs; }
+down() { until [ "$(systemctl --user is-active runner)" != active ]; do sleep 0.05; done; }
+systemctl --user start runner; until_starts 1
+kill -9 "$(systemctl --user show runner -p MainPID --value)"; until_starts 2
+echo 75 > "$HOME/exit"; until_starts 3
+echo 6 > "$HOME/exit"; until_starts 4
+systemctl --user stop runner; echo "stopped: $(state), $(tail -n 1 "$HOME/starts")"
+systemctl --user start runner; until_starts 5
+echo 0 > "$HOME/exit"; down; sleep 0.5; echo "drained: $(state), $(starts)"
+systemctl --user start runner; until_starts 6
+echo 2 > "$HOME/exit"; down; sleep 0.5; echo "a wrong setting: $(state), $(starts)"
+"""
+
+
+def systemd_runs() -> bool:
+    alone = [*APART, "true"]  # asks for root
+    return bool(shutil.which("systemctl")) and subprocess.call(alone, stderr=DEVNULL) == 0
+
+
+@pytest.mark.skipif(not systemd_runs(), reason="only where systemd is, and root")
+def test_systemd_keeps_a_worker(tmp_path: Path) -> None:
+    """Killed, stopped with 75, storage away: again. Stopped by hand, drained, a mistake: not."""
+    units = tmp_path / ".config/systemd/user"
+    (units / "runner.service.d").mkdir(parents=True)
+    shutil.copy(DOCKER / "runner.service", units)
+    (units / "runner.service.d/soon.conf").write_text("[Service]\nRestartSec=50ms\n")
+    program = tmp_path / "runner/.venv/bin/runner"
+    program.parent.mkdir(parents=True)
+    program.write_text(WORKER)
+    program.chmod(0o755)
+    done = subprocess.run(
+        [*APART, "bash", "-c", MANAGER + LIFE],
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.splitlines() == [
+        "stopped: inactive success, saved",
+        "drained: inactive success, 5",
+        "a wrong setting: exit-code failed, 6",
+    ], done.stderr
+    assert (tmp_path / "starts").read_text().splitlines()[0] == "work 120"
 
 
 # ---------------------------------------------------------------------- Slurm

@@ -26,8 +26,8 @@ def lint(*command: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_dockerfile_is_clean() -> None:
-    lint("hadolint", DOCKER / "Dockerfile")
+def test_the_dockerfiles_are_clean() -> None:
+    lint("hadolint", DOCKER / "Dockerfile", DOCKER / "own.Dockerfile")
 
 
 def test_the_compose_file_follows_the_specification() -> None:

@@ -1,9 +1,11 @@
 """What the image is, before anything is trained in it."""
 
+import json
 import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.docker.engine import Engine, Image
@@ -71,3 +73,48 @@ def test_a_change_of_code_leaves_the_packages_alone(
         assert seconds < 120, "20 s on a quiet machine"
     finally:
         engine.docker("image", "rm", "runner-test:changed")
+
+
+def test_a_package_and_data_of_ones_own(image: Image, tmp_path: Path) -> None:
+    """As docker/README.md says: the package on top of the image, the data mounted at /data."""
+    mine, data = tmp_path / "mine", tmp_path / "data"
+    mine.mkdir()
+    data.mkdir()
+    (mine / "pyproject.toml").write_text(
+        '[project]\nname = "mine"\nversion = "1"\n'
+        '[project.entry-points."runner.models"]\nodd = "odd"\n'
+        '[tool.setuptools]\npy-modules = ["odd"]\n'
+    )
+    (mine / "odd.py").write_text(
+        "def build(*, input_shape, classes):\n"
+        "    import keras\n"
+        "    x = keras.Input(input_shape)\n"
+        "    y = keras.layers.Dense(classes, 'softmax')(keras.layers.Flatten()(x))\n"
+        "    return keras.Model(x, y)\n"
+    )
+    y = np.arange(64) % 2
+    x = np.broadcast_to(y[:, None, None, None] * 255, (64, 8, 8, 1)).astype("uint8")
+    np.savez(data / "x.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    job = {
+        "name": "mine",
+        "data": {"name": "npz", "path": "/data/x.npz"},
+        "model": {"name": "odd"},
+        "training": {"epochs": 1, "batch_size": 16},
+    }
+    (data / "job.json").write_text(json.dumps(job))
+    engine = image.engine
+    network = () if engine.has_bridge() else ("--network=host",)
+    own = (
+        "--tag=runner-test:mine",
+        "--file=docker/own.Dockerfile",
+        f"--build-arg=BASE={image.tag}",
+    )
+    engine.ok("build", *own, *network, str(mine))
+    try:
+        found = Image(engine, "runner-test:mine", image.store)
+        assert engine.inspect(found.tag)["Config"]["User"] == "10001:0"
+        mounted = [f"--volume={data}:/data:ro"]
+        assert found.ok("submit", "/data/job.json", options=mounted) == "mine\n"
+        assert "succeeded" in found.ok("status", "mine")
+    finally:
+        engine.docker("image", "rm", "--force", "runner-test:mine")

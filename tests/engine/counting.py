@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from runner.engine import running
+from runner.engine import running, worker
 from runner.engine.preemption import StopRequest
 from runner.engine.stages import Attempt
 from runner.engine.worker import Owned, Worker
@@ -114,6 +114,7 @@ class Shop:
     def work(self, stage: Callable[[Attempt], None] | None = None, **options: Any) -> Worker:
         """Let a new worker run until nothing is left for it; it stays as `self.worker`."""
         self._patch.setattr(running, "run_stage", stage or Counting())
+        self._patch.setattr(worker, "import_keras", options.pop("import_keras", lambda: None))
         self.stop = StopRequest()
         owner = options.pop("owner", {"host": "here", "pid": 1})
         sleep = options.pop("sleep", self.sleep)

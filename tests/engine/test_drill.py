@@ -77,7 +77,7 @@ def test_two_kills(spec: Path, tmp_path: Path) -> None:
     jobs = document["jobs"]
     assert sorted(jobs.values()) == ["succeeded", "succeeded"]
     killed = next(name for name in jobs if name.endswith("-killed"))
-    assert runner.status(killed)["preemptions"] == len(document["kills"])
+    assert runner.status(killed)["deaths"] == len(document["kills"])
     assert f"its records stay under file://{tmp_path}/store/jobs/{killed}/" in done.stderr
 
 

@@ -4,7 +4,7 @@ import signal
 import threading
 from pathlib import Path
 
-from runner.checkpoint.checkpointer import Checkpointer
+from runner.checkpoint.ledger import Ledger
 from runner.queue.job import State
 from tests.harness import QUICKSTART, Runner, sets
 
@@ -70,7 +70,7 @@ def test_a_flipped_bit_or_a_lost_record_ends_no_job(tmp_path: Path) -> None:
         data = pack.read_bytes()
         for place in (0, 20, len(data) // 2, len(data) - 1):
             pack.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-            saver = Checkpointer(
+            ledger = Ledger(
                 runner.queue().store,
                 "jobs/quickstart",
                 token=9,
@@ -78,7 +78,7 @@ def test_a_flipped_bit_or_a_lost_record_ends_no_job(tmp_path: Path) -> None:
                 checkpoints=job.checkpoints,
                 warn=lambda text: None,
             )
-            restored = saver.restore()
+            restored = ledger.restore()
             assert restored is not None
             assert restored.position.global_step in steps
         pack.write_bytes(data)

@@ -247,8 +247,9 @@ def test_a_service_that_begins_late_is_found(
         wait_for(stop)
 
 
-def test_notices_can_be_turned_off() -> None:
-    assert sources({"RUNNER_NOTICES": "off"}) == []
+@pytest.mark.parametrize("off", ["off", "no", "0", "False"])
+def test_notices_can_be_turned_off(off: str) -> None:
+    assert sources({"RUNNER_NOTICES": off}) == []
     assert len(sources({})) == 4
 
 

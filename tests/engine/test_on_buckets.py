@@ -98,4 +98,4 @@ def die_and_finish(server: Server, spec: Path, undisturbed: dict[str, Any], *dea
     assert_same(status, undisturbed)
     assert line.failed > 10
     assert line.lost_creates >= 2
-    assert (status["preemptions"], status["failures"]) == (len(deaths), 0)
+    assert (status["deaths"], status["failures"]) == (len(deaths), 0)

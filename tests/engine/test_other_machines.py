@@ -6,12 +6,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from runner.cli.main import main
-from runner.errors import SpecError
+from runner.engine.machine import missing_here
+from runner.errors import DataError, MissingHereError, SpecError
 from runner.queue.job import State
+from runner.spec import parse
 from runner.training import quiet
+from runner.training.check import load_data
+from runner.training.trainer import load_checked
 from tests.harness import QUICKSTART, REPOSITORY, Runner, sets
 
 NETWORK = """
@@ -101,6 +106,77 @@ def test_a_backend_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name != "keras" else name)
     with pytest.raises(SpecError, match="tensorflow is not installed here"):
         quiet.check_backend()
+
+
+def test_a_backend_that_cannot_be_imported_touches_no_job(runner: Runner, tmp_path: Path) -> None:
+    """A library of it is missing, or of another version: known only when it is imported."""
+    package = tmp_path / "package" / "tensorflow"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('libcudart.so.12: no such file')")
+    runner.ok("submit", str(QUICKSTART), "--detach")
+    before = runner.job("quickstart")
+    done = runner.run("work", "--until-empty")
+    assert done.returncode == 2, done.stderr
+    assert "can't be imported here: ImportError: libcudart.so.12" in done.stderr
+    assert "No job was touched" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert runner.job("quickstart") == before
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        ({"name": "npz", "path": "gone.npz"}, "no such file"),
+        ({"name": "folder", "path": "gone"}, "no such folder"),
+        ({"name": "npz", "path": "dropbox://x/y.npz"}, "requires .*dropbox"),
+        ({"name": "cifar100"}, "could not be downloaded: no route"),
+    ],
+)
+def test_what_this_machine_cannot_get_is_told_from_what_is_bad(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: dict[str, Any], why: str
+) -> None:
+    """By the stage itself: it was there, or seemed to be, when the job was claimed."""
+    monkeypatch.chdir(tmp_path)
+
+    def download(**_: Any) -> None:
+        raise OSError("no route")
+
+    monkeypatch.setattr("keras.datasets.cifar100.load_data", download)
+    with pytest.raises(MissingHereError, match=why):
+        load_checked(parse({"name": "x", "data": data}, source="x"))
+    Path("bad.npz").write_text("no npz at all")
+    bad = parse({"name": "x", "data": {"name": "npz", "path": "bad.npz"}}, source="x")
+    with pytest.raises(DataError) as raised:
+        load_checked(bad)
+    assert not isinstance(raised.value, MissingHereError)
+
+
+def test_data_given_by_a_relative_path_are_found_in_another_machines_folder(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path is remembered as given, and looked for where the worker works."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    x, y = np.zeros((40, 8, 8, 1), "uint8"), np.arange(40) % 2
+    (here / "data").mkdir(parents=True)
+    np.savez(here / "data" / "x.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    monkeypatch.chdir(here)
+    changes = {"data": {"name": "npz"}, "data.path": "data/x.npz", "training.batch_size": 8}
+    command = ["submit", str(QUICKSTART), "--detach", *sets(changes)]
+    monkeypatch.setenv("RUNNER_STORE", str(runner.store))
+    assert main(command) == 0
+    assert main(command) == 0, "the same again is the same"
+    stored = runner.queue().spec("quickstart")
+    assert stored["data"]["path"] == str(here / "data" / "x.npz")
+    assert stored["data"]["given"] == "data/x.npz"
+    here.rename(there)
+    monkeypatch.chdir(tmp_path)
+    url = runner.queue().store.url
+    assert "nor data/x.npz in the folder it works in" in missing_here(stored, url)
+    monkeypatch.chdir(there)
+    assert missing_here(stored, url) == ""
+    assert load_data(parse(stored, source="stored")).x_train.shape == x.shape
+    monkeypatch.setenv("RUNNER_DATA_FROM", str(here))
+    assert "was not submitted on this machine" in missing_here(stored, "s3://bucket/runs")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")

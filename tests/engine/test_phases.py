@@ -53,7 +53,7 @@ def test_killed_within_and_between_phases(spec: Path, tmp_path: Path) -> None:
     killed = finish(runner, "phased", *DEATHS)
     assert_same(killed, undisturbed)
     assert killed["best"] == undisturbed["best"]
-    assert killed["preemptions"] == len(DEATHS)
+    assert killed["deaths"] == len(DEATHS)
     assert events(tmp_path / "killed") == events(tmp_path / "reference")
     steps = [(step, tag) for step, tag, _ in events(tmp_path / "killed")]
     assert len(steps) == len(set(steps)), "doubled"

@@ -2,25 +2,31 @@
 
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runner.engine import machine, running, worker
-from runner.engine.machine import Looking, Machine
+from runner.engine.machine import Looking, Machine, missing_here
 from runner.engine.memory import Memory, MemoryWatch
+from runner.engine.stages import Attempt
 from runner.errors import (
     ConflictError,
     DamagedRecordError,
+    DataAwayError,
     DivergedError,
     LeaseLostError,
+    MissingHereError,
     SpecError,
     TrainingError,
 )
 from runner.queue.job import Failure, Job, State
 from runner.queue.owner import this_process
 from runner.queue.protocol import LOOK_BEATS
+from runner.store import allowed
+from runner.store.log import decode, encode, slot
 from runner.training.machine import Gpu
 from tests.engine.counting import LEASE_SECONDS, Counting, Shop, raising
 
@@ -116,11 +122,36 @@ def test_requirements_are_matched_to_the_machine_and_said(shop: Shop) -> None:
     assert shop.queue.job("later").state is State.QUEUED
 
 
+def test_a_worker_uses_one_of_several_cards_says_so_and_is_charged_for_one(shop: Shop) -> None:
+    shop.submit("cats")
+    owners: list[Any] = []
+    shop.work(
+        Counting(1, lambda job, _: owners.append(job.owner)), looking=Here(23.0, 23.0, labels=())
+    )
+    assert [owner["gpus"] for owner in owners] == [1]
+    assert "2 GPUs are here, and a worker uses one: 'runner work --each-gpu'" in shop.reporter.text
+    shop.submit("dogs")
+    shop.reporter.notes.clear()
+    shop.work(looking=Here(23.0))
+    assert "GPU" not in shop.reporter.text
+
+
 def test_labels_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNNER_LABELS", "lab, a100")
     machine = Looking(["mine"]).machine()
     assert machine.labels == {"mine", "lab", "a100"}
     assert machine.lacks({"labels": ["a100"]}) == ""
+
+
+@pytest.mark.parametrize("label", ["two words", "-x", "größe", "x" * 64, "a=b"])
+def test_a_label_that_no_spec_could_ask_for_is_refused(
+    label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SpecError, match="no spec could ask for it"):
+        Looking([label])
+    monkeypatch.setenv("RUNNER_LABELS", f"lab,{label}")
+    with pytest.raises(SpecError, match="RUNNER_LABELS"):
+        Looking()
 
 
 # ---------------------------------------------------------------------- failures
@@ -298,6 +329,15 @@ def test_an_attempt_says_that_memory_is_short_before_it_is_killed(
         ({"data": {"name": "npz", "path": "/nowhere/x.npz"}}, "it has no /nowhere/x.npz"),
         ({"model": {"name": "of_a_package"}}, "it has no model 'of_a_package'"),
         ({"data": {"name": "of_a_package"}}, "it has no dataset 'of_a_package'"),
+        ({"training": {"later": 1}}, "this version of runner can't read its spec: 1 mistake; tra"),
+        (
+            {"model": {"name": "transfer", "arguments": {"weights": "/nowhere/w.h5"}}},
+            "it has no /nowhere/w.h5",
+        ),
+        (
+            {"data": {"name": "npz", "path": "/nowhere/x.npz", "given": "data/x.npz"}},
+            "it has no /nowhere/x.npz, nor data/x.npz in the folder it works in",
+        ),
     ],
 )
 def test_what_this_machine_has_not_fails_no_job(
@@ -314,6 +354,132 @@ def test_what_this_machine_has_not_fails_no_job(
     assert f"elsewhere: left for another machine: {why}" in shop.reporter.text
     job = shop.queue.job("elsewhere")
     assert (job.state, job.attempts, job.failures) == (State.QUEUED, 0, 0)
+
+
+OF_A_BUCKET = "left for another machine: it reads"
+
+
+def test_local_files_are_read_for_those_who_submitted_here_alone(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever writes the bucket names any file; the machine's user says which may be read."""
+    monkeypatch.setattr(allowed, "_submitted", set())
+    shop.store.url = "s3://bucket/runs"
+    for name in ("mine", "theirs"):
+        (tmp_path / name).write_text("data")
+        shop.submit(name, data={"path": str(tmp_path / name)})
+    allowed._submitted.clear()
+    allowed._state_file().write_text(f"{tmp_path}/mine\n")
+    stage = Counting()
+    shop.work(stage)
+    assert stage.ran == ["mine"]
+    assert f"theirs: {OF_A_BUCKET} {tmp_path}/theirs" in shop.reporter.text
+    assert f"RUNNER_DATA_FROM={tmp_path}" in shop.reporter.text
+    assert shop.queue.job("theirs").attempts == 0
+    monkeypatch.setenv("RUNNER_DATA_FROM", f"/srv, {tmp_path}")
+    shop.work(stage)
+    assert stage.ran == ["mine", "theirs"]
+
+
+def test_weights_are_no_secret_way_to_a_file(shop: Shop, tmp_path: Path) -> None:
+    """They are read once, when the job begins: later it needs none."""
+    (tmp_path / "w.h5").write_text("weights")
+    shop.submit(
+        "cats", model={"name": "transfer", "arguments": {"weights": str(tmp_path / "w.h5")}}
+    )
+    shop.store.url = "s3://bucket/runs"
+    spec = shop.queue.spec("cats")
+    assert OF_A_BUCKET[-8:] in missing_here(spec, shop.store.url, begun=False)
+    assert missing_here(spec, shop.store.url, begun=True) == ""
+    assert missing_here(spec, "file:///runs", begun=False) == ""
+    (tmp_path / "w.h5").unlink()
+    assert missing_here(spec, "file:///runs", begun=False) == f"it has no {tmp_path}/w.h5"
+
+
+def test_data_that_are_away_fail_no_job(shop: Shop) -> None:
+    """Nor are they asked for again and again: the worker goes on with others."""
+
+    def stage(attempt: Attempt) -> None:
+        if attempt.lease.job.id == "away":
+            raise DataAwayError("https://nas/x.npz: its server refuses it (403)")
+        Counting()(attempt)
+
+    shop.submit("away")
+    shop.submit("here")
+    shop.work(stage)
+    job = shop.queue.job("away")
+    assert (job.state, job.attempts, job.failures) == (State.QUEUED, 1, 0)
+    assert "its server refuses it (403)" in job.reason
+    assert job.reason.startswith("left for another machine: https://nas/x.npz")
+    assert shop.queue.job("here").state is State.SUCCEEDED
+
+
+def test_a_job_that_has_begun_needs_its_first_weights_no_more(shop: Shop) -> None:
+    """They are in its checkpoints."""
+    shop.submit("cats", model={"name": "transfer", "arguments": {"weights": "/nowhere/w.h5"}})
+    lease = shop.queue.claim(shop.queue.job("cats"), {"host": "there"})
+    lease.commit(step=1, epoch=0, checkpoints=[{"step": 1}])
+    lease.release("going home")
+    shop.work()
+    assert shop.queue.job("cats").state is State.SUCCEEDED
+
+
+def test_a_record_of_a_later_version_is_left_and_said(shop: Shop) -> None:
+    shop.submit("later")
+    shop.submit("cats")
+    first = decode(shop.store.read(slot("jobs/later", 0)) or b"", "later")
+    kept = {name: value for name, value in first.items() if not name.startswith("sum")}
+    new = {**kept, "number": 1, "state": "paused", "nonce": "n", "previous": first["nonce"]}
+    shop.store.create(slot("jobs/later", 1), encode(new))
+    before = {key: shop.store.read(key) for key in shop.store.list("jobs/later/")}
+    shop.work()
+    assert shop.queue.job("cats").state is State.SUCCEEDED
+    assert "later: cannot be read: record 1 of job later can't be used" in shop.reporter.text
+    assert "by a later version of runner" in shop.reporter.text
+    assert {key: shop.store.read(key) for key in shop.store.list("jobs/later/")} == before
+
+
+def test_what_vanishes_after_the_claim_is_left_to_others(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given back with the reason, neither failed nor preempted; not taken again for a while."""
+    now = [0.0]
+    monkeypatch.setattr(worker, "boot_clock", lambda: now[0])
+    shop.submit("cats", retries=0)
+    shop.submit("after", after=["cats"])
+    stage = raising(MissingHereError("/data/x.npz: no such file"), times=3)
+    stage.steps = 9
+    ran: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        if len(stage.ran) > len(ran):
+            ran.append(now[0])
+        now[0] += seconds
+        if len(ran) == 3 or now[0] > 2000:
+            shop.stop.set("enough")
+
+    shop.work(stage, until_empty=False, sleep=sleep)
+    job = shop.queue.job("cats")
+    assert (job.state, job.attempts, job.failures, job.preemptions) == (State.QUEUED, 3, 0, 0)
+    assert job.reason == "left for another machine: /data/x.npz: no such file"
+    assert job.reason not in shop.reporter.text, "the end of the attempt says it, and that is once"
+    waits = [after - before for before, after in pairwise(ran)]
+    assert 60 <= waits[0] < 75, "so that it does not fill the log of the job"
+    assert 120 <= waits[1] < 135
+    shop.work()
+    assert shop.queue.job("after").state is State.SUCCEEDED, "another machine has the file"
+
+
+def test_a_machine_that_cannot_import_keras_fails_no_job(shop: Shop) -> None:
+    shop.submit("cats")
+    before = shop.queue.job("cats")
+
+    def broken() -> None:
+        raise SpecError("Keras or its backend can't be imported here: ImportError: libcudart.so")
+
+    with pytest.raises(SpecError, match="can't be imported here"):
+        shop.work(import_keras=broken)
+    assert shop.queue.job("cats") == before
 
 
 # ---------------------------------------------------------------------- jobs that are ruined

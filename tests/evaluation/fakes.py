@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from runner.checkpoint.checkpointer import Checkpointer, Position, Snapshot
+from runner.checkpoint.checkpointer import Checkpointer
+from runner.checkpoint.ledger import Ledger, Snapshot
+from runner.checkpoint.manifest import Position
 from runner.evaluation import metrics
 from runner.queue.lease import Lease
 from runner.queue.protocol import Availability
@@ -57,13 +59,14 @@ class World:
     def save(self, lease: Lease, history: Mapping[str, Sequence[float | None]], step: int) -> None:
         """Commit a checkpoint at this step."""
         job = lease.job
-        saver = Checkpointer(
+        ledger = Ledger(
             self.store,
             f"jobs/{job.id}",
             token=lease.token,
             commit=lease.commit,
             checkpoints=job.checkpoints,
         )
+        saver = Checkpointer(ledger)
         epoch = step // STEPS
         position = Position(epoch=epoch, step=step % STEPS, global_step=step)
         known = {metric: list(values[:epoch]) for metric, values in history.items()}

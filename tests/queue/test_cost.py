@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -11,16 +12,21 @@ from secrets import token_hex
 import numpy as np
 import pytest
 
-from runner.checkpoint.checkpointer import Checkpointer, Position, Snapshot
+from runner.checkpoint.checkpointer import Checkpointer
+from runner.checkpoint.ledger import Ledger, Snapshot
+from runner.checkpoint.manifest import Position
 from runner.cli.status import view_all
+from runner.engine import machine
 from runner.errors import ConflictError, StoreError
-from runner.queue import drain, protocol
+from runner.queue import drain, presence, protocol
 from runner.queue import job as transitions
+from runner.queue.owner import this_process
+from runner.queue.presence import Presence
 from runner.queue.protocol import Holder
 from runner.queue.queue import NEWS, Queue, random_nonce, utc_now
 from runner.queue.survey import Survey
 from runner.store import log
-from runner.store.base import MAX_RECORD
+from runner.store.base import MAX_RECORD, Buffer
 from runner.store.filesystem import FileStore
 from runner.store.memory import MemoryStore
 from tests.store.servers import Server, serving
@@ -83,7 +89,9 @@ def test_requests_of_a_checkpoint(server: Server) -> None:
     with Proxy(server.port) as proxy:
         queue = Queue(server.store(f"cost-{token_hex(4)}", port=proxy.port))
         lease = queue.claim(queue.submit("cats", {"seed": 1}), ME)
-        saver = Checkpointer(queue.store, "jobs/cats", token=lease.token, commit=lease.commit)
+        saver = Checkpointer(
+            Ledger(queue.store, "jobs/cats", token=lease.token, commit=lease.commit)
+        )
 
         def save(step: int) -> dict[str, int]:
             weights = np.full(1000, step, "float32")
@@ -194,6 +202,51 @@ def write_jobs(root: Path, jobs: int) -> None:
             path.write_bytes(data.replace(f'"id":"{old}"'.encode(), f'"id":"{name}"'.encode()))
 
 
+def test_a_workers_own_object_is_written_seldom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For `status --workers`: every five minutes that it waits, once a minute with news."""
+    now = 0.0
+    monkeypatch.setattr(machine, "boot_clock", lambda: now)
+    store = Counting(tmp_path)
+    for pid in (2, 3):
+        presence.tell(
+            store, Presence(owner={"host": "lab", "pid": pid}, sent_at=utc_now(), left={})
+        )
+
+    def hour(worker: machine.Identity, *, news: bool) -> dict[str, int]:
+        nonlocal now
+        store.asked.clear()
+        for look in range(360):
+            worker.tell({"cats": f"for the {look if news else 0}th reason"})
+            now += 10.0
+        return dict(store.asked)
+
+    worker = machine.Identity(store, ME, machine.Looking())
+    first = hour(worker, news=False)
+    assert first == {"writes": 12, "listings": 1, "round trips": 1, "reads": 2}
+    assert hour(worker, news=False) == {"writes": 12}
+    assert hour(worker, news=True) == {"writes": 60}
+    worker.leave()
+    assert [one.worker for one in presence.everyone(store)] == ["lab:2", "lab:3"]
+
+
+def test_workers_that_died_are_forgotten(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    for pid, days in ((2, 1), (3, 8)):
+        sent = utc_now() - timedelta(days=days)
+        presence.tell(store, Presence(owner={"host": "lab", "pid": pid}, sent_at=sent, left={}))
+    gone = {**this_process(), "started": "1"}  # that it is gone is known here
+    presence.tell(store, Presence(owner=gone, sent_at=utc_now(), left={}))
+    assert [one.worker for one in presence.everyone(store)] == ["lab:2", "lab:3"]
+    store.put("workers/seen/odd.json", b'{"owner": 7}')
+    machine.Identity(store, ME, machine.Looking()).tell({})
+    assert [one.worker for one in presence.everyone(store)] == ["here:1", "lab:2"]
+    assert store.list("workers/seen/") == [
+        f"workers/seen/{name}.json" for name in ("here_1", "lab_2", "odd")
+    ]
+
+
 class Counting(FileStore):
     """Counts what a bucket would be asked for."""
 
@@ -207,6 +260,10 @@ class Counting(FileStore):
         self.asked["round trips"] += 1
         self.asked["reads"] += len(keys)
         return super().read_many(keys, max_bytes=max_bytes)
+
+    def put(self, key: str, data: Buffer | Sequence[Buffer]) -> None:
+        self.asked["writes"] += 1
+        super().put(key, data)
 
     def folders(self, prefix: str) -> list[str]:
         self.asked["listings"] += 1

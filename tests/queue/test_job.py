@@ -122,10 +122,24 @@ def test_training_without_an_evaluation_succeeds() -> None:
     assert (done.state, done.stage) == (State.SUCCEEDED, Stage.TRAIN)
 
 
-def test_a_claim_counts_a_lost_worker_as_a_preemption() -> None:
-    assert claim(a_job(State.QUEUED)).preemptions == 0
+def test_a_claim_counts_a_lost_worker_as_a_death_and_not_as_a_preemption() -> None:
+    """Whoever ended it said nothing; how often a job is interrupted counts both."""
+    assert claim(a_job(State.QUEUED)).died == 0
     lost = claim(a_job(State.RUNNING))
-    assert (lost.token, lost.attempts, lost.preemptions) == (2, 1, 1)
+    assert (lost.token, lost.attempts, lost.died, lost.preempted) == (2, 1, 1, 0)
+    released = jobs.released(lost, reason="SIGTERM")
+    assert (released.died, released.preempted, released.preemptions) == (1, 1, 2)
+
+
+def test_tries_are_counted_for_each_stage() -> None:
+    """An undisturbed job is tried once in each, however often it is evaluated."""
+    end = partial(jobs.finished, final=REFERENCE, evaluation=None, evaluate=True, notes=())
+    evaluating = claim(end(claim(release(claim(a_job(State.QUEUED))))))
+    assert (evaluating.stage, evaluating.attempts, evaluating.tries) == (Stage.EVALUATE, 3, 1)
+    done = end(evaluating)
+    assert (done.state, done.tries) == (State.SUCCEEDED, 1)
+    again = claim(jobs.to_evaluate(done))
+    assert (again.attempts, again.tries) == (4, 1)
 
 
 def test_a_claim_holds_only_if_nothing_happened_since_it_was_judged() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("ray", reason="pip install 'keras-runner[ray]'")
+pytest.importorskip("ray", reason="pip install '.[ray]'")
 
 from runner.queue.job import Job, State
 from runner.queue.queue import Queue

@@ -104,6 +104,6 @@ def test_the_command_ends_with_6_where_the_store_is_refused(tmp_path: Path) -> N
     """The rest is told all the same."""
     done = doctor("--store", "sftp://nas/runs")
     assert done.returncode == 6
-    assert "can't be shared" in done.stdout
+    assert "can't hold jobs" in done.stdout
     assert "tensorflow" in done.stdout
     assert "Traceback" not in done.stderr

@@ -13,7 +13,8 @@ import pytest
 
 from runner.errors import StoreError, StoreRefusedError
 from runner.queue.queue import Queue
-from runner.store import log
+from runner.store import faults, log
+from runner.store.base import Created
 from runner.store.filesystem import FileStore
 from runner.store.remote import FsspecStore
 from tests.store.conftest import REAL_STORE
@@ -136,8 +137,7 @@ def test_what_is_retried_is_said_and_patience_ends(
 REFUSED_S3 = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
 
 
-@pytest.mark.parametrize("status", [401, 403])
-@pytest.mark.parametrize(
+USES = pytest.mark.parametrize(
     "use",
     [
         lambda store: store.read("a"),
@@ -151,6 +151,10 @@ REFUSED_S3 = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
     ],
     ids=["read", "put", "create", "list", "folders", "size", "delete", "read_range"],
 )
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@USES
 def test_refused_credentials_stop_at_once(
     store: FsspecStore, proxy: Proxy, status: int, use: Use
 ) -> None:
@@ -189,6 +193,61 @@ def test_a_bucket_behind_a_bad_line_is_not_missing(
     assert store.read("nothing") is None
     again = server.store(f"bad-{token_hex(4)}", port=proxy.port, patience_seconds=20.0)
     assert again.list("jobs/") == []
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@USES
+def test_a_blip_of_refused_credentials_is_waited_for(
+    store: FsspecStore, proxy: Proxy, status: int, use: Use
+) -> None:
+    """They worked before, so that they are likely to work again."""
+    store.put("x/b", b"1")
+    for _ in range(2):
+        store.put("a", b"1")
+        use(store)
+    store.put("a", b"1")
+    blip = iter([answer(status, REFUSED_S3)])
+    proxy.rule = lambda _request: next(blip, None)
+    assert use(store) in (None, 1, b"1", ["x/b"], [], Created.UNKNOWN)
+    assert proxy.faults
+
+
+def test_credentials_that_stay_refused_stop_the_work(
+    store: FsspecStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "_BLIP_SECONDS", 1.0)
+    queue = Queue(store)
+    queue.submit("cats", {"seed": 1})
+    proxy.rule = lambda _request: answer(403, REFUSED_S3)
+    with pytest.raises(StoreRefusedError, match="Log in again"):
+        queue.submit("dogs", {"seed": 1})
+    with pytest.raises(StoreRefusedError, match="Log in again"):
+        queue.job("cats")
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://127.0.0.1:1", "http://host.invalid:9000", "https://127.0.0.1:{port}"]
+)
+def test_an_endpoint_that_is_wrong_is_told_in_seconds(
+    server: Server, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A closed port, an unknown host, no TLS there: patience is for servers that once answered."""
+    monkeypatch.setattr(faults, "_FIRST_SECONDS", 0.5)
+    options = {**server.options, "endpoint_url": endpoint.format(port=server.port)}
+    store = FsspecStore(server.url("runs"), storage_options=options, patience_seconds=600.0)
+    with pytest.raises(StoreError, match="endpoint_url"):
+        store.read("a")
+
+
+@pytest.mark.parametrize("status", [400, 405, 501])
+def test_an_endpoint_that_is_no_store_is_told_in_seconds(
+    server: Server, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "_FIRST_SECONDS", 0.5)
+    with Proxy(server.port, lambda _request: answer(status, b"<html>Hello")) as other:
+        store = server.store("runs", port=other.port, patience_seconds=600.0)
+        with pytest.raises(StoreError, match="endpoint_url"):
+            store.read("a")
 
 
 def test_a_server_that_is_not_there_is_waited_for(server: Server) -> None:

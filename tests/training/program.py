@@ -340,7 +340,7 @@ def result(model: Any, backup: Any, history: Any, chosen: list[Any]) -> dict[str
     final = read_checkpoint(store, backup.final)
     in_memory = {name: np.asarray(tensor) for name, tensor in Variables(model).snapshot()}
     state, arrays = Observers(chosen, warn=lambda _: None).capture()
-    best = backup._folder._checkpointer.best
+    best = backup._folder._checkpointer.ledger.best
     return {
         "digest": backup.final.digest,
         "variables": {name: sha(array) for name, array in in_memory.items()},

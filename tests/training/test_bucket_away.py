@@ -141,7 +141,7 @@ def test_what_came_before_the_first_step_is_not_unsaved(monkeypatch: pytest.Monk
 
 def test_the_first_step_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """From then on there is something to save: a notice that comes right after it must know."""
-    monkeypatch.setattr("runner.training.loop.PROGRESS_SECONDS", 3600.0)
+    monkeypatch.setattr("runner.training.saving.PROGRESS_SECONDS", 3600.0)
     told: list[Progress] = []
     run(Bucket(), on_progress=told.append)
     assert 1 in [progress.global_step for progress in told]

@@ -13,9 +13,7 @@ import pytest
 import tensorflow as tf
 
 from runner import BackupAndRestore, Batches
-from runner.checkpoint.reading import read_manifest
 from runner.errors import CheckpointError, LeaseLostError, PreemptedError, TrainingError
-from runner.store.filesystem import FileStore
 from runner.training import private
 
 EPOCHS, STEPS = 5, 3
@@ -461,20 +459,3 @@ def test_missing_private_api_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(private, "_FIT_LOCALS", ("callbacks", "renamed"))
     with pytest.raises(TrainingError, match=r"'renamed' in Model\.fit"):
         private.self_test()
-
-
-def test_frozen_layers_lie_in_a_pack_of_their_own(tmp_path: Path) -> None:
-    """So that they are written once, however often what is trained beside them changes."""
-    x, y = numbers()
-    frozen = keras.layers.Dense(2000, trainable=False, name="frozen")
-    model = keras.Sequential([keras.Input((3,)), frozen, keras.layers.Dense(1, name="trained")])
-    model.compile(keras.optimizers.Adam(0.1), "mse")
-    backup = BackupAndRestore(str(tmp_path), delete_checkpoint=False)
-    model.fit(Batches(x, y, batch_size=4, seed=1), epochs=2, verbose=0, callbacks=[backup])
-    assert backup.final is not None
-    manifest = read_manifest(FileStore(tmp_path), backup.final.manifest)
-    frozen_in = {place.pack for name, place in manifest.tensors.items() if "frozen/" in name}
-    assert frozen_in
-    for number in frozen_in:
-        used = sum(place.length for place in manifest.tensors.values() if place.pack == number)
-        assert manifest.packs[number].bytes - used < 4096  # a header, and nothing that was trained

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.checkpoint.checkpointer import Position, Snapshot
-from runner.checkpoint.policy import Latest
+from runner.checkpoint.ledger import Snapshot
+from runner.checkpoint.manifest import Position
 from runner.errors import CheckpointError
 from runner.store import log
 from runner.training.folder import Folder
@@ -17,7 +17,7 @@ FIELDS = (b'"checkpoints"', b'"best"', b'"token"', b'"step":3', b'"manifest"', b
 
 
 def save(path: Path, *steps: int) -> None:
-    folder = Folder(str(path), keep=Latest(2))
+    folder = Folder(str(path), keep=2)
     saver, _ = folder.open()
     for step in steps:
         state = [("model/w", np.full(3, step, dtype="float32"))]
@@ -27,7 +27,7 @@ def save(path: Path, *steps: int) -> None:
 
 
 def resumed_at(path: Path) -> int:
-    folder = Folder(str(path), keep=Latest(2))
+    folder = Folder(str(path), keep=2)
     _, restored = folder.open()
     folder.close()
     assert restored is not None
@@ -119,7 +119,7 @@ def test_two_folders_after_damage_never_share_a_token(tmp_path: Path) -> None:
 
 def test_what_others_keep_in_the_folder_is_not_deleted(tmp_path: Path) -> None:
     save(tmp_path / "one", 1, 2)
-    folder = Folder(str(tmp_path / "one"), keep=Latest(2))
+    folder = Folder(str(tmp_path / "one"), keep=2)
     folder.open()
     folder.delete()
     assert not (tmp_path / "one").exists()
@@ -128,7 +128,7 @@ def test_what_others_keep_in_the_folder_is_not_deleted(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / "training" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "training" / name).write_text("mine")
-    folder = Folder(str(tmp_path), keep=Latest(2))
+    folder = Folder(str(tmp_path), keep=2)
     folder.open()
     folder.delete()
     left = [path for path in (tmp_path / "training").rglob("*") if path.is_file()]

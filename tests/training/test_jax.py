@@ -243,7 +243,7 @@ class Stop(keras.callbacks.Callback):
     def set_state(self, state):
         pass
     def on_train_batch_end(self, batch, logs=None):
-        self.backup._loop._checkpointer.wait()
+        self.backup._takeover.loop.saving.checkpointer.wait()
         self.left -= 1
         if self.left == 0:
             raise KeyboardInterrupt

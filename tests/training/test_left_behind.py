@@ -364,7 +364,7 @@ def test_what_comes_in_mid_training_is_named(
             if epoch == 1:
                 self.mean = keras.Variable(1.0)
 
-    monkeypatch.setattr("runner.training.loop.WALK_SHARE", 0.0)
+    monkeypatch.setattr("runner.training.parts.WALK_SHARE", 0.0)
     dense().fit(batches(), callbacks=[Late(), kept(tmp_path)], **FIT)
     assert "Late.mean was made in mid-training" in caplog.text
 
@@ -380,6 +380,36 @@ def test_a_list_on_an_object_of_keras_that_changes_is_named(
     model.gathered = []
     model.fit(batches(), callbacks=[Gathers(), kept(tmp_path)], **FIT)
     assert "model.gathered has changed in mid-training" in caplog.text
+
+
+class Momentum(keras.optimizers.Optimizer):  # type: ignore[misc]
+    """Lists what it makes in build, as optimizers of one's own do."""
+
+    def build(self, variables: Any) -> None:
+        if not self.built:
+            super().build(variables)
+            self.slots = [self.add_variable_from_reference(v, "slot") for v in variables]
+
+    def update_step(self, gradient: Any, variable: Any, rate: Any) -> None:
+        slot = self.slots[self._get_variable_index(variable)]
+        slot.assign(0.9 * slot + gradient)
+        variable.assign(variable - rate * slot)
+
+
+def own_optimizer(callbacks: list[Any]) -> Result:
+    model = dense()
+    model.compile(Momentum(0.01), "mse")
+    history = model.fit(batches(), callbacks=callbacks, **FIT)
+    slots = {str(i): slot for i, slot in enumerate(model.optimizer.slots)}
+    return result(history, model, **slots)
+
+
+def test_nothing_is_said_of_lists_of_variables_that_each_process_makes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = attempt(own_optimizer, 0, [])
+    assert interrupted(own_optimizer, tmp_path, 2, 4) == whole
+    assert not [r for r in caplog.records if "slots" in r.message or "#1" in r.message]
 
 
 def test_an_exchanged_optimizer_is_named_and_nothing_later_is_saved(
@@ -430,8 +460,9 @@ class Stopping(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if batch == self.step:
-            assert self.backup._loop is not None
-            self.backup._loop._checkpointer.wait()
+            assert self.backup._takeover is not None
+            assert self.backup._takeover.loop is not None
+            self.backup._takeover.loop.saving.checkpointer.wait()
             raise RuntimeError("interrupted at a step")
 
 

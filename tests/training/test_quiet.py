@@ -51,3 +51,15 @@ def test_networks_of_several_jobs_are_no_retracing_of_one_and_real_retracing_is_
     warned = [line for line in said_by(NETWORKS).splitlines() if "retracing" in line]
     assert len(warned) == 1, warned
     assert "<lambda>" in warned[0]
+
+
+def test_a_cards_memory_is_taken_as_it_is_needed() -> None:
+    """TensorFlow and JAX take nearly all of it by themselves, whoever else works on that card."""
+    names = ("TF_FORCE_GPU_ALLOW_GROWTH", "XLA_PYTHON_CLIENT_PREALLOCATE")
+    program = f"{PROGRAM}\nimport os\nprint(*(os.environ[name] for name in {names}))"
+    clean = {key: value for key, value in os.environ.items() if key not in names}
+    environment = {**clean, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["true", "false"]

@@ -20,8 +20,6 @@ Kind = tuple[str, tuple[int, ...]]  #: dtype and shape
 class Reader(Protocol):
     """Reads a fixed set of variables, again and again."""
 
-    shared: bool  #: what is read are the training's own buffers, not copies of them
-
     def read(self) -> list[Any]:
         """Return the current values, which stay as they are while the training goes on."""
 

@@ -114,8 +114,6 @@ class Reader:
         variables: what is read, always in this order.
     """
 
-    shared = False
-
     def __init__(self, model: Any, variables: Sequence[Any]) -> None:
         self._model = model
         self._variables = list(variables)

@@ -1,0 +1,98 @@
+"""What each worker says of itself: what it is, and which jobs it left to others, and why.
+
+One small object a worker, for people alone: nothing is decided by it, so it is renewed seldom.
+Whether a worker that has a job lives is told by its heartbeat.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from runner.errors import StoreError
+from runner.queue import fields
+from runner.queue.drain import file_of, name_of
+from runner.queue.fields import line
+from runner.queue.owner import is_alive
+from runner.store.base import Store
+from runner.store.log import encode, parse
+
+FOLDER = "workers/seen/"
+LEFT = "left for another machine: "  #: begins why a job is left that a worker can't run
+RENEW_SECONDS = 300.0  #: between two signs of a worker of which there is no news
+FORGET = timedelta(days=7)  #: after which the object of a worker that died is removed
+MOST_LEFT = 50  #: jobs that a worker names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Presence:
+    """A worker, as it described itself."""
+
+    owner: Mapping[str, Any]  #: its process, as claims name it
+    sent_at: datetime  #: by its clock
+    gpus: tuple[str, ...] = ()  #: "NVIDIA L4, 23034 MiB"
+    labels: tuple[str, ...] = ()
+    version: str = ""  #: of runner
+    left: Mapping[str, str]  #: jobs that it can't run here, and why
+
+    @property
+    def worker(self) -> str:
+        """Its name for people."""
+        return line(name_of(self.owner))
+
+    @property
+    def node(self) -> str:
+        """What an engine calls its machine."""
+        return line(str(self.owner.get("node", ""))[:100])
+
+
+def tell(store: Store, presence: Presence) -> None:
+    """Write it, in place of what the worker said before. Raises StoreError."""
+    said = {**asdict(presence), "sent_at": presence.sent_at.isoformat()}
+    said["left"] = dict(list(presence.left.items())[:MOST_LEFT])
+    store.put(_key(presence.worker), encode(said))
+
+
+def remove(store: Store, worker: str) -> None:
+    """Forget a worker that ends. Raises StoreError."""
+    store.delete(_key(worker))
+
+
+def everyone(store: Store) -> list[Presence]:
+    """Return all workers that have not ended, as far as is known here. Raises StoreError."""
+    return [one for one in _all(store) if is_alive(one.owner) is not False]
+
+
+def tidy(store: Store) -> None:
+    """Remove what workers left behind that died: here, or long ago. Raises StoreError."""
+    for one in _all(store):
+        if is_alive(one.owner) is False or datetime.now(UTC) - one.sent_at > FORGET:
+            remove(store, one.worker)
+
+
+def _all(store: Store) -> list[Presence]:
+    found = map(_parsed, store.read_many(store.list(FOLDER)))
+    return [one for one in found if one is not None]
+
+
+def _key(worker: str) -> str:
+    return f"{FOLDER}{file_of(worker)}.json"
+
+
+def _parsed(data: bytes | StoreError | None) -> Presence | None:
+    """Read what a bucket holds; whatever else lies there is no worker."""
+    if not isinstance(data, bytes):
+        return None
+    try:
+        said = parse(data, "worker")
+        left = fields.maybe("left")(said) or {}
+        return Presence(
+            owner=fields.a("owner", dict)(said),
+            sent_at=fields.time("sent_at")(said),
+            gpus=fields.names("gpus")(said),
+            labels=fields.names("labels")(said),
+            version=line(str(said.get("version", ""))[:40]),
+            left={line(str(job)[:63]): line(str(why)[:500]) for job, why in left.items()},
+        )
+    except (StoreError, TypeError, ValueError, KeyError, OverflowError):
+        return None

@@ -1,0 +1,122 @@
+"""What a worker reads because the record of a job names it: whoever writes the bucket wrote that.
+
+Buckets and https are read unasked, and local files for the jobs of a local store. Other places
+are read where this machine's user has named them: by submitting a job with that very path here,
+or in RUNNER_DATA_FROM. Addresses that only this machine's cloud or link answers are never read.
+"""
+
+import ipaddress
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from runner.errors import StoreRefusedError
+from runner.store.schemes import HONEST
+
+DATA_VARIABLE = "RUNNER_DATA_FROM"  #: folders and URLs below which data may lie, by commas
+_UNASKED = HONEST | {"https"}
+_FOLDERS = frozenset({"file", "local", "memory"})
+#: what clouds tell and give their machines, beside the link-local addresses
+_SERVICES = {"fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16"}
+_SERVICE_NAMES = ("metadata", "metadata.google.internal", "instance-data")
+_submitted: set[str] = set()  # by this process
+
+
+def paths_of(spec: Mapping[str, Any], *, begun: bool = False) -> Iterator[str]:
+    """Yield the files and URLs that a spec names: its data, and unless begun, its first weights."""
+    data, model = spec.get("data"), spec.get("model")
+    path = data.get("path") if isinstance(data, dict) else None
+    arguments = model.get("arguments") if isinstance(model, dict) else None
+    weights = arguments.get("weights") if isinstance(arguments, dict) else None
+    if isinstance(path, str):
+        yield path
+    if (
+        not begun
+        and isinstance(weights, str)
+        and ("/" in weights or weights.endswith((".h5", ".keras")))
+    ):
+        yield weights
+
+
+def refusal(path: str, store_url: str) -> str:
+    """Return why a worker of this store does not read a path: "it reads …"; "" if it may."""
+    shown = f"it reads {path[:200]}"
+    if "::" in path:
+        return f"{shown}, and no worker opens chained URLs"
+    scheme, separator, rest = path.partition("://")
+    scheme = scheme.lower() if separator else "file"
+    if separator and scheme not in HONEST and _is_service(path):
+        return f"{shown}, an address that only this machine's cloud or link answers"
+    of_folder = store_url.partition("://")[0] in _FOLDERS
+    if scheme in _UNASKED or (of_folder and scheme in _FOLDERS):
+        return ""
+    place = rest if separator and scheme in _FOLDERS else path
+    allowed = filter(None, (one.strip() for one in os.environ.get(DATA_VARIABLE, "").split(",")))
+    if path in _submitted_here() or any(_is_below(place, one) for one in allowed):
+        return ""
+    mend = place.rpartition("/")[0] if scheme in _FOLDERS else f"{scheme}://{rest.split('/')[0]}/"
+    return (
+        f"{shown}, and was not submitted on this machine. If you trust whoever writes this store: "
+        f"{DATA_VARIABLE}={mend}"
+    )
+
+
+def remember(spec: Mapping[str, Any], store_url: str) -> None:
+    """Let this user's workers on this machine read what the spec names: it is submitted here."""
+    new = {path for path in paths_of(spec) if refusal(path, store_url) and "\n" not in path}
+    if not new:
+        return
+    _submitted.update(new)
+    with suppress(OSError, RuntimeError, ValueError):  # no home, a full disk: this process knows
+        file = _state_file()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a", encoding="utf-8") as lines:
+            lines.writelines(f"{path}\n" for path in sorted(new))
+
+
+def check_address(address: str) -> None:
+    """Raise StoreRefusedError for an IP address that gives a machine's own secrets away."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    found = getattr(found, "ipv4_mapped", None) or found
+    if found.is_link_local or str(found) in _SERVICES:
+        raise StoreRefusedError(f"{address} is an address of this machine's cloud or link.")
+
+
+def _is_service(url: str) -> bool:
+    """Whether the host of a URL says so by itself; its name may still lead to such an address."""
+    try:
+        host = (urlsplit(url).hostname or "").rstrip(".")
+    except ValueError:
+        return True
+    with suppress(OSError):
+        host = socket.inet_ntoa(socket.inet_aton(host))  # also one number, octal and hexadecimal
+    try:
+        check_address(host)
+    except StoreRefusedError:
+        return True
+    except ValueError:
+        return host in _SERVICE_NAMES
+    return False
+
+
+def _is_below(place: str, allowed: str) -> bool:
+    if "://" in allowed or "://" in place:
+        return place.startswith(allowed.rstrip("/") + "/")
+    path = Path(place).expanduser()
+    return ".." not in path.parts and path.is_relative_to(Path(allowed).expanduser())
+
+
+def _submitted_here() -> set[str]:
+    try:
+        return _submitted.union(_state_file().read_text(encoding="utf-8").split("\n"))
+    except (OSError, RuntimeError, ValueError):
+        return _submitted
+
+
+def _state_file() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "runner" / "submitted-paths"

@@ -1,0 +1,153 @@
+"""One moment of a training as a checkpoint holds it, and back."""
+
+from typing import Any
+
+import keras
+
+from runner.checkpoint.ledger import Snapshot
+from runner.checkpoint.manifest import Position
+from runner.checkpoint.plain import decode
+from runner.checkpoint.reading import Restored
+from runner.training import numerics, private
+from runner.training.hooks import Hooks
+from runner.training.logs import Logs, finite, plain_logs
+from runner.training.observers import Observers
+from runner.training.parts import Parts
+from runner.training.program import RATE, description, keeps_rate, place
+from runner.training.program import differences as program_differences
+from runner.training.settings import Settings
+from runner.training.sources import Source
+
+
+class Capture:
+    """Takes snapshots of a training, and applies what was restored.
+
+    Args:
+        hooks: of the running fit.
+        parts: what the training consists of, prepared.
+        observers: the state of its callbacks.
+        source: of its batches.
+        settings: see there.
+        fit: the running one.
+    """
+
+    def __init__(
+        self,
+        hooks: Hooks,
+        parts: Parts,
+        observers: Observers,
+        source: Source,
+        settings: Settings,
+        fit: Any,
+    ) -> None:
+        self._callbacks = hooks.callbacks
+        self._parts = parts
+        self._observers = observers
+        self.source = source
+        self._settings = settings
+        self._history = next(
+            (c for c in hooks.others if isinstance(c, keras.callbacks.History)),
+            keras.callbacks.History(),
+        )
+        self._before = dict(settings.history)
+        self.epoch_times: list[float] = list(settings.epoch_times)  #: when each ended
+        self._numerics = {**numerics.fingerprint(parts.model), **source.fingerprint()}
+        self._program = description(parts.model, fit, source)
+
+    def snapshot(self, position: Position, logs: Logs, notes: tuple[str, ...]) -> Snapshot:
+        """Return the state of now; nothing that the training does changes it."""
+        private.flush(self._callbacks)  # the others' state is to be of this step
+        tensors = self._parts.variables.snapshot()
+        python, arrays = self._observers.capture()
+        python |= {
+            "logs": plain_logs(logs),
+            "source": self.source.to_json(),
+            "fit": self._settings.number,
+            "attributes": self._parts.attributes.capture(),
+            "baked": self._parts.tracing.baked,
+            "tracing": self._parts.tracing.to_json(),
+            "program": self._program,
+            "best": self._settings.best.to_json() if self._settings.best else None,
+            "history_before": dict(self._before),
+            "epoch_times": list(self.epoch_times),
+        }
+        return Snapshot(
+            tensors=[*tensors, *arrays],
+            python=python,
+            position=position,
+            history=self.history(),
+            numerics=self._numerics,
+            notes=notes,
+        )
+
+    def history(self) -> dict[str, list[float | None]]:
+        """Return every metric of every epoch, those of the fits before this one included."""
+        here = {k: [finite(v) for v in vs] for k, vs in self._history.history.items()}
+        names = dict.fromkeys([*self._before, *here])
+        return {k: [*self._before.get(k, ()), *here.get(k, ())] for k in names}
+
+    def record(self, position: Position, *, restored: bool = False) -> None:
+        """Write the step down, if the drill has asked for that."""
+        if self._settings.recorder is not None:
+            snapshot = self._parts.variables.snapshot()
+            self._settings.recorder.record(position, snapshot, restored=restored)
+
+    def release(self) -> None:
+        """Hold the callbacks no longer."""
+        self._observers = None  # type: ignore[assignment]
+
+    # ------------------------------------------------------------------ resuming
+
+    def begin(self, restored: Restored) -> tuple[Position, list[str]]:
+        """Check that a checkpoint belongs to this program.
+
+        Returns:
+            Where it is to be resumed, and in words what has changed since.
+
+        Raises:
+            CheckpointError: it is of another model or optimizer.
+        """
+        self._parts.variables.check(self._parts.state_of(restored), self._settings.warn)
+        self.source.from_json(restored.python.get("source"))
+        program = restored.python.get("program") or {}
+        position, moved = place(restored.position, program, self._program)
+        notes = []
+        if changed := numerics.differences(restored.numerics, self._numerics):
+            notes.append(f"continued on different numerics: {'; '.join(changed)}")
+        others = program_differences(program, self._program)
+        if RATE in program and not self._keeps_rate(restored):
+            others = [text for text in others if not text.startswith(RATE)]
+        if others:
+            notes.append(f"continued with another program: {'; '.join(others)}")
+        return position, [*notes, *([moved] if moved else [])]
+
+    def apply(self, restored: Restored, position: Position) -> None:
+        """Set everything to what a checkpoint holds."""
+        but = [self._rate_name] if self._keeps_rate(restored) else []
+        self._parts.variables.assign(self._parts.state_of(restored), but=but)
+        self._observers.restore(restored.python, restored.tensors)
+        attributes = restored.python.get("attributes") or {}
+        self._parts.attributes.restore(attributes)
+        self._parts.tracing.resume(attributes)
+        self._before = dict(restored.python.get("history_before") or {})
+        self.epoch_times = list(restored.python.get("epoch_times") or [])
+        if self._settings.best is not None:
+            self._settings.best.from_json(restored.python.get("best"))
+        self.record(position, restored=True)
+
+    @property
+    def _rate_name(self) -> str:
+        names = [name for name in self._parts.variables.names if name.startswith("optimizer/")]
+        return next((name for name in names if name.endswith("/learning_rate")), "")
+
+    def _keeps_rate(self, restored: Restored) -> bool:
+        """Whether the program's learning rate counts: the training had left it as it was given."""
+        saved = self._parts.state_of(restored).get(self._rate_name)
+        program = restored.python.get("program") or {}
+        return saved is not None and keeps_rate(program, self._program, saved)
+
+
+def saved_logs(restored: Restored) -> dict[str, Any]:
+    """Return the logs of the step after which a checkpoint was taken."""
+    logs: dict[str, Any] = decode(restored.python["logs"], restored.tensors.__getitem__)
+    return logs
