@@ -75,7 +75,7 @@ def _reference(job: Job, wished: str) -> Json:
 def _model(queue: Queue, store: Store, job: Job, reference: Json, path: Path) -> int:
     from runner.training.export import export
 
-    export(store, job.id, queue.spec(job.id), reference, path)
+    export(store, job.id, queue.spec(job.id, job.spec_digest), reference, path)
     say(f"wrote {path} (step {reference.get('step')}, digest {str(reference.get('digest'))[:12]})")
     return Exit.DONE
 

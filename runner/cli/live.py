@@ -240,16 +240,17 @@ class LiveReporter(PlainReporter):
         return self._bar.add_task(name, total=None, doing=doing, text="", unsaved="", moved_at=now)
 
 
-def watch(look: Callable[[], tuple[list[tuple[str, ...]], list[str]]]) -> None:
-    """Show a table, its rows and their styles, until Ctrl-C."""
-    seen = fitting([()], [], 0)
+def watch(look: Callable[[], tuple[list[tuple[str, ...]], list[str], list[str]]]) -> None:
+    """Show a table, its rows and their styles, and warnings, until Ctrl-C."""
+    seen = Group()
     with Live(auto_refresh=False) as live:
         while True:
             away = []
             try:
-                rows, styles = look()
+                rows, styles, warnings = look()
                 most = live.console.height
-                seen = fitting(rows[: most + 1], styles[:most], live.console.width)
+                table = fitting(rows[: most + 1], styles[:most], live.console.width)
+                seen = Group(*(Text(words, "red") for words in warnings), table)
             except StoreRefusedError:
                 raise
             except StoreError as error:  # what was seen last stays, and is looked for again

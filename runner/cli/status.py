@@ -6,7 +6,7 @@ Imports neither TensorFlow nor anything else that is slow: people call it often.
 import argparse
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -20,6 +20,7 @@ from runner.queue.drain import name_of
 from runner.queue.job import HOLD, Job, Stage, State, line
 from runner.queue.protocol import Availability, Heartbeat
 from runner.queue.queue import Queue
+from runner.queue.survey import Survey
 from runner.store.base import Store
 from runner.store.filesystem import FileStore
 
@@ -27,6 +28,7 @@ MOST_DEPTH = 50
 LOOKS = 3  #: at what reads like damage
 MOST_MANIFEST = 32 << 20  #: bytes; a network of 10,000 variables has 3 MB
 AT_ONCE = 16  #: requests under way together
+Look = tuple[list[tuple[str, ...]], list[str], list[str]]  #: rows, styles, what can't be read
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,18 +69,21 @@ def run(options: argparse.Namespace) -> int:
         views = _views(queue, options, unreadable)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             document = list(pool.map(lambda view: describe(store, view), views))
-        document += [{"id": name, "state": "unreadable"} for name in unreadable]
+        document += [
+            {"id": name, "state": "unreadable", "reason": line(why)}
+            for name, why in unreadable.items()
+        ]
         alone = len(options.job) == 1 and len(document) == 1
         print(json.dumps(document[0] if alone else document, indent=2))
         return _said(unreadable)
     if options.watch:
         from runner.cli.live import watch
 
-        watch(lambda: _table(_views(queue, options, {})))
+        watch(_looking(queue, options))
     views = _views(queue, options, unreadable)
-    if views:
-        show(*_table(views))
-    elif not unreadable:
+    if views or unreadable:
+        show(*_table(views, unreadable))
+    else:
         chosen = options.state or options.worker or options.match
         if isinstance(store, FileStore) and not store.is_there:
             say(f"no jobs: {store.url} is not there yet")
@@ -92,10 +97,27 @@ def run(options: argparse.Namespace) -> int:
     return _said(unreadable)
 
 
+def _cannot(unreadable: Mapping[str, str]) -> list[str]:
+    return [f"{name}: cannot be read: {why}" for name, why in unreadable.items()]
+
+
 def _said(unreadable: Mapping[str, str]) -> int:
-    for name, why in unreadable.items():
-        say(f"{name}: cannot be read: {why}")
+    for words in _cannot(unreadable):
+        say(words)
     return Exit.STORAGE if unreadable else Exit.DONE
+
+
+def _looking(queue: Queue, options: argparse.Namespace) -> Callable[[], Look]:
+    """Look again and again: the table, and what can't be read."""
+    unreadable: dict[str, str] = {}
+    survey = _survey(queue, unreadable)
+
+    def look() -> Look:
+        unreadable.clear()
+        views = _views(queue, options, unreadable, survey)
+        return *_table(views, unreadable), _cannot(unreadable)
+
+    return look
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,11 +213,23 @@ def describe(store: Store, view: View) -> dict[str, Any]:
     return document
 
 
-def _views(queue: Queue, options: argparse.Namespace, unreadable: dict[str, str]) -> list[View]:
-    if options.job:
-        jobs = [queue.job(name) for name in options.job]
-    else:
-        jobs = queue.jobs(lambda name, error: unreadable.__setitem__(name, str(error)))
+def _survey(queue: Queue, unreadable: dict[str, str]) -> Survey:
+    def cannot_read(job_id: str, error: StoreError) -> None:
+        unreadable[job_id] = str(error)
+
+    return Survey(queue, cannot_read, every_change=True)
+
+
+def _views(
+    queue: Queue,
+    options: argparse.Namespace,
+    unreadable: dict[str, str],
+    survey: Survey | None = None,
+) -> list[View]:
+    """Return the jobs that are asked for, the oldest first; why others can't be read."""
+    jobs = (survey or _survey(queue, unreadable)).jobs(options.job or None)
+    for name in {*options.job} - {job.id for job in jobs} - unreadable.keys():
+        queue.job(name)  # NotFoundError, with names that are like it
     views = view_all(queue, sorted(jobs, key=lambda job: (job.submitted_at, job.id)))
     return [view for view in views if _is_wanted(view, options)]
 
@@ -229,11 +263,17 @@ def _manifest(store: Store, reference: Mapping[str, Any] | None) -> dict[str, An
     """What a checkpoint says of itself, for people; a damaged one says nothing."""
     if reference is None:
         return {}
+    from blake3 import blake3
+
     key = str(reference.get("manifest", ""))
     for _ in range(LOOKS):  # a line that was cut within an answer is no damage
         try:
             data = store.read(key, max_bytes=MOST_MANIFEST)
-            manifest = json.loads(data) if data is not None else {}
+            if data is None:
+                return {}
+            if not key.endswith(f"-{blake3(data).hexdigest()[:32]}.json"):
+                continue
+            manifest = json.loads(data)
         except StoreError:
             return {}
         except (ValueError, RecursionError):
@@ -298,9 +338,13 @@ COLOURS = {
 }  # fmt: skip
 
 
-def _table(views: Sequence[View]) -> tuple[list[tuple[str, ...]], list[str]]:
+def _table(
+    views: Sequence[View], unreadable: Collection[str] = ()
+) -> tuple[list[tuple[str, ...]], list[str]]:
     """The rows, their header first, and the styles of those after it."""
-    return [COLUMNS, *map(_row, views)], [COLOURS.get(view.state, "") for view in views]
+    ruined = [(name, "unreadable", *[""] * (len(COLUMNS) - 2)) for name in unreadable]
+    styles = [COLOURS.get(view.state, "") for view in views] + ["red"] * len(ruined)
+    return [COLUMNS, *map(_row, views), *ruined], styles
 
 
 def _row(view: View) -> tuple[str, ...]:

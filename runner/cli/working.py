@@ -2,7 +2,7 @@
 
 import argparse
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from runner.cli.common import exit_code, say
@@ -12,7 +12,7 @@ from runner.cli.render import duration
 from runner.engine.notices.kubernetes import grace_seconds
 from runner.engine.preemption import StopRequest
 from runner.errors import SpecError
-from runner.queue.job import State
+from runner.queue.job import Job, State
 from runner.queue.queue import Queue
 from runner.store.base import Store
 
@@ -101,13 +101,19 @@ def work(
         return Exit.STORAGE
     if ids is None and not touched:
         say("nothing to resume" if not owned else "nothing else to resume")
-    of_all = [*touched, *worker.held, *(other.job.id for other in owned)]
-    return exit_code(queue.job(name) for name in ids or of_all)
+    left = {other.job.id: other.job for other in owned}
+    return exit_code(_now(queue, {*ids} if ids else {*touched, *worker.held, *left}, left))
+
+
+def _now(queue: Queue, names: set[str], known: Mapping[str, Job]) -> list[Job]:
+    """Return jobs as they are now. Raises NotFoundError for one that was removed meanwhile."""
+    found = queue.look(names, known)
+    return [*found, *map(queue.job, names - {job.id for job in found})]
 
 
 def _after_session(queue: Queue, ids: Sequence[str] | None, session: "Session | None") -> Exit:
     """75 where something is left that another session could go on with."""
-    jobs = queue.jobs() if ids is None else [queue.job(name) for name in ids]
+    jobs = queue.jobs() if ids is None else _now(queue, {*ids}, {})
     left = [job.id for job in jobs if job.state in (State.QUEUED, State.RUNNING)]
     if not left:
         return exit_code(jobs)

@@ -7,7 +7,6 @@ record that makes it count comes last, and only the lease's owner can append it.
 import json
 import logging
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -125,23 +124,33 @@ def _evaluate(attempt: Attempt, spec: JobSpec) -> None:
     _remove_leftovers(attempt, {stored["json"], stored["npz"]})
 
 
-_EVALUATED = re.compile(r"t\d+-[0-9a-f]{16}\.(json|npz)")  #: what is written here, no others' files
+#: what is written here, no others' files; the first versions had names of 16 random digits
+_EVALUATED = re.compile(r"t\d+-([0-9a-f]{16}|[0-9a-f]{32})\.(json|npz)")
 
 
 def _store_evaluation(attempt: Attempt, evaluation: "Evaluation") -> dict[str, Any]:
-    """Write the results; return what the job's record keeps of them: the scalars, and where."""
-    name = f"{attempt.prefix}/evaluation/t{attempt.lease.token}-{secrets.token_hex(8)}"
+    """Write the results; return what the job's record keeps of them: the scalars, and where.
+
+    Their names end in the hash of their bytes, as a manifest's does.
+    """
+    from runner.checkpoint.packs import hash_bytes
+
     document = {**evaluation.metrics, "timing": dict(evaluation.timing)}
-    attempt.store.put(f"{name}.npz", evaluation.npz())
-    attempt.store.put(f"{name}.json", json.dumps(document, indent=1).encode())
+    places = {}
+    for kind, data in (
+        ("json", json.dumps(document, indent=1).encode()),
+        ("npz", evaluation.npz()),
+    ):
+        name = f"t{attempt.lease.token}-{hash_bytes(data)[:32]}.{kind}"
+        places[kind] = f"{attempt.prefix}/evaluation/{name}"
+        attempt.store.put(places[kind], data)
     scalars = {
         key: value for key, value in evaluation.metrics.items() if isinstance(value, int | float)
     }
     return {
         **scalars,
         "images_per_second": evaluation.timing.get("images_per_second"),
-        "json": f"{name}.json",
-        "npz": f"{name}.npz",
+        **places,
     }
 
 

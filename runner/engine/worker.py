@@ -8,7 +8,7 @@ What it leaves it says, with the reason: nothing in the queue is lost by not bei
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -39,6 +39,7 @@ from runner.queue.protocol import Availability
 from runner.queue.queue import Queue, boot_clock
 from runner.queue.survey import Survey
 from runner.store.base import Store
+from runner.store.log import DAMAGED
 from runner.training.quiet import check_backend, import_keras
 
 __all__ = ["Owned", "Reporter", "Worker"]
@@ -180,12 +181,14 @@ class Worker:
         self, ids: Sequence[str] | None, left: list[Owned]
     ) -> Iterator[tuple[Job, Availability]]:
         """Yield what may be claimed, the first first; put the others into `left`."""
-        known = self._known(ids)
-        in_order = sorted(known.values(), key=lambda job: (-job.priority, job.submitted_at, job.id))
-        for job in in_order:
-            if job.state not in (State.QUEUED, State.RUNNING):
+        names = [job.id for job in self._survey.jobs(ids)]
+        # the bucket may have been away for a moment: what is read now is readable
+        self.unreadable -= {*names} - self._later.keys()
+        for name in names:
+            job = self._survey.job(name)  # as it is known now: others take jobs meanwhile
+            if job is None or job.state not in (State.QUEUED, State.RUNNING):
                 continue
-            verdict = self._verdict(job, known)
+            verdict = self._verdict(job)
             if verdict is None:
                 continue
             if verdict.claimable:
@@ -194,18 +197,10 @@ class Worker:
             else:
                 left.append(Owned(job=job, availability=verdict))
 
-    def _known(self, ids: Sequence[str] | None) -> Mapping[str, Job]:
-        if ids is None:
-            known = self._survey.jobs()
-            # the bucket may have been away for a moment: what is read now is readable
-            self.unreadable -= known.keys() - self._later.keys()
-            return known
-        return {name: self._queue.job(name) for name in ids}
-
-    def _verdict(self, job: Job, known: Mapping[str, Job]) -> Availability | None:
+    def _verdict(self, job: Job) -> Availability | None:
         """Whether this worker may take a job now; None if it is held, or unreadable, instead."""
         if job.state is State.QUEUED:
-            waits, broken = self._dependencies(job, known)
+            waits, broken = self._dependencies(job)
             broken = broken or jobs.over_budget(job)
             if broken:
                 self._hold(job, broken)
@@ -225,11 +220,11 @@ class Worker:
         self.pressed = self.pressed or bool(short)
         return _no(short) if short else verdict
 
-    def _dependencies(self, job: Job, known: Mapping[str, Job]) -> tuple[str, str]:
+    def _dependencies(self, job: Job) -> tuple[str, str]:
         """The jobs that this one waits for, and why it would wait in vain."""
         waits = []
         for name in job.after:
-            other = known.get(name) or self._survey.job(name)
+            other = self._survey.job(name)
             if other is None:
                 waits.append(f"{name}, which is not there")
             elif other.state in (State.FAILED, State.CANCELLED):
@@ -242,8 +237,12 @@ class Worker:
         return ", ".join(waits), ""
 
     def _hold(self, job: Job, reason: str) -> None:
-        with suppress(ConflictError):  # someone else did something about it
+        try:
             self._note_held(self._queue.hold_queued(job, reason))
+        except ConflictError:
+            pass  # someone else did something about it
+        finally:
+            self._survey.again(job.id)
 
     def _note_held(self, job: Job) -> None:
         self.held.append(job.id)
@@ -328,7 +327,7 @@ class Worker:
     def _attempt(self, job: Job, verdict: Availability) -> bool:
         """Claim the job and run its stage; False if it was not to be had."""
         try:
-            spec = self._queue.spec(job.id)
+            spec = self._queue.spec(job.id, job.spec_digest)
         except NotFoundError:
             return False  # removed since it was listed
         except StoreError as error:
@@ -351,13 +350,14 @@ class Worker:
             lease = self._queue.claim(job, self._me.claimant(kills), judged=verdict, why=why)
         except ConflictError as error:
             logger.info("%s", error)
-            now = self._queue.find(job.id)
+            now = self._survey.taken(job.id)
             if now is not None and now.state is State.HELD:
                 self._note_held(now)
-            return False
+            return now is not None and now.state is State.QUEUED  # to be had, as it is now
         except (DamagedRecordError, LinkedError) as error:
             return self._pass_over(job, error)
         self._reporter.started(lease.job)
+        why = why or (job.reason if job.nonce == DAMAGED else "")
         if why:
             self._reporter.note(f"{job.id}: {why}")
         self._run(lease, spec)
@@ -374,7 +374,7 @@ class Worker:
             if not self._patient:
                 raise
             self._release_when_back(lease, error)
-        after = self._queue.find(job_id)
+        after = self._survey.again(job_id)
         if attempt.lost and (after is None or after.state is not State.CANCELLED):
             self._reporter.note(attempt.lost)
         if after is not None:

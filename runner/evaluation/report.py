@@ -8,6 +8,7 @@ and neither hides anything else. Nothing here imports TensorFlow or runs code fr
 import io
 import json
 import math
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.checkpoint.manifest import Manifest
+from runner.checkpoint.packs import hash_bytes
 from runner.checkpoint.reading import read_manifest
 from runner.errors import CheckpointError, NotFoundError, StoreError
 from runner.evaluation.attempts import Attempt, Interruption, attempts, interruptions
@@ -223,7 +225,8 @@ def _records(store: Store, job: Job, problems: list[str]) -> list[Job]:
 
 
 def _spec(records: Sequence[Job]) -> Mapping[str, Any]:
-    return next((record.spec for record in records if record.spec), {})
+    digest = records[-1].spec_digest
+    return next((one.spec for one in records if one.spec and one.spec_digest == digest), {})
 
 
 def _beats(store: Store, records: Sequence[Job]) -> dict[int, Heartbeat]:
@@ -307,11 +310,19 @@ def _measured(store: Store, job: Job, problems: list[str]) -> Measured | None:
     return Measured(metrics=metrics, class_names=_names(metrics))
 
 
-def _document(store: Store, key: str) -> dict[str, Any]:
-    data = store.read(key, max_bytes=MAX_DOCUMENT)
+def _stored(store: Store, key: str, max_bytes: int) -> bytes:
+    """Return what an evaluation stored; StoreError where it is not what its name says."""
+    data = store.read(key, max_bytes=max_bytes)
     if data is None:
         raise StoreError(f"{key} is missing.")
-    document = json.loads(data)
+    named = re.search(r"-([0-9a-f]{32})\.[a-z]+$", key)  # the first versions had other names
+    if named and named[1] != hash_bytes(data)[:32]:
+        raise StoreError(f"{key} is damaged: its bytes are not those it is named by.")
+    return data
+
+
+def _document(store: Store, key: str) -> dict[str, Any]:
+    document = json.loads(_stored(store, key, MAX_DOCUMENT))
     if not isinstance(document, dict):
         raise StoreError(f"{key} holds no JSON object.")
     return document
@@ -324,9 +335,7 @@ def _names(metrics: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _arrays(store: Store, key: str) -> dict[str, NDArray[Any]]:
-    data = store.read(key, max_bytes=MAX_ARRAYS)
-    if data is None:
-        raise StoreError(f"{key} is missing.")
+    data = _stored(store, key, MAX_ARRAYS)
     wanted = ("labels", "predicted", "confusion", "confusion_augmented")
     with zipfile.ZipFile(io.BytesIO(data)) as packed:
         if sum(entry.file_size for entry in packed.infolist()) > MAX_ARRAYS:

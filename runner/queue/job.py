@@ -17,8 +17,6 @@ The functions below are pure: a job and arguments in, the next job out, or Confl
 the reason. `token` grows by one at every claim: it tells the owners of a job apart.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,14 +32,17 @@ from runner.queue.record import (
     Job,
     Stage,
     State,
+    changed_spec,
     from_json,
+    spec_digest,
     terms_of,
     to_json,
 )
+from runner.store.log import DAMAGED
 
 __all__ = [
-    "ENDED", "HOLD", "MOST_DEATHS", "Failure", "Job", "Json", "Stage", "State", "from_json",
-    "line", "to_json",
+    "ENDED", "HOLD", "MOST_DEATHS", "Failure", "Job", "Json", "Stage", "State", "changed_spec",
+    "from_json", "line", "spec_digest", "to_json",
 ]  # fmt: skip
 
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -65,12 +66,6 @@ def check_id(job_id: str) -> str:
 def is_id(name: str) -> bool:
     """Whether a folder's name can be a job's."""
     return _ID.fullmatch(name) is not None
-
-
-def spec_digest(spec: Json) -> str:
-    """Return a hash of the spec's content, whatever the order of its fields."""
-    text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 # What may happen to a job. All take the job as it is and return it as it would be.
@@ -109,7 +104,8 @@ def claimed(job: Job, *, seen: Job, owner: Json, lease_seconds: float, why: str 
         job,
         kind="claim",
         state=State.RUNNING,
-        token=job.token + 1,
+        token=job.token + 1 + job.damaged,
+        damaged=0,
         owner=owner,
         lease_seconds=lease_seconds,
         attempts=job.attempts + 1,
@@ -359,8 +355,10 @@ def dated(after: Job, before: Job, now: datetime) -> Job:
     """Stamp a record, and count the time that an owner has worked since its last one.
 
     A user's record about a running job keeps the owner's time: only times of one clock are
-    ever subtracted.
+    ever subtracted. That a damaged record was passed over is kept as a note.
     """
+    if before.nonce == DAMAGED:
+        after = replace(after, notes=_newest_notes(after, [before.reason]))
     if after.kind in ("ask", "priority") and after.state is State.RUNNING:
         return replace(after, updated_at=before.updated_at, spec=None)
     worked = 0.0

@@ -1,7 +1,8 @@
 """A lease lets one worker write a job's records, until someone else claims the job.
 
-It is safe to use from several threads, and a worker that lost it learns so at its next
-renewal or commit, whichever comes first: LeaseLostError then, and for every call after.
+`Holder` is the protocol, without I/O as all of `protocol.py`; `Lease` runs it on a store. Both are
+safe to use from several threads, and a worker that lost it learns so at its next renewal or commit,
+whichever comes first: LeaseLostError then, and for every call after.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,11 +10,127 @@ from functools import partial
 from threading import Lock
 from typing import Any
 
+from runner.errors import LeaseLostError, StoreError
 from runner.queue import job as jobs
-from runner.queue.job import Failure, Job, Json
-from runner.queue.protocol import Holder
+from runner.queue import protocol
+from runner.queue.job import Failure, Job, Json, describe, from_json, to_json
+from runner.queue.protocol import Nonce, Now, Transition
+from runner.store import log
 from runner.store.base import Store
-from runner.store.log import finite, run
+from runner.store.log import Put, Read, Steps, finite, run
+
+LOOK_BEATS = 6  #: signs of life between two looks whether the job is still there: some minute
+
+
+class Holder:
+    """The owner's side of one claim. After LeaseLostError every further call raises it again.
+
+    Several threads may run its protocols at once: a slow commit holds up no renewal.
+    """
+
+    def __init__(self, job: Job, *, nonce: Nonce, now: Now) -> None:
+        self.job = job  #: the newest record known, written by this owner or its claim
+        self._nonce = nonce
+        self._now = now
+        self._token = job.token
+        self._owner: Json = dict(job.owner or {})
+        self._ended = ""  # why nothing more may be written
+        self._ending: set[str] = set()  # nonces of records that would end this lease
+        self._sequence = 0
+        self._lock = Lock()
+
+    def renew(self, beat: Json) -> Steps[None]:
+        """Show a sign of life, and look whether the job was taken over or cancelled."""
+        self._check()
+        self._sequence += 1
+        failed: StoreError | None = None
+        sign = {**beat, "token": self._token, "sequence": self._sequence}
+        sign["sent_at"] = self._now().isoformat()
+        try:
+            yield Put(protocol.beat_key(self.job.id, self._token), log.encode(sign))
+        except StoreError as error:
+            failed = error  # the log still has to be looked at
+        record = yield from log.head(protocol.base(self.job.id), to_json(self.job))
+        if record is not None:
+            self._adopt(from_json(record, self.job.id))
+        if self._sequence % LOOK_BEATS == 0:
+            yield from self._look_for_it()
+        if failed is not None:
+            raise failed
+
+    def _look_for_it(self) -> Steps[None]:
+        """Notice that someone has removed the job: what is written on belongs to nothing."""
+        if (yield Read(log.slot(protocol.base(self.job.id), self.job.number))) is None:
+            with self._lock:
+                self._ended = f"{self.job.id}: its records were removed; nothing more is saved."
+            raise LeaseLostError(self._ended)
+
+    def commit(self, transition: Transition) -> Steps[Job]:
+        """Append a record that keeps the lease."""
+        self._check()
+        job = yield from self._change(transition, self._nonce)
+        self._adopt(job)
+        return job
+
+    def end(self, transition: Transition) -> Steps[Job]:
+        """Append a record that ends the lease.
+
+        After a StoreError it may be called again: what landed meanwhile is recognised.
+        """
+        self._check()
+
+        def nonce() -> str:
+            fresh = self._nonce()
+            self._ending.add(fresh)
+            return fresh
+
+        job = yield from self._change(transition, nonce)
+        with self._lock:
+            self.job = job
+            self._ended = f"{job.id}: this lease (token {self._token}) has ended: {describe(job)}."
+        return job
+
+    def _change(self, transition: Transition, nonce: Nonce) -> Steps[Job]:
+        def mine(job: Job) -> Job:
+            if job.nonce in self._ending:
+                raise _LandedError(job)
+            self._hold(job)
+            return transition(job)
+
+        try:
+            return (
+                yield from protocol.change(
+                    self.job.id, mine, nonce=nonce, now=self._now, known=self.job, proven=True
+                )
+            )
+        except _LandedError as landed:
+            return landed.job
+
+    def _adopt(self, job: Job) -> None:
+        if job.nonce in self._ending:
+            return
+        self._hold(job)
+        with self._lock:
+            if job.number > self.job.number:
+                self.job = job
+
+    def _hold(self, job: Job) -> None:
+        try:
+            jobs.held_by(job, self._token, self._owner)
+        except LeaseLostError as error:
+            with self._lock:
+                self._ended = self._ended or str(error)
+            raise
+
+    def _check(self) -> None:
+        if self._ended:
+            raise LeaseLostError(self._ended)
+
+
+class _LandedError(Exception):
+    def __init__(self, job: Job) -> None:
+        super().__init__(job.id)
+        self.job = job
 
 
 class Lease:

@@ -10,23 +10,28 @@ randomness but what comes in as arguments. The simulator in the tests runs this 
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from threading import Lock
 from typing import Any
 
-from runner.errors import ConflictError, LeaseLostError, StoreError
+from runner.errors import (
+    ConflictError,
+    DamagedRecordError,
+    NotFoundError,
+    StoreError,
+)
 from runner.queue import job as jobs
 from runner.queue.job import Job, Json, State, check_id, describe, from_json, to_json
 from runner.store import log
-from runner.store.log import Age, Folders, Put, Read, ReadMany, Record, Steps
+from runner.store.log import Age, Folders, Read, ReadMany, Record, Steps
 
 Nonce = Callable[[], str]
 Now = Callable[[], datetime]
 Transition = Callable[[Job], Job]
 
 FOLDER = "jobs/"
-LOOK_BEATS = 6  #: signs of life between two looks whether the job is still there: some minute
 
 
 def base(job_id: str) -> str:
@@ -41,17 +46,17 @@ def beat_key(job_id: str, token: int) -> str:
 
 def submit(job_id: str, spec: Json, *, nonce: Nonce, now: Now) -> Steps[Job]:
     """Create record 0. The same spec again returns the job as it is; another: ConflictError."""
-    new = jobs.submitted(job_id, spec, now())
-    first = {**to_json(new), "nonce": nonce(), "previous": ""}
-    there = yield from log.settle(base(job_id), first, None)
-    if there["nonce"] == first["nonce"]:
-        return from_json(there, job_id)
-    if there.get("spec_digest") != new.spec_digest:
+    new = replace(jobs.submitted(job_id, spec, now()), nonce=nonce())
+    there = yield from log.settle(base(job_id), to_json(new), None)
+    found = from_json(there, job_id)
+    if found.nonce == new.nonce:
+        return found
+    if found.spec_digest != new.spec_digest:
         raise ConflictError(
             f"there is a job {job_id} with another spec already: {_differences(there, spec)}. "
             "Give the new one another name."
         )
-    return (yield from load(job_id)) or from_json(there, job_id)
+    return (yield from load(job_id)) or found
 
 
 def load(job_id: str) -> Steps[Job | None]:
@@ -73,14 +78,10 @@ def ids() -> Steps[list[str]]:
 
 
 def load_all(
-    known: Mapping[str, Job] | None = None, unchanged: Collection[str] = ()
+    names: Collection[str], known: Mapping[str, Job] | None = None
 ) -> Steps[dict[str, Job | StoreError]]:
-    """Return every job, or why it can't be read: two reads a job and some listings in all.
-
-    Of a job in `known` one read is enough, and one in `unchanged` is not looked at.
-    """
+    """Return these jobs, or why they can't be read: two reads a job, one if it is in `known`."""
     known = known or {}
-    names = [name for name in (yield from ids()) if name not in unchanged]
     heads = yield from log.heads(
         [base(name) for name in names],
         {base(name): to_json(known[name]) for name in names if name in known},
@@ -90,6 +91,57 @@ def load_all(
         if record is not None:  # a folder without a log is no job
             found[name] = yield from _job_or_error(record, name)
     return found
+
+
+def spec(job_id: str, digest: str = "", data: bytes | None = None) -> Steps[Json]:
+    """Return the spec that a job was submitted with.
+
+    Args:
+        job_id: whose.
+        digest: of the spec, as a newer record has it.
+        data: of record 0, where it was read already.
+
+    Raises:
+        NotFoundError: there is no record 0.
+        DamagedRecordError: it is not what was written, or has another spec.
+    """
+    first: Record | None = None
+    if data is not None:
+        with suppress(DamagedRecordError):
+            first = log.check(job_id, 0, data)
+    try:
+        first = first or (yield from log.read(base(job_id), 0))
+    except DamagedRecordError as error:
+        raise jobs.changed_spec(job_id) from error
+    if first is None:
+        raise NotFoundError(f"there is no record 0 of {job_id}.")
+    job = from_json(first, job_id)
+    if job.spec is None or digest not in ("", job.spec_digest):
+        raise jobs.changed_spec(job_id)
+    return job.spec
+
+
+def without_spec(found: Collection[Job]) -> Steps[dict[str, StoreError]]:
+    """Return which jobs have not ended and can't go on, as their record 0 is gone, and why."""
+    going = [job for job in found if not job.ended]
+    replies = yield ReadMany([log.slot(base(job.id), 0) for job in going])
+    errors: dict[str, StoreError] = {}
+    for job, data in zip(going, replies, strict=True):
+        try:
+            yield from spec(job.id, job.spec_digest, data if isinstance(data, bytes) else None)
+        except NotFoundError:
+            errors[job.id] = gone(job.id)
+        except StoreError as error:
+            errors[job.id] = error
+    return errors
+
+
+def gone(job_id: str) -> DamagedRecordError:
+    """Return the error for a job whose records are not there any more."""
+    return DamagedRecordError(
+        f"records of {job_id} are gone from {base(job_id)}/log. Bring them back from a copy of the"
+        f" store, or remove the whole of {base(job_id)} to forget the job."
+    )
 
 
 def change(
@@ -204,10 +256,13 @@ def _after_waiting(job: Job, watch: Watch, clock: Callable[[], float]) -> Steps[
     number, record = job.number, job
     while record.kind == "priority" and number > 1:  # which changes nothing about the wait
         number -= 1
-        data = yield Read(log.slot(base(job.id), number))
-        if data is None:
+        try:
+            found = yield from log.read(base(job.id), number)
+        except DamagedRecordError:
             break
-        record = from_json(log.decode(data, job.id), job.id)
+        if found is None:
+            break
+        record = from_json(found, job.id)
     age: float | None = yield Age(log.slot(base(job.id), number))
     left = max(0.0, job.wait_seconds - (watched if age is None else age))
     why = f"{describe(job)}; tried again in {left:.0f} s"
@@ -278,118 +333,6 @@ def parse_beat(data: bytes, token: int) -> Heartbeat | None:
         )
     except (StoreError, TypeError, ValueError, KeyError, AttributeError, OverflowError):
         return None
-
-
-class Holder:
-    """The owner's side of one claim. After LeaseLostError every further call raises it again.
-
-    Several threads may run its protocols at once: a slow commit holds up no renewal.
-    """
-
-    def __init__(self, job: Job, *, nonce: Nonce, now: Now) -> None:
-        self.job = job  #: the newest record known, written by this owner or its claim
-        self._nonce = nonce
-        self._now = now
-        self._token = job.token
-        self._owner: Json = dict(job.owner or {})
-        self._ended = ""  # why nothing more may be written
-        self._ending: set[str] = set()  # nonces of records that would end this lease
-        self._sequence = 0
-        self._lock = Lock()
-
-    def renew(self, beat: Json) -> Steps[None]:
-        """Show a sign of life, and look whether the job was taken over or cancelled."""
-        self._check()
-        self._sequence += 1
-        failed: StoreError | None = None
-        sign = {**beat, "token": self._token, "sequence": self._sequence}
-        sign["sent_at"] = self._now().isoformat()
-        try:
-            yield Put(beat_key(self.job.id, self._token), log.encode(sign))
-        except StoreError as error:
-            failed = error  # the log still has to be looked at
-        record = yield from log.head(base(self.job.id), to_json(self.job))
-        if record is not None:
-            self._adopt(from_json(record, self.job.id))
-        if self._sequence % LOOK_BEATS == 0:
-            yield from self._look_for_it()
-        if failed is not None:
-            raise failed
-
-    def _look_for_it(self) -> Steps[None]:
-        """Notice that someone has removed the job: what is written on belongs to nothing."""
-        there = yield from log.read(base(self.job.id), self.job.number)
-        if there is None:
-            with self._lock:
-                self._ended = f"{self.job.id}: its records were removed; nothing more is saved."
-            raise LeaseLostError(self._ended)
-
-    def commit(self, transition: Transition) -> Steps[Job]:
-        """Append a record that keeps the lease."""
-        self._check()
-        job = yield from self._change(transition, self._nonce)
-        self._adopt(job)
-        return job
-
-    def end(self, transition: Transition) -> Steps[Job]:
-        """Append a record that ends the lease.
-
-        After a StoreError it may be called again: what landed meanwhile is recognised.
-        """
-        self._check()
-
-        def nonce() -> str:
-            fresh = self._nonce()
-            self._ending.add(fresh)
-            return fresh
-
-        job = yield from self._change(transition, nonce)
-        with self._lock:
-            self.job = job
-            self._ended = f"{job.id}: this lease (token {self._token}) has ended: {describe(job)}."
-        return job
-
-    def _change(self, transition: Transition, nonce: Nonce) -> Steps[Job]:
-        def mine(job: Job) -> Job:
-            if job.nonce in self._ending:
-                raise _LandedError(job)
-            self._hold(job)
-            return transition(job)
-
-        try:
-            return (
-                yield from change(
-                    self.job.id, mine, nonce=nonce, now=self._now, known=self.job, proven=True
-                )
-            )
-        except _LandedError as landed:
-            return landed.job
-
-    def _adopt(self, job: Job) -> None:
-        if job.nonce in self._ending:
-            return
-        self._hold(job)
-        with self._lock:
-            if job.number > self.job.number:
-                self.job = job
-
-    def _hold(self, job: Job) -> None:
-        try:
-            jobs.held_by(job, self._token, self._owner)
-        except LeaseLostError as error:
-            with self._lock:
-                self._ended = self._ended or str(error)
-            raise
-
-    def _check(self) -> None:
-        if self._ended:
-            raise LeaseLostError(self._ended)
-
-
-class _LandedError(Exception):
-    def __init__(self, job: Job) -> None:
-        super().__init__(job.id)
-        self.job = job
 
 
 def _job_or_error(record: Record | StoreError, job_id: str) -> Steps[Job | StoreError]:

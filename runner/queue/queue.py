@@ -12,13 +12,13 @@ from functools import partial
 from secrets import token_hex
 from typing import Any
 
-from runner.errors import ConflictError, DamagedRecordError, NotFoundError, StoreError
+from runner.errors import ConflictError, NotFoundError, StoreError
 from runner.queue import job as jobs
 from runner.queue import protocol
 from runner.queue.job import Job, Json, State
-from runner.queue.lease import Lease
+from runner.queue.lease import Holder, Lease
 from runner.queue.owner import is_alive
-from runner.queue.protocol import Availability, Heartbeat, Holder, Transition, Watch
+from runner.queue.protocol import Availability, Heartbeat, Transition, Watch
 from runner.store import log
 from runner.store.base import Store
 from runner.store.probe import check_once
@@ -103,23 +103,17 @@ class Queue:
         A job whose records can't be read hides no other: `on_error` gets its id and why
         (without it, a warning is logged).
         """
-        return self._read_jobs(protocol.load_all(), on_error)
+        return self.look(self.ids(), {}, on_error)
 
-    def changed_jobs(
+    def look(
         self,
+        names: Collection[str],
         known: Mapping[str, Job],
-        unchanged: Collection[str],
         on_error: Callable[[str, StoreError], None] | None = None,
     ) -> list[Job]:
-        """Return all jobs as `jobs` does, but those in `unchanged`; one read for a known one."""
-        return self._read_jobs(protocol.load_all(known, unchanged), on_error)
-
-    def _read_jobs(
-        self,
-        steps: log.Steps[dict[str, Job | StoreError]],
-        on_error: Callable[[str, StoreError], None] | None,
-    ) -> list[Job]:
+        """Return those of these jobs that there are, as `jobs` does; one read for a known one."""
         found: list[Job] = []
+        steps = protocol.load_all(sorted(filter(jobs.is_id, names)), known)
         for job_id, job in log.run(self.store, steps).items():
             if isinstance(job, Job):
                 found.append(job)
@@ -129,24 +123,22 @@ class Queue:
                 logger.warning("job %s can't be read: %s", job_id, job)
         return found
 
-    def spec(self, job_id: str) -> dict[str, Any]:
-        """Return the spec that a job was submitted with, if it still is what its digest says."""
-        first = None
-        if jobs.is_id(job_id):
-            first = log.run(self.store, log.read(protocol.base(job_id), 0))
-        if first is None:
+    def without_spec(self, jobs: Collection[Job]) -> dict[str, StoreError]:
+        """Return, by id, why jobs can't go on whose record 0 is gone or damaged; one read each."""
+        return log.run(self.store, protocol.without_spec(jobs))
+
+    def spec(self, job_id: str, digest: str = "") -> dict[str, Any]:
+        """Return the spec that a job was submitted with, if it still is what its digest says.
+
+        `digest`: of the spec, as a newer record of the job has it.
+        """
+        try:
+            if jobs.is_id(job_id):
+                return dict(log.run(self.store, protocol.spec(job_id, digest)))
+        except NotFoundError:
             if self.find(job_id) is not None:
-                raise self._gone(job_id)
-            raise self._not_found(job_id)
-        job = jobs.from_json(first, job_id)
-        spec = dict(job.spec or {})
-        if jobs.spec_digest(spec) != job.spec_digest:
-            raise DamagedRecordError(
-                f"the spec in {log.slot(protocol.base(job_id), 0)} is not the one that was "
-                "submitted: it was changed. Bring that object back from a copy of the store, or "
-                "submit the spec under another name."
-            )
-        return spec
+                raise protocol.gone(job_id) from None
+        raise self._not_found(job_id)
 
     def availability(self, job: Job) -> Availability:
         """Return whether the job may be claimed now, and if not, when.
@@ -182,7 +174,7 @@ class Queue:
         try:
             claimed = log.run(self.store, steps)
         except NotFoundError:
-            raise self._gone(job.id) from None
+            raise protocol.gone(job.id) from None
         if claimed.state is not State.RUNNING:
             raise ConflictError(f"{job.id} can't be claimed: {jobs.describe(claimed)}.")
         return Lease(self.store, Holder(claimed, nonce=self._nonce, now=self._now))
@@ -201,7 +193,7 @@ class Queue:
         try:
             return log.run(self.store, protocol.cancel(job_id, nonce=self._nonce, now=self._now))
         except NotFoundError:
-            raise self._gone(job_id) from None
+            raise protocol.gone(job_id) from None
 
     def hold(self, job_id: str, *, reason: str = "held by its user") -> Job:
         """Keep workers from claiming a job; the owner of one that runs saves and holds it."""
@@ -219,22 +211,22 @@ class Queue:
 
     def unhold(self, job_id: str) -> Job:
         """Queue a held job again."""
-        return self._change(job_id, jobs.let_go)
+        return self._bring_forward(job_id, jobs.let_go)
 
     def prioritize(self, job_id: str, priority: int) -> Job:
         """Let a job go before those of lower priority."""
-        return self._change(job_id, partial(jobs.prioritized, priority=priority))
+        return self._bring_forward(job_id, partial(jobs.prioritized, priority=priority))
 
     def evaluate(self, job_id: str) -> Job:
         """Queue the evaluation of a finished training again."""
-        return self._revive(job_id, jobs.to_evaluate)
+        return self._bring_forward(job_id, jobs.to_evaluate)
 
     def news(self) -> bytes | None:
-        """Return what changes whenever a job that had ended goes on."""
+        """Return what changes whenever a user brings a job forward."""
         return self.store.read(NEWS, max_bytes=1000)
 
-    def _revive(self, job_id: str, transition: Transition) -> Job:
-        """Change a job that has ended, at which workers no longer look all the time."""
+    def _bring_forward(self, job_id: str, transition: Transition) -> Job:
+        """Change a job at which workers do not look all the time, and leave word of it."""
         job = self._change(job_id, transition)
         with suppress(StoreError):  # then they see it a few minutes later
             self.store.put(NEWS, self._nonce().encode())
@@ -242,7 +234,7 @@ class Queue:
 
     def retry(self, job_id: str) -> Job:
         """Queue a failed or cancelled job again, where it stood."""
-        return self._revive(job_id, jobs.retried)
+        return self._bring_forward(job_id, jobs.retried)
 
     def _change(self, job_id: str, transition: Transition) -> Job:
         known = self.job(job_id)
@@ -250,14 +242,7 @@ class Queue:
         try:
             return log.run(self.store, steps)
         except NotFoundError:
-            raise self._gone(job_id) from None
-
-    def _gone(self, job_id: str) -> DamagedRecordError:
-        folder = protocol.base(job_id)
-        return DamagedRecordError(
-            f"records of {job_id} are gone from {folder}/log. Bring them back from a copy of the"
-            f" store, or remove the whole of {folder} to forget the job."
-        )
+            raise protocol.gone(job_id) from None
 
     def _not_found(self, job_id: str) -> NotFoundError:
         from difflib import get_close_matches

@@ -1,14 +1,17 @@
 """A job is one record that holds its whole state: plain data, and its JSON."""
 
+import hashlib
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from runner.errors import StoreError
+from runner.errors import DamagedRecordError
 from runner.queue import fields
 from runner.queue.fields import Json, line
+from runner.store.log import DAMAGED
 
 MOST_DEATHS = 3  #: attempts that die at one step before the job is held, unless its spec says
 HOLD = "hold"  #: what a user may wish of a running job
@@ -93,6 +96,7 @@ class Job:
     wait_seconds: float = 0.0  #: nobody takes it up before this record is so old
     wish: str = ""  #: of a user's, for the owner to fulfil: HOLD, or nothing
     failure: Json | None = None  #: the newest: kind, step, token, reason, trace (a key)
+    damaged: int = 0  #: records since the newest claim that can't be read, and may be claims
 
     @property
     def ended(self) -> bool:
@@ -124,7 +128,7 @@ def _part(evaluation: Json | None, wanted: Callable[[str], bool]) -> Json | None
     return evaluation and {name: value for name, value in evaluation.items() if wanted(name)}
 
 
-# Records as JSON. A bucket may hold anything: wrong types are a StoreError, never a surprise.
+# Records as JSON. A bucket may hold anything: wrong types are damage, never a surprise.
 
 
 def to_json(job: Job) -> dict[str, Any]:
@@ -144,20 +148,46 @@ def to_json(job: Job) -> dict[str, Any]:
 
 
 def from_json(record: Json, job_id: str) -> Job:
-    """Return the job in a record. Raises StoreError for a record that is none of this job's.
+    """Return the job in a record. Fields of later versions of runner are left out.
 
-    Fields of later versions of runner are left out.
+    Raises:
+        DamagedRecordError: it is none of this job's, or its spec is not the one of its digest.
     """
     try:
         if record.get("id") != job_id:
             raise TypeError(f"it belongs to {record.get('id')!r}")
+        missing = [name for name in _FIELDS if name not in record and name not in _OPTIONAL]
+        if missing:
+            raise TypeError(f"it has no {', '.join(missing)}")
         terms = {name: _TERMS[name](record) for name in record if name in _TERMS}
-        return Job(**{name: take(record) for name, take in _FIELDS.items()}, **terms)
-    except (TypeError, ValueError, KeyError, OverflowError) as error:
-        raise StoreError(
+        job = Job(**{name: take(record) for name, take in _FIELDS.items()}, **terms)
+        changed = job.spec is not None and spec_digest(job.spec) != job.spec_digest
+    except (TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
+        raise DamagedRecordError(
             f"record {record.get('number')!r} of job {job_id} can't be used: {error}. It was "
             "written by another program, or by a later version of runner."
         ) from error
+    if changed:
+        raise changed_spec(job_id)
+    if job.nonce == DAMAGED:
+        why = f"record {job.number} of its log is damaged: the one before it counts"
+        return replace(job, reason=why)
+    return job
+
+
+def changed_spec(job_id: str) -> DamagedRecordError:
+    """Return the error for a spec that is not the one of its digest: it stands nowhere else."""
+    return DamagedRecordError(
+        f"the spec in jobs/{job_id}/log/000000000000.json is not the one that was submitted: it was"
+        " changed or damaged. Bring that object back from a copy of the store, or submit the spec "
+        "under another name."
+    )
+
+
+def spec_digest(spec: Json) -> str:
+    """Return a hash of the spec's content, whatever the order of its fields."""
+    text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 _FIELDS = {
@@ -189,6 +219,7 @@ _FIELDS = {
     "spec_digest": fields.a("spec_digest", str),
     "spec": fields.maybe("spec"),
 }
+_OPTIONAL = ("spec", "metrics", "worked_seconds")  #: only record 0 has a spec
 #: fields that records of the first versions lack
 _TERMS = {
     "earlier": fields.count("earlier"),
@@ -205,6 +236,7 @@ _TERMS = {
     "wait_seconds": fields.amount("wait_seconds"),
     "wish": fields.text("wish"),
     "failure": fields.failure,
+    "damaged": fields.count("damaged"),
 }
 _DEFAULTS = {name: Job.__dataclass_fields__[name].default for name in _TERMS}
 

@@ -12,7 +12,8 @@ from functools import partial
 from secrets import token_bytes, token_hex
 from statistics import median
 
-from runner.errors import StoreError, StoreRefusedError
+from runner.errors import DamagedRecordError, StoreError, StoreRefusedError
+from runner.store import log
 from runner.store.base import Created, Store
 from runner.store.probe import convicted, probe
 
@@ -21,6 +22,7 @@ _SMALL = 10  # repetitions
 _LARGE_BYTES = 16 << 20
 _CHECKPOINT_BYTES = 65_900_000  # MyInception with Adam
 _WRITES_A_COMMIT = 4  # pack, manifest, record, hint; one read
+_RECORDS = 2_000  # looked at: a listing for each job and a read for each record
 _CLOCK_WARNING = 60.0  # S3 refuses signatures that are 15 minutes off
 
 
@@ -52,6 +54,7 @@ def check_up(store: Store) -> Iterator[Finding]:
         yield _latency(store, folder)
         yield _throughput(store, f"{folder}/large.bin")
         yield _clock(store)
+        yield _records(store)
     except StoreError as error:
         yield Finding("access", Verdict.BAD, str(error))
 
@@ -164,6 +167,36 @@ def _clock(store: Store) -> Finding:
         text += ": set this machine's clock, or signed requests will be refused"
         return Finding("clock", Verdict.WARNING, text)
     return Finding("clock", Verdict.OK, f"{text}; no decision rests on it")
+
+
+def _records(store: Store) -> Finding:
+    """Look at the records of the first jobs: which are damaged, which could be unnoticed."""
+    jobs, keys, looked = store.folders("jobs/"), list[str](), 0
+    while looked < len(jobs) and len(keys) < _RECORDS:
+        keys += store.list(f"jobs/{jobs[looked]}/log/")
+        looked += 1
+    damaged, old = [], 0
+    for key, data in zip(keys, store.read_many(keys), strict=True):
+        if isinstance(data, StoreError):
+            raise data
+        try:
+            record = log.decode(data or b"", key)
+            old += f',"sum{record["number"]}":'.encode() not in (data or b"")
+        except DamagedRecordError:
+            damaged.append(key)
+    text = f"{len(keys)} records of {looked} jobs" if jobs else "no jobs yet"
+    if looked < len(jobs):
+        text += f", {len(jobs) - looked} more were not looked at"
+    elif jobs and not old:
+        text += ", each with a hash of its own"
+    if old:
+        text += (
+            f": {old} are of the first versions and have no hash of their own, so that a flipped "
+            "bit in them may go unnoticed. What is written from now on has one"
+        )
+    if damaged:
+        text += f"; {len(damaged)} damaged: {', '.join(damaged[:5])}. Bring them back from a copy"
+    return Finding("records", Verdict.WARNING if damaged or old else Verdict.OK, text)
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -4,9 +4,8 @@ A record is created under the next number, and only if nothing is there: of all 
 saw record n, one writes n+1, the others get to read what it says and decide anew. That is a
 compare-and-swap on any store with an honest create. Clocks play no part.
 
-The functions are generators: they yield what they want from the store and are sent the reply.
-So the very text that runs on buckets (`run`) also runs in the tests' simulator, which loses
-and delays replies. Failure sequences are in README.md, beside this file.
+The functions are generators over store operations, see `steps.py`. Failure sequences are in
+README.md, beside this file.
 
 Layout below a base such as "jobs/cats":
     log/000000000007.json   record 7, whole state, never changed and never deleted
@@ -14,133 +13,52 @@ Layout below a base such as "jobs/cats":
                             place to start walking, never an answer: it may be old or missing
 
 A record ends in the hash of its own bytes: one flipped bit makes it a damaged record, never
-another record. Those of the first versions have none.
+another record. Those of the first versions have none. Where a record is damaged and its copy too,
+the record before it stands in for it, under its number: the log goes on behind it.
 """
 
 import hashlib
 import json
 import math
 import re
-import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from random import random
-from typing import Any, TypeVar
+from typing import Any
 
 from runner.errors import DamagedRecordError, NotFoundError, StoreError, StoreRefusedError
-from runner.store.base import MAX_RECORD, Created, Store
+from runner.store.base import Created
+from runner.store.steps import (
+    Age,
+    Create,
+    Folders,
+    List,
+    Operation,
+    Pause,
+    Put,
+    Read,
+    ReadMany,
+    Steps,
+    perform,
+    run,
+)  # fmt: skip
 
-T = TypeVar("T")
+__all__ = [  # of what is defined elsewhere
+    "Age", "Create", "Folders", "List", "Operation", "Pause", "Put", "Read", "ReadMany", "Steps",
+    "perform", "run",
+]  # fmt: skip
+
 Record = dict[str, Any]  #: has "number", "nonce" and "previous" (the nonce of the record before)
 Change = Callable[[Record], Record]  #: the next record's fields, or raises why there is none
 
 RESENDS = 12  #: times that one record is sent before its writer gives up in doubt
 MOST_RECORDS = 10**12  #: their numbers have twelve digits
-FAR = 16  #: records to walk one by one before a listing is cheaper
+FAR = 4  #: records to walk one by one before jumping
+LOOKS = 3  #: at a record that reads as damaged: it may have been the line
+MOST_DAMAGED = 8  #: records in a row for which an earlier one may stand in
+DAMAGED = "damaged"  #: nonce of a record that stands in for a damaged one
 #: a record's own hash. It is called by the record's number: an older runner hands on what it does
 #: not know, and another record's hash must not make its record look damaged
-_SUM = re.compile(r"sum\d+")
-
-
-@dataclass(frozen=True)
-class Create:
-    """Create `key` if absent; the reply is a `Created`."""
-
-    key: str
-    data: bytes
-
-
-@dataclass(frozen=True)
-class Read:
-    """Read a record; the reply is its bytes or None."""
-
-    key: str
-
-
-@dataclass(frozen=True)
-class ReadMany:
-    """Read many records; the reply is a list of bytes, None or StoreError."""
-
-    keys: Sequence[str]
-
-
-@dataclass(frozen=True)
-class List:
-    """List a folder; the reply is a list of keys."""
-
-    prefix: str
-
-
-@dataclass(frozen=True)
-class Folders:
-    """List the folders in a folder; the reply is a list of names."""
-
-    prefix: str
-
-
-@dataclass(frozen=True)
-class Put:
-    """Write `key`; the reply is None."""
-
-    key: str
-    data: bytes
-
-
-@dataclass(frozen=True)
-class Age:
-    """Ask for the age of `key` by the store's own clock; the reply is seconds or None."""
-
-    key: str
-
-
-@dataclass(frozen=True)
-class Pause:
-    """Wait a little before trying for the `attempt`-th time; the reply is None."""
-
-    attempt: int
-
-
-Operation = Create | Read | ReadMany | List | Folders | Put | Age | Pause
-Steps = Generator[Operation, Any, T]  #: a protocol: yields operations, returns a T
-
-
-def run(store: Store, steps: Steps[T], *, sleep: Callable[[float], None] = time.sleep) -> T:
-    """Drive a protocol on a store. The store's errors arrive inside it, where it yielded."""
-    try:
-        operation = next(steps)
-        while True:
-            try:
-                reply = perform(store, operation, sleep=sleep)
-            except StoreError as error:
-                operation = steps.throw(error)
-            else:
-                operation = steps.send(reply)
-    except StopIteration as end:
-        result: T = end.value
-        return result
-
-
-def perform(store: Store, operation: Operation, *, sleep: Callable[[float], None]) -> object:
-    """Do one operation and return its reply."""
-    match operation:
-        case Create(key, data):
-            return store.create(key, data)
-        case Read(key):
-            return store.read(key, max_bytes=MAX_RECORD)
-        case ReadMany(keys):
-            return store.read_many(keys, max_bytes=MAX_RECORD)
-        case List(prefix):
-            return store.list(prefix)
-        case Folders(prefix):
-            return store.folders(prefix)
-        case Put(key, data):
-            store.put(key, data)
-        case Age(key):
-            return store.age(key)
-        case Pause(attempt):
-            sleep(random() * min(10.0, 0.1 * 2.0**attempt))
-    return None
+_SUM = re.compile(r"sum\d*")
 
 
 def slot(base: str, number: int) -> str:
@@ -154,15 +72,17 @@ def hint(base: str) -> str:
 
 
 def encode(record: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a record: JSON on one line, with its hash if it belongs to a log."""
+    """Return the bytes of a record, of a log or not: JSON on one line that ends in its hash."""
     try:
         text = json.dumps(record, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"a record that is not plain finite JSON ({error}).") from error
-    if "number" in record:
-        body = text[:-1]
-        text = f'{body},"sum{record["number"]}":"{_hash(body.encode())}"}}'
-    return text.encode() + b"\n"
+    body = text[:-1]
+    return f'{body},"{_sum_name(record)}":"{_hash(body.encode())}"}}\n'.encode()
+
+
+def _sum_name(record: Mapping[str, Any]) -> str:
+    return f"sum{record.get('number', '')}"
 
 
 def _hash(body: bytes) -> str:
@@ -170,51 +90,62 @@ def _hash(body: bytes) -> str:
 
 
 def decode(data: bytes, key: str) -> Record:
-    """Return the record, or raise DamagedRecordError where the bytes are not what was written."""
+    """Return the record of a log, or raise DamagedRecordError where there is none."""
     record = parse(data, key)
-    sums = {name: record.pop(name) for name in [*record] if _SUM.fullmatch(name)}
     number = record.get("number")
     if (
         type(number) is not int
         or not 0 <= number < MOST_RECORDS
         or not isinstance(record.get("nonce"), str)
     ):
-        raise DamagedRecordError(f"{key} is not a record of a log: number {number!r}, no nonce.")
-    said = sums.get(name := f"sum{number}")
-    if said is not None and said != _hash(data.rpartition(f',"{name}":'.encode())[0]):
-        raise DamagedRecordError(
-            f"{key} is damaged: its bytes are not those that were written. Bring it back from a "
-            "copy of the store."
-        )
+        raise _damaged(key, f"is not a record of a log: number {number!r:.40}, no nonce")
     return record
 
 
 def parse(data: bytes, key: str) -> Record:
-    """Return the JSON object in `data`, or raise DamagedRecordError where there is none."""
+    """Return the JSON object in `data`; DamagedRecordError: there is none, or its hash differs."""
     try:
         record = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise DamagedRecordError(
-            f"{key} is not a record ({type(error).__name__}: {error})."
-        ) from error
+        raise _damaged(key, f"is not a record ({type(error).__name__}: {error})") from error
     if not isinstance(record, dict):
-        raise DamagedRecordError(f"{key} is not a record: a JSON {type(record).__name__}.")
+        raise _damaged(key, f"is not a record: a JSON {type(record).__name__}")
+    sums = {name: record.pop(name) for name in [*record] if _SUM.fullmatch(name)}
+    own = _sum_name(record)
+    for name, said in sums.items():
+        body = data.rpartition(f',"{name}":'.encode())[0]
+        # another record's hash was handed on by an older runner; or this one's number is damaged
+        renamed = body.replace(f'"number":{own[3:]}'.encode(), f'"number":{name[3:]}'.encode(), 1)
+        if (said == _hash(renamed)) != (name == own):
+            raise _damaged(key, "is damaged: its bytes are not those that were written")
     return record
+
+
+def _damaged(key: str, what: str) -> DamagedRecordError:
+    return DamagedRecordError(f"{key} {what}. Bring it back from a copy of the store.")
 
 
 def read(base: str, number: int, before: Record | None = None) -> Steps[Record | None]:
     """Return record `number` or None, checked against the record `before` it if given."""
-    key = slot(base, number)
-    data = yield Read(key)
-    return None if data is None else check(key, number, data, before)
+    key, looks = slot(base, number), 0
+    while True:
+        data = yield Read(key)
+        looks += 1
+        try:
+            return None if data is None else check(key, number, data, before)
+        except DamagedRecordError:
+            if looks == LOOKS:
+                raise
 
 
 def check(key: str, number: int, data: bytes, before: Record | None = None) -> Record:
     """Return the record in `data` if it belongs under `number` and follows `before`."""
     record = decode(data, key)
     if record["number"] != number:
-        raise DamagedRecordError(f"{key} says that it is record {record['number']}: moved by hand?")
-    if before is not None and record.get("previous") != before["nonce"]:
+        raise _damaged(
+            key, f"says that it is record {record['number']}, as if it was moved by hand"
+        )
+    if before is not None and not _follows(record, before):
         raise StoreRefusedError(
             f"{key} does not follow the record before it: the store let two writers create one "
             "record, or someone changed it. Check the store with 'runner doctor'."
@@ -222,18 +153,25 @@ def check(key: str, number: int, data: bytes, before: Record | None = None) -> R
     return record
 
 
+def _follows(record: Record, before: Record) -> bool:
+    """Whether a record was written after `before`, as far as can be told next to a damaged one."""
+    return DAMAGED in (before["nonce"], previous := record.get("previous")) or (
+        previous == before["nonce"]
+    )
+
+
 def head(base: str, known: Record | None = None, *, hinted: bool = True) -> Steps[Record | None]:
     """Return the newest record, or None where there is no log.
 
     Any record is a good start: records are never changed or deleted and have no gaps, so that
     walking on to the first absent number always ends at the newest. Without `hinted` the copy
-    beside the log is not looked at.
+    beside the log is not looked at. A damaged record is stood in for, see `_stand_in`.
     """
     record = known or (yield from _start(base, hinted))
     walked = 0
     while record is not None:
         try:
-            following = yield from read(base, record["number"] + 1, record)
+            following = yield from _following(base, record)
         except StoreRefusedError:
             if known is None and hinted and not walked:
                 return (yield from head(base, hinted=False))  # the copy is another log's
@@ -241,32 +179,82 @@ def head(base: str, known: Record | None = None, *, hinted: bool = True) -> Step
         if following is None:
             return record
         record, walked = following, walked + 1
-        if walked == FAR:  # the start was far behind: jump
-            record = (yield from _newest_listed(base, record["number"])) or record
+        if walked == FAR:  # the start was far behind
+            record = yield from _jump(base, record["number"])
     return None
 
 
 def _start(base: str, hinted: bool) -> Steps[Record | None]:
-    data = (yield Read(hint(base))) if hinted else None
-    if data is not None:
-        try:
-            return decode(data, hint(base))
-        except StoreError:
-            pass  # a half-written or foreign hint is no answer; the listing is
-    record = yield from _newest_listed(base, -1)
-    if record is not None:
-        return record
-    return (yield from read(base, 0))  # the listing may be behind the first record
-
-
-def _newest_listed(base: str, after: int) -> Steps[Record | None]:
+    copy = (yield from _copied(base)) if hinted else None
+    if copy is not None:
+        return copy
     prefix = f"{base}/log/"
     keys: list[str] = yield List(prefix)
     numbers = [int(name) for name in (key[len(prefix) : -5] for key in keys) if name.isdecimal()]
-    newest = max(numbers, default=-1)
-    if newest <= after:
+    # the listing may be behind the first record
+    return (yield from _whole(base, max(numbers, default=0)))
+
+
+def _copied(base: str) -> Steps[Record | None]:
+    """Return the copy beside the log; None where it is missing, half-written or foreign."""
+    data = yield Read(hint(base))
+    try:
+        return None if data is None else decode(data, hint(base))
+    except DamagedRecordError:
         return None
-    return (yield from read(base, newest))
+
+
+def _following(base: str, record: Record) -> Steps[Record | None]:
+    """Return the record after `record`, or None; for a damaged one its copy, or `record` itself."""
+    number = record["number"] + 1
+    try:
+        return (yield from read(base, number, record))
+    except DamagedRecordError:
+        copy = yield from _copied(base)
+        its_own = copy is not None and copy["number"] == number and _follows(copy, record)
+        return copy if its_own else _stand_in(record)
+
+
+def _stand_in(record: Record) -> Record:
+    """Return what counts where the record after `record` is damaged: `record`, in its place.
+
+    Nobody can tell what the damaged one said; it may have been a claim. So a further claim passes
+    over as many tokens as "damaged" says.
+    """
+    place = {"number": record["number"] + 1, "nonce": DAMAGED, "previous": record["nonce"]}
+    return {**record, **place, "damaged": record.get("damaged", 0) + 1}
+
+
+def _whole(base: str, number: int) -> Steps[Record | None]:
+    """Return record `number`, or what stands in for it, or None where there is none."""
+    try:
+        return (yield from read(base, number))
+    except DamagedRecordError:
+        record = None
+        for earlier in range(number - 1, max(-1, number - 1 - MOST_DAMAGED), -1):
+            with suppress(DamagedRecordError):
+                record = yield from read(base, earlier)
+                break
+        if record is None:
+            raise
+    while record["number"] < number:
+        record = _stand_in(record)
+    return record
+
+
+def _jump(base: str, number: int) -> Steps[Record | None]:
+    """Return the newest record, from record `number` on; reads grow with the log of the way."""
+    low, reach = number, FAR
+    while (yield Read(slot(base, low + reach))) is not None:
+        low, reach = low + reach, 2 * reach
+    high = low + reach
+    while high - low > 1:
+        middle = (low + high) // 2
+        if (yield Read(slot(base, middle))) is None:
+            high = middle
+        else:
+            low = middle
+    return (yield from _whole(base, low))
 
 
 def append(
@@ -309,7 +297,7 @@ def _in_its_place(base: str, copy: Record) -> Steps[Record | None]:
     try:
         there = yield from read(base, copy["number"])
     except DamagedRecordError:
-        return copy  # which was read whole
+        return copy  # which was read whole, or stands in for it
     if there is None:
         there = yield from _brought_back(base, copy)
     if there is not None and there["nonce"] == copy["nonce"]:
@@ -322,9 +310,8 @@ def _in_its_place(base: str, copy: Record) -> Steps[Record | None]:
 
 def _brought_back(base: str, lost: Record) -> Steps[Record | None]:
     """Write a record that was lost from its place once more, if its copy is surely of this log."""
-    data = yield Read(hint(base))
-    copy = decode(data, hint(base)) if data is not None else {}
-    if copy.get("nonce") != lost["nonce"] or not lost["number"]:
+    copy = yield from _copied(base)
+    if copy is None or copy["nonce"] != lost["nonce"] or not lost["number"]:
         return None
     before = yield from read(base, lost["number"] - 1)
     if before is None or before["nonce"] != copy.get("previous"):
@@ -384,8 +371,15 @@ def heads(
             found[index] = yield from head(bases[index])
         except StoreError as error:
             found[index] = error
-    while walking:
-        walking = yield from _walk_together(bases, found, walking)
+    for _ in range(FAR):
+        if walking:
+            walking = yield from _walk_together(bases, found, walking)
+    for index, record in walking.items():  # whose start was far behind
+        try:
+            newer = yield from _jump(bases[index], record["number"])
+            found[index] = yield from head(bases[index], newer)
+        except StoreError as error:
+            found[index] = error
     return found
 
 

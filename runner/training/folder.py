@@ -26,7 +26,6 @@ from runner.store.filesystem import open_store
 logger = logging.getLogger(__name__)
 
 BASE = "training"
-LOOKED_THROUGH = 8  #: records, from the newest on, where that is damaged
 MOMENT = 10.0  #: seconds that a fit waits at its end for what is being written
 
 _open: WeakValueDictionary[str, Checkpointer] = WeakValueDictionary()
@@ -118,62 +117,31 @@ class Folder:
             _remove_if_empty(folder)
 
     def _claim(self) -> log.Record:
-        try:
-            return self._claim_newest()
-        except DamagedRecordError as error:
-            return self._claim_before(error)
+        damaged = 0
 
-    def _claim_newest(self) -> log.Record:
         def claim(record: log.Record) -> log.Record:
-            return {**_sound(record), "token": record["token"] + 1}
+            nonlocal damaged
+            damaged = _sound(record).get("damaged", 0)  # each may have been a claim
+            return {**record, "token": record["token"] + 1 + damaged, "damaged": 0}
 
         first = {"number": 0, "nonce": token_hex(8), "token": 1, "checkpoints": [], "best": None}
-        if log.run(self._store, log.head(BASE)) is None:
-            winner = log.run(self._store, log.settle(BASE, {**first, "previous": ""}, None))
-            if winner["nonce"] == first["nonce"]:
-                return winner
-        return log.run(self._store, log.append(BASE, claim, lambda: token_hex(8)))
-
-    def _claim_before(self, damage: DamagedRecordError) -> log.Record:
-        """Claim with what the newest whole record says, and leave the damaged ones as they are."""
-        keys = sorted(self._store.list(f"{BASE}/log/"), reverse=True)
-        found = [*filter(None, map(self._whole, [log.hint(BASE), *keys[:LOOKED_THROUGH]]))]
-        whole = max(found, key=lambda record: record["number"], default=None)
-        if whole is None:
+        try:
+            if log.run(self._store, log.head(BASE)) is None:
+                winner = log.run(self._store, log.settle(BASE, {**first, "previous": ""}, None))
+                if winner["nonce"] == first["nonce"]:
+                    return winner
+            record = log.run(self._store, log.append(BASE, claim, lambda: token_hex(8)))
+        except DamagedRecordError as error:
             raise CheckpointError(
-                f"{damage} No record before it is whole. Nothing was changed: bring that object "
+                f"{error} No record before it is whole. Nothing was changed: bring that object "
                 "back from a copy of the folder, or give this training another folder."
-            ) from damage
-        newest = max(int(Path(keys[0]).stem), whole["number"])
-        logger.warning(
-            "%s The record before it is used: the training goes on from step %s.",
-            damage, whole.get("step", 0),
-        )  # fmt: skip
-        following = {
-            **whole,
-            "token": whole["token"] + newest - whole["number"] + 1,  # each may have been a claim
-            "number": newest + 1,
-            "nonce": token_hex(8),
-            "previous": self._nonce_of(newest),
-        }
-        winner = log.run(self._store, log.settle(BASE, following, None))
-        if winner["nonce"] != following["nonce"]:
-            raise LeaseLostError(f"another program has taken over {self._store.url} just now.")
-        return winner
-
-    def _whole(self, key: str) -> log.Record | None:
-        try:
-            return _sound(log.decode(self._store.read(key) or b"", key))
-        except DamagedRecordError:
-            return None
-
-    def _nonce_of(self, number: int) -> str:
-        """As far as it can be told of a damaged record: the next one is to follow it."""
-        key = log.slot(BASE, number)
-        try:
-            return str(log.parse(self._store.read(key) or b"", key).get("nonce", ""))
-        except DamagedRecordError:
-            return ""
+            ) from error
+        if damaged:
+            logger.warning(
+                "%s is damaged. The record before it is used: the training goes on from step %s.",
+                log.slot(BASE, record["number"] - 1), record.get("step", 0),
+            )  # fmt: skip
+        return record
 
 
 def _remove_if_empty(folder: Path) -> None:

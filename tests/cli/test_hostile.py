@@ -50,6 +50,54 @@ def test_a_number_beyond_all_sense_hides_no_other_job(runner: Runner) -> None:
     assert [job["state"] for job in status] == ["queued", "queued"]
 
 
+def ruin(folder: Path, how: str) -> None:
+    """Take a job's records away, or damage them."""
+    first, log = folder / "log/000000000000.json", folder / "log"
+    if how == "no records":
+        shutil.rmtree(log)
+    elif how == "no record 0":
+        first.unlink()
+    elif how == "record 0 damaged":
+        first.write_bytes(first.read_bytes().replace(b'"batch_size":32', b'"batch_size":33'))
+    else:
+        newest = max(log.iterdir())
+        newest.write_bytes(newest.read_bytes()[:100])
+        (folder / "head.json").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "how", ["no records", "no record 0", "record 0 damaged", "the only record cut"]
+)
+def test_a_job_that_is_ruined_is_shown_as_unreadable_with_what_to_do(
+    runner: Runner, how: str
+) -> None:
+    """Not as queued, for no worker can take it; the others are shown as ever."""
+    ruin(folder(runner, "a"), how)
+    done = runner.run("status")
+    assert done.returncode == 6
+    lines = done.stdout.splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [["b", "queued"], ["a", "unreadable"]]
+    assert "a: cannot be read: " in done.stderr
+    assert "back from a copy of the store" in " ".join(done.stderr.split())
+    alone = runner.run("status", "a", "--json")
+    assert alone.returncode == 6
+    assert json.loads(alone.stdout)["state"] == "unreadable"
+    assert "back from a copy of the store" in json.loads(alone.stdout)["reason"]
+    assert runner.run("status", "b").returncode == 0
+
+
+def test_a_newest_record_that_is_cut_costs_one_change_and_is_said(runner: Runner) -> None:
+    runner.ok("hold", "a")
+    ruin(folder(runner, "a"), "cut")
+    status = runner.status("a")
+    assert (status["state"], "record 1 of its log is damaged" in status["reason"]) == (
+        "queued",
+        True,
+    )
+    runner.ok("cancel", "a")
+    assert "record 1 of its log is damaged" in runner.status("a")["notes"][0]
+
+
 def test_a_copy_that_was_made_up_is_not_built_upon(runner: Runner) -> None:
     """A state that no record of the log has, under a number that is far away."""
     record = json.loads((folder(runner, "a") / "log" / "000000000000.json").read_text())

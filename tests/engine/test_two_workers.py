@@ -73,9 +73,25 @@ def test_asked_to_stop_it_saves_releases_and_says_run_me_again(
     assert f"saved at step {job.step}" in job.reason
 
 
-@pytest.mark.parametrize("seconds", [0.5, 4.0])
+def test_asked_to_stop_before_the_claim(tmp_path: Path) -> None:
+    """While TensorFlow is imported nothing is claimed yet: it goes at once, exit 75."""
+    runner = Runner(tmp_path)
+    worker = runner.start("submit", str(QUICKSTART))
+    wait_until(lambda: list(tmp_path.glob("workers/seen/*.json")) != [], worker)
+    worker.send_signal(signal.SIGTERM)
+    _, err = worker.communicate(timeout=180)
+    assert worker.returncode == 75, err
+    assert "letting go" in err
+    assert "Traceback" not in err
+    job = runner.job("quickstart")
+    assert job is not None
+    assert (job.state, job.attempts) == (State.QUEUED, 0)
+    assert list(tmp_path.glob("workers/seen/*.json")) == [], "it is no worker any more"
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.0])
 def test_asked_to_stop_before_the_first_step(tmp_path: Path, seconds: float) -> None:
-    """While TensorFlow is imported and the graph built: released at once, exit 75."""
+    """While the graph is built: released at once, exit 75."""
     runner = Runner(tmp_path)
     worker = runner.start("submit", str(QUICKSTART))
     wait_until(lambda: _token(runner) == 1, worker)

@@ -1,6 +1,8 @@
 """What a worker takes, in which order, what it leaves, and how it says so."""
 
+import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from runner.engine import machine, running, worker
 from runner.engine.machine import Looking, Machine, missing_here
 from runner.engine.memory import Memory, MemoryWatch
+from runner.engine.preemption import StopRequest
 from runner.engine.stages import Attempt
 from runner.errors import (
     ConflictError,
@@ -23,9 +26,9 @@ from runner.errors import (
     TrainingError,
 )
 from runner.queue.job import Failure, Job, State
+from runner.queue.lease import LOOK_BEATS
 from runner.queue.owner import this_process
-from runner.queue.protocol import LOOK_BEATS
-from runner.store import allowed
+from runner.store import allowed, log
 from runner.store.log import decode, encode, slot
 from runner.training.machine import Gpu
 from tests.engine.counting import LEASE_SECONDS, Counting, Shop, raising
@@ -287,6 +290,49 @@ def test_the_race_for_a_job_is_no_news(shop: Shop, monkeypatch: pytest.MonkeyPat
     assert "not as it was" not in shop.reporter.text
 
 
+def test_many_workers_leave_no_job_and_run_none_twice(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each knows of the queue is old at once: all take the same jobs."""
+    for number in range(20):
+        shop.submit(f"job-{number:02d}", priority=number % 3)
+    stage = Counting(1)
+    monkeypatch.setattr(running, "run_stage", stage)
+
+    def work(name: str) -> None:
+        worker.Worker(
+            shop.queue,
+            shop.store,
+            stop=StopRequest(),
+            reporter=shop.reporter,
+            owner={"host": name, "pid": 1},
+            sleep=lambda _seconds: time.sleep(0.001),
+            looking=Here(),
+        ).work()
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(work, f"machine-{number}") for number in range(4)]:
+            done.result()
+    assert sorted(stage.ran) == [f"job-{number:02d}" for number in range(20)]
+    assert {job.state for job in shop.queue.jobs()} == {State.SUCCEEDED}
+
+
+def test_a_job_that_another_has_trained_meanwhile_is_evaluated(shop: Shop) -> None:
+    """It is not as it was when the queue was looked at, and it is to be had all the same."""
+    shop.submit("cats", priority=1)
+    shop.submit("dogs")
+
+    def train_dogs(job: Job, step: int) -> None:
+        if job.id == "cats" and step == 1:
+            other = shop.queue.claim(shop.queue.job("dogs"), {"host": "there", "pid": 9})
+            other.finish(final={"step": 3})
+
+    stage = Counting(on_step=train_dogs)
+    shop.work(stage)
+    assert stage.ran == ["cats"]
+    assert [job.state for job in shop.queue.jobs()] == [State.SUCCEEDED] * 2
+
+
 # ---------------------------------------------------------------------- what an attempt records
 
 
@@ -501,6 +547,19 @@ def test_a_job_whose_records_are_gone_stops_no_worker(shop: Shop, gone: str) -> 
     for act in (shop.queue.cancel, shop.queue.unhold, shop.queue.retry):
         with pytest.raises(DamagedRecordError, match="remove the whole of jobs/ruined"):
             act("ruined")
+
+
+def test_a_record_that_makes_no_sense_beside_its_copy_stops_no_worker(shop: Shop) -> None:
+    """Of the first versions: it has no hash that would tell that it is damaged."""
+    shop.queue.claim(shop.submit("ruined", priority=1), this_process()).release("going home")
+    shop.submit("whole")
+    key = "jobs/ruined/log/000000000002.json"
+    record = log.decode(shop.store.read(key) or b"", key)
+    shop.store.put(key, json.dumps({**record, "submitted_at": "yesterday"}).encode())
+    stage = Counting()
+    shop.work(stage)
+    assert stage.ran == ["whole"]
+    assert "ruined: cannot be read: record 2 of job ruined can't be used" in shop.reporter.text
 
 
 def test_an_owner_notices_that_its_job_was_removed(shop: Shop) -> None:

@@ -21,7 +21,8 @@ from runner.errors import ConflictError, LeaseLostError, StoreError
 from runner.queue import job as jobs
 from runner.queue import protocol
 from runner.queue.job import Job, Stage, State
-from runner.queue.protocol import Holder, Watch
+from runner.queue.lease import Holder
+from runner.queue.protocol import Watch
 from runner.store import log
 from runner.store.base import Created
 from runner.store.log import Age, Create, Folders, List, Operation, Pause, Put, Read, ReadMany

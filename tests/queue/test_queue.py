@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import ConflictError, LeaseLostError, NotFoundError, StoreError
+from runner.errors import (
+    ConflictError,
+    DamagedRecordError,
+    LeaseLostError,
+    NotFoundError,
+    StoreError,
+)
 from runner.queue.job import Stage, State
 from runner.queue.protocol import Availability
 from runner.queue.queue import Queue
@@ -16,6 +22,7 @@ from runner.store.memory import MemoryStore
 
 ME = {"host": "here", "pid": 1}
 YOU = {"host": "there", "pid": 2}
+LAPSED = Availability(claimable=True, why="no sign of life")
 SPEC = {"seed": 1, "model": {"name": "mlp", "arguments": {"width": 8}}}
 
 
@@ -153,8 +160,92 @@ def test_a_job_whose_newest_record_is_gone_is_claimed_where_it_stood(seen_by: st
     store.delete("jobs/cats/log/000000000002.json")
     if seen_by == "listing":
         store.delete("jobs/cats/head.json")
-    lapsed = Availability(claimable=True, why="no sign of life")
-    claimed = queue.claim(queue.job("cats"), YOU, judged=lapsed)
+    claimed = queue.claim(queue.job("cats"), YOU, judged=LAPSED)
     assert (claimed.job.token, claimed.job.step) == (2, 5 if seen_by == "copy" else 0)
     claimed.commit(step=6, epoch=0, checkpoints=[reference(6)])
     assert queue.job("cats").step == 6
+
+
+def flip(store: MemoryStore, key: str, place: bytes = b'"state"') -> None:
+    data = bytearray(store.read(key) or b"")
+    data[data.index(place) + 1] ^= 1
+    store.put(key, bytes(data))
+
+
+def test_a_job_whose_newest_record_is_damaged_goes_on_from_the_one_before_it() -> None:
+    """Its copy is older. The claim takes a token that the damaged record can't have taken."""
+    store = MemoryStore()
+    queue = Queue(store)
+    lease = queue.claim(queue.submit("cats", SPEC), ME)
+    lease.commit(step=5, epoch=0, checkpoints=[reference(5)])
+    lease.release("going home")
+    before = store.read("jobs/cats/head.json") or b""
+    queue.claim(queue.job("cats"), ME)
+    flip(store, "jobs/cats/log/000000000004.json")
+    store.put("jobs/cats/head.json", before)
+    for job in (queue.job("cats"), *queue.jobs()):
+        assert (job.state, job.step, job.number) == (State.QUEUED, 5, 4)
+        assert job.reason == "record 4 of its log is damaged: the one before it counts"
+    claimed = queue.claim(job, YOU).job
+    assert (claimed.number, claimed.token, claimed.step, claimed.damaged) == (5, 3, 5, 0)
+    assert claimed.notes == (job.reason,)
+    assert queue.claim(queue.job("cats"), ME, judged=LAPSED).token == 4
+
+
+def test_an_owner_goes_on_over_a_damaged_record_of_a_user() -> None:
+    store = MemoryStore()
+    queue = Queue(store)
+    lease = queue.claim(queue.submit("cats", SPEC), ME)
+    before = store.read("jobs/cats/head.json") or b""
+    queue.prioritize("cats", 3)
+    flip(store, "jobs/cats/log/000000000002.json")
+    store.put("jobs/cats/head.json", before)
+    for _ in range(20):
+        lease.renew()
+    job = lease.commit(step=1, epoch=0, checkpoints=[reference(1)])
+    assert (job.number, job.token, job.priority) == (3, 1, 0)
+    assert lease.finish(final=reference(1)).state is State.QUEUED
+
+
+@pytest.mark.parametrize("field", ["token", "checkpoints", "best", "final", "state", "attempts"])
+def test_a_record_without_a_field_is_no_record(field: str) -> None:
+    """Of the first versions, whose records have no hash: "no checkpoints" is a fresh start."""
+    store = MemoryStore()
+    Queue(store).submit("cats", SPEC)
+    record = log.decode(store.read("jobs/cats/head.json") or b"", "head")
+    del record[field]
+    for key in ("jobs/cats/head.json", "jobs/cats/log/000000000000.json"):
+        store.put(key, json.dumps(record).encode())
+    with pytest.raises(StoreError, match=f"it has no {field}"):
+        Queue(store).job("cats")
+
+
+@pytest.mark.parametrize("claims", [0, 1])
+def test_a_job_whose_record_0_is_damaged_is_passed_over_with_what_to_do(claims: int) -> None:
+    """Its copy, while there is one, would be overwritten by the next record."""
+    store = MemoryStore()
+    queue = Queue(store)
+    job = queue.submit("cats", SPEC)
+    for _ in range(claims):
+        job = queue.claim(job, ME).release("going home")
+    flip(store, "jobs/cats/log/000000000000.json")
+    for error in (queue.without_spec([queue.job("cats")])["cats"], spec_error(queue)):
+        assert "log/000000000000.json" in str(error)
+        assert "Bring that object back from a copy" in str(error)
+
+
+def spec_error(queue: Queue) -> StoreError:
+    with pytest.raises(DamagedRecordError) as caught:
+        queue.spec("cats")
+    return caught.value
+
+
+def test_a_spec_is_the_one_that_the_newest_record_knows() -> None:
+    """Someone made record 0 anew under a job that has been trained."""
+    store = MemoryStore()
+    queue = Queue(store)
+    job = queue.claim(queue.submit("cats", SPEC), ME).job
+    store.delete("jobs/cats/log/000000000000.json")
+    queue.submit("cats", {**SPEC, "seed": 99})
+    with pytest.raises(DamagedRecordError, match="not the one that was submitted"):
+        queue.spec("cats", job.spec_digest)

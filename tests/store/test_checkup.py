@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from runner.queue.queue import Queue
+from runner.store import log
 from runner.store.base import Buffer, Store
 from runner.store.checkup import Finding, Verdict, check_up
 from runner.store.filesystem import FileStore
@@ -24,6 +26,7 @@ NAMES = [
     "small objects",
     "large objects",
     "clock",
+    "records",
 ]
 
 
@@ -47,6 +50,24 @@ def test_a_store_that_ignores_the_condition_is_bad(kind: str) -> None:
         assert found["create-if-absent"].verdict is Verdict.BAD
         alone = examine(server.store(f"doctor-{token_hex(4)}", single_writer=True))
         assert alone["create-if-absent"].verdict is Verdict.WARNING
+
+
+def test_old_and_damaged_records_are_counted_and_named() -> None:
+    store = MemoryStore()
+    assert examine(store)["records"].text == "no jobs yet"
+    queue = Queue(store)
+    for name in ("cats", "dogs"):
+        queue.claim(queue.submit(name, {"seed": 1}), {"host": "here", "pid": 1})
+    sound = Finding("records", Verdict.OK, "4 records of 2 jobs, each with a hash of its own")
+    assert examine(store)["records"] == sound
+    first, second = store.list("jobs/cats/log/")
+    record = log.decode(store.read(first) or b"", first)
+    store.put(first, json.dumps(record).encode())
+    store.put(second, (store.read(second) or b"").replace(b'"running"', b'"running!'))
+    found = examine(store)["records"]
+    assert found.verdict is Verdict.WARNING
+    assert "1 are of the first versions and have no hash of their own" in found.text
+    assert f"1 damaged: {second}. Bring them back from a copy" in found.text
 
 
 class Cached(MemoryStore):

@@ -137,15 +137,28 @@ def test_the_head_is_found_however_old_the_hint_and_the_listing() -> None:
         store.hook = None
 
 
-def test_a_far_head_takes_few_requests() -> None:
-    store, nonce = started(), Nonces()
-    old = store.read("job/head.json")
-    for _ in range(500):
-        run(store, append("job", add_one, nonce))
-    store.put("job/head.json", old or b"")
-    before = store.operations
-    assert (run(store, head("job")) or {})["value"] == 500
-    assert store.operations - before <= log.FAR + 4
+def _one_of_many(base: str) -> Steps[Record | StoreError | None]:
+    return (yield from heads([base]))[0]
+
+
+@pytest.mark.parametrize(("records", "requests"), [(500, 22), (2_000, 26), (100_000, 38)])
+def test_a_far_head_takes_few_requests(records: int, requests: int) -> None:
+    """Whether one log is looked at or many, and without a listing, which costs as much as a write.
+
+    A listing of 100,000 records is a hundred requests, one after the other.
+    """
+    store = started()
+    for number in range(1, records):
+        record = {"number": number, "nonce": f"n{number}", "previous": f"n{number - 1}"}
+        store.put(log.slot("job", number), log.encode(record))
+    asked: list[str] = []
+    store.hook = lambda _number, operation, _key: asked.append(operation)
+    for found in (run(store, steps) for steps in (head("job"), _one_of_many("job"))):
+        assert isinstance(found, dict)
+        assert found["number"] == records - 1
+        assert set(asked) <= {"read"}
+        assert len(asked) <= requests
+        asked.clear()
 
 
 def test_many_heads_take_two_reads_each_and_hide_no_error() -> None:
@@ -249,8 +262,7 @@ def test_every_flipped_bit_of_a_record_is_noticed_or_changes_nothing() -> None:
         wrong[place // 8] ^= 1 << place % 8
         with suppress(DamagedRecordError):
             record = log.decode(bytes(wrong), NEWEST)
-            if record["number"] == whole["number"]:  # else it lies in another record's place
-                assert {name: record.get(name) for name in whole} == whole
+            assert {name: record.get(name) for name in whole} == whole
 
 
 def test_a_record_that_an_older_runner_handed_on_is_whole() -> None:
@@ -307,3 +319,74 @@ def test_a_copy_of_another_log_brings_nothing_back_and_goes() -> None:
     with pytest.raises(ConflictError):
         run(store, append("job", refuse, Nonces("r")))
     assert (run(store, head("job")) or {})["value"] == 3
+
+
+def flipped(store: MemoryStore, key: str) -> None:
+    data = bytearray(store.read(key) or b"")
+    data[len(data) // 2] ^= 1
+    store.put(key, bytes(data))
+
+
+def test_behind_a_damaged_record_without_a_copy_the_one_before_it_counts() -> None:
+    """The log goes on under the next number, and whoever walks over the damage finds that."""
+    store = three_records()
+    first_two = {name: store.read(log.slot("job", name)) for name in range(2)}
+    flipped(store, NEWEST)
+    for copy in (first_two[1], first_two[0], None):  # older, much older, gone
+        if copy:
+            store.put(COPY, copy)
+        else:
+            store.delete(COPY)
+        for found in (run(store, head("job")), run(store, head("job", first()))):
+            assert found is not None
+            assert (found["number"], found["value"], found["damaged"]) == (2, 1, 1)
+    assert run(store, append("job", add_one, Nonces("m")))["number"] == 3
+    for known in (None, first(), log.decode(first_two[1] or b"", "job/log/000000000001.json")):
+        assert (run(store, head("job", known)) or {})["nonce"] == "m1"
+    assert store.read(log.slot("job", 0)) == first_two[0]
+
+
+def test_who_wrote_the_damaged_record_goes_on_and_others_follow() -> None:
+    store, nonce = three_records(), Nonces("w")
+    written = run(store, append("job", add_one, nonce))
+    whole = store.read(log.slot("job", 3)) or b""
+    flipped(store, log.slot("job", 3))
+    store.delete(COPY)
+    run(store, append("job", add_one, nonce, known=written, proven=True))
+    assert (run(store, head("job", hinted=False)) or {})["nonce"] == "w2"
+    assert (run(store, head("job", first())) or {})["nonce"] == "w2"
+    flipped(store, log.slot("job", 4))
+    store.delete(COPY)
+    run(store, append("job", add_one, Nonces("m")))
+    assert (run(store, head("job", first())) or {})["nonce"] == "m1", "two in a row"
+    store.put(log.slot("job", 3), whole)
+    assert (run(store, head("job", first())) or {})["nonce"] == "m1", "brought back from a copy"
+
+
+def test_an_answer_that_is_damaged_once_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that only this line damaged may be a cancel: nothing stands in for it."""
+    store = three_records()
+    read, bad = store.read, [NEWEST]
+
+    def noisy(key: str, **limits: int) -> bytes | None:
+        data = read(key, **limits)
+        if key in bad and data:
+            bad.remove(key)
+            return data[:-9]
+        return data
+
+    monkeypatch.setattr(store, "read", noisy)
+    found = run(store, head("job", hinted=False))
+    assert (found or {})["nonce"] == "n2"
+    assert not bad
+
+
+def test_too_many_damaged_records_are_an_error() -> None:
+    store = started()
+    for _ in range(log.MOST_DAMAGED + 2):
+        run(store, append("job", add_one, Nonces("n")))
+    for number in range(1, log.MOST_DAMAGED + 3):
+        flipped(store, log.slot("job", number))
+    store.delete(COPY)
+    with pytest.raises(DamagedRecordError, match=log.slot("job", log.MOST_DAMAGED + 2)):
+        run(store, head("job"))

@@ -40,14 +40,10 @@ def newest(path: Path) -> Path:
     return max((path / "training/log").iterdir())
 
 
-def flip(path: Path, field: bytes, *, hashed: bool) -> None:
-    """Flip a bit of a field's name, in a record of today or in one of the first versions."""
-    data = path.read_bytes()
-    if not hashed:
-        data = json.dumps(log.decode(data, path.name), separators=(",", ":")).encode()
-    place = data.index(field) + 1
-    wrong = bytearray(data)
-    wrong[place] ^= 1
+def flip(path: Path, field: bytes) -> None:
+    """Flip a bit of a field's name."""
+    wrong = bytearray(path.read_bytes())
+    wrong[wrong.index(field) + 1] ^= 1
     path.write_bytes(bytes(wrong))
 
 
@@ -58,45 +54,47 @@ def first_versions(path: Path) -> None:
         file.write_text(json.dumps(record, separators=(",", ":")))
 
 
-@pytest.mark.parametrize("hashed", [True, False], ids=["today", "first versions"])
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_damaged_record_has_a_copy_or_one_before_it(
-    tmp_path: Path, field: bytes, hashed: bool, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, field: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The copy gives the very state; without it the training goes on one checkpoint earlier."""
     save(tmp_path, 1, 2, 3)
-    if not hashed:
-        first_versions(tmp_path)
     record = newest(tmp_path)
-    flip(record, field, hashed=hashed)
+    flip(record, field)
     damaged = record.read_bytes()
-    if field == b'"step":3' and not hashed:
-        return  # people's number only
     assert resumed_at(tmp_path) == 3
     assert record.read_bytes() == damaged, "records are never changed"
     save(tmp_path, 4)
     (tmp_path / "training/head.json").unlink()
     assert resumed_at(tmp_path) == 4
 
-    flip(newest(tmp_path), b'"checkpoints"', hashed=True)
+    flip(newest(tmp_path), b'"checkpoints"')
     name = newest(tmp_path).name
     (tmp_path / "training/head.json").unlink()
     with caplog.at_level(logging.WARNING):
         assert resumed_at(tmp_path) == 4, "the claim before it names the same checkpoints"
-    assert f"training/log/{name}" in caplog.text
+    assert f"training/log/{name} is damaged" in caplog.text
     assert "The record before it is used: the training goes on from step 4" in caplog.text
     save(tmp_path, 5)
     assert resumed_at(tmp_path) == 5
 
 
-def test_where_no_record_is_whole_the_object_is_named_and_nothing_is_written(
-    tmp_path: Path,
-) -> None:
+def test_records_of_the_first_versions_are_read(tmp_path: Path) -> None:
     save(tmp_path, 1, 2)
     first_versions(tmp_path)
-    files = [*(tmp_path / "training/log").iterdir(), tmp_path / "training/head.json"]
-    for file in files:
-        flip(file, b'"checkpoints"', hashed=False)
+    assert resumed_at(tmp_path) == 2
+
+
+@pytest.mark.parametrize("hashed", [True, False], ids=["today", "first versions"])
+def test_where_no_record_is_whole_the_object_is_named_and_nothing_is_written(
+    tmp_path: Path, hashed: bool
+) -> None:
+    save(tmp_path, 1, 2)
+    if not hashed:
+        first_versions(tmp_path)
+    for file in [*(tmp_path / "training/log").iterdir(), tmp_path / "training/head.json"]:
+        flip(file, b'"checkpoints"')
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     with pytest.raises(CheckpointError, match="another folder") as caught:
         resumed_at(tmp_path)
@@ -109,7 +107,7 @@ def test_two_folders_after_damage_never_share_a_token(tmp_path: Path) -> None:
     save(tmp_path, 1, 2)
     tokens = [json.loads(newest(tmp_path).read_text())["token"]]
     for _ in range(3):
-        flip(newest(tmp_path), b'"token"', hashed=True)
+        flip(newest(tmp_path), b'"token"')
         (tmp_path / "training/head.json").unlink()
         assert resumed_at(tmp_path) == 1
         tokens = [*tokens, json.loads(newest(tmp_path).read_text())["token"]]
