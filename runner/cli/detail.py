@@ -41,7 +41,7 @@ def detail(queue: Queue, view: View) -> str:
     for name, values in document["history"].items():
         numbers = [value for value in map(real, values) if value is not None]
         if numbers:
-            lines.append(f"  {name:<11} {sparkline(numbers[-60:])}  {numbers[-1]:.4f}")
+            lines.append(f"  {name:<11} {sparkline(numbers[-48:])}  {numbers[-1]:.4f}")
     measured = {**(document["evaluation"] or {}), **(document["evaluation_run"] or {})}
     for name, value in measured.items():
         if isinstance(value, float):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from runner.cli import script_drill
 from runner.cli.common import add_store_option, open_queue, say, store_url
 from runner.cli.exit import Exit
+from runner.cli.render import duration, show
 from runner.cli.specs import add_set_option
 from runner.cli.working import catch_signals
 from runner.errors import PreemptedError, SpecError
@@ -188,9 +189,7 @@ def show_verdict(rows: Sequence[Sequence[str]], lines: Sequence[str], passed: bo
     from rich.console import Console
     from rich.text import Text
 
-    from runner.cli.render import columns, show
-
-    show(columns(rows, styles=[""] * len(rows), styled=1))
+    show(rows)
     console = Console()
     if not console.is_terminal:
         sys.stdout.write("\n".join(lines) + "\n")
@@ -293,7 +292,6 @@ class _Live:
 
 def _event_text(event: "Event") -> str | None:
     """A line for what happens once, None for a mere look."""
-    from runner.cli.render import duration
     from runner.engine.drill import Began, Finished, Killed
 
     if isinstance(event, Began):
@@ -306,7 +304,6 @@ def _event_text(event: "Event") -> str | None:
 
 
 def _now_text(event: "Event") -> str:
-    from runner.cli.render import duration
     from runner.engine.drill import Seen
 
     if not isinstance(event, Seen):

@@ -18,7 +18,7 @@ from queue import Queue
 from typing import IO, BinaryIO, cast
 
 from runner.cli.exit import Exit
-from runner.cli.render import IN_PLACE
+from runner.cli.live import IN_PLACE
 from runner.engine import tether
 
 

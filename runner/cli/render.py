@@ -1,51 +1,21 @@
-"""What people see: live progress on a terminal, plain lines elsewhere, tables of jobs."""
+"""What people read: words for a job and its progress, and tables."""
 
-import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import timedelta
-from types import TracebackType
-from typing import IO, Any, Self, cast
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn
-from rich.progress import Progress as Bar
-from rich.text import Text
-
-from runner.cli.common import say, to_stderr
-from runner.engine.pace import Pace
 from runner.queue.job import Job, Stage, State
 from runner.training.progress import Progress
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 MANY_LINES = 500
-PLAIN_SECONDS = 10.0  #: between plain progress lines
-IN_PLACE_SECONDS = 1.0  #: between two writings of a line in place
-PLAIN = "RUNNER_PLAIN"  #: set where several workers share a terminal
-IN_PLACE = "RUNNER_IN_PLACE"  #: set by `runner.run`, which shows our progress in a notebook
-
-
-def make_reporter(touched: list[str]) -> "LiveReporter | PlainReporter":
-    """Live progress where standard error is a terminal, else plain lines.
-
-    A notebook's `!runner` looks like a terminal and understands only carriage returns.
-
-    Args:
-        touched: gets the id of each job that is worked on.
-    """
-    if os.environ.get(PLAIN):
-        return PlainReporter(touched)
-    if in_notebook(os.environ):
-        return InPlaceReporter(touched)
-    console = Console(file=cast(IO[str], _Terminal(sys.stderr)))
-    return LiveReporter(console, touched) if console.is_terminal else PlainReporter(touched)
-
-
-def in_notebook(environ: Mapping[str, str]) -> bool:
-    """Whether our output appears in a notebook's cell: `runner.run`, or `!` of ipykernel."""
-    shell = "JPY_PARENT_PID" in environ and environ.get("TERM") == "xterm-color"
-    return IN_PLACE in environ or shell
+#: columns that a narrow terminal is spared, the first first; "": a second metric
+FIRST_TO_GO = ("", "WORKER", "SEEN", "TRY")
+COLOURED = "STATUS"  #: the column that gets the style of its row, and is cut where it is too long
+LEAST = 24  #: characters of it, where there are other columns to go
 
 
 def count(number: int, word: str) -> str:
@@ -63,10 +33,10 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
-def metrics_text(metrics: Mapping[str, float]) -> str:
+def metric_texts(metrics: Mapping[str, float]) -> list[str]:
     """The metrics that people steer by, shortest form."""
     shown = [name for name in ("loss", "top_1", "val_loss", "val_top_1") if name in metrics]
-    return "  ".join(f"{name} {metrics[name]:.4f}" for name in shown or list(metrics)[:3])
+    return [f"{name} {metrics[name]:.4f}" for name in shown or list(metrics)[:3]]
 
 
 def started_text(job: Job) -> str:
@@ -96,6 +66,8 @@ def ended_text(job: Job, epochs: int = 0) -> str:
     if job.state is State.CANCELLED:
         return f"{job.id}: {job.reason or 'cancelled'}"
     why = f": {job.reason}" if job.reason else ""
+    if job.state is State.HELD and "runner release" not in why:
+        why += f"; 'runner release {job.id}' lets it go on"
     return f"{job.id}: {job.state.value}{why}"
 
 
@@ -108,97 +80,8 @@ def _result(job: Job) -> str:
     )
 
 
-class _Terminal:
-    """Standard error for rich; it may be closed while the work goes on."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        try:
-            return self._stream.write(text)
-        except OSError:
-            return len(text)
-
-    def flush(self) -> None:
-        with suppress(OSError):
-            self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-class PlainReporter:
-    """Lines for a log file: one every ten seconds and at each epoch's end."""
-
-    def __init__(self, touched: list[str]) -> None:
-        self._touched = touched
-        self._said_at = 0.0
-        self._said_epoch = -1
-        self._pace = Pace()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        """Write the line."""
-        say(text)
-
-    def started(self, job: Job) -> None:
-        """Say what begins."""
-        self._touched.append(job.id)
-        self._pace = Pace()
-        self._said_at, self._said_epoch = time.monotonic(), job.epoch
-        self.note(started_text(job))
-
-    def progressed(self, job: Job, progress: Progress) -> None:
-        """Say where the stage is, now and then."""
-        now = time.monotonic()
-        eta = self._pace.eta_seconds(progress)
-        new_epoch = progress.epoch > self._said_epoch
-        if not new_epoch and now - self._said_at < PLAIN_SECONDS:
-            return
-        self._said_at, self._said_epoch = now, progress.epoch
-        self.note(f"{job.id}: {progress_text(progress, eta)}")
-
-    def ended(self, job: Job) -> None:
-        """Say what became of it."""
-        self.note(ended_text(job, self._pace.epochs))
-
-
-class InPlaceReporter(PlainReporter):
-    """One line that is written again and again, each time ended by a carriage return."""
-
-    _width = 0  # of what stands in the line
-
-    def note(self, text: str) -> None:
-        """Write the line above the one that is written again."""
-        self._write(text, "\n")
-        self._width = 0
-
-    def progressed(self, job: Job, progress: Progress) -> None:
-        """Write the line again, not too often."""
-        now = time.monotonic()
-        eta = self._pace.eta_seconds(progress)
-        if now - self._said_at >= IN_PLACE_SECONDS:
-            self._said_at = now
-            self._write(f"{job.id}: {progress_text(progress, eta)}", "\r")
-
-    def _write(self, text: str, end: str) -> None:
-        to_stderr(f"{text.ljust(self._width)}{end}")
-        self._width = len(text)
-
-
-def progress_text(progress: Progress, eta_seconds: float | None) -> str:
-    """Epoch, step, metrics, speed, time left, time since the last commit."""
+def progress_text(progress: Progress, eta_seconds: float | None, *, unsaved: bool = True) -> str:
+    """Epoch, step, time since the last commit, time left, speed; metrics last, to be cut off."""
     parts = []
     if progress.stage == "evaluate":
         parts.append(f"evaluating {progress.step}/{progress.steps}")
@@ -209,101 +92,77 @@ def progress_text(progress: Progress, eta_seconds: float | None) -> str:
         steps = f"/{progress.steps}" if progress.steps else ""
         if progress.step or not progress.epoch:
             parts.append(f"{'validation ' if in_validation else ''}step {progress.step}{steps}")
-    if progress.metrics:
-        parts.append(metrics_text(progress.metrics))
-    if progress.images_per_second:
-        parts.append(f"{progress.images_per_second:.0f} img/s")
+    if unsaved and unsaved_text(progress):
+        parts.append(unsaved_text(progress))
     if eta_seconds is not None:
         parts.append(f"ETA {duration(eta_seconds)}")
-    if progress.unsaved_seconds is not None and progress.stage != "evaluate":
-        parts.append(f"unsaved {duration(progress.unsaved_seconds)}")
+    if progress.images_per_second:
+        parts.append(f"{progress.images_per_second:.0f} img/s")
+    if progress.metrics:
+        parts.append("  ".join(metric_texts(progress.metrics)))
     return ", ".join(parts)
 
 
-class LiveReporter:
-    """A line that moves, for terminals and notebooks."""
-
-    def __init__(self, console: Console, touched: list[str]) -> None:
-        self._touched = touched
-        self._bar = Bar(
-            SpinnerColumn(),
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[text]}"),
-            console=console,
-            transient=True,
-            refresh_per_second=4,
-        )
-        self._task: TaskID | None = None
-        self._pace = Pace()
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
-
-    def note(self, text: str) -> None:
-        """Write the line above the moving one."""
-        self._bar.console.print(text, markup=False, highlight=False)
-
-    def started(self, job: Job) -> None:
-        """Say what begins; until the first step the bar pulses."""
-        self._touched.append(job.id)
-        self._pace = Pace()
-        self.note(started_text(job))
-        text = "building the network and its graph"
-        self._task = self._bar.add_task(job.id, total=None, text=text)
-
-    def progressed(self, job: Job, progress: Progress) -> None:  # noqa: ARG002 - one bar, one job
-        """Move the line."""
-        if self._task is None:
-            return
-        self._bar.update(
-            self._task,
-            total=progress.steps or None,
-            completed=progress.step,
-            text=progress_text(progress, self._pace.eta_seconds(progress)),
-        )
-
-    def ended(self, job: Job) -> None:
-        """Take the line away and say what became of the job."""
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-            self._task = None
-        self.note(ended_text(job, self._pace.epochs))
+def unsaved_text(progress: Progress) -> str:
+    """How much would be lost now, if anything could be."""
+    if progress.unsaved_seconds is None or progress.stage == "evaluate":
+        return ""
+    return f"unsaved {duration(progress.unsaved_seconds)}"
 
 
-def columns(
-    rows: Sequence[Sequence[str]], *, styles: Sequence[str], styled: int
-) -> list[list[tuple[str, str]]]:
-    """Align the cells of a table; column `styled` gets the style of its row.
+def epoch_text(progress: Progress) -> str:
+    """The line that an epoch leaves behind."""
+    metrics = "  ".join(metric_texts(progress.metrics))
+    return f"  epoch {progress.epoch}/{progress.epochs}, {metrics}"
 
-    Every line is a list of (text, style). rich's own table takes a millisecond a row.
+
+def show(rows: Sequence[Sequence[str]], styles: Sequence[str] = ()) -> None:
+    """Print a table whose first row is its header, a line a row, without its empty columns.
+
+    On a terminal it is in colour and no wider than that; a long one goes without, to be fast.
     """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row, style in zip(rows, styles, strict=True):
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        before, after = "  ".join(cells[:styled]), "  ".join(cells[styled + 1 :])
-        lines.append([(f"{before}  ", ""), (cells[styled], style), (f"  {after.rstrip()}", "")])
-    return lines
+    from rich.console import Console
 
-
-def show(lines: Sequence[Sequence[tuple[str, str]]]) -> None:
-    """Print lines, in colour on a terminal; a long table there goes without, to be fast."""
     console = Console()
-    if not console.is_terminal or len(lines) > MANY_LINES:
-        sys.stdout.write("".join("".join(text for text, _ in line) + "\n" for line in lines))
+    if console.is_terminal and len(rows) <= MANY_LINES:
+        console.print(fitting(rows, styles, console.width))
         return
-    for line in lines:
-        console.print(Text.assemble(*line), soft_wrap=True)
+    filled = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    widths = [max(map(len, column)) for column in filled]
+    for row in zip(*filled, strict=True):
+        sys.stdout.write("  ".join(map(str.ljust, row, widths)).rstrip() + "\n")
+
+
+def fitting(rows: Sequence[Sequence[str]], styles: Sequence[str], width: int) -> "Table":
+    """Draw a table of one line a row in so many characters."""
+    from rich.table import Table
+    from rich.text import Text
+
+    header, *body = rows
+    filled = {column[0]: column for column in zip(*rows, strict=True) if any(column[1:])}
+    wide = {name: max(map(len, column)) + 2 for name, column in filled.items()}
+    wide[COLOURED] = min(wide.get(COLOURED, 0), LEAST)
+    for name in FIRST_TO_GO:
+        if sum(wide.values()) > width and name != header[0]:
+            wide.pop(name, None)
+            filled.pop(name, None)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for name in filled:
+        table.add_column(name, no_wrap=name != COLOURED)  # rich narrows what may be wrapped
+    for row, style in zip(body, styles or [""] * len(body), strict=True):
+        cells = dict(zip(header, row, strict=True))
+        table.add_row(
+            *(
+                Text(
+                    cells[name],
+                    style if name == COLOURED else "",
+                    no_wrap=True,
+                    overflow="ellipsis",
+                )
+                for name in filled
+            )
+        )
+    return table
 
 
 def sparkline(values: Sequence[float]) -> str:

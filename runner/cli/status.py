@@ -6,8 +6,7 @@ Imports neither TensorFlow nor anything else that is slow: people call it often.
 import argparse
 import json
 import math
-import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,7 +14,8 @@ from typing import Any
 
 from runner.cli.common import add_store_option, open_queue, say
 from runner.cli.exit import Exit
-from runner.errors import SpecError, StoreError, StoreRefusedError
+from runner.cli.render import duration, metric_texts, show
+from runner.errors import SpecError, StoreError
 from runner.queue.drain import name_of
 from runner.queue.job import HOLD, Job, Stage, State, line
 from runner.queue.protocol import Availability, Heartbeat
@@ -24,12 +24,11 @@ from runner.queue.survey import Survey
 from runner.store.base import Store
 from runner.store.filesystem import FileStore
 
-WATCH_SECONDS = 2.0
 MOST_DEPTH = 50
 LOOKS = 3  #: at what reads like damage
 MOST_MANIFEST = 32 << 20  #: bytes; a network of 10,000 variables has 3 MB
 AT_ONCE = 16  #: requests under way together
-Line = list[tuple[str, str]]  #: text and style of each piece
+Look = tuple[list[tuple[str, ...]], list[str], list[str]]  #: rows, styles, what can't be read
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,12 +77,12 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(document[0] if alone else document, indent=2))
         return _said(unreadable)
     if options.watch:
-        _watch(queue, options)
+        from runner.cli.live import watch
+
+        watch(_looking(queue, options))
     views = _views(queue, options, unreadable)
     if views or unreadable:
-        from runner.cli.render import show
-
-        show(_table(views, unreadable))
+        show(*_table(views, unreadable))
     else:
         chosen = options.state or options.worker or options.match
         if isinstance(store, FileStore) and not store.is_there:
@@ -108,28 +107,17 @@ def _said(unreadable: Mapping[str, str]) -> int:
     return Exit.STORAGE if unreadable else Exit.DONE
 
 
-def _watch(queue: Queue, options: argparse.Namespace) -> None:
-    """Show the table until Ctrl-C."""
-    from rich.live import Live
-    from rich.text import Text
-
-    lines: list[Line] = []
+def _looking(queue: Queue, options: argparse.Namespace) -> Callable[[], Look]:
+    """Look again and again: the table, and what can't be read."""
     unreadable: dict[str, str] = {}
     survey = _survey(queue, unreadable)
-    with Live(refresh_per_second=4, screen=False) as live:
-        while True:
-            away: list[Line] = []
-            unreadable.clear()
-            try:
-                lines = _table(_views(queue, options, unreadable, survey), unreadable)
-                lines += [[(words, "red")] for words in _cannot(unreadable)]
-            except StoreRefusedError:
-                raise
-            except StoreError as error:  # what was seen last stays, and is looked for again
-                away = [[(f"the bucket is away, trying again: {error}", "yellow")]]
-            shown = [Text.assemble(*line, no_wrap=True) for line in [*lines, *away]]
-            live.update(Text("\n").join(shown))
-            time.sleep(WATCH_SECONDS)
+
+    def look() -> Look:
+        unreadable.clear()
+        views = _views(queue, options, unreadable, survey)
+        return *_table(views, unreadable), _cannot(unreadable)
+
+    return look
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,24 +331,23 @@ def _node(job: Job) -> str | None:
     return line(str(found)[:100]) if found else None
 
 
-COLUMNS = ("ID", "STATUS", "PROGRESS", "METRIC", "TRY", "WORKER", "SEEN", "UNSAVED", "ETA")
+COLUMNS = ("ID", "STATUS", "PROGRESS", "METRIC", "", "TRY", "WORKER", "SEEN", "UNSAVED", "ETA")
 COLOURS = {
     "succeeded": "green", "running": "cyan", "failed": "red", "lost": "yellow",
     "cancelled": "dim", "held": "yellow", "stalled": "yellow",
 }  # fmt: skip
 
 
-def _table(views: Sequence[View], unreadable: Collection[str] = ()) -> list[Line]:
-    from runner.cli.render import columns
-
+def _table(
+    views: Sequence[View], unreadable: Collection[str] = ()
+) -> tuple[list[tuple[str, ...]], list[str]]:
+    """The rows, their header first, and the styles of those after it."""
     ruined = [(name, "unreadable", *[""] * (len(COLUMNS) - 2)) for name in unreadable]
     styles = [COLOURS.get(view.state, "") for view in views] + ["red"] * len(ruined)
-    return columns([COLUMNS, *map(_row, views), *ruined], styles=["", *styles], styled=1)
+    return [COLUMNS, *map(_row, views), *ruined], styles
 
 
 def _row(view: View) -> tuple[str, ...]:
-    from runner.cli.render import duration
-
     job, state, beat = view.job, view.state, view.beat
     # a worker that lives is beyond what it has committed; what a dead one had beyond it is lost
     ahead = beat if beat and state == "running" and beat.step >= job.step else job
@@ -370,7 +357,7 @@ def _row(view: View) -> tuple[str, ...]:
         job.id,
         _text(view),
         f"epoch {ahead.epoch} step {ahead.step}",
-        _metric(job, ahead),
+        *_metrics(job, ahead),
         str(job.tries),
         worker_of(job) if state in ("running", "stalled") else "",
         duration(seen) + " ago" if seen is not None else "",
@@ -381,8 +368,6 @@ def _row(view: View) -> tuple[str, ...]:
 
 def _text(view: View) -> str:
     """The state in words."""
-    from runner.cli.render import duration
-
     job, state = view.job, view.state
     if state == "lost":
         seen = view.availability.seen_seconds if view.availability else None
@@ -409,12 +394,12 @@ def _text(view: View) -> str:
     return f"{text}, can be resumed" if job.checkpoints and text == state else text
 
 
-def _metric(job: Job, ahead: Job | Heartbeat) -> str:
-    from runner.cli.render import metrics_text
-
+def _metrics(job: Job, ahead: Job | Heartbeat) -> tuple[str, str]:
+    """Two at most: the first and the last of those that people steer by."""
     top_1 = real((job.evaluation or {}).get("top_1"))
     if top_1 is not None:
-        return f"test top_1 {top_1:.4f}"
+        return f"test top_1 {top_1:.4f}", ""
     metrics = ahead.metrics or job.metrics or {}
     shown = {name: real(value) for name, value in metrics.items()}
-    return metrics_text({name: value for name, value in shown.items() if value is not None})
+    texts = metric_texts({name: value for name, value in shown.items() if value is not None})
+    return texts[0] if texts else "", texts[-1] if len(texts) > 1 else ""

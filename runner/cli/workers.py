@@ -7,7 +7,7 @@ from typing import Any
 
 from runner.cli.common import say
 from runner.cli.exit import Exit
-from runner.cli.render import columns, duration, show
+from runner.cli.render import duration, show
 from runner.cli.status import view_all, worker_of
 from runner.queue import presence
 from runner.queue.job import State
@@ -26,14 +26,12 @@ def list_workers(queue: Queue, *, as_json: bool) -> int:
     if not found:
         say("no workers: 'runner work' starts one")
         return Exit.DONE
-    rows = [COLUMNS, *map(_row, found)]
-    lines = columns(rows, styles=[""] * len(rows), styled=1)
-    for one, line in zip(found, lines[1:], strict=True):
-        line += [
-            (f"\n  {job}: {why.removeprefix(presence.LEFT)}", "")
-            for job, why in one["left"].items()
-        ]
-    show(lines)
+    show([COLUMNS, *map(_row, found)])
+    for one in found:
+        if one["left"]:
+            print(f"{one['worker']} leaves to others:")
+        for job, why in one["left"].items():
+            print(f"  {job}: {why.removeprefix(presence.LEFT)}")
     return Exit.DONE
 
 

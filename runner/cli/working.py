@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from runner.cli.common import exit_code, say
 from runner.cli.exit import Exit
-from runner.cli.render import duration, make_reporter
+from runner.cli.live import make_reporter
+from runner.cli.render import duration
 from runner.engine.notices.kubernetes import grace_seconds
 from runner.engine.preemption import StopRequest
 from runner.errors import SpecError
@@ -78,6 +79,7 @@ def work(
     looking = Looking(labels)
     touched: list[str] = []
     with make_reporter(touched) as reporter, watching(stop, reporter.note, session=session):
+        stop.say = reporter.note  # which knows what else is on the terminal
         worker = Worker(
             queue, store, stop=stop, reporter=reporter, looking=looking, session=session
         )

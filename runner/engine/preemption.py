@@ -56,7 +56,7 @@ class StopRequest:
         grace_seconds: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._say = say
+        self.say = say  #: told what was asked; may be exchanged
         self._grace = grace_seconds
         self._clock = clock
         self._caught: list[int] = []  # signals that this object handles
@@ -173,7 +173,11 @@ class StopRequest:
         if self.signal is not None:
             if name == "SIGHUP":
                 return  # the kernel, a shell and a terminal each say that somebody is gone
-            os.write(sys.stderr.fileno(), f"\nrunner: {name} again, leaving at once\n".encode())
+            shown = "\x1b[?25h" if sys.stderr.isatty() else ""  # a cursor that was hidden
+            words = (
+                f"{name} again, leaving at once; 'runner resume' goes on from the last checkpoint"
+            )
+            os.write(sys.stderr.fileno(), f"{shown}\nrunner: {words}\n".encode())
             os._exit(128 + number)
         self.signal = number
         self.reason = self.reason or name
@@ -183,7 +187,7 @@ class StopRequest:
         doing = "letting go" if at_once else "saving and letting go"
         # a closed terminal, or one that is just being written to, must not fail what is to be saved
         with contextlib.suppress(OSError, RuntimeError):
-            self._say(f"{name}: {doing}; once more to leave at once")
+            self.say(f"{name}: {doing}; once more to leave at once")
         if at_once:
             self._raise_if_inside(name)
 

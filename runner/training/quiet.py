@@ -20,6 +20,10 @@ KNOWN = ("tensorflow", "jax")
 _OWN_PROGRAM = "/proc/self/exe"
 _NOISE = re.compile(rb"WARNING: All log messages before absl::Init|[IWE]\d{4} \d\d:|[IWE]0000 ")
 _REBUILD = b"To enable the following instructions"
+#: TensorFlow counts the tracings of a line of code, across networks: each job traces Keras's anew
+_OTHER_NETWORKS = re.compile(
+    r"TensorFlowTrainer\.make_\w+_function.* triggered tf\.function retracing"
+)
 _lock = threading.Lock()
 
 
@@ -72,6 +76,7 @@ def import_keras() -> None:
     Raises:
         SpecError: it can't be imported here, or the backend is none that runner knows.
     """
+    logging.getLogger("tensorflow").addFilter(_is_of_one_network)
     with _lock:
         wishes = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         # a card's memory as it is needed, not all of it at once: others may work on it too
@@ -84,6 +89,10 @@ def import_keras() -> None:
             _load_filtered()
         except OSError:  # no standard error to be filtered
             _load()
+
+
+def _is_of_one_network(record: logging.LogRecord) -> bool:
+    return _OTHER_NETWORKS.search(str(record.msg)) is None
 
 
 def _load() -> None:

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from runner.cli.render import PlainReporter
+from runner.cli.live import PlainReporter
 from runner.engine.preemption import StopRequest
 from runner.engine.worker import BEATS_PER_LEASE, Worker
 from runner.queue import drain

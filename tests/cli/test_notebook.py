@@ -17,9 +17,9 @@ import nbformat
 import pytest
 
 from runner.cli import notebook as module
+from runner.cli.live import in_notebook
 from runner.cli.main import main
 from runner.cli.notebook import FOLDER, make
-from runner.cli.render import in_notebook
 from runner.errors import SpecError
 from runner.spec import parse
 from tests.harness import ENVIRONMENT, REPOSITORY, Runner, sets, wait_until

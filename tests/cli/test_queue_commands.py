@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from runner.cli import logs, status, submit
+from runner.cli import live, logs, status, submit
 from runner.cli.main import main
 from runner.cli.submit import in_order
 from runner.engine import session
@@ -66,7 +66,8 @@ def row(text: str, job: str) -> str:
 def test_status_has_a_column_for_everything(queue: Queue, run: Run) -> None:
     lease = queue.claim(queue.submit("cats", {"seed": 1}), this_process())
     lease.renew(
-        step=30, epoch=2, metrics={"loss": 0.5}, unsaved_seconds=12.0,
+        step=30, epoch=2, unsaved_seconds=12.0,
+        metrics={"loss": 0.5, "top_1": 0.25, "val_loss": 0.75, "val_top_1": 0.125},
         details={"stage": "train", "eta_seconds": 300.0},
     )  # fmt: skip
     _, table, _ = run("status")
@@ -75,8 +76,10 @@ def test_status_has_a_column_for_everything(queue: Queue, run: Run) -> None:
     ]
     me = drain.name_of(this_process())
     cells = row(table, "cats")
-    for words in ("running", "epoch 2 step 30", "loss 0.5000", " 1 ", me, "s ago", "12s", "m"):
+    metrics = "loss 0.5000  val_top_1 0.1250"  # two at most
+    for words in ("running", "epoch 2 step 30", metrics, " 1 ", me, "s ago", "12s", "m"):
         assert words in cells, words
+    assert "val_loss" not in cells
     assert cells.rstrip()[-1] in "ms"
     document = json.loads(run("status", "cats", "--json")[1])
     assert 200 < document["eta_seconds"] <= 300
@@ -245,7 +248,7 @@ def test_watching_outlasts_a_bucket_that_is_away(
         return known(*arguments)
 
     monkeypatch.setattr(status, "_views", views)
-    monkeypatch.setattr(status, "WATCH_SECONDS", 0.3)
+    monkeypatch.setattr(live, "WATCH_SECONDS", 0.3)
     code, out, _ = run("status", "-w")
     assert (code, "cats" in out) == (130, True)
     code, _, said = run("status", "-w", "--json")

@@ -1,13 +1,27 @@
-"""What people read while a job is worked on."""
+"""What people read while a job is worked on, and what fits on their terminals."""
 
+import io
+import os
+import pty
+import re
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
+from rich.progress import Task
 
-from runner.cli.render import PlainReporter
-from runner.queue.job import Job, Stage, submitted
+from runner.cli import live
+from runner.cli.live import InPlaceReporter, LiveReporter, PlainReporter
+from runner.cli.render import fitting, show
+from runner.queue.job import Job, Stage, State, submitted
+from runner.queue.queue import Queue
+from runner.store.filesystem import open_store
 from runner.training.progress import Progress
+from tests.harness import REPOSITORY
 
 EPOCHS = 15
 
@@ -62,3 +76,224 @@ def test_an_attempt_says_where_it_goes_on(
         replace(job, attempts=2, epoch=epoch, step=step, checkpoints=({"step": step},))
     )
     assert capsys.readouterr().err.splitlines() == [said]
+
+
+def test_a_held_job_is_said_with_what_lets_it_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    PlainReporter([]).ended(replace(trained(1), state=State.HELD))
+    assert capsys.readouterr().err == "cats: held; 'runner release cats' lets it go on\n"
+
+
+# ---------------------------------------------------------------------- progress
+
+METRICS = {"loss": 2.7368, "top_1": 0.3470, "val_loss": 3.2996, "val_top_1": 0.1080}
+
+
+def at(step: int, **more: Any) -> Progress:
+    """Where a training of 15 epochs of 36 steps is after so many, after its epoch's end."""
+    told = {
+        "epoch": step // 36, "step": step % 36, "epochs": EPOCHS, "steps": 36, "global_step": step,
+        "images_per_second": 1331.0, "metrics": METRICS, "unsaved_seconds": 2.0, **more,
+    }  # fmt: skip
+    return Progress(stage="train", **told)
+
+
+def untrained(name: str = "cats") -> Job:
+    return submitted(name, {"name": name}, datetime.now(UTC))
+
+
+class Screen:
+    """A terminal of so many columns, and a reporter that draws on it."""
+
+    def __init__(self, width: int, name: str) -> None:
+        self.console = Console(file=io.StringIO(), force_terminal=True, width=width)
+        self.reporter, self.job = LiveReporter(self.console, []), untrained(name)
+        self.reporter.started(self.job)
+
+    def progressed(self, *steps: int) -> None:
+        for step in steps:
+            self.reporter.progressed(self.job, at(step))
+
+    @property
+    def line(self) -> str:
+        shown = self.console.render_lines(self.reporter.live.get_renderable())
+        assert len(shown) == 1
+        text = "".join(segment.text for segment in shown[0]).rstrip()
+        assert len(text) <= self.console.width - len("^C")
+        return text
+
+    @property
+    def behind(self) -> list[str]:
+        assert isinstance(self.console.file, io.StringIO)
+        return self.console.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("name", ["cats", "a-study-of-digits-wide-and-deep-17"])
+def test_the_live_line_keeps_name_and_unsaved_and_gives_up_the_metrics(
+    width: int, name: str
+) -> None:
+    screen = Screen(width, name)
+    screen.progressed(0, 1, 2)
+    assert f" {name} " in screen.line
+    assert " unsaved 2s, epoch 1/15" in screen.line
+    assert "val_top_1" not in screen.line
+    screen = Screen(240, name)
+    screen.progressed(0, 1, 2)
+    assert screen.line.endswith("1331 img/s, loss 2.7368  top_1 0.3470  val_loss 3.2996"
+                                "  val_top_1 0.1080")  # fmt: skip
+
+
+def test_a_clock_runs_until_the_first_step_and_while_none_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen, now = Screen(80, "cats"), Task.get_time
+    waiting = LiveReporter(screen.console, [])
+    screen.progressed(0)  # tells where it begins: no step is done
+    monkeypatch.setattr(Task, "get_time", lambda task: now(task) + 75)
+    assert screen.line.endswith("building the network, 75s")
+    screen.reporter, training = waiting, screen.reporter
+    assert screen.line.endswith("starting, or waiting for a job, 75s")
+    screen.reporter = training
+    screen.progressed(1)
+    assert "no step for 75s, epoch 1/15" in screen.line
+    monkeypatch.undo()
+    assert "epoch 1/15, step 1/36" in screen.line
+    assert "no step" not in screen.line
+
+
+def test_each_epoch_leaves_a_line_of_80_columns_behind_on_a_terminal() -> None:
+    screen = Screen(80, "cats")
+    screen.progressed(0, 20, 36, 40, 72)
+    assert screen.behind == [
+        "cats: training",
+        *(
+            f"  epoch {epoch}/15, loss 2.7368  top_1 0.3470  val_loss 3.2996  val_top_1 0.1080"
+            for epoch in (1, 2)
+        ),
+    ]
+
+
+def test_each_epoch_leaves_a_line_behind_in_a_notebook(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter, job = InPlaceReporter([]), untrained()
+    reporter.started(job)
+    for step in (0, 20, 36, 40, 72):
+        reporter.progressed(job, at(step))
+    lines = capsys.readouterr().err.split("\n")
+    assert [line[:12] for line in lines if "epoch" in line] == ["  epoch 1/15", "  epoch 2/15"]
+
+
+def test_quick_epochs_do_not_fill_a_log_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is said, and the last with what was reached; the others every few seconds."""
+    monkeypatch.setattr(live, "EPOCH_SECONDS", 1e9)
+    monkeypatch.setattr(live, "PLAIN_SECONDS", 1e9)
+    reporter, job = PlainReporter([]), untrained()
+    reporter.started(job)
+    for step in range(0, 36 * EPOCHS + 1, 6):
+        reporter.progressed(job, at(step))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line[:16] for line in lines] == [
+        "cats: training",
+        "cats: epoch 1/15",
+        "cats: epoch 15/1",
+    ]
+    monkeypatch.setattr(live, "EPOCH_SECONDS", 0)
+    reporter.started(job)
+    for step in range(0, 36 * EPOCHS + 1, 6):
+        reporter.progressed(job, at(step))
+    assert len(capsys.readouterr().err.splitlines()) == 1 + EPOCHS
+
+
+WORKS_ON_A_TERMINAL = """
+import sys, time
+from runner.cli.main import main
+from runner.engine import running
+from runner.training import quiet
+from tests.engine.counting import Counting
+
+def on_step(job, step):
+    quiet._load = lambda: time.sleep(60)
+    quiet.import_keras()
+
+quiet._load = lambda: None
+running.run_stage = Counting(3, on_step)
+sys.exit(main(["work", "--until-empty"]))
+"""
+
+
+def test_ctrl_c_writes_lines_of_its_own_and_leaves_a_cursor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line that moves is taken away first, with the terminal's ^C behind it, also while an
+    import is kept from writing."""
+    monkeypatch.setenv("RUNNER_STORE", str(tmp_path))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "a-study-of-digits-wide-and-deep-17"
+    Queue(open_store(str(tmp_path))).submit(name, {"name": name})
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(REPOSITORY)
+        os.execv(sys.executable, [sys.executable, "-c", WORKS_ON_A_TERMINAL])
+    said = b""
+    for wanted in (b"step 1", b"once more to leave at once", b"leaving at once; "):
+        while wanted not in said:
+            said += os.read(terminal, 65536)
+        os.write(terminal, b"\x03")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
+    os.close(terminal)
+    text = said.decode()
+    drawn, _, after = text.partition("^C")
+    assert re.match(r"\r\x1b\[2KSIGINT: saving and letting go; once more to leave", after)
+    frame = re.sub(r"\x1b\[[0-9;]*m", "", drawn.rpartition("\x1b[2K")[2])
+    assert name in frame
+    assert len(frame) + len("^C") < 80
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+    assert "'runner resume' goes on from the last checkpoint" in text
+
+
+# ---------------------------------------------------------------------- tables
+
+HEADER = ("ID", "STATUS", "METRIC", "", "TRY", "WORKER", "SEEN", "NOTHING", "ETA")
+ROWS = [
+    HEADER,
+    ("wide", "running", "loss 1.2210", "top_1 0.4123", "1", "colab-7:310", "4s ago", "", "41m"),
+    ("narrow", "queued, after " + "another, " * 9, "loss 2.0172", "", "2", "", "", "", ""),
+]
+
+
+@pytest.mark.parametrize(
+    ("width", "gone"), [(100, []), (80, ["top_1"]), (60, ["top_1", "WORKER", "SEEN"]), (30, [])]
+)
+def test_a_table_has_a_line_a_job_and_fits_the_terminal(width: int, gone: list[str]) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=width)
+    console.print(fitting(ROWS, ["cyan", ""], width))
+    assert isinstance(console.file, io.StringIO)
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    assert len(lines) == len(ROWS)
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    assert "NOTHING" not in text
+    assert "…" in lines[2]
+    assert all(word not in text for word in gone)
+    kept = {"running", "wide", "narrow", "loss 1.2210", "loss 2.0172", "ETA", "41m"}
+    others = {"top_1", "WORKER", "colab-7:310", "SEEN", "4s ago"} if width == 100 else set()
+    assert all(word in text for word in (kept | others) if width >= 60)
+
+
+def test_a_narrow_table_keeps_its_first_column() -> None:
+    rows = [("WORKER", "DOES", "SEEN"), ("a-worker-with-a-long-name", "digits", "4s ago")]
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=20)
+    console.print(fitting(rows, [], 20))
+    assert isinstance(console.file, io.StringIO)
+    assert "a-work" in console.file.getvalue()
+    assert "SEEN" not in console.file.getvalue()
+
+
+def test_a_table_elsewhere_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    show(ROWS)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["ID", "STATUS", "METRIC", "TRY", "WORKER", "SEEN", "ETA"]
+    assert ROWS[2][1].strip() in lines[2]
+    assert all(line == line.rstrip() for line in lines)

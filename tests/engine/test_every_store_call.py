@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from runner import spec as specs
-from runner.cli.render import PlainReporter
+from runner.cli.live import PlainReporter
 from runner.cli.status import View, describe
 from runner.engine.preemption import StopRequest
 from runner.engine.worker import Worker

@@ -16,16 +16,41 @@ absl.warning("from absl")
 """
 
 
-def test_the_import_is_quiet_and_what_is_logged_later_is_heard() -> None:
+NETWORKS = """
+from runner.training.quiet import import_keras
+
+import_keras()
+import keras, numpy, tensorflow as tf
+for _ in range(6):  # of six jobs, each asked once by its evaluation
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    network.compile()
+    network.predict_on_batch(numpy.zeros((1, 2)))
+own = tf.function(lambda number: number)
+for number in range(5):
+    own(number)
+"""
+
+
+def said_by(program: str) -> str:
     clean = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
     environment = {**clean, "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
-    )
-    first, *later = done.stderr.splitlines()
-    assert first == "imported", done.stderr
-    assert "Logging error" not in done.stderr
+    return subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    ).stderr
+
+
+def test_the_import_is_quiet_and_what_is_logged_later_is_heard() -> None:
+    said = said_by(PROGRAM)
+    first, *later = said.splitlines()
+    assert first == "imported", said
+    assert "Logging error" not in said
     assert [line.split(":")[-1].split("] ")[-1] for line in later] == ["traced again", "from absl"]
+
+
+def test_networks_of_several_jobs_are_no_retracing_of_one_and_real_retracing_is_heard() -> None:
+    warned = [line for line in said_by(NETWORKS).splitlines() if "retracing" in line]
+    assert len(warned) == 1, warned
+    assert "<lambda>" in warned[0]
 
 
 def test_a_cards_memory_is_taken_as_it_is_needed() -> None:
