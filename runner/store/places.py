@@ -4,6 +4,7 @@ What is said about a store of the same place (settings file, RUNNER_STORAGE_OPTI
 there too, and a bucket that does not answer is waited for as long.
 """
 
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,22 @@ MAX_BYTES = 1 << 40  #: of one file
 _WITHOUT_OPTIONS = frozenset({"file", "local", "http", "https", "memory", "data", "github"})
 
 
+class Mapped(mmap.mmap):
+    """A file mapped into memory, which can also be read like a file."""
+
+    def seekable(self) -> bool:
+        """Whether it can be sought in; Python's own has this from 3.13 on."""
+        return True
+
+
 def read(path: str, *, field: str = "data.path") -> bytes:
-    """Return a file's bytes.
+    """Return a file's bytes, as `view` does, in memory of this process."""
+    found = view(path, field=field)
+    return found if isinstance(found, bytes) else bytes(found)
+
+
+def view(path: str, *, field: str = "data.path") -> bytes | Mapped:
+    """Return a file's bytes; those of a file on this machine are mapped and not read.
 
     Args:
         path: a local one, or an fsspec URL.
@@ -32,7 +47,7 @@ def read(path: str, *, field: str = "data.path") -> bytes:
     folder, _, name = path.rpartition("/")
     try:
         if "://" not in path and "::" not in path:
-            return Path(path).expanduser().read_bytes()
+            return _mapped(Path(path).expanduser())
         if scheme.lower() in HONEST and "::" not in path and is_key(name):
             data = open_store(folder, single_writer=True).read(name, max_bytes=MAX_BYTES)
             if data is None:
@@ -57,6 +72,14 @@ def read(path: str, *, field: str = "data.path") -> bytes:
     except OSError as error:
         msg = f"{path} could not be read just now: {error}. Try again."
         raise StoreError(msg) from error
+
+
+def _mapped(path: Path) -> bytes | Mapped:
+    with path.open("rb") as file:
+        try:
+            return Mapped(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (ValueError, OSError):  # it is empty, or of a kind that can't be mapped
+            return file.read()
 
 
 def options(url: str) -> dict[str, Any]:
