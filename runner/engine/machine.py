@@ -13,6 +13,7 @@ from typing import Any, cast
 from runner import registry
 from runner.engine.source import git_commit
 from runner.errors import NotFoundError
+from runner.training.check import short_of_memory
 from runner.training.machine import Gpu, gpus
 
 LABELS_VARIABLE = "RUNNER_LABELS"  #: labels of this machine, separated by commas
@@ -51,7 +52,7 @@ class Machine:
 def missing_here(spec: Mapping[str, Any]) -> str:
     """Return what a job needs and this machine has not: "it has no /data/x.npz"; "" if nothing.
 
-    Only what another machine may well have: a file, a package of the user's own.
+    Only what another machine may well have: a file, a package of the user's own, more memory.
     """
     for part, kind in (("data", "datasets"), ("model", "models")):
         name = (spec.get(part) or {}).get("name")
@@ -61,13 +62,14 @@ def missing_here(spec: Mapping[str, Any]) -> str:
             except NotFoundError as error:
                 return f"it has no {kind.removesuffix('s')} '{name}' ({error})"
     path = (spec.get("data") or {}).get("path")
-    if not isinstance(path, str) or "://" in path or "::" in path:
-        return ""
-    try:
-        there = Path(path).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):
-        there = False
-    return "" if there else f"it has no {path[:200]}"
+    if isinstance(path, str) and "://" not in path and "::" not in path:
+        try:
+            there = Path(path).expanduser().exists()
+        except (OSError, ValueError, RuntimeError):
+            there = False
+        if not there:
+            return f"it has no {path[:200]}"
+    return short_of_memory(spec)
 
 
 class Looking:
