@@ -11,6 +11,7 @@ without transparency, of an animation the first frame. But they are turned as th
 import io
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -167,7 +168,8 @@ def _of_8_bits(image: Any) -> Any:
     """Return a picture turned as its EXIF says, in a mode that Pillow converts as it should."""
     from PIL import Image, ImageOps
 
-    ImageOps.exif_transpose(image, in_place=True)
+    with suppress(Exception):  # EXIF that is damaged turns nothing
+        ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # Pillow would cut at 255
     if image.mode in ("I", "F"):
