@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +112,15 @@ class Runner:
     def job(self, name: str) -> Job | None:
         """Return the job as its log says, None before it is submitted."""
         return self.queue().find(name)
+
+
+def large_npz(folder: Path) -> Path:
+    """Return a file whose directory tells of more images than any machine can hold."""
+    path = folder / "large.npz"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("x_train.npy", b"")
+        file.getinfo("x_train.npy").file_size = 10**14
+    return path
 
 
 def change_record(path: Path, **fields: Any) -> None:

@@ -12,10 +12,12 @@ from pathlib import Path
 from runner.cli.common import add_store_option, open_queue
 from runner.cli.exit import Exit
 from runner.errors import SpecError, StoreError
+from runner.queue.queue import Queue
 from runner.store.base import Store
 from runner.store.checkup import Finding, Verdict, check_up
 
 _PACKAGES = ("tensorflow", "jax", "keras", "numpy", "fsspec", "gcsfs", "s3fs")
+MOST_JOBS = 100  #: whose specs are looked at
 _LITTLE_DISK = 2_000_000_000  # bytes
 _MARKS = {Verdict.OK: "ok", Verdict.WARNING: "warning", Verdict.BAD: "BAD"}
 _COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.BAD: "bold red"}
@@ -44,12 +46,13 @@ def run(options: argparse.Namespace) -> int:
 
 def _examine(options: argparse.Namespace) -> Iterator[Finding]:
     try:
-        _, store = open_queue(options, quiet=options.json)
+        queue, store = open_queue(options, quiet=options.json)
     except StoreError as error:
         yield Finding("store", Verdict.BAD, str(error))
     else:
         yield from check_up(store)
         yield from _disk(store)
+        yield from _memory(queue)
     yield _versions()
     yield _machine()
     yield _accelerators()
@@ -91,6 +94,27 @@ def _machine() -> Finding:
     memory = memory_bytes()
     text = f"{cores()} cores" + (f", {memory / 1e9:.1f} GB of memory" if memory else "")
     return Finding("machine", Verdict.OK, text)
+
+
+def _memory(queue: Queue) -> Iterator[Finding]:
+    """Whether the jobs that are to be done fit into this machine, as far as their data tell."""
+    from runner.training.check import memory_needed, memory_words, short_of_memory
+
+    try:
+        jobs = [job for job in queue.jobs(lambda *_: None) if not job.ended]
+        specs = {job.id: queue.spec(job.id) for job in jobs[:MOST_JOBS]}
+    except StoreError:  # which the checks of the store have told, or `status` tells
+        return
+    if specs:
+        needs = {name: memory_needed(spec) for name, spec in specs.items()}
+        largest = max(needs, key=lambda name: needs[name])
+        text = (
+            f"of {len(specs)} jobs to be done {largest} takes most: {memory_words(needs[largest])}"
+        )
+        large = [name for name, spec in specs.items() if short_of_memory(spec)]
+        if large:
+            text += f". Left for another machine: {', '.join(large)}"
+        yield Finding("memory", Verdict.WARNING if large else Verdict.OK, text)
 
 
 def _accelerators() -> Finding:

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--build",
         action="store_true",
-        help="also read the data, build the network and print its size",
+        help="also build the network; say its size, the images of each class, the memory needed",
     )
 
 

@@ -8,6 +8,8 @@ every machine and with every version of NumPy, and before anything is repeated.
 """
 
 import hashlib
+import math
+import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -50,6 +52,7 @@ class Dataset:
     x_test: Images = field(repr=False)
     y_test: Labels = field(repr=False)
     class_names: tuple[str, ...]  #: one per class, in the order of the labels
+    left_out: str = ""  #: what lies at the source and is no part of the data, for people
 
     def __post_init__(self) -> None:
         """Refuse what would become whole numbers without a word."""
@@ -121,26 +124,55 @@ def keyed_order(count: int, key: str) -> Indices:
     return np.argsort(z ^ (z >> np.uint64(31)), kind="stable")
 
 
+def empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Return an array with a block of memory of its own, zeroed.
+
+    Freed, it goes back to the kernel at once, however much glibc is told to keep; and it begins
+    where TensorFlow can use it as it is.
+    """
+    dtype, count = np.dtype(dtype), math.prod(shape)
+    block = mmap.mmap(
+        -1, max(1, count * dtype.itemsize), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    )
+    return np.frombuffer(block, dtype, count).reshape(shape)
+
+
+def kept(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the array itself if `empty` could have made it, else such a copy.
+
+    A file that is mapped may be changed by others; what a training needs for hours may not.
+    """
+    flags = array.flags
+    if flags.writeable and flags.c_contiguous and array.ctypes.data % mmap.PAGESIZE == 0:
+        return array
+    copy = empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy
+
+
 def checked(
     source: str,
     arrays: Mapping[str, Any],
     *,
     class_names: Sequence[str] | None = None,
     image_shape: tuple[int, int, int] | None = None,
+    left_out: str = "",
 ) -> Dataset:
     """Return the data set, or say everything that is wrong with it.
 
     Args:
         source: File or URL, named in errors.
-        arrays: x_train and x_test, uint8 images of one shape: N x height x width x channels
-            (or N x height x width: grey); y_train and y_test, whole numbers from 0.
+        arrays: x_train and x_test, images of one shape: N x height x width x channels (or
+            N x height x width: grey) of whole numbers from 0 to 255; y_train and y_test, whole
+            numbers from 0, or one-hot rows.
         class_names: One per class; without them classes are named by the numbers found.
         image_shape: The shape that every image must have, where that is known.
+        left_out: What lies there and is not read.
 
     Raises:
         DataError: with all mistakes in one text.
     """
-    images = {name: _with_channels(arrays[name]) for name in ("x_train", "x_test")}
+    images = {name: _pixels(arrays[name]) for name in ("x_train", "x_test")}
     labels = {name: _flat(arrays[name]) for name in ("y_train", "y_test")}
     expected = image_shape or images["x_train"].shape[1:]
     mistakes = [
@@ -164,10 +196,12 @@ def checked(
                 " classes from 0 without gaps, or save class_names."
             )
             raise DataError(msg)
-        class_names = [str(label) for label in range(highest + 1)]
+        columns = max(_columns(arrays[name]) for name in labels)
+        class_names = [str(label) for label in range(max(highest + 1, columns))]
     return Dataset(
         source=source,
         class_names=tuple(str(name) for name in class_names),
+        left_out=left_out,
         x_train=np.ascontiguousarray(images["x_train"]),
         y_train=np.ascontiguousarray(labels["y_train"], dtype=np.int32),
         x_test=np.ascontiguousarray(images["x_test"]),
@@ -175,32 +209,65 @@ def checked(
     )
 
 
-def _with_channels(x: Any) -> NDArray[Any]:
+def _pixels(x: Any) -> NDArray[Any]:
+    """Return images with channels; whole numbers of another kind become uint8 if all fit."""
     images = np.asarray(x)
-    return images[..., np.newaxis] if images.ndim == 3 else images
+    images = images[..., np.newaxis] if images.ndim == 3 else images
+    if images.dtype != np.uint8 and images.dtype.kind in "iu" and images.size:
+        low, high = images.min(), images.max()
+        return images.astype(np.uint8) if low >= 0 and high <= 255 else images
+    return images
 
 
 def _flat(y: Any) -> NDArray[Any]:
     labels = np.asarray(y)
-    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        return labels[:, 0]
+    return labels.argmax(axis=1) if _columns(labels) else labels
+
+
+def _columns(y: Any) -> int:
+    """Return how many classes one-hot rows have; 0 where the labels are none."""
+    labels = np.asarray(y)
+    if labels.ndim != 2 or labels.shape[1] < 2 or labels.dtype.kind not in "biuf":
+        return 0
+    ones = labels == 1
+    one_hot = (ones | (labels == 0)).all() and (ones.sum(axis=1) == 1).all()
+    return int(labels.shape[1]) if one_hot else 0
 
 
 def _wrong_pixels(name: str, x: NDArray[Any]) -> str | None:
-    if x.dtype != np.uint8:
-        return (
-            f"{name} holds {x.dtype}; expected uint8 pixels from 0 to 255."
-            " Scale to that range and save with .astype('uint8')."
-        )
-    return None
+    if x.dtype == np.uint8:
+        return None
+    mend = "Scale to that range and save with .astype('uint8')."
+    if x.dtype.kind in "iuf" and x.size:
+        low, high = x.min(), x.max()
+        mend = f"Its values go from {low:g} to {high:g}: save {_scaled(name, x, low, high)}."
+    return f"{name} holds {x.dtype}; expected uint8 pixels from 0 to 255. {mend}"
+
+
+def _scaled(name: str, x: NDArray[Any], low: Any, high: Any) -> str:
+    """Return what makes pixels of images, by the range of their values."""
+    if x.dtype.kind == "f" and low >= 0 and high <= 1:
+        scaled = f"({name} * 255).round()"
+    elif x.dtype.kind == "f" and low >= -1 and high <= 1:
+        scaled = f"(({name} + 1) * 127.5).round()"
+    elif x.dtype.kind == "f" and low >= 0 and high <= 255:
+        scaled = f"{name}.round()"
+    elif low >= 0 and 255 < high <= 65535:
+        scaled = f"({name} // 257)"
+    else:
+        scaled = f"(({name} - low) / (high - low) * 255).round()"
+    return f"{scaled}.astype('uint8')"
 
 
 def _wrong_numbers(name: str, y: NDArray[Any]) -> str | None:
-    if not np.issubdtype(y.dtype, np.integer):
-        return (
-            f"{name} holds {y.dtype}; expected whole numbers from 0."
-            " Save the class numbers, not names or one-hot rows."
-        )
-    return None
+    if np.issubdtype(y.dtype, np.integer):
+        return None
+    mend = "Save the class numbers: np.unique(labels, return_inverse=True) gives them."
+    if y.dtype.kind == "f" and (y == np.floor(y)).all():
+        mend = f"Save {name}.astype('int32')."
+    return f"{name} holds {y.dtype}; expected whole numbers from 0. {mend}"
 
 
 def _wrong_images(name: str, x: NDArray[Any], expected: tuple[int, ...]) -> str | None:
@@ -213,6 +280,11 @@ def _wrong_images(name: str, x: NDArray[Any], expected: tuple[int, ...]) -> str 
         return wrong
     if 0 in x.shape:
         return f"{name} is empty (shape {x.shape}). Save at least one image."
+    if x.shape[1] in (1, 3) and x.shape[3] > 4 and (x.shape[1] == 3 or x.shape[2] == x.shape[3]):
+        return (
+            f"{name} has the shape {x.shape}, channels first; expected images x height x width x"
+            f" channels. Save np.moveaxis({name}, 1, -1)."
+        )
     if x.shape[1:] != expected:
         wanted, found = " x ".join(map(str, expected)), " x ".join(map(str, x.shape[1:]))
         return f"{name} has images of {found}; expected {wanted}. Resize them, or mend the file."
@@ -223,7 +295,10 @@ def _wrong_labels(
     name: str, y: NDArray[Any], x: NDArray[Any], class_names: Sequence[str] | None
 ) -> str | None:
     if y.ndim != 1:
-        return f"{name} has the shape {y.shape}; expected one label per image. Save it flat."
+        return (
+            f"{name} has the shape {y.shape}; expected one label per image, or a row of zeros with"
+            " a single one. Save the class numbers, flat."
+        )
     if wrong := _wrong_numbers(name, y):
         return wrong
     if x.ndim and len(y) != len(x):

@@ -58,3 +58,8 @@ def _downloaded() -> Dataset:
         class_names=CLASS_NAMES,
         image_shape=(32, 32, 3),
     )
+
+
+def size(*, path: str | None = None) -> int:
+    """Return how many bytes the arrays take in memory."""
+    return npz.size(path=path) if path else 60_000 * 32 * 32 * 3

@@ -1,11 +1,17 @@
 """A folder of pictures of the user's own: one sub-folder per class, at any path or fsspec URL.
 
 Either `train/<class>/*` and `test/<class>/*`, or `<class>/*` alone: then a share of each class,
-chosen by the files' names, is the test part. Needs Pillow.
+chosen by the files' names, is the test part. Pictures in folders within a class's folder belong to
+the class; what is hidden (`.ipynb_checkpoints`) counts as not there. Needs Pillow.
+
+Pictures are read as Keras's `image_dataset_from_directory` reads them: of 16 bits the upper 8,
+without transparency, of an animation the first frame. But they are turned as their EXIF says.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -13,11 +19,13 @@ import numpy as np
 from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
 
-from runner.datasets.arrays import Dataset, checked, keyed_order
+from runner.datasets.arrays import Dataset, checked, empty, keyed_order
 from runner.errors import DataError, MissingHereError, SpecError
 from runner.store import places
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+Named = tuple[str, PurePosixPath]  #: the class of a picture, and its file below the folder
 
 
 def load(
@@ -46,8 +54,8 @@ def load(
         raise SpecError(msg)
     source = _Source(path)
     train, test = source.parts(test_split)
-    classes = sorted({file.parent.name for file in train})
-    strange = sorted({file.parent.name for file in test} - set(classes))
+    classes = sorted({name for name, _ in train})
+    strange = sorted({name for name, _ in test} - set(classes))
     if strange:
         msg = f"{path}: classes {', '.join(strange)} are in test but not in train. Add pictures."
         raise DataError(msg)
@@ -55,12 +63,22 @@ def load(
         path,
         {
             "x_train": source.pictures(train, image_size, channels),
-            "y_train": np.array([classes.index(file.parent.name) for file in train]),
+            "y_train": np.array([classes.index(name) for name, _ in train]),
             "x_test": source.pictures(test, image_size, channels),
-            "y_test": np.array([classes.index(file.parent.name) for file in test]),
+            "y_test": np.array([classes.index(name) for name, _ in test]),
         },
         class_names=classes,
+        left_out=source.left_out({file for _, file in (*train, *test)}),
     )
+
+
+def size(
+    *, path: str | None = None, image_size: int = 32, channels: int = 3, test_split: float = 0.2
+) -> int:
+    """Return how many bytes the arrays take in memory; 0 for pictures of another machine."""
+    if path is None or "://" in path:
+        return 0
+    return sum(map(len, _Source(path).parts(test_split))) * image_size**2 * channels
 
 
 class _Source:
@@ -72,16 +90,22 @@ class _Source:
             msg = f"{path}: no such folder. Mend data.path, or copy the folder there."
             raise MissingHereError(msg)
         self._place = places.Place(path)
-        found = (PurePosixPath(name) for name in self._place.names())
-        self._pictures = [file for file in found if file.suffix.lower() in ENDINGS]
+        files = map(PurePosixPath, self._place.names())
+        self._visible = [file for file in files if not any(part[0] == "." for part in file.parts)]
 
-    def parts(self, test_split: float) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
-        """Return the training and the test files, relative to the folder, by class and name."""
-        by_depth = {depth: [f for f in self._pictures if len(f.parts) == depth] for depth in (2, 3)}
-        train = [file for file in by_depth[3] if file.parts[0] == "train"]
-        test = [file for file in by_depth[3] if file.parts[0] == "test"]
-        if not train and not test:
-            train, test = _divided(by_depth[2], test_split)
+    def parts(self, test_split: float) -> tuple[list[Named], list[Named]]:
+        """Return the training and the test pictures, by class and name."""
+        pictures = [file for file in self._visible if file.suffix.lower() in ENDINGS]
+        of_parts = [file for file in pictures if file.parts[0] in ("train", "test")]
+        train: list[Named] = []
+        test: list[Named] = []
+        if any(len(file.parts) == 3 for file in of_parts):
+            named = [(file.parts[1], file) for file in of_parts if len(file.parts) >= 3]
+            train = [(name, file) for name, file in named if file.parts[0] == "train"]
+            test = [(name, file) for name, file in named if file.parts[0] == "test"]
+        elif any(len(file.parts) == 2 for file in pictures):
+            named = [(file.parts[0], file) for file in pictures if len(file.parts) >= 2]
+            train, test = _divided(named, test_split)
         if not train or not test:
             msg = (
                 f"{self._path} has {len(train)} training and {len(test)} test pictures;"
@@ -91,12 +115,24 @@ class _Source:
             raise DataError(msg)
         return train, test
 
-    def pictures(
-        self, files: Sequence[PurePosixPath], image_size: int, channels: int
-    ) -> NDArray[np.uint8]:
+    def left_out(self, used: set[PurePosixPath]) -> str:
+        """Say which files are none of the used ones: "3 .txt, 1 .png (plot.png)"."""
+        rest = [file for file in self._visible if file not in used]
+        first = {file.suffix.lower(): file for file in reversed(rest)}
+        counts = Counter(file.suffix.lower() for file in rest).most_common()
+        return ", ".join(
+            f"{count} {ending or 'without an ending'} ({first[ending]}"
+            f"{', ...' if count > 1 else ''})"
+            for ending, count in counts
+        )
+
+    def pictures(self, named: Sequence[Named], image_size: int, channels: int) -> NDArray[np.uint8]:
         """Return the pictures as one array."""
-        pictures = [self._picture(file, image_size, channels) for file in files]
-        return np.stack(pictures).reshape(len(files), image_size, image_size, channels)
+        pictures = empty((len(named), image_size, image_size, channels), np.uint8)
+        for place, (_, file) in enumerate(named):
+            picture = self._picture(file, image_size, channels)
+            pictures[place] = picture.reshape(pictures.shape[1:])
+        return pictures
 
     def _picture(self, file: PurePosixPath, image_size: int, channels: int) -> NDArray[Any]:
         try:
@@ -107,28 +143,39 @@ class _Source:
         content = self._place.read(str(file))
         try:
             with Image.open(io.BytesIO(content)) as image:
-                converted = image.convert("L" if channels == 1 else "RGB")
+                converted = _of_8_bits(image).convert("L" if channels == 1 else "RGB")
                 resized = converted.resize((image_size, image_size), Image.Resampling.BILINEAR)
-        except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        except (
+            UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError,
+        ) as error:  # fmt: skip
             msg = f"{self._path}: {file} is no readable picture: {error}. Mend or remove it."
             raise DataError(msg) from None
         return np.asarray(resized, dtype=np.uint8)
 
 
-def _divided(
-    files: Sequence[PurePosixPath], test_split: float
-) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
+def _of_8_bits(image: Any) -> Any:
+    """Return a picture turned as its EXIF says, in a mode that Pillow converts as it should."""
+    from PIL import Image, ImageOps
+
+    with suppress(Exception):  # EXIF that is damaged turns nothing
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # Pillow would cut at 255
+    if image.mode in ("I", "F"):
+        raise ValueError("it holds numbers of 32 bits, whose range is unknown; save it with 8 bits")
+    # what a palette says of transparency is to be dropped without a warning
+    transparent = image.mode == "P" and "transparency" in image.info
+    return image.convert("RGBA") if transparent else image
+
+
+def _divided(named: Sequence[Named], test_split: float) -> tuple[list[Named], list[Named]]:
     """Take a share of each class for the test part; at least one picture stays in each."""
-    train: list[PurePosixPath] = []
-    test: list[PurePosixPath] = []
-    for members in _classes(files):
+    train: list[Named] = []
+    test: list[Named] = []
+    for name in sorted({name for name, _ in named}):
+        members = [one for one in named if one[0] == name]
         count = min(max(1, round(len(members) * test_split)), len(members) - 1)
-        chosen = set(keyed_order(len(members), f"test part of {members[0].parent.name}")[:count])
-        for place, file in enumerate(members):
-            (test if place in chosen else train).append(file)
+        chosen = set(keyed_order(len(members), f"test part of {name}")[:count])
+        for place, one in enumerate(members):
+            (test if place in chosen else train).append(one)
     return train, test
-
-
-def _classes(files: Sequence[PurePosixPath]) -> Iterator[list[PurePosixPath]]:
-    for name in sorted({file.parent.name for file in files}):
-        yield [file for file in files if file.parent.name == name]

@@ -25,6 +25,7 @@ from runner.spec import LABEL, parse
 from runner.store import places
 from runner.store.allowed import paths_of, refusal
 from runner.store.base import Store
+from runner.training.check import short_of_memory
 from runner.training.machine import Gpu, gpus
 
 LABELS_VARIABLE = "RUNNER_LABELS"  #: labels of this machine, separated by commas
@@ -65,8 +66,8 @@ class Machine:
 def missing_here(spec: Mapping[str, Any], store_url: str, *, begun: bool = False) -> str:
     """Return what a job needs and this machine has not: "it has no /data/x.npz"; "" if nothing.
 
-    Only what another machine may well have: a file, a package of the user's own, a version of
-    runner that can read the spec, the permission to read what a job of this store names.
+    Only what another machine may well have: a file, a package of the user's own, more memory, a
+    version of runner that can read the spec, the permission to read what a job of this store names.
 
     Args:
         spec: as the log keeps it.
@@ -97,7 +98,7 @@ def missing_here(spec: Mapping[str, Any], store_url: str, *, begun: bool = False
         if where is None:
             other = f", nor {given} in the folder it works in" if given else ""
             return f"it has no {path[:200]}{other[:200]}"
-    return ""
+    return short_of_memory(spec)
 
 
 class Looking:

@@ -4,6 +4,7 @@ What a stage produces is written first, under names that no other attempt uses; 
 record that makes it count comes last, and only the lease's owner can append it.
 """
 
+import gc
 import json
 import logging
 import re
@@ -89,7 +90,9 @@ def _commit(attempt: Attempt, **record: Any) -> object:
 def _evaluate(attempt: Attempt, spec: JobSpec) -> None:
     from runner.training.quiet import import_keras
 
+    gc.collect()  # the data of a training that went before in this process
     import_keras()
+    from runner.datasets.arrays import kept
     from runner.evaluation.evaluate import evaluate
     from runner.training.restore import restored_model, restored_numerics
     from runner.training.trainer import load_checked
@@ -105,12 +108,14 @@ def _evaluate(attempt: Attempt, spec: JobSpec) -> None:
     differences = restored_numerics(attempt.store, spec, reference)
     dataset = load_checked(spec)
     assembled = restored_model(attempt.store, spec, dataset, reference)
+    x, y, class_names = kept(dataset.x_test), dataset.y_test, dataset.class_names
+    del dataset  # the training part
     augmentation = spec.evaluation.augmentation
     evaluation = evaluate(
         assembled,
-        dataset.x_test,
-        dataset.y_test,
-        class_names=dataset.class_names,
+        x,
+        y,
+        class_names=class_names,
         augmented_passes=spec.evaluation.augmented_passes,
         batch_size=spec.evaluation.batch_size,
         seed=spec.seed,

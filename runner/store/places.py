@@ -5,6 +5,7 @@ there too, and a bucket or a server that does not answer is waited for as long.
 """
 
 import hashlib
+import mmap
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,9 +22,30 @@ _WEB = ("http", "https")
 _LOCAL = ("file", "local", "memory")
 
 
+class Mapped(mmap.mmap):
+    """A file mapped into memory, which can also be read like a file."""
+
+    def seekable(self) -> bool:
+        """Whether it can be sought in; Python's own has this from 3.13 on."""
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:  # type: ignore[override]
+        """Move to a place and return it; OSError outside the file, as files raise it."""
+        try:
+            super().seek(offset, whence)
+        except ValueError as error:
+            raise OSError(str(error)) from None
+        return self.tell()
+
+
 def read(path: str, *, field: str = "data.path") -> bytes:
     """Return the bytes of a file; the errors are those of `Place`."""
     return Place(path, field=field).read()
+
+
+def view(path: str) -> bytes | Mapped:
+    """Return a file's bytes; those of a file on this machine are mapped and not read."""
+    return Place(path).view()
 
 
 def version(path: str) -> str:
@@ -73,6 +95,12 @@ class Place:
         path = f"{self._root.rstrip('/')}/{name}" if name else self._root
         content: bytes = self._ask("read", lambda: self._files.cat_file(path))
         return content
+
+    def view(self) -> bytes | Mapped:
+        """Return the bytes of the file; of one on this machine they are mapped, not read."""
+        if self._scheme in ("file", "local"):
+            return self._ask("read", lambda: _mapped(Path(self._root)))
+        return self.read()
 
     def details(self) -> dict[str, dict[str, Any]]:
         """Return the file, or all of the folder's, by name, as the client describes them."""
@@ -127,6 +155,14 @@ def _check(scheme: str) -> None:
 
         with suppress(ImportError):  # its package can be installed, as will be said
             get_filesystem_class(scheme)
+
+
+def _mapped(path: Path) -> bytes | Mapped:
+    with path.open("rb") as file:
+        try:
+            return Mapped(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (ValueError, OSError):  # it is empty, or of a kind that can't be mapped
+            return file.read()
 
 
 def _opened(path: str, scheme: str) -> tuple[Any, str]:

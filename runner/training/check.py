@@ -2,13 +2,19 @@
 
 import json
 import math
+import sys
+import textwrap
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from runner import registry
 from runner.datasets.arrays import Dataset
+from runner.engine.memory import memory_bytes
 from runner.errors import DataError, MissingHereError, SpecError, StoreError
 from runner.spec import JobSpec
 from runner.store import places
@@ -99,7 +105,8 @@ def check_data(
     checked = 0
     for members in shared.values():
         dataset: Dataset | None = None
-        for source, spec in members:
+        large = short_of_memory(members[0][1].model_dump())  # a larger machine checks it
+        for source, spec in () if large else members:
             try:
                 dataset = dataset or load_data(spec)
                 check_fit(spec, dataset)
@@ -130,8 +137,55 @@ BUNDLED = frozenset({"digits"})
 OF_A_PATH = frozenset({"npz", "folder"})
 
 
+BASE_BYTES = 500_000_000  #: of Python, Keras and its backend with a small network, at least
+
+
+def memory_needed(spec: Mapping[str, Any]) -> int:
+    """Return how many bytes of memory a job takes at least, its network not counted.
+
+    A data set's file says with `size`, given what its `load` is given, how large its arrays are.
+    """
+    data = spec.get("data") or {}
+    try:
+        load = registry.get("datasets", data["name"])
+        size = getattr(sys.modules.get(load.__module__), "size", None)
+        path, arguments = data.get("path"), data.get("arguments") or {}
+        where = path and places.here(path, data.get("given"))
+        return BASE_BYTES + (int(size(path=where, **arguments)) if size else 0)
+    except Exception:  # noqa: BLE001 - whoever reads the data will say what is wrong with them
+        return BASE_BYTES
+
+
+def memory_words(needed: int) -> str:
+    """Say what is needed and what this machine has."""
+    has = memory_bytes()
+    here = f"this machine has {has / 1e9:.1f} GB" if has else "what this machine has is not known"
+    return f"at least {needed / 1e9:.1f} GB of memory, {here}"
+
+
+def short_of_memory(spec: Mapping[str, Any]) -> str:
+    """Return why a job can't fit into this machine's memory, for a sentence; "" if it may."""
+    needed, has = memory_needed(spec), memory_bytes()
+    return f"it needs {memory_words(needed)}" if has and needed > has else ""
+
+
+def _counts(dataset: Dataset) -> str:
+    """Say how many images each class has, and what lies there and is not read."""
+    parts = [np.bincount(y, minlength=dataset.classes) for y in (dataset.y_train, dataset.y_test)]
+    each = ", ".join(
+        f"{name} {train} + {test}".replace(" ", "\N{NO-BREAK SPACE}")
+        for name, train, test in zip(dataset.class_names, *parts, strict=True)
+    )
+    size = " x ".join(map(str, dataset.image_shape))
+    left_out = f"\nleft out: {dataset.left_out}" if dataset.left_out else ""
+    return (
+        f"{len(dataset.y_train):,} training + {len(dataset.y_test):,} test images of {size}:\n"
+        f"{textwrap.fill(each, 100)}{left_out}".replace("\N{NO-BREAK SPACE}", " ")
+    )
+
+
 def build_report(spec: JobSpec, *, source: str) -> str:
-    """Build the network with the spec's data and say how large it is.
+    """Build the network with the spec's data; say how large both are.
 
     Raises:
         SpecError: data, network or optimizer don't fit.
@@ -139,6 +193,8 @@ def build_report(spec: JobSpec, *, source: str) -> str:
     from runner.training.build import build, compile_phase
     from runner.training.quiet import import_keras
 
+    if short := short_of_memory(spec.model_dump()):
+        return f"{spec.name}: not built: {short}"
     import_keras()
     dataset = load_data(spec)
     try:
@@ -155,4 +211,10 @@ def build_report(spec: JobSpec, *, source: str) -> str:
         raise SpecError(f"{msg} ({where})") from error
     model = assembled.model
     trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
-    return f"{spec.name}: {model.count_params():,} parameters, {trainable:,} of them trainable"
+    # the weights, and what Adam keeps of each
+    needed = memory_needed(spec.model_dump()) + 12 * model.count_params()
+    return (
+        f"{spec.name}: {_counts(dataset)}\n"
+        f"{spec.name}: {model.count_params():,} parameters, {trainable:,} of them trainable\n"
+        f"{spec.name}: {memory_words(needed)}"
+    )

@@ -6,17 +6,19 @@ same batches as an undisturbed one, and seeking costs nothing.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import blake3
 import keras
 import numpy as np
 import numpy.typing as npt
 
+from runner.datasets.arrays import empty, kept
 from runner.errors import DataError
 from runner.training.private import DataAdapter
 
 _MASK = (1 << 64) - 1
+_HASHED_BYTES = 1 << 24  #: of an array, at a time
 
 
 def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -69,6 +71,7 @@ class Ordered(DataAdapter):  # type: ignore[misc]
         self._started = False
         self._taken: int | None = None  # batches of the pass, where they are counted
         self._variables: Any = None
+        self._rows: npt.NDArray[np.int64] | None = None  # the examples, of the arrays'; None: all
 
     def _arrays_inside(self) -> Iterator[npt.NDArray[Any]]:
         """Yield all that is held, for `content`."""
@@ -82,6 +85,10 @@ class Ordered(DataAdapter):  # type: ignore[misc]
         """Return the examples for `_gather`."""
         raise NotImplementedError
 
+    def _read(self, tensors: Any) -> Any:
+        """Return what `_gather` takes, at the beginning of a pass in TensorFlow."""
+        return tensors
+
     def _gather(self, tensors: Any, rows: Any) -> Any:
         """Return the batch of these examples, in TensorFlow."""
         raise NotImplementedError
@@ -92,19 +99,28 @@ class Ordered(DataAdapter):  # type: ignore[misc]
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
         """Return the indices of the epoch's examples, in the order of training."""
         total = self.examples * self.repeat
-        if not self.shuffle:
-            return np.arange(total, dtype=np.int64) % self.examples
-        return permutation(total, self.seed, epoch) % self.examples
+        found = permutation(total, self.seed, epoch) if self.shuffle else np.arange(total)
+        found %= self.examples
+        return found if self._rows is None else self._rows[found]
 
     def content(self) -> str:
         """Return a hash of the arrays, so that a resume notices other data."""
         hasher = blake3.blake3(max_threads=1)
         for part in self._arrays_inside():
-            hasher.update(f"{part.dtype} {part.shape}".encode())
-            if part.dtype.hasobject:  # texts
-                hasher.update(repr(part.tolist()).encode())
-            else:
-                hasher.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+            rows = self._rows
+            groups: Any = [...]
+            if rows is None:
+                shape = part.shape
+            else:  # the same as of a copy of these rows
+                shape = len(rows), *part.shape[1:]
+                groups = np.array_split(rows, 1 + part.nbytes // _HASHED_BYTES)
+            hasher.update(f"{part.dtype} {shape}".encode())
+            for group in groups:
+                piece = part[group]
+                if piece.dtype.hasobject:  # texts
+                    hasher.update(repr(piece.tolist()).encode())
+                else:
+                    hasher.update(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
         return hasher.hexdigest()[:16]
 
     def seek(self, epoch: int, step: int = 0) -> None:
@@ -136,13 +152,14 @@ class Ordered(DataAdapter):  # type: ignore[misc]
         size, steps = self._batch_size, len(self)
 
         def one_pass(_: Any) -> Any:
+            examples = self._read(tensors)
             rows = order.read_value()  # once a pass: a later seek does not disturb a running one
 
             def batch(step: Any) -> Any:
                 chosen = rows[step * size : (step + 1) * size]
                 if not self.has_partial_batch:  # a step of known shapes is 1 to 2 % faster
                     chosen = tf.ensure_shape(chosen, (size,))
-                return self._gather(tensors, chosen)
+                return self._gather(examples, chosen)
 
             numbers = tf.data.Dataset.range(first.read_value(), steps)
             return numbers.map(batch, num_parallel_calls=2, deterministic=True)
@@ -232,33 +249,76 @@ class Batches(Ordered):
         parts: tuple[Any, ...] = (x,) if y is None else (x, y)
         if sample_weight is not None:
             parts = (x, y, sample_weight)
-        # tf.data takes a list for one tensor, a tuple for several
-        self._arrays = keras.tree.lists_to_tuples(keras.tree.map_structure(np.asarray, parts))
+        self._held = Held(parts)
         if batch_size < 1 or repeat < 1:
             raise DataError(f"batch_size {batch_size} and repeat {repeat} must be at least 1.")
         super().__init__(
-            _examples(self._arrays),
+            _examples(self._held.arrays),
             batch_size=batch_size,
             seed=seed,
             repeat=repeat,
             shuffle=shuffle,
         )
 
+    @classmethod
+    def of_rows(cls, held: "Held", rows: npt.NDArray[np.int64], **options: Any) -> Self:
+        """Return some of the examples that are held, and may be shared; no copy is made."""
+        made = cls(*held.arrays, **options)
+        made._held, made._rows, made.examples = held, rows, len(rows)
+        return made
+
     def _arrays_inside(self) -> Iterator[npt.NDArray[Any]]:
-        yield from keras.tree.flatten(self._arrays)
+        yield from keras.tree.flatten(self._held.arrays)
 
     def _take(self, rows: npt.NDArray[np.int64]) -> Any:
-        return keras.tree.map_structure(lambda part: part[rows], self._arrays)
+        return keras.tree.map_structure(lambda part: part[rows], self._held.arrays)
 
     def _tensors(self) -> Any:
-        import tensorflow as tf
+        return self._held.variables()
 
-        return keras.tree.map_structure(tf.constant, self._arrays)
+    def _read(self, tensors: Any) -> Any:
+        return keras.tree.map_structure(lambda variable: variable.read_value(), tensors)
 
     def _gather(self, tensors: Any, rows: Any) -> Any:
         import tensorflow as tf
 
         return keras.tree.map_structure(lambda part: tf.gather(part, rows), tensors)
+
+
+class Held:
+    """Arrays in memory and variables of the same content, for one or several `Batches`.
+
+    Args:
+        arrays: a structure of arrays with the same first dimension.
+        own: nobody else changes them, or holds them for long: then there is one copy of them,
+            which the variables share.
+    """
+
+    def __init__(self, arrays: Any, *, own: bool = False) -> None:
+        self._own = own
+        # tf.data takes a list for one tensor, a tuple for several
+        self.arrays = keras.tree.lists_to_tuples(
+            keras.tree.map_structure(lambda part: kept(part) if own else np.asarray(part), arrays)
+        )
+        self._variables: Any = None
+
+    def variables(self) -> Any:
+        """Return the arrays in TensorFlow: variables, as a pipeline copies tensors that it uses."""
+        if self._variables is None:
+            self._variables = keras.tree.map_structure(self._variable, self.arrays)
+        return self._variables
+
+    def _variable(self, array: npt.NDArray[Any]) -> Any:
+        import tensorflow as tf
+
+        if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8 or not array.dtype.isnative:
+            return tf.Variable(tf.constant(array), trainable=False)
+        if not self._own:  # tf.constant would make two copies, and drop one later
+            copy = empty(array.shape, array.dtype)
+            copy[...] = array
+            array = copy
+        tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+        return tf.Variable(tensor, trainable=False)
 
 
 def _examples(arrays: Any) -> int:

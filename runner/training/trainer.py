@@ -140,6 +140,8 @@ def load_checked(spec: JobSpec) -> Dataset:
     with obtaining():
         dataset = load_data(spec)
     check_fit(spec, dataset)
+    if dataset.left_out:
+        logger.info("%s: left out: %s", dataset.source, dataset.left_out)
     return dataset
 
 
@@ -175,23 +177,24 @@ def _fit(
     from runner.training.best import Best
     from runner.training.build import build, compile_phase
     from runner.training.callback import BackupAndRestore
-    from runner.training.data import Batches
+    from runner.training.data import Batches, Held
 
     _leave_if_asked(should_stop)  # the imports took seconds
     numerics.apply(threads=threads, deterministic=spec.training.deterministic)
     dataset = load_checked(spec)
     _leave_if_asked(should_stop)
     split = dataset.split(spec.data.validation_split, seed=spec.seed)
-    batches = Batches(
-        dataset.x_train[split.train],
-        dataset.y_train[split.train],
+    held = Held((dataset.x_train, dataset.y_train), own=True)
+    batches = Batches.of_rows(
+        held,
+        split.train,
         batch_size=spec.training.batch_size,
         seed=spec.seed,
         repeat=spec.data.repeat,
     )
-    validation = Batches(
-        dataset.x_train[split.validation],
-        dataset.y_train[split.validation],
+    validation = Batches.of_rows(
+        held,
+        split.validation,
         batch_size=spec.training.batch_size,
         seed=spec.seed,
         shuffle=False,
@@ -201,6 +204,7 @@ def _fit(
     tell = _with_speed(on_progress, spec.training.batch_size)
     with obtaining():
         assembled = build(spec, dataset)
+    del dataset  # what is held of it is all that is needed from here on
     _leave_if_asked(should_stop)
     phases = spec.training.phases
     # where nothing depends on it, the checkpoint may arrive while the graph is built

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.harness import QUICKSTART, Runner, change_record, sets
+from tests.harness import QUICKSTART, Runner, change_record, large_npz, sets
 
 
 @pytest.fixture
@@ -253,11 +253,32 @@ def test_validate_prints_the_effective_spec(runner: Runner) -> None:
     assert effective["model"]["arguments"]
 
 
-def test_validate_build_prints_the_parameter_count(runner: Runner) -> None:
+def test_validate_build_prints_the_parameter_count_the_classes_and_the_memory(
+    runner: Runner, tmp_path: Path
+) -> None:
     """The network is really built, on the spec's real data."""
-    done = runner.run("validate", str(QUICKSTART), "--build")
+    x, y = np.zeros((50, 16, 16, 1), "uint8"), np.arange(50) // 30
+    np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x[25:], y_test=y[25:])
+    changes = sets({"data": {"name": "npz", "path": str(tmp_path / "x.npz")}})
+    done = runner.run("validate", str(QUICKSTART), "--build", *changes)
     assert done.returncode == 0, done.stderr
     assert "parameters" in done.stderr
+    assert "50 training + 25 test images of 16 x 16 x 1:\n0 30 + 5, 1 20 + 20\n" in done.stderr
+    assert "at least 0.5 GB of memory, this machine has" in done.stderr
+
+
+def test_data_that_no_memory_can_hold_are_not_read_and_are_said(
+    runner: Runner, tmp_path: Path
+) -> None:
+    changes = sets({"data": {"name": "npz", "path": str(large_npz(tmp_path))}})
+    done = runner.run("validate", str(QUICKSTART), "--build", *changes)
+    needs = "at least 100000.5 GB of memory, this machine has"
+    assert (done.returncode, f"quickstart: not built: it needs {needs}" in done.stderr) == (0, True)
+    runner.ok("submit", str(QUICKSTART), "--detach", *changes)
+    found = {one["name"]: one for one in json.loads(runner.ok("doctor", "--json"))}
+    assert found["memory"]["verdict"] == "warning"
+    assert f"quickstart takes most: {needs}" in found["memory"]["text"]
+    assert found["memory"]["text"].endswith("Left for another machine: quickstart")
 
 
 def test_a_mistyped_store_is_no_empty_one(runner: Runner, tmp_path: Path) -> None:

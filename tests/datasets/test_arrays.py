@@ -33,6 +33,42 @@ def test_grey_images_get_a_channel_and_classes_their_numbers() -> None:
     assert dataset.class_names == ("0", "1", "2")
 
 
+def test_whole_numbers_of_another_kind_and_one_hot_rows_are_read_as_what_they_are() -> None:
+    eye = np.eye(5, dtype="float32")
+    found = checked(
+        "a.npz",
+        {
+            "x_train": np.arange(10 * 60).reshape(10, 4, 5, 3) % 256,  # int64
+            "y_train": eye[GOOD["y_train"]],
+            "x_test": GOOD["x_test"].astype("uint16"),
+            "y_test": eye[GOOD["y_test"][:, 0]],
+        },
+    )
+    assert found.x_train.dtype == found.x_test.dtype == np.uint8
+    assert found.x_train.reshape(-1)[250:260].tolist() == [*range(250, 256), 0, 1, 2, 3]
+    assert found.y_train.tolist() == GOOD["y_train"].tolist()
+    assert found.class_names == ("0", "1", "2", "3", "4")  # a column each, two of them unused
+
+
+@pytest.mark.parametrize(
+    ("x", "mend"),
+    [
+        (np.array([0, 0.5, 1]), "from 0 to 1: save (x_train * 255).round().astype('uint8')"),
+        (np.array([-1, 0.5, 1]), "from -1 to 1: save ((x_train + 1) * 127.5).round().astype("),
+        (np.array([0, 2.5, 255]), "from 0 to 255: save x_train.round().astype('uint8')"),
+        (np.array([0, 2, 65535]), "from 0 to 65535: save (x_train // 257).astype('uint8')"),
+        (np.array([-7, 2, 99]), "from -7 to 99: save ((x_train - low) / (high - low) * 255)"),
+    ],
+)
+def test_other_pixels_are_refused_with_what_makes_pixels_of_them(x: Any, mend: str) -> None:
+    with pytest.raises(DataError) as caught:
+        checked("a.npz", GOOD | {"x_train": np.resize(x, (10, 4, 5, 3))})
+    assert mend in str(caught.value)
+    names: dict[str, Any] = {"x_train": np.resize(x, 30), "low": x.min(), "high": x.max()}
+    made = eval(str(caught.value).partition("save ")[2].rstrip("."), names)
+    assert (made.dtype, made.max() > 200) == (np.uint8, True)
+
+
 @pytest.mark.parametrize("stray", [40, 10**6, 2**40])
 def test_a_label_far_beyond_the_others_makes_no_huge_network(stray: int) -> None:
     labels = np.array([0, 1, 2, stray] * 2 + [0, 1])
@@ -47,10 +83,14 @@ def test_a_label_far_beyond_the_others_makes_no_huge_network(stray: int) -> None
     [
         ({"x_train": np.zeros((10, 4), "uint8")}, "x_train has the shape (10, 4)"),
         ({"x_train": np.zeros((10, 4, 5, 3), "float32")}, "x_train holds float32"),
+        ({"x_train": np.zeros((10, 3, 9, 9), "uint8")}, "channels first; expected images x height"),
+        ({"y_train": np.eye(10)[:, :5]}, "y_train has the shape (10, 5)"),  # rows without a one
+        ({"y_train": np.arange(10) % 3 * 1.0}, "Save y_train.astype('int32')"),
+        ({"y_train": np.array(["ape"] * 10)}, "Save the class numbers"),
         ({"x_train": np.zeros((0, 4, 5, 3), "uint8")}, "x_train is empty"),
         ({"x_test": np.zeros((4, 5, 5, 3), "uint8")}, "x_test has images of 5 x 5 x 3; expected 4"),
         ({"y_train": np.zeros((10, 3), int)}, "y_train has the shape (10, 3)"),
-        ({"y_train": np.zeros(10)}, "y_train holds float64"),
+        ({"y_train": np.full(10, 0.5)}, "y_train holds float64"),
         ({"y_train": np.zeros(9, int)}, "y_train has 9 labels for 10 images"),
         ({"y_test": np.array([0, 1, -1, 0])}, "y_test holds labels from -1 to 1"),
         ({"y_test": np.array([0, 1, 3, 0])}, "labels from 0 to 3; known are 0 to 2"),

@@ -1,6 +1,7 @@
 """Folders of the user's own pictures."""
 
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -64,6 +65,117 @@ def test_unreadable_picture_is_named(divided: Path) -> None:
 def test_class_that_only_the_test_has(divided: Path) -> None:
     paint(divided / "test" / "fox" / "1.png", 3)
     with pytest.raises(DataError, match="classes fox are in test but not in train"):
+        folder.load(path=str(divided))
+
+
+def test_what_is_hidden_is_no_class_what_lies_deeper_is_read_and_the_rest_is_counted(
+    tmp_path: Path,
+) -> None:
+    for name in ("cat", "dog"):
+        for n in range(4):
+            paint(tmp_path / name / f"{n}.png", 9)
+    before = folder.load(path=str(tmp_path), image_size=8)
+    assert before.left_out == ""
+    paint(tmp_path / ".ipynb_checkpoints" / "0-checkpoint.png", 9)
+    paint(tmp_path / "cat" / ".ipynb_checkpoints" / "0-checkpoint.png", 9)
+    assert folder.load(path=str(tmp_path), image_size=8).digest == before.digest
+    for nested in ("dog/2026/may/1.png", "dog/2026/2.tif", "dog/3.TIFF", "fox/red/4.png"):
+        paint(tmp_path / nested, 9)
+    paint(tmp_path / "plot.png", 9)
+    for name in ("notes.txt", "more.txt", "dog/5.heic", "dog/Makefile"):
+        (tmp_path / name).write_text("")
+    found = folder.load(path=str(tmp_path), image_size=8)
+    assert found.class_names == ("cat", "dog", "fox")
+    counts = np.bincount(found.y_train) + np.bincount(found.y_test, minlength=3)
+    assert counts.tolist() == [4, 7, 1]
+    assert "2 .txt (more.txt, ...)" in found.left_out
+    for one in ("1 .heic (dog/5.heic)", "1 .png (plot.png)", "1 without an ending (dog/Makefile)"):
+        assert one in found.left_out
+    assert folder.size(path=str(tmp_path), image_size=8) == 12 * 8 * 8 * 3
+
+
+def test_a_validation_folder_is_said_to_be_left_out(divided: Path) -> None:
+    paint(divided / "val" / "cat" / "1.png", 9)
+    paint(divided / "test" / "cat" / "deeper" / "1.png", 9)
+    found = folder.load(path=str(divided))
+    assert (len(found.y_train), len(found.y_test)) == (8, 5)
+    assert found.left_out == "1 .txt (train/notes.txt), 1 .png (val/cat/1.png)"
+
+
+def test_a_path_one_level_too_high_gives_no_classes(tmp_path: Path) -> None:
+    """Train, Test or a data set's name would be the classes."""
+    for name in ("Train/cat/1.png", "Train/dog/1.png", "Test/cat/2.png"):
+        paint(tmp_path / name, 9)
+    with pytest.raises(DataError, match="has 0 training and 0 test pictures"):
+        folder.load(path=str(tmp_path))
+
+
+def _colours() -> Any:
+    rng = np.random.default_rng(1)
+    return Image.fromarray(
+        np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((8, 8, 1))).astype("uint8")
+    )
+
+
+def _sixteen(path: Path) -> None:
+    """Grey levels of 16 bits."""
+    grey = np.asarray(_colours().convert("L")).astype("uint16") * 257
+    Image.fromarray(grey).save(path)
+
+
+KINDS: dict[str, Any] = {
+    "grey16.png": _sixteen,
+    "cmyk.jpg": lambda path: _colours().convert("CMYK").save(path),
+    "palette.png": lambda path: (
+        _colours().quantize(16).save(path, transparency=bytes([0, 128] + [255] * 14))
+    ),
+    "alpha.png": lambda path: (c := _colours()).putalpha(c.convert("L")) or c.save(path),
+    "grey_alpha.png": lambda path: _colours().convert("LA").save(path),
+    "bits.png": lambda path: _colours().convert("1").save(path),
+    "moving.gif": lambda path: _colours().save(
+        path, save_all=True, append_images=[Image.new("RGB", (32, 32))] * 3
+    ),
+}
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("name", KINDS)
+def test_pictures_of_all_kinds_are_read_as_keras_reads_them(name: str, tmp_path: Path) -> None:
+    """By the loader behind image_dataset_from_directory."""
+    import tensorflow as tf
+
+    for part in ("train", "test"):
+        path = tmp_path / part / "a" / name
+        path.parent.mkdir(parents=True)
+        KINDS[name](path)
+    keras_s = tf.io.decode_image(path.read_bytes(), channels=3, expand_animations=False).numpy()
+    mine = folder.load(path=str(tmp_path)).x_test[0]
+    assert keras_s.std() > 30
+    assert np.abs(mine.astype(int) - keras_s).max() <= 2
+    grey = folder.load(path=str(tmp_path), channels=1).x_test[0]
+    expected = np.asarray(Image.fromarray(keras_s).convert("L"))
+    assert np.abs(grey[..., 0].astype(int) - expected).max() <= 2
+
+
+def test_a_photograph_is_turned_as_its_camera_says_and_16_bits_of_a_tif_are_scaled(
+    divided: Path,
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    sideways = Image.new("RGB", (20, 20))
+    sideways.paste((255, 255, 255), (0, 0, 20, 10))  # its upper half
+    sideways.save(divided / "test" / "cat" / "0.jpg", exif=exif)
+    _sixteen(divided / "test" / "cat" / "00.tif")
+    images = folder.load(path=str(divided), image_size=20).x_test
+    turned, scaled = images[0], images[2]
+    assert turned[:, :8].max() < 30 < 220 < turned[:, 12:].min()
+    assert 60 < scaled.mean() < 200
+
+
+@pytest.mark.parametrize("kind", ["float32", "int32"])
+def test_a_tif_of_unknown_range_is_refused_by_name(kind: str, divided: Path) -> None:
+    Image.fromarray(np.ones((8, 8), kind)).save(divided / "test" / "cat" / "9.tif")
+    with pytest.raises(DataError, match=r"test/cat/9.tif is no readable picture: .* 32 bits"):
         folder.load(path=str(divided))
 
 

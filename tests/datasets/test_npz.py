@@ -1,5 +1,6 @@
 """Files of the user's own, whole and damaged, at paths and URLs."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,52 @@ def test_bucket_that_fails_for_now_may_be_tried_again(monkeypatch: pytest.Monkey
     monkeypatch.setattr(MemoryFileSystem, "cat_file", fail)
     with pytest.raises(StoreError, match="could not be read just now: connection reset"):
         npz.load(path="memory://pictures.npz")
+
+
+def anonymous_mb() -> float:
+    """Memory of this process that is no file's, in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("RssAnon"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
+@pytest.mark.parametrize(("save", "most"), [(np.savez, 0.3), (np.savez_compressed, 1.3)])
+def test_of_a_file_there_is_one_copy_and_of_one_that_is_mapped_none(
+    save: Any, most: float, tmp_path: Path
+) -> None:
+    x = np.ones((400, 200, 200, 3), "uint8")
+    save(tmp_path / "large.npz", **ARRAYS | {"x_train": x, "y_train": np.arange(400) % 2,
+                                             "x_test": x[:2]})  # fmt: skip
+    before = anonymous_mb()
+    found = npz.load(path=str(tmp_path / "large.npz"))
+    assert anonymous_mb() - before < most * x.nbytes / 1e6
+    assert npz.size(path=str(tmp_path / "large.npz")) == pytest.approx(x.nbytes, rel=0.01)
+    np.testing.assert_array_equal(found.x_train, x)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_forms_that_numpy_writes_are_read_as_numpy_reads_them(save: Any, tmp_path: Path) -> None:
+    """Columns first, big-endian, views, without a channel."""
+    x = np.arange(9 * 5 * 7, dtype=">i4").reshape(9, 5, 7) % 250
+    arrays = {
+        "x_train": np.asfortranarray(x),
+        "y_train": (np.arange(18, dtype=">i8") % 2)[::2] + np.arange(9) % 2,
+        "x_test": x[::3].astype("uint8"),
+        "y_test": np.array([[0], [1], [1]], "int16"),
+        "class_names": np.array(["cat", "dög"]),
+    }
+    save(tmp_path / "forms.npz", **arrays)
+    found = npz.load(path=str(tmp_path / "forms.npz"))
+    np.testing.assert_array_equal(found.x_train[..., 0], x)
+    assert (found.y_train.tolist(), found.y_test.tolist()) == ([0, 1] * 4 + [0], [0, 1, 1])
+    assert (found.image_shape, found.class_names) == ((5, 7, 1), ("cat", "dög"))
+
+
+def test_a_flipped_bit_in_a_file_that_is_mapped(tmp_path: Path) -> None:
+    path = tmp_path / "pictures.npz"
+    np.savez(path, **ARRAYS)
+    content = bytearray(path.read_bytes())
+    content[content.index(ARRAYS["x_train"][1].tobytes()) + 5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"pictures.npz is damaged: Bad CRC-32"):
+        npz.load(path=str(path))

@@ -1,11 +1,15 @@
 """A death by the memory limit leaves a word, since the attempt said before how near it was."""
 
+import os
+import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from runner.engine.memory import Memory, MemoryWatch, memory, oom_kills
+from tests.harness import QUICKSTART, Runner, sets
 
 V2 = {
     "proc/self/cgroup": "0::/\n",
@@ -90,3 +94,25 @@ def test_a_machine_without_a_limit_is_not_watched() -> None:
     before = threading.active_count()
     with MemoryWatch(lambda _: None, look=lambda: None):
         assert threading.active_count() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="in other units elsewhere")
+def test_training_and_evaluation_in_one_process_hold_the_data_once(tmp_path: Path) -> None:
+    """Of a mapped file the pages, which the kernel may take back, come to the copy in use."""
+    peaks = []
+    for count in (600, 12_000):
+        x, y = np.zeros((count, 128, 128, 1), "uint8"), np.arange(count) % 2
+        np.savez(tmp_path / f"{count}.npz", x_train=x, y_train=y, x_test=x[:100], y_test=y[:100])
+        runner = Runner(tmp_path / f"store{count}")
+        changes = {
+            "data": {"name": "npz", "path": str(tmp_path / f"{count}.npz")},
+            "model": {"name": "mlp", "arguments": {"units": [4]}},
+            "training": {"epochs": 1, "batch_size": 100},
+            "evaluation.augmented_passes": 1,
+            "evaluation.batch_size": 100,
+        }
+        process = runner.start("submit", str(QUICKSTART), *sets(changes))
+        _, status, usage = os.wait4(process.pid, 0)
+        assert status == 0, process.communicate()[1]
+        peaks.append(usage.ru_maxrss * 1024)
+    assert peaks[1] - peaks[0] < 2.5 * (12_000 - 600) * 128 * 128

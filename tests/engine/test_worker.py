@@ -32,6 +32,7 @@ from runner.store import allowed, log
 from runner.store.log import decode, encode, slot
 from runner.training.machine import Gpu
 from tests.engine.counting import LEASE_SECONDS, Counting, Shop, raising
+from tests.harness import large_npz
 
 
 @pytest.fixture
@@ -384,12 +385,15 @@ def test_an_attempt_says_that_memory_is_short_before_it_is_killed(
             {"data": {"name": "npz", "path": "/nowhere/x.npz", "given": "data/x.npz"}},
             "it has no /nowhere/x.npz, nor data/x.npz in the folder it works in",
         ),
+        ({"data": {"name": "npz", "path": "LARGE"}}, "it needs at least 100000.5 GB of memory"),
     ],
 )
 def test_what_this_machine_has_not_fails_no_job(
     shop: Shop, spec: dict[str, Any], why: str, tmp_path: Path
 ) -> None:
     """It was trained elsewhere, and its evaluation waits for such a machine, unclaimed."""
+    if spec.get("data", {}).get("path") == "LARGE":
+        spec = {"data": {"name": "npz", "path": str(large_npz(tmp_path))}}
     shop.submit("elsewhere", **spec)
     shop.submit("after", after=["elsewhere"])
     shop.submit("here", data={"path": str(tmp_path)})

@@ -1,14 +1,17 @@
 """The order of the data is a pure function of (seed, epoch), and any step can be sought."""
 
 import hashlib
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
+from runner.datasets.arrays import kept
 from runner.errors import DataError
-from runner.training.data import Batches, permutation
+from runner.training.data import Batches, Held, permutation
 from runner.training.private import ArrayDataAdapter
+from tests.datasets.test_npz import anonymous_mb
 
 
 def test_permutation_is_one() -> None:
@@ -181,6 +184,59 @@ def test_a_step_is_compiled_for_the_shapes_that_keras_s_own_pipeline_has(example
     assert [tuple(part.shape) for part in ours] == [(known, 2), (known,)]
     if known:
         assert [part.shape for part in ours] == [part.shape for part in keras_s]
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_rows_of_arrays_that_are_shared_give_what_a_copy_of_them_gives(
+    own: bool, shuffle: bool
+) -> None:
+    """The batches of both kinds, and the hash that earlier versions wrote into checkpoints."""
+    x, y = arrays(60)
+    held = Held((x, y.astype("int32")), own=own)
+    for rows in (np.arange(0, 60, 2), np.arange(1, 60, 3)):
+        given: Any = {"batch_size": 8, "seed": 3, "repeat": 2, "shuffle": shuffle}
+        shared = Batches.of_rows(held, rows, **given)
+        copied = Batches(x[rows], y[rows].astype("int32"), **given)
+        assert (len(shared), shared.examples) == (len(copied), len(rows))
+        assert shared.content() == copied.content()
+        shared.seek(2, 1)
+        found, expected = list(shared.get_tf_dataset()), list(copied.numpy_batches(2, 1))
+        for one, two, three in zip(found, expected, shared.numpy_batches(2, 1), strict=True):
+            for part in range(2):
+                np.testing.assert_array_equal(one[part].numpy(), two[part])
+                np.testing.assert_array_equal(three[part], two[part])
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint16", "int64", "float16", "float64", ">i4"])
+def test_arrays_of_every_kind_become_variables_of_what_they_were(dtype: str) -> None:
+    x = np.arange(40).reshape(20, 2).astype(dtype)
+    for own in (True, False):
+        (tensor,) = Held((x,), own=own).variables()
+        assert tensor.dtype.as_numpy_dtype == x.dtype.newbyteorder("=")
+        np.testing.assert_array_equal(tensor.numpy(), x)
+
+
+def test_the_arrays_of_a_program_may_be_changed_by_it() -> None:
+    x, y = arrays()
+    data = Batches(x, y, batch_size=5, seed=7)
+    before = [batch[0].numpy().tolist() for batch in data.get_tf_dataset()]
+    x[:] = 0
+    assert [batch[0].numpy().tolist() for batch in data.get_tf_dataset()] == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
+def test_a_training_and_its_validation_share_one_copy_of_the_data() -> None:
+    x, y = kept(np.ones((500, 200, 200, 3), "uint8")), np.arange(500)
+    given: Any = {"batch_size": 4, "seed": 1}
+    next(iter(Batches(x[:8], y[:8], **given).get_tf_dataset()))  # TensorFlow has begun
+    before = anonymous_mb()
+    held = Held((x, y), own=True)
+    both = [Batches.of_rows(held, rows, **given) for rows in (np.arange(400), np.arange(400, 500))]
+    batches = [next(iter(data.get_tf_dataset())) for data in both]
+    assert [data.content() != "" for data in both] == [True, True]
+    assert anonymous_mb() - before < 0.5 * x.nbytes / 1e6
+    assert [batch[0].shape for batch in batches] == [(4, 200, 200, 3)] * 2
 
 
 def test_structures_are_kept() -> None:
