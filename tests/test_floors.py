@@ -20,7 +20,7 @@ FLOORS: list[set[str]] = [
     {"models", "datasets"},
     {"training"},
     {"evaluation"},
-    {"engine"},
+    {"engine", "report"},
     {"cli", "__init__"},
     {"__main__"},
 ]
@@ -34,7 +34,7 @@ ZONES = {
     "jax": ("training/backends/jax.py",),
     "jaxlib": ("training/backends/jax.py",),
     "ray": ("engine/ray.py",),
-    "matplotlib": ("evaluation/",),
+    "matplotlib": ("report/",),
     "gcsfs": (),
     "s3fs": (),
     "pickle": (),

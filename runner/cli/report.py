@@ -31,13 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the page; exit code 6 if something in the store can't be read."""
-    from runner.evaluation.report import collect
+    from runner.report.collect import collect
 
     folder: Path = options.output
     queue, _ = open_queue(options)
     report = collect(queue, options.job, now=utc_now())
     _need_matplotlib()
-    from runner.evaluation.page import render
+    from runner.report.page import render
 
     _make(folder)
     if not report.runs and not report.unreadable:
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _need_matplotlib() -> None:
     try:
-        import runner.evaluation.pictures  # noqa: F401
+        import runner.report.pictures  # noqa: F401
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("matplotlib", "PIL"):
             raise

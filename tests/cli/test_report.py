@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.evaluation.report import collect
 from runner.queue.queue import utc_now
+from runner.report.collect import collect
 from tests.engine.test_on_buckets import SPEC
 from tests.harness import Runner, finish
 

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from runner.evaluation.attempts import Attempt, Ending, Interruption
+from runner.report.attempts import Attempt, Ending, Interruption
 
 INK, MUTED, GRID = "#1f2329", "#6a717b", "#d9dde3"
 CELL = "#1f7fc4"  #: of a matrix: seen on white and in the dark

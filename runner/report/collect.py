@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from runner.checkpoint.manifest import Manifest
 from runner.checkpoint.reading import read_manifest
 from runner.errors import CheckpointError, NotFoundError, StoreError
-from runner.evaluation.attempts import Attempt, Interruption, attempts, interruptions
-from runner.evaluation.markup import clean
 from runner.queue import protocol
 from runner.queue.job import Job, State, from_json
 from runner.queue.protocol import Heartbeat
 from runner.queue.queue import Queue
+from runner.report.attempts import Attempt, Interruption, attempts, interruptions
+from runner.report.markup import clean
 from runner.store import log
 from runner.store.base import Store
 

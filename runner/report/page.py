@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from runner.evaluation import pictures, words
-from runner.evaluation.examples import Library
-from runner.evaluation.markup import Html, element, join
-from runner.evaluation.report import Report, Run, number
-from runner.evaluation.sections import Gallery, article, table
+from runner.report import pictures, words
+from runner.report.collect import Report, Run, number
+from runner.report.examples import Library
+from runner.report.markup import Html, element, join
+from runner.report.sections import Gallery, article, table
 
 DRAWN = 40  #: runs in one picture; the table has all
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -44,7 +44,7 @@ def render(report: Report) -> Page:
 
 
 def _document(body: Html) -> str:
-    style = files("runner.evaluation").joinpath("page.css").read_text(encoding="utf-8")
+    style = files("runner.report").joinpath("page.css").read_text(encoding="utf-8")
     head = element(
         "head",
         element("meta", charset="utf-8"),

@@ -13,10 +13,10 @@ import pytest
 from sklearn import metrics as sk
 
 from runner.errors import NotFoundError
-from runner.evaluation.page import Page, render
-from runner.evaluation.report import Report, collect
+from runner.report.collect import Report, collect
+from runner.report.page import Page, render
 from runner.store.memory import MemoryStore
-from tests.evaluation.fakes import World, history, predictions
+from tests.report.fakes import World, history, predictions
 
 VOID = {"meta", "img", "br"}
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> \x1b[31m\u202ered & $x_{$'

@@ -9,9 +9,9 @@ from datetime import datetime
 
 import numpy as np
 
-from runner.evaluation.attempts import Attempt, Ending, Interruption
-from runner.evaluation.report import Counts, Floats, Measured, Run
 from runner.queue.job import Stage
+from runner.report.attempts import Attempt, Ending, Interruption
+from runner.report.collect import Counts, Floats, Measured, Run
 
 ABSENT = "—"  #: where there is no number
 TITLES = {"loss": "Loss", "top_1": "Top-1 accuracy", "top_5": "Top-5 accuracy"}

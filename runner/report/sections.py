@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from runner.evaluation import pictures, words
-from runner.evaluation.attempts import Attempt
-from runner.evaluation.examples import Library, TestPart, mistaken, strip
-from runner.evaluation.markup import Html, clean, element, join, verbatim
-from runner.evaluation.pictures import Picture
-from runner.evaluation.report import Counts, Floats, Measured, Run, number
 from runner.queue.job import Stage
+from runner.report import pictures, words
+from runner.report.attempts import Attempt
+from runner.report.collect import Counts, Floats, Measured, Run, number
+from runner.report.examples import Library, TestPart, mistaken, strip
+from runner.report.markup import Html, clean, element, join, verbatim
+from runner.report.pictures import Picture
 
 FIRST = ("loss", "top_1", "top_5")
 PANELS = 6  #: metrics that are drawn

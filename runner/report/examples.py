@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner import registry
-from runner.evaluation.markup import clean
-from runner.evaluation.report import Measured, Run
+from runner.report.collect import Measured, Run
+from runner.report.markup import clean
 
 LARGEST = 2 * 1024**3  #: bytes of a data file that is opened for a few pictures
 MOST = 20_000  #: files of a folder that is opened

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.evaluation.page import render
-from runner.evaluation.report import collect
+from runner.report.collect import collect
+from runner.report.page import render
 from runner.store.memory import MemoryStore
-from tests.evaluation.chromium import Browser, binary, browsing
-from tests.evaluation.fakes import World, history, store_evaluation
+from tests.report.chromium import Browser, binary, browsing
+from tests.report.fakes import World, history, store_evaluation
 
 SIZES = "[...document.querySelectorAll('svg, img')].map(e => e.getBoundingClientRect().width)"
 NATURAL = "[...document.images].map(e => e.complete && e.naturalWidth)"

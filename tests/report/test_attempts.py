@@ -5,10 +5,10 @@ from datetime import timedelta
 import pytest
 
 from runner.errors import ConflictError
-from runner.evaluation.attempts import Ending
-from runner.evaluation.report import Run, collect
+from runner.report.attempts import Ending
+from runner.report.collect import Run, collect
 from runner.store.memory import MemoryStore
-from tests.evaluation.fakes import STEPS, World, history
+from tests.report.fakes import STEPS, World, history
 
 
 @pytest.fixture
