@@ -1,7 +1,7 @@
 """A folder of pictures of the user's own: one sub-folder per class, at any path or fsspec URL.
 
 Either `train/<class>/*` and `test/<class>/*`, or `<class>/*` alone: then a share of each class,
-chosen by the files' names, is the test part. Needs Pillow.
+chosen by the files' names, is the test part.
 """
 
 import io
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 
 from runner.datasets.arrays import Dataset, checked, keyed_order
 from runner.errors import DataError, SpecError, StoreError
@@ -36,7 +37,7 @@ def load(
         test_split: Share of each class that is the test part, where the folder has none.
 
     Raises:
-        SpecError: no path was given, or Pillow is missing.
+        SpecError: no path was given.
         DataError: no such folder, no pictures, or one that cannot be read: it is named.
         StoreError: the bucket failed for now.
     """
@@ -108,11 +109,6 @@ class _Source:
         return np.stack(pictures).reshape(len(files), image_size, image_size, channels)
 
     def _picture(self, file: PurePosixPath, image_size: int, channels: int) -> NDArray[Any]:
-        try:
-            from PIL import Image, UnidentifiedImageError
-        except ImportError:
-            msg = "the dataset 'folder' reads pictures with Pillow: pip install pillow."
-            raise SpecError(msg) from None
         try:
             content = self._files.cat_file(str(self._root / file))
         except OSError as error:
