@@ -5,7 +5,7 @@ ends it. A worker that died wrote no end: its attempt is lost, and ended with it
 life. All functions are pure: records and heartbeats in, plain data out.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -48,16 +48,27 @@ class Attempt:
     ending: Ending
     reason: str
     first_step: int  #: committed when it began
-    saved_step: int  #: committed when it ended, or so far
+    saved_step: int  #: committed when it ended, or so far: the next attempt goes on from there
+    saved_epoch: float  #: of that step; a whole number where the steps of an epoch aren't known
     done_step: int | None  #: the newest that its heartbeats told of
     git_commit: str = ""  #: of the folder that it was started in; "" where there was none
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was a training that was cut short."""
+        return self.stage is Stage.TRAIN and self.ending not in (Ending.FINISHED, Ending.RUNNING)
+
+    @property
+    def vague(self) -> bool:
+        """Whether nobody knows what was done since its last heartbeat."""
+        return self.ending in (Ending.LOST, Ending.FAILED, Ending.CANCELLED)
 
     @property
     def lost_steps(self) -> int | None:
         """Optimizer updates that were done and must be repeated, at least; None: not known."""
         if self.stage is not Stage.TRAIN or self.ending is Ending.RUNNING:
             return None
-        if self.ending in (Ending.FINISHED, Ending.PREEMPTED):
+        if not self.vague:
             return 0
         return None if self.done_step is None else max(0, self.done_step - self.saved_step)
 
@@ -66,77 +77,47 @@ class Attempt:
         return max(0.0, ((self.ended_at or now) - self.began_at).total_seconds())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Interruption:
-    """Where a training stood when it was cut short: the next attempt goes on from there."""
-
-    attempt: int  #: its number
-    ending: Ending
-    step: int  #: committed
-    epoch: float  #: of that step; a whole number where the steps of an epoch aren't known
-
-
 def attempts(
-    records: Sequence[Job], beats: Mapping[int, Heartbeat], *, lost: bool = False
+    records: Sequence[Job],
+    beats: Mapping[int, Heartbeat],
+    steps_per_epoch: float | None,
+    *,
+    lost: bool = False,
 ) -> list[Attempt]:
     """Return the attempts in a job's records, the oldest first.
 
     Args:
         records: of one job, by number.
         beats: the last heartbeat of each token, where there is one.
+        steps_per_epoch: None where it isn't known.
         lost: the newest owner shows no sign of life.
     """
-    found = []
-    for claim, later in _claims(records):
-        mine = list(takewhile(lambda record: record.kind != "claim", later))
-        taken_over = len(mine) < len(later) or any(record.kind == _GONE for record in mine)
-        found.append(_attempt(claim, mine, beats.get(claim.token), taken_over or lost))
-    return found
-
-
-def _claims(records: Sequence[Job]) -> Iterator[tuple[Job, Sequence[Job]]]:
-    """Return each claim with the records after it, up to and with the next claim."""
     places = [place for place, record in enumerate(records) if record.kind == "claim"]
+    found = []
     for place, following in pairwise([*places, len(records) - 1]):
-        yield records[place], records[place + 1 : following + 1]
-
-
-def _attempt(claim: Job, mine: Sequence[Job], beat: Heartbeat | None, gone: bool) -> Attempt:
-    end = next((record for record in mine if record.kind in _ENDS), None)
-    commits = [record for record in mine if record.kind == "commit"]
-    newest = end or (commits[-1] if commits else claim)
-    ending = _ENDS[end.kind] if end else Ending.LOST if gone else Ending.RUNNING
-    signs = [newest.updated_at, *([beat.sent_at] if beat and beat.sent_at else [])]
-    ended_at = end.updated_at if end else max(signs)
-    return Attempt(
-        number=claim.attempts,
-        stage=claim.stage,
-        host=str((claim.owner or {}).get("host", "?")),
-        began_at=claim.updated_at,
-        ended_at=None if ending is Ending.RUNNING else ended_at,
-        ending=ending,
-        reason=end.reason if end else "",
-        first_step=claim.step,
-        saved_step=newest.step,
-        done_step=beat.step if beat and claim.stage is Stage.TRAIN else None,
-        git_commit=str((claim.owner or {}).get("git_commit", "")),
-    )
-
-
-def interruptions(
-    attempts: Iterable[Attempt], records: Sequence[Job], steps_per_epoch: float | None
-) -> list[Interruption]:
-    """Return where the training was cut short, in the order of the attempts."""
-    epochs = {record.step: record.epoch for record in records}
-    return [
-        Interruption(
-            attempt=one.number,
-            ending=one.ending,
-            step=one.saved_step,
-            epoch=one.saved_step / steps_per_epoch
-            if steps_per_epoch
-            else float(epochs.get(one.saved_step, 0)),
+        claim, later = records[place], records[place + 1 : following + 1]
+        mine = list(takewhile(lambda record: record.kind != "claim", later))
+        gone = lost or len(mine) < len(later) or any(record.kind == _GONE for record in mine)
+        end = next((record for record in mine if record.kind in _ENDS), None)
+        newest = end or next((one for one in reversed(mine) if one.kind == "commit"), claim)
+        ending = _ENDS[end.kind] if end else Ending.LOST if gone else Ending.RUNNING
+        beat, owner = beats.get(claim.token), claim.owner or {}
+        sign = beat.sent_at if beat and not end else None
+        ended_at = max(newest.updated_at, sign or newest.updated_at)
+        found.append(
+            Attempt(
+                number=claim.attempts,
+                stage=claim.stage,
+                host=str(owner.get("host", "?")),
+                began_at=claim.updated_at,
+                ended_at=None if ending is Ending.RUNNING else ended_at,
+                ending=ending,
+                reason=end.reason if end else "",
+                first_step=claim.step,
+                saved_step=newest.step,
+                saved_epoch=newest.step / steps_per_epoch if steps_per_epoch else newest.epoch,
+                done_step=beat.step if beat and claim.stage is Stage.TRAIN else None,
+                git_commit=str(owner.get("git_commit", "")),
+            )
         )
-        for one in attempts
-        if one.stage is Stage.TRAIN and one.ending not in (Ending.FINISHED, Ending.RUNNING)
-    ]
+    return found

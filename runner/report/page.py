@@ -1,21 +1,24 @@
 """A report as one HTML page that needs nothing else: no script, no other file, no network.
 
-Every picture says its numbers in words too, every table names its rows and columns, and all
-text from the bucket is text: `markup` escapes it, and the page forbids scripts besides.
+Every picture says its numbers in words too, every table names its rows and columns. All text
+from the bucket is text: the templates escape it, `clean` takes control characters out of it, and
+the page forbids scripts besides. What is said of one run is in `chapter`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from runner.report import pictures, words
-from runner.report.collect import Report, Run, number
+from runner.report.chapter import FIRST, Gallery, chapter
+from runner.report.collect import Report, Run, clean
 from runner.report.examples import Library
-from runner.report.markup import Html, element, join
-from runner.report.sections import Gallery, article, table
 
 DRAWN = 40  #: runs in one picture; the table has all
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,7 @@ class Page:
     """What `runner report` writes."""
 
     html: str
-    pictures: Mapping[str, bytes]  #: file name -> PNG
+    pictures: Mapping[str, bytes]  #: file name, below a folder or not -> PNG
 
 
 def render(report: Report) -> Page:
@@ -34,169 +37,71 @@ def render(report: Report) -> Page:
         >>> Path("report.html").write_text(page.html)
     """
     gallery, library = Gallery(), Library()
-    body = join(
-        _header(report),
-        _problems(report),
-        _comparison(report.runs, gallery) if len(report.runs) > 1 else None,
-        *(article(run, gallery, library, report.made_at) for run in report.runs),
+    environment = Environment(
+        loader=PackageLoader("runner.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: value if isinstance(value, Markup) else clean(str(value)),
     )
-    return Page(html=_document(body), pictures=gallery.files)
-
-
-def _document(body: Html) -> str:
-    style = files("runner.report").joinpath("page.css").read_text(encoding="utf-8")
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("title", "Training report"),
-        element("style", Html(style)),
+    html = environment.get_template("page.html").render(
+        report=report,
+        comparison=_comparison(report.runs, gallery) if len(report.runs) > 1 else None,
+        chapters=(chapter(run, gallery, library, report.made_at) for run in report.runs),
+        words=words,
     )
-    page = element("html", head, element("body", element("main", body)), lang="en")
-    return f"<!DOCTYPE html>\n{page}\n"
+    return Page(html=html, pictures=gallery.files)
 
 
-def _header(report: Report) -> Html:
-    runs = report.runs
-    ended = sum(run.job.ended for run in runs)
-    what = words.count(len(runs), "run")
-    said = f"{what}, {ended} of them ended" if runs else "There are no jobs in this store yet"
-    links = [element("li", element("a", run.job.id, href=f"#run-{run.job.id}")) for run in runs]
-    return element(
-        "header",
-        element("h1", "Training report"),
-        element(
-            "p", f"{said}. From {report.store}, {words.moment(report.made_at)}.", class_="quiet"
-        ),
-        element("nav", element("ul", *links), aria_label="Runs") if len(runs) > 1 else None,
-    )
-
-
-def _problems(report: Report) -> Html | None:
-    if not report.problems:
-        return None
-    return element(
-        "section",
-        element("h2", "What could not be read"),
-        element("ul", *(element("li", text) for text in report.problems), class_="plain"),
-        class_="problems",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Column:
-    """One measure of the table of runs."""
-
-    title: str
-    value: Callable[[Run], float | None]
-    text: Callable[[float], str]
-    best: Callable[[Sequence[float]], float] | None = None  #: max, min or neither
-
-
-def _measure(name: str) -> Callable[[Run], float | None]:
+def _of(name: str) -> Callable[[Run], float | None]:
     return lambda run: run.measured.number(name) if run.measured else None
 
 
-def _whole(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-COLUMNS = (
-    _Column(title="Top-1", value=_measure("top_1"), text=words.percent, best=max),
-    _Column(title="Top-5", value=_measure("top_5"), text=words.percent, best=max),
-    _Column(title="Loss", value=_measure("loss"), text=words.decimal, best=min),
-    _Column(title="Certainty", value=_measure("certainty"), text=words.percent, best=max),
-    _Column(title="Consistency", value=_measure("consistency"), text=words.percent, best=max),
-    _Column(
-        title="ECE", value=_measure("expected_calibration_error"), text=words.percent, best=min
-    ),
-    _Column(title="Parameters", value=lambda run: run.parameters, text=_whole),
-    _Column(title="Epochs", value=lambda run: run.job.epoch, text=_whole),
-    _Column(title="Images/s", value=_measure("images_per_second"), text=_whole),
-    _Column(title="Attempts", value=lambda run: run.job.attempts, text=_whole),
-    _Column(title="Preempted", value=lambda run: run.job.preemptions, text=_whole),
+#: of the table of runs: its title, value and text, and which is the best: max, min or neither
+COLUMNS: tuple[tuple[str, Callable[[Run], Any], Callable[[float], str], Any], ...] = (
+    ("Top-1", _of("top_1"), words.percent, max),
+    ("Top-5", _of("top_5"), words.percent, max),
+    ("Loss", _of("loss"), words.decimal, min),
+    ("Certainty", _of("certainty"), words.percent, max),
+    ("Consistency", _of("consistency"), words.percent, max),
+    ("ECE", _of("expected_calibration_error"), words.percent, min),
+    ("Parameters", lambda run: run.parameters, words.whole, None),
+    ("Epochs", lambda run: run.job.epoch, words.whole, None),
+    ("Images/s", _of("images_per_second"), words.whole, None),
+    ("Attempts", lambda run: run.job.attempts, words.whole, None),
+    ("Preempted", lambda run: run.job.preemptions, words.whole, None),
 )
 
 
-def _comparison(runs: Sequence[Run], gallery: Gallery) -> Html:
-    return element(
-        "section",
-        element("h2", "All runs"),
-        _best_of(runs),
-        table(
-            "Measured on the test images; the best value of a column is bold. ECE: expected"
-            " calibration error. Images/s: of inference.",
-            ["Run", *(column.title for column in COLUMNS)],
-            [_row(run, runs) for run in runs],
-        ),
-        element("p", f"The pictures show the newest {DRAWN} runs.") if len(runs) > DRAWN else None,
-        _bars(runs[-DRAWN:], gallery),
-        _overlays(runs[-DRAWN:], gallery),
-        id="comparison",
-    )
-
-
-def _best_of(runs: Sequence[Run]) -> Html | None:
-    known = [(run.measured.number("top_1"), run) for run in runs if run.measured]
-    scored = [(value, run.job.id) for value, run in known if value is not None]
-    if len(scored) < 2:
-        return None
-    (value, name), (other, second) = sorted(scored, key=lambda one: -one[0])[:2]
-    return element(
-        "p",
-        f"{name} recognises most: {words.percent(value)} of the test images, before {second}"
-        f" with {words.percent(other)}.",
-        class_="summary",
-    )
-
-
-def _row(run: Run, runs: Sequence[Run]) -> list[Html]:
-    link = element("a", run.job.id, href=f"#run-{run.job.id}")
-    state = element("span", run.state, class_=run.state)
-    cells = [element("th", link, state, scope="row")]
-    for column in COLUMNS:
-        value = number(column.value(run))
-        values = [v for one in runs if (v := number(column.value(one))) is not None]
-        leads = column.best is not None and len(values) > 1 and value == column.best(values)
-        text = words.ABSENT if value is None else column.text(value)
-        cells.append(element("td", text, class_="n best" if leads else "n"))
-    return cells
-
-
-def _bars(runs: Sequence[Run], gallery: Gallery) -> Html | None:
-    rows = {
-        run.job.id: {
-            "top-1 accuracy": run.measured.number("top_1"),
-            "certainty": run.measured.number("certainty"),
-        }
-        for run in runs
-        if run.measured is not None
+def _comparison(runs: Sequence[Run], gallery: Gallery) -> dict[str, Any]:
+    measured = {run.job.id: run.measured for run in runs if run.measured}
+    labels = {one.labels.tobytes() for one in measured.values() if one.labels is not None}
+    alike = len(labels) < 2
+    link = Markup('<a href="#run-{0}">{0}</a><span class="{1}">{1}</span>').format
+    columns: list[list[str]] = [[link(run.job.id, run.state) for run in runs]]
+    bold = Markup("<strong>{}</strong>").format
+    for _, value_of, said, best_of in COLUMNS:
+        values = [value_of(run) for run in runs]
+        known = [value for value in values if value is not None]
+        best = best_of(known) if alike and best_of and len(known) > 1 else math.nan
+        texts = [words.ABSENT if value is None else said(value) for value in values]
+        pairs = zip(values, texts, strict=True)
+        columns.append([bold(text) if value == best else text for value, text in pairs])
+    drawn = runs[-DRAWN:]
+    bars = dict(list(measured.items())[-DRAWN:])
+    curves = {
+        metric: {run.job.id: found for run in drawn if (found := run.history.get(f"val_{metric}"))}
+        for metric in FIRST
     }
-    if not rows:
-        return None
-    said = "; ".join(
-        f"{name}: {', '.join(f'{what} {words.percent(value)}' for what, value in row.items())}"
-        for name, row in rows.items()
-    )
-    picture = pictures.run_bars("all-accuracy-and-certainty", rows)
-    return gallery.show(picture, f"Accuracy and certainty of the runs. {said}.", wide=True)
-
-
-def _overlays(runs: Sequence[Run], gallery: Gallery) -> Html | None:
-    found = []
-    for metric in ("loss", "top_1", "top_5"):
-        lines = {run.job.id: values for run in runs if (values := run.history.get(f"val_{metric}"))}
-        if lines:
-            heading = f"Validation {words.title(metric).lower()}"
-            picture = pictures.overlay(
-                f"all-{metric}", heading, lines, share=metric.startswith("top_")
-            )
-            said = " ".join(
-                f"{name}: {words.curve(metric, (), values, ())}" for name, values in lines.items()
-            )
-            found.append(gallery.show(picture, f"{heading} of the runs. {said}"))
-    if not found:
-        return None
-    return join(element("h3", "Validation curves"), element("div", *found, class_="plots"))
+    return {
+        "heads": ["Run", *(column[0] for column in COLUMNS)],
+        "rows": list(zip(*columns, strict=True)),
+        "alike": alike,
+        "best": words.best(runs) if alike else "",
+        "drawn": DRAWN,
+        "bars": gallery.plots([pictures.run_bars(bars)] if bars else []),
+        "overlays": gallery.plots(
+            pictures.overlay(metric, lines) for metric, lines in curves.items() if lines
+        ),
+    }

@@ -77,9 +77,11 @@ def text_of(page: Page) -> str:
     return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body)))
 
 
-def evaluated(world: World, name: str, classes: int = 10, images: int = 500, **more: Any) -> Any:
+def evaluated(
+    world: World, name: str, classes: int = 10, images: int = 500, skill: float = 0.8, **more: Any
+) -> Any:
     world.submit(name, data={"name": "nowhere"})
-    seen = predictions(classes, images, 0.8)
+    seen = predictions(classes, images, skill)
     world.finish(world.train(name, history(12), 75), **seen, **more)
     return seen
 
@@ -294,7 +296,7 @@ def _perfect(world: World) -> None:
         (_one_epoch, "best validation accuracy so far is"),
         (_diverged, "It was not evaluated"),
         (_failed, "the loss is no number"),
-        (_held, "Held back by its user"),
+        (_held, "Held at epoch 0 of at most 40, step 0: held by its user."),
         (_without_names, "class 1"),
         (_a_hundred_classes, "class 99"),
         (_two_classes_plain, "is taken for"),
@@ -313,17 +315,50 @@ def test_a_report_can_be_made_at_any_moment(
 def test_several_runs_are_compared(world: World) -> None:
     """The table names each, the best of a column is bold, those not evaluated have a dash."""
     evaluated(world, "cats")
-    evaluated(world, "dogs", images=300)
+    evaluated(world, "dogs", skill=0.5)
     world.submit("later")
     found, page = report(world)
     assert len(found.runs) == 3
     text = text_of(page)
     assert "All runs" in text
     assert "recognises most" in text
-    assert page.html.count("n best") >= 5
+    assert page.html.count('<td class="n"><strong>') >= 5
     assert "all-top_1.png" in page.pictures
     assert "all-accuracy-and-certainty.png" in page.pictures
     assert all(png.startswith(b"\x89PNG") for png in page.pictures.values())
+
+
+def test_results_on_different_images_are_not_compared(world: World) -> None:
+    """No best run and no best value where each was measured on data of its own."""
+    evaluated(world, "cats")
+    evaluated(world, "dogs", images=300)
+    _, page = report(world)
+    assert "measured on different test images" in text_of(page)
+    assert "recognises most" not in text_of(page)
+    assert "<strong>" not in page.html
+
+
+def test_without_augmentation_nothing_is_said_of_certainty(world: World) -> None:
+    """One look at each image tells neither certainty nor consistency, whatever was stored."""
+    evaluated(world, "cats", passes=0)
+    _, page = report(world)
+    assert not re.search("certainty|consistency", page.html, flags=re.I)
+    evaluated(world, "dogs")
+    _, page = report(world)
+    assert re.search(r"cats: top-1 accuracy [\d.]+%, certainty —; dogs: ", page.html)
+    assert page.html.count("<dt>Certainty</dt>") == page.html.count("<dt>Consistency</dt>") == 1
+
+
+def test_settings_have_names_that_people_read(world: World) -> None:
+    """Also those that are added some day."""
+    world.submit("cats")
+    world.numerics["of_a_later_version"] = 3
+    world.train("cats", history(1))
+    _, page = report(world)
+    names = re.findall("<dt>(.*?)</dt>", page.html)
+    assert {"Keras backend", "Fingerprint of the data", "Of a later version"} <= set(names)
+    assert all(name[0].isupper() or name == "oneDNN" for name in names)
+    assert not [name for name in names if "_" in name]
 
 
 def test_a_job_that_is_named_must_exist(world: World) -> None:
