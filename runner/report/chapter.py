@@ -61,7 +61,7 @@ def chapter(run: Run, gallery: Gallery, library: Library, now: datetime) -> dict
     return {
         "run": run,
         "curves": gallery.plots(pictures.curve(run, metric) for metric in metrics[:PANELS]),
-        "columns": ["Epoch", *columns],
+        "columns": ["Epoch", *(words.column(name) for name in columns)],
         "epochs": list(zip_longest(*(run.history[name] for name in columns)))[:ROWS],
         "results": _results(run, run.measured, gallery, library) if run.measured else None,
         "timeline": gallery.plots([pictures.timeline(run, now)] if run.attempts else []),

@@ -229,7 +229,7 @@ def curve(run: Run, metric: str) -> Picture:
 def overlay(metric: str, lines: Mapping[str, Values]) -> Picture:
     """The validation metric of several runs, laid over each other."""
     below = 0.5 + 0.17 * -(-len(lines) // 2)
-    heading = f"Validation {words.title(metric).lower()}"
+    heading = words.column(f"val_{metric}")
 
     def paint(axes: Axes) -> None:
         for number, (label, values) in enumerate(lines.items()):
@@ -250,6 +250,7 @@ def confusion(name: str, title: str, counts: Counts, names: Sequence[str]) -> Pi
     classes = len(counts)
     ticks = [names[n] if n < len(names) else str(n) for n in range(classes)]
     texts = [shortened(text, 12) for text in ticks] if classes <= NAMED_CLASSES else []
+    letters = 8 if classes <= 15 else 6
 
     def paint(axes: Axes) -> None:
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -260,7 +261,7 @@ def confusion(name: str, title: str, counts: Counts, names: Sequence[str]) -> Pi
         for axis in (axes.xaxis, axes.yaxis):
             if texts:
                 axis.set_ticks(range(classes), texts)
-                axis.set_tick_params(length=0, labelsize=8 if classes <= 15 else 6)
+                axis.set_tick_params(length=0, labelsize=letters)
             else:
                 axis.set_major_locator(MaxNLocator(6, integer=True))
         if any(len(text) > 2 for text in texts):
@@ -270,9 +271,9 @@ def confusion(name: str, title: str, counts: Counts, names: Sequence[str]) -> Pi
                 axes.text(column, row, str(count), ha="center", va="center", fontsize=7,
                           color=WHITE if shares[row, column] > 0.7 else INK)  # fmt: skip
 
-    room = 0.3 + _room(texts or ["100"])
+    room = 0.3 + _room(texts or ["100"], letters)
     said = f"{title}. {words.confusion(counts, names)}"
-    return draw(name, said, (SQUARE, SQUARE), paint, left=room, bottom=room, right=room - 0.23)
+    return draw(name, said, (SQUARE, SQUARE + 0.16), paint, left=room, bottom=room)
 
 
 def class_bars(name: str, shares: Floats, names: Sequence[str]) -> Picture:

@@ -67,6 +67,12 @@ def title(metric: str) -> str:
     return TITLES.get(metric, metric.replace("_", " "))
 
 
+def column(name: str) -> str:
+    """Return the heading of a metric as Keras names it: `val_loss` is Validation loss."""
+    of = "Validation" if name.startswith("val_") else "Training"
+    return f"{of} {title(name.removeprefix('val_')).lower()}"
+
+
 def shown(metric: str, value: Any) -> str:
     """Return a metric's value in its own form: shares in percent."""
     known = number(value)

@@ -177,6 +177,15 @@ def test_a_damaged_record_checkpoint_or_evaluation_costs_only_itself(world: Worl
     assert f"{job.evaluation['top_1']:.1%}" in text_of(page)
 
 
+def test_without_arrays_the_stored_mistakes_are_named(world: World) -> None:
+    """Which classes are taken for each other stands in the evaluation's numbers too."""
+    evaluated(world, "cats", names=[f"name_{number}" for number in range(10)])
+    world.store.put("jobs/cats/evaluation/t9.npz", b"PK")
+    found, page = report(world)
+    assert len(found.problems) == 1
+    assert re.search(r"name_\d and name_\d are taken for each other in \d+ images", text_of(page))
+
+
 def test_arrays_that_make_no_sense_are_a_problem(world: World) -> None:
     """Predictions of another number of images than there are labels."""
     world.submit("cats")
@@ -358,7 +367,9 @@ def test_settings_have_names_that_people_read(world: World) -> None:
     names = re.findall("<dt>(.*?)</dt>", page.html)
     assert {"Keras backend", "Fingerprint of the data", "Of a later version"} <= set(names)
     assert all(name[0].isupper() or name == "oneDNN" for name in names)
-    assert not [name for name in names if "_" in name]
+    heads = re.findall('<th scope="col"[^>]*>(.*?)</th>', page.html)
+    assert {"Training loss", "Validation top-1 accuracy"} <= set(heads)
+    assert not [name for name in names + heads if "_" in name]
 
 
 def test_a_job_that_is_named_must_exist(world: World) -> None:
