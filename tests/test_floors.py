@@ -3,24 +3,28 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 PACKAGE = Path(__file__).parent.parent / "runner"
 
 #: from the ground up; those of one floor don't know each other
 FLOORS: list[set[str]] = [
     {"errors"},
-    {"registry", "store"},
+    {"registry", "store", "machine"},
     {"mistakes", "queue", "checkpoint"},
     {"spec"},
     {"specfile"},
     {"models", "datasets"},
     {"training"},
     {"evaluation"},
-    {"engine"},
+    {"engine", "report"},
     {"cli", "__init__"},
     {"__main__"},
 ]
@@ -34,7 +38,10 @@ ZONES = {
     "jax": ("training/backends/jax.py",),
     "jaxlib": ("training/backends/jax.py",),
     "ray": ("engine/ray.py",),
-    "matplotlib": ("evaluation/",),
+    "matplotlib": ("report/pictures.py",),
+    "jinja2": ("report/page.py",),
+    "PIL": ("report/examples.py", "datasets/folder.py"),
+    "sklearn": ("evaluation/metrics.py", "datasets/digits.py"),
     "gcsfs": (),
     "s3fs": (),
     "pickle": (),
@@ -44,6 +51,10 @@ ZONES = {
 
 #: what `runner status` has no time for
 HEAVY = {"tensorflow", "keras", "pydantic", "gcsfs", "s3fs", "fsspec", "numpy", "sklearn"}
+HEAVY |= {"matplotlib", "jinja2", "PIL"}
+
+#: what `runner` has code for, but does not bring: the extras, and a notebook's own
+BROUGHT_BY_USERS = {"ray", "jax", "jaxlib", "IPython"}
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -96,6 +107,24 @@ def test_heavy_packages_stay_in_their_zones() -> None:
             if zone is not None and not name.startswith(zone or ("-",)):
                 wrong.append(f"{name} imports {dotted}")
     assert not wrong
+
+
+def test_whatever_is_imported_comes_with_an_installation() -> None:
+    """After `make run` every command works: no package is to be installed besides."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    todo, brought = [Requirement(one) for one in project["project"]["dependencies"]], set()
+    while todo:
+        one = todo.pop()
+        name = canonicalize_name(one.name)
+        if name not in brought and (one.marker is None or one.marker.evaluate({"extra": ""})):
+            brought.add(name)
+            todo += [Requirement(text) for text in metadata.requires(name) or []]
+    sources = metadata.packages_distributions()
+    imported = {dotted.split(".")[0] for _, tree in modules() for dotted in imports(tree)}
+    others = imported - sys.stdlib_module_names - {"runner"} - BROUGHT_BY_USERS
+    assert [
+        name for name in others if not brought & {canonicalize_name(d) for d in sources[name]}
+    ] == []
 
 
 def test_no_code_is_made_from_text() -> None:

@@ -55,7 +55,7 @@ def work_on_each_gpu(options: argparse.Namespace) -> int:
     """
     from runner.engine.keeper import keep_all
     from runner.engine.notices.watcher import watching
-    from runner.training.machine import gpus
+    from runner.machine.hardware import gpus
 
     work, session, cards = _work(options), session_of(options), gpus()
     # without the driver's command the variable alone says what there is

@@ -88,8 +88,8 @@ def _versions() -> Finding:
 
 
 def _machine() -> Finding:
-    from runner.engine.memory import memory_bytes
-    from runner.training.machine import cores
+    from runner.machine.hardware import cores
+    from runner.machine.memory import memory_bytes
 
     memory = memory_bytes()
     text = f"{cores()} cores" + (f", {memory / 1e9:.1f} GB of memory" if memory else "")
@@ -118,18 +118,23 @@ def _memory(queue: Queue) -> Iterator[Finding]:
 
 
 def _accelerators() -> Finding:
-    from runner.training.machine import accelerators
+    from runner.machine.hardware import cards
+    from runner.training.quiet import import_keras
 
     try:
-        found = accelerators()
+        import_keras()
+        from runner.training import backends
+
+        usable = backends.current().accelerators()
     except (ImportError, SpecError) as error:
         return Finding("GPU", Verdict.WARNING, str(error))
-    if found.usable:
-        names = "; ".join(found.installed or found.usable)
-        return Finding("GPU", Verdict.OK, f"{len(found.usable)} usable: {names}")
-    if found.installed:
+    installed = cards()
+    if usable:
+        names = "; ".join(installed or usable)
+        return Finding("GPU", Verdict.OK, f"{len(usable)} usable: {names}")
+    if installed:
         text = (
-            f"{'; '.join(found.installed)}: installed, but Keras's backend can't use it. Install "
+            f"{'; '.join(installed)}: installed, but Keras's backend can't use it. Install "
             "its CUDA libraries: pip install 'tensorflow[and-cuda]'"
         )
         return Finding("GPU", Verdict.WARNING, text)

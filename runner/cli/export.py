@@ -82,7 +82,7 @@ def _model(queue: Queue, store: Store, job: Job, reference: Json, path: Path) ->
 
 def _history(store: Store, job: Job, reference: Json, path: Path) -> int:
     from runner.checkpoint.reading import read_manifest
-    from runner.evaluation.report import history_of
+    from runner.report.collect import history_of
 
     history = history_of(read_manifest(store, str(reference.get("manifest"))))
     epochs = max(map(len, history.values()), default=0)

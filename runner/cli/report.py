@@ -31,38 +31,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the page; exit code 6 if something in the store can't be read."""
-    from runner.evaluation.report import collect
+    from runner.report.collect import collect
+    from runner.report.page import render
 
     folder: Path = options.output
     queue, _ = open_queue(options)
     report = collect(queue, options.job, now=utc_now())
-    _need_matplotlib()
-    from runner.evaluation.page import render
-
     _make(folder)
-    if not report.runs and not report.unreadable:
+    if not report.runs and not report.problems:
         say("no jobs")
     page = render(report)
     for name, png in page.pictures.items():
+        _make((folder / name).parent)
         write_file(folder / name, png)
     write_file(folder / PAGE, page.html.encode(errors="replace"))
     for problem in report.problems:
         say(problem)
     print(folder / PAGE)
     return Exit.STORAGE if report.problems else Exit.DONE
-
-
-def _need_matplotlib() -> None:
-    try:
-        import runner.evaluation.pictures  # noqa: F401
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("matplotlib", "PIL"):
-            raise
-        msg = (
-            "runner report draws with matplotlib, which is not installed here:"
-            " pip install matplotlib."
-        )
-        raise SpecError(msg) from None
 
 
 def _make(folder: Path) -> None:

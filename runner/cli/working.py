@@ -70,8 +70,8 @@ def work(
     labels: Sequence[str] = (),
 ) -> Exit:
     """Work on jobs (None: all) until nothing is left; the exit code of it."""
-    from runner.engine.machine import Looking
     from runner.engine.notices.watcher import watching
+    from runner.engine.requirements import Looking
     from runner.engine.worker import Worker
 
     if session is not None:

@@ -2,7 +2,7 @@
 
 Either `train/<class>/*` and `test/<class>/*`, or `<class>/*` alone: then a share of each class,
 chosen by the files' names, is the test part. Pictures in folders within a class's folder belong to
-the class; what is hidden (`.ipynb_checkpoints`) counts as not there. Needs Pillow.
+the class; what is hidden (`.ipynb_checkpoints`) counts as not there.
 
 Pictures are read as Keras's `image_dataset_from_directory` reads them: of 16 bits the upper 8,
 without transparency, of an animation the first frame. But they are turned as their EXIF says.
@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from runner.datasets.arrays import Dataset, checked, empty, keyed_order
 from runner.errors import DataError, MissingHereError, SpecError
@@ -45,7 +46,7 @@ def load(
 
     Raises:
         SpecError: no path was given.
-        MissingHereError: this machine has no such folder, or no Pillow.
+        MissingHereError: this machine has no such folder.
         DataError: no pictures, or one that cannot be read: it is named.
         StoreError: the bucket failed for now.
     """
@@ -135,11 +136,6 @@ class _Source:
         return pictures
 
     def _picture(self, file: PurePosixPath, image_size: int, channels: int) -> NDArray[Any]:
-        try:
-            from PIL import Image, UnidentifiedImageError
-        except ImportError:
-            msg = "the dataset 'folder' reads pictures with Pillow: pip install pillow."
-            raise MissingHereError(msg) from None
         content = self._place.read(str(file))
         try:
             with Image.open(io.BytesIO(content)) as image:
@@ -155,8 +151,6 @@ class _Source:
 
 def _of_8_bits(image: Any) -> Any:
     """Return a picture turned as its EXIF says, in a mode that Pillow converts as it should."""
-    from PIL import Image, ImageOps
-
     with suppress(Exception):  # EXIF that is damaged turns nothing
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 from runner.engine.attempt import AttemptLog, Heartbeat, trace_key
 from runner.engine.faults import FINAL, kind_of, stacks, trace_of
-from runner.engine.memory import Memory, MemoryWatch
 from runner.engine.pace import Pace
 from runner.engine.preemption import StopRequest
 from runner.engine.stages import Attempt, run_stage
@@ -27,6 +26,7 @@ from runner.errors import (
     PreemptedError,
     StoreError,
 )
+from runner.machine.memory import Memory, MemoryWatch
 from runner.queue import job as jobs
 from runner.queue.job import HOLD, Failure, Job, Json, State
 from runner.queue.lease import Lease

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from runner.engine.faults import was_killed_for_memory
-from runner.engine.machine import Identity, Looking, missing_here
-from runner.engine.memory import oom_kills
 from runner.engine.preemption import StopRequest
+from runner.engine.requirements import Identity, Looking, missing_here
 from runner.engine.running import Reporter, RunningAttempt, Surroundings
 from runner.engine.session import NOT_BEGUN, Session
 from runner.errors import (
@@ -29,6 +28,7 @@ from runner.errors import (
     StoreError,
     StoreRefusedError,
 )
+from runner.machine.memory import oom_kills
 from runner.queue import job as jobs
 from runner.queue.drain import Drain
 from runner.queue.job import Job, Json, State

@@ -205,8 +205,9 @@ def _measure(
         "classes": classes,
         "class_names": list(class_names),
         **_scores(plain, labels),
-        "certainty": metrics.certainty(predicted, labels),
-        "consistency": metrics.consistency(predicted),
+        # one look at each image says neither
+        "certainty": metrics.certainty(predicted, labels) if len(results) > 1 else None,
+        "consistency": metrics.consistency(predicted) if len(results) > 1 else None,
         "augmented_passes": len(results) - 1,
         "augmented": None,
         **metrics.calibration(plain, labels),

@@ -1,4 +1,4 @@
-"""What the predictions on the test images say, counted in NumPy and without Keras.
+"""What the predictions on the test images say, without Keras.
 
 Everything is a function of the true labels, the predicted probabilities of the plain pass and
 the classes predicted by all passes. Sums are float64. Where two classes are equally probable,
@@ -39,15 +39,15 @@ def cross_entropy(probabilities: NDArray[Any], labels: NDArray[Any]) -> float:
 
 def confusion_matrix(labels: NDArray[Any], predicted: NDArray[Any], classes: int) -> Counts:
     """Count images by true class (row) and predicted class (column)."""
-    cells = labels.astype(np.int64) * classes + predicted
-    return np.bincount(cells.ravel(), minlength=classes * classes).reshape(classes, classes)
+    from sklearn.metrics import confusion_matrix as count
+
+    return np.asarray(count(labels.ravel(), predicted.ravel(), labels=range(classes)), np.int64)
 
 
 def per_class_accuracy(confusion: Counts) -> Floats:
     """Share of each class's images predicted as that class; NaN where there are none."""
-    totals = confusion.sum(axis=1).astype(np.float64)
-    shares = np.full(len(totals), np.nan)
-    np.divide(np.diagonal(confusion), totals, out=shares, where=totals > 0)
+    with np.errstate(invalid="ignore"):
+        shares: Floats = np.diagonal(confusion) / confusion.sum(axis=1)
     return shares
 
 

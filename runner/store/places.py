@@ -32,7 +32,7 @@ class Mapped(mmap.mmap):
     def seek(self, offset: int, whence: int = 0) -> int:  # type: ignore[override]
         """Move to a place and return it; OSError outside the file, as files raise it."""
         try:
-            super().seek(offset, whence)
+            super().seek(offset, whence)  # type: ignore[arg-type]
         except ValueError as error:
             raise OSError(str(error)) from None
         return self.tell()

@@ -14,8 +14,8 @@ import numpy as np
 
 from runner import registry
 from runner.datasets.arrays import Dataset
-from runner.engine.memory import memory_bytes
 from runner.errors import DataError, MissingHereError, SpecError, StoreError
+from runner.machine.memory import memory_bytes
 from runner.spec import JobSpec
 from runner.store import places
 from runner.store.allowed import paths_of

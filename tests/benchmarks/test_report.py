@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runner.store.memory import MemoryStore
-from tests.evaluation.fakes import dump, study
+from tests.report.fakes import dump, study
 
 pytestmark = pytest.mark.bench
 

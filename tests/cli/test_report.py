@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.evaluation.report import collect
 from runner.queue.queue import utc_now
+from runner.report.collect import collect
 from tests.engine.test_on_buckets import SPEC
 from tests.harness import Runner, finish
 
@@ -52,7 +53,10 @@ def test_the_page_of_a_killed_job(runner: Runner, status: dict[str, Any], tmp_pa
     assert page.count("data:image/png;base64,") > 3
     pictures = {path.name for path in out.iterdir()}
     assert {f"{NAME}-loss.png", f"{NAME}-confusion.png", f"{NAME}-attempts.png"} <= pictures
-    assert not [name for name in pictures if name.endswith(".part")]
+    assert not [name for name in pictures if name.endswith(".part") or "-as-" in name]
+    photos = [path.name for path in (out / "mistakes").iterdir()]
+    assert len(photos) > 3
+    assert all(re.fullmatch(rf"{NAME}-\d-as-(\d|other)\.png", name) for name in photos)
 
 
 def test_the_mark_is_where_the_second_attempt_went_on(runner: Runner) -> None:
@@ -61,9 +65,10 @@ def test_the_mark_is_where_the_second_attempt_went_on(runner: Runner) -> None:
     (run,) = collect(queue, [], now=utc_now()).runs
     (mark,) = run.interruptions
     first, second = run.attempts[:2]
-    assert mark.step == first.saved_step == second.first_step <= 20
+    assert mark is first
+    assert mark.saved_step == second.first_step <= 20
     per_epoch = run.job.step / run.job.epoch
-    assert mark.epoch == pytest.approx(mark.step / per_epoch)
+    assert mark.saved_epoch == pytest.approx(mark.saved_step / per_epoch)
     assert {len(values) for values in run.history.values()} == {run.job.epoch}
     assert run.measured is not None
     assert run.measured.class_names == tuple(map(str, range(10)))
@@ -84,33 +89,6 @@ def test_no_tensorflow_is_imported(runner: Runner, tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-
-
-def test_without_matplotlib_one_sentence_says_what_to_install(
-    runner: Runner, tmp_path: Path
-) -> None:
-    """Exit 2, and nothing is written; a wrong name is told before that."""
-    report = ["report", "-o", str(tmp_path / "r"), "--store", str(runner.store)]
-
-    def without_matplotlib(arguments: list[str]) -> "subprocess.CompletedProcess[str]":
-        code = (
-            "import sys\n"
-            "sys.modules['matplotlib'] = None\n"
-            "from runner.cli.main import main\n"
-            f"sys.exit(main({arguments!r}))"
-        )
-        return subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=False
-        )
-
-    wrong = without_matplotlib([*report, "nojob"])
-    assert wrong.returncode == 3
-    assert "nojob" in wrong.stderr
-    done = without_matplotlib(report)
-    assert done.returncode == 2
-    assert "pip install matplotlib" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "r").exists()
 
 
 def test_an_unreadable_job_is_named_on_standard_error(runner: Runner, tmp_path: Path) -> None:

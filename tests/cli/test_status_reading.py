@@ -5,7 +5,7 @@ import pytest
 from runner.cli.status import describe, view_all
 from runner.queue.queue import Queue
 from runner.store.memory import MemoryStore
-from tests.evaluation.fakes import World, history
+from tests.report.fakes import World, history
 
 
 @pytest.mark.parametrize("length", [0, 40])

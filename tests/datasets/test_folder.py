@@ -6,11 +6,10 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+from PIL import Image
 
 from runner.datasets import folder
 from runner.errors import DataError, MissingHereError, SpecError
-
-Image = pytest.importorskip("PIL.Image")
 
 
 def paint(path: Path, grey: int, size: tuple[int, int] = (9, 7)) -> None:

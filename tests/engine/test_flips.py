@@ -26,8 +26,8 @@ from runner.checkpoint.reading import Restored, read_checkpoint
 from runner.cli import status
 from runner.cli.detail import detail
 from runner.engine import running
-from runner.engine.machine import Looking, Machine
 from runner.engine.preemption import StopRequest
+from runner.engine.requirements import Looking, Machine
 from runner.engine.stages import Attempt
 from runner.engine.worker import Worker
 from runner.errors import PreemptedError

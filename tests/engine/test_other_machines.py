@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from runner.cli.main import main
-from runner.engine.machine import missing_here
+from runner.engine.requirements import missing_here
 from runner.errors import DataError, MissingHereError, SpecError
 from runner.queue.job import State
 from runner.spec import parse

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from runner.engine import machine, running, worker
-from runner.engine.machine import Looking, Machine, missing_here
-from runner.engine.memory import Memory, MemoryWatch
+from runner.engine import requirements, running, worker
 from runner.engine.preemption import StopRequest
+from runner.engine.requirements import Looking, Machine, missing_here
 from runner.engine.stages import Attempt
 from runner.errors import (
     ConflictError,
@@ -25,12 +24,13 @@ from runner.errors import (
     SpecError,
     TrainingError,
 )
+from runner.machine.hardware import Gpu
+from runner.machine.memory import Memory, MemoryWatch
 from runner.queue.job import Failure, Job, State
 from runner.queue.lease import LOOK_BEATS
 from runner.queue.owner import this_process
 from runner.store import allowed, log
 from runner.store.log import decode, encode, slot
-from runner.training.machine import Gpu
 from tests.engine.counting import LEASE_SECONDS, Counting, Shop, raising
 from tests.harness import large_npz
 
@@ -340,7 +340,7 @@ def test_a_job_that_another_has_trained_meanwhile_is_evaluated(shop: Shop) -> No
 def test_a_claim_names_the_commit_of_the_users_code(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "git_commit", lambda: "c0ffee")
+    monkeypatch.setattr(requirements, "git_commit", lambda: "c0ffee")
     seen: list[Any] = []
     shop.submit("cats")
     shop.work(Counting(1, lambda job, _: seen.append((job.owner or {}).get("git_commit"))))

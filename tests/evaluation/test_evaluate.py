@@ -125,7 +125,7 @@ def test_model_without_augmentation_has_no_augmented_passes() -> None:
     found = measure(model(None))
     assert found.metrics["augmented_passes"] == 0
     assert found.metrics["augmented"] is None
-    assert found.metrics["certainty"] == found.metrics["top_1"]
+    assert found.metrics["certainty"] is found.metrics["consistency"] is None
     assert "confusion_augmented" not in found.arrays
 
 

@@ -17,7 +17,8 @@ import jaxlib
 import keras
 
 from runner.checkpoint.plain import Array
-from runner.training import machine, private
+from runner.machine import hardware
+from runner.training import private
 
 _THREADS = "PJRT_NPROC"  #: how many threads an operation has; read once, when a CPU is first used
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  #: has no effect on CPUs, which always are
@@ -50,7 +51,7 @@ def _threads() -> int:
     for name in (_THREADS, "NPROC"):
         if (text := os.environ.get(name, "")).isdecimal() and int(text):
             return int(text)
-    return machine.cores()
+    return hardware.cores()
 
 
 def fingerprint(model: Any) -> dict[str, Any]:  # noqa: ARG001 - the seam's signature

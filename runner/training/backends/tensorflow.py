@@ -12,7 +12,8 @@ from tensorflow.python.framework.config import is_op_determinism_enabled
 from tensorflow.python.ops import stateful_random_ops
 
 from runner.checkpoint.plain import Array
-from runner.training import inspection, machine, private
+from runner.machine import hardware
+from runner.training import inspection, private
 from runner.training.backends import tensorflow_settings
 
 # ---------------------------------------------------------------------- numerics
@@ -20,7 +21,7 @@ from runner.training.backends import tensorflow_settings
 
 def fix(*, threads: int | None, deterministic: bool) -> int:
     """Fix threads and determinism; the threads in use."""
-    wished = threads or machine.cores()
+    wished = threads or hardware.cores()
     if tf.config.threading.get_intra_op_parallelism_threads() != wished:
         try:
             tf.config.threading.set_intra_op_parallelism_threads(wished)
@@ -34,7 +35,7 @@ def fix(*, threads: int | None, deterministic: bool) -> int:
 def intra_op_threads() -> int:
     """Return how many threads an operation uses."""
     set_here = int(tf.config.threading.get_intra_op_parallelism_threads())
-    return set_here or tensorflow_settings.threads() or machine.cores()
+    return set_here or tensorflow_settings.threads() or hardware.cores()
 
 
 def fingerprint(model: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any, cast
 from runner import registry
 from runner.engine.source import git_commit
 from runner.errors import NotFoundError, SpecError, StoreError
+from runner.machine.hardware import Gpu, gpus
 from runner.mistakes import short
 from runner.queue import presence
 from runner.queue.drain import name_of
@@ -26,7 +27,6 @@ from runner.store import places
 from runner.store.allowed import paths_of, refusal
 from runner.store.base import Store
 from runner.training.check import short_of_memory
-from runner.training.machine import Gpu, gpus
 
 LABELS_VARIABLE = "RUNNER_LABELS"  #: labels of this machine, separated by commas
 NEWS_SECONDS = 60.0  #: between two signs of a worker that has news, at least

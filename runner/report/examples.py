@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from runner import registry
-from runner.evaluation.markup import clean
-from runner.evaluation.report import Measured, Run
+from runner.report.collect import Measured, Run, clean
 
 LARGEST = 2 * 1024**3  #: bytes of a data file that is opened for a few pictures
 MOST = 20_000  #: files of a folder that is opened
@@ -73,6 +73,8 @@ def _load(data: Mapping[str, Any]) -> TestPart | str:
             load = registry.get("datasets", str(data.get("name")))
             found = load(path=path, **(arguments if isinstance(arguments, dict) else {}))
         names = tuple(clean(name, limit=80) for name in found.class_names)
+        if found.x_test.dtype != np.uint8 or found.x_test.ndim != 4:
+            return f"its data are no pictures: {found.x_test.dtype}, {found.x_test.shape}"
         return TestPart(images=found.x_test, labels=found.y_test, class_names=names)
     except ImportError as error:
         return f"reading its data takes {error.name or 'a package'}, which a report does without"
@@ -105,29 +107,25 @@ def _without_keras() -> Iterator[None]:
             del sys.modules[name]
 
 
-def mistaken(measured: Measured, true: int, taken_for: int | None = None) -> NDArray[np.int64]:
-    """Return which images of a class were taken for another one, or for any other."""
+def mistaken(measured: Measured, part: TestPart, true: int, taken_for: int | None) -> Images:
+    """Return some images of a class that were taken for another one, or for any other."""
     if measured.labels is None or measured.predicted is None:
-        return np.zeros(0, np.int64)
+        return part.images[:0]
     wrong = measured.predicted != true if taken_for is None else measured.predicted == taken_for
-    return np.flatnonzero((measured.labels == true) & wrong)[:SHOWN]
+    places = np.flatnonzero((measured.labels == true) & wrong)
+    return part.images[places[places < len(part.images)][:SHOWN]]
 
 
 def strip(images: Images) -> bytes:
     """Return a few images side by side as a PNG."""
-    from matplotlib.image import imsave
-
-    height = images.shape[1]
-    times = max(1, round(HEIGHT / height))
-    step = max(1, height // HEIGHT)
-    pictures = [_rgba(image[::step, ::step]).repeat(times, 0).repeat(times, 1) for image in images]
-    gap = np.zeros((len(pictures[0]), GAP, 4), np.uint8)
-    pieces = [piece for picture in pictures for piece in (picture, gap)][:-1]
+    height, width, channels = images.shape[1:]
+    scale = max(1, HEIGHT // height) if height <= HEIGHT else HEIGHT / height
+    size = max(1, round(width * scale)), round(height * scale)
+    row = Image.new("RGBA", (len(images) * (size[0] + GAP) - GAP, size[1]))
+    for place, image in enumerate(images):
+        picture = Image.fromarray(image[..., :3] if channels >= 3 else image[..., 0])
+        how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+        row.paste(picture.convert("RGB").resize(size, how), (place * (size[0] + GAP), 0))
     content = io.BytesIO()
-    imsave(content, np.concatenate(pieces, axis=1), format="png")
+    row.save(content, format="png")
     return content.getvalue()
-
-
-def _rgba(image: Images) -> Images:
-    colour = image[..., :3] if image.shape[-1] >= 3 else image[..., :1].repeat(3, axis=-1)
-    return np.concatenate([colour, np.full_like(colour[..., :1], 255)], axis=-1)

@@ -20,8 +20,11 @@ from runner.queue.queue import Queue
 from runner.store.base import Store
 
 STEPS = 20  #: of an epoch
-NUMERICS = {"tensorflow": "2.21.0", "keras": "3.15.1", "threads": 2, "deterministic": True,
-            "cpu": "A processor (avx2)", "accelerators": ["Tesla T4"], "xla": False}  # fmt: skip
+NUMERICS: dict[str, Any] = {
+    "backend": "tensorflow", "tensorflow": "2.21.0", "keras": "3.15.1", "threads": 2,
+    "deterministic": True, "cpu": "A processor (avx2)", "accelerators": ["Tesla T4"],
+    "xla": False, "data_content": "1750f4a557981340",
+}  # fmt: skip
 
 
 class Clock:
@@ -43,6 +46,7 @@ class World:
 
     store: Store
     clock: Clock = field(default_factory=Clock)
+    numerics: dict[str, Any] = field(default_factory=NUMERICS.copy)
 
     def __post_init__(self) -> None:
         self.queue = Queue(self.store, lease_seconds=60, now=self.clock)
@@ -73,7 +77,7 @@ class World:
         tensors = [("model/0/kernel", np.full((10, 10), step, "float32"))]
         snapshot = Snapshot(
             tensors=tensors, python={}, position=position,
-            history=known if epoch else {}, numerics=NUMERICS,
+            history=known if epoch else {}, numerics=self.numerics,
         )  # fmt: skip
         saver.save(snapshot, wait=True)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.evaluation.page import render
-from runner.evaluation.report import collect
+from runner.report.collect import collect
+from runner.report.page import render
 from runner.store.memory import MemoryStore
-from tests.evaluation.chromium import Browser, binary, browsing
-from tests.evaluation.fakes import World, history, store_evaluation
+from tests.report.chromium import Browser, binary, browsing
+from tests.report.fakes import World, history, store_evaluation
 
 SIZES = "[...document.querySelectorAll('svg, img')].map(e => e.getBoundingClientRect().width)"
 NATURAL = "[...document.images].map(e => e.complete && e.naturalWidth)"
@@ -27,6 +27,19 @@ OUTSIDE = """[...document.querySelectorAll('svg')].filter(svg => {
             || box.top < frame.top - 2 || box.bottom > frame.bottom + 2;
     });
 }).map(svg => svg.getAttribute('aria-label').slice(0, 60))"""
+COVERED = """[...document.querySelectorAll('svg:not([aria-label^=Confusion])')].flatMap(svg => {
+    const bars = [...svg.querySelectorAll('path')].filter(
+        path => path.getAttribute('style').includes('fill: var(--series')
+    ).map(path => path.getBoundingClientRect());
+    return [...svg.querySelectorAll('text')].filter(text => {
+        const box = text.getBoundingClientRect();
+        return bars.some(bar => Math.min(bar.right, box.right) - Math.max(bar.left, box.left) > 1
+            && Math.min(bar.bottom, box.bottom) - Math.max(bar.top, box.top) > 1);
+    }).map(text => text.textContent);
+})"""
+LETTERS = """[...document.querySelectorAll('svg')].map(svg => Math.min(
+    ...[...svg.querySelectorAll('text')].map(text => parseFloat(getComputedStyle(text).fontSize))
+) * svg.getBoundingClientRect().width / svg.viewBox.baseVal.width)"""
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -39,13 +52,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = digits.load()
     right = np.eye(10, dtype="float32")[images.y_test]
     right[:40] = right[40:80]
-    for name in ("cats", "dogs"):
+    names = ["W" * 20, "漢字" * 10, *map(str, range(8))]
+    for name, deaths in (("cats", (75, 100)), ("m" * 40, ())):
         world.submit(name, data={"name": "digits", "path": None, "arguments": {}})
-        lease = world.train(name, history(12), 75, 100)
+        lease = world.train(name, history(12), *deaths)
         lease.finish(final=lease.job.checkpoints[0], evaluate=True)
         world.claim(name).finish(
             evaluation=store_evaluation(
-                world.store, name, labels=images.y_test, probabilities=right
+                world.store, name, labels=images.y_test, probabilities=right, names=names
             )
         )
     path = tmp_path_factory.mktemp("page") / "report.html"
@@ -70,12 +84,17 @@ def test_every_picture_is_seen_and_the_console_is_empty(browser: Browser) -> Non
     assert browser.said == []
 
 
-def test_no_letter_is_cut_off_and_nothing_is_wider_than_the_window(browser: Browser) -> None:
-    for width in (1280, 420):
+def test_no_letter_is_cut_off_or_covered_and_nothing_is_wider_than_the_window(
+    browser: Browser,
+) -> None:
+    """On a desk and on a telephone, where all letters can still be read."""
+    for width in (1280, 375):
         browser("Emulation.setDeviceMetricsOverride", width=width, height=900,
-                deviceScaleFactor=1, mobile=False)  # fmt: skip
+                deviceScaleFactor=1, mobile=width < 400)  # fmt: skip
         assert browser.value(OUTSIDE) == []
+        assert browser.value(COVERED) == []
         assert browser.value(OVERFLOW) <= 0
+        assert min(browser.value(LETTERS)) > 6.9  # pixels
 
 
 def test_pictures_take_the_colours_of_a_dark_page(browser: Browser) -> None:

@@ -5,10 +5,10 @@ from datetime import timedelta
 import pytest
 
 from runner.errors import ConflictError
-from runner.evaluation.attempts import Ending
-from runner.evaluation.report import Run, collect
+from runner.report.attempts import Ending
+from runner.report.collect import Run, collect
 from runner.store.memory import MemoryStore
-from tests.evaluation.fakes import STEPS, World, history
+from tests.report.fakes import STEPS, World, history
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_deaths_are_lost_attempts_and_marks_where_the_next_goes_on(world: World)
     assert [one.ending for one in run.attempts] == [Ending.LOST, Ending.LOST, Ending.FINISHED]
     assert [one.host for one in run.attempts] == ["gpu-1", "gpu-2", "gpu-3"]
     assert [one.lost_steps for one in run.attempts] == [7, 5, 0]
-    assert [(mark.step, mark.epoch) for mark in run.interruptions] == [
+    assert [(mark.saved_step, mark.saved_epoch) for mark in run.interruptions] == [
         (40, 40 / STEPS),
         (130, 130 / STEPS),
     ]
@@ -74,7 +74,9 @@ def test_a_preempted_attempt_lost_nothing(world: World) -> None:
     run = only(world)
     (one,) = run.attempts
     assert (one.ending, one.lost_steps, one.reason) == (Ending.PREEMPTED, 0, "SIGTERM")
-    assert [(mark.ending, mark.epoch) for mark in run.interruptions] == [(Ending.PREEMPTED, 1.5)]
+    assert [(mark.ending, mark.saved_epoch) for mark in run.interruptions] == [
+        (Ending.PREEMPTED, 1.5)
+    ]
 
 
 def test_an_attempt_that_runs_has_no_end_and_no_mark(world: World) -> None:
@@ -105,4 +107,4 @@ def test_without_an_epoch_done_the_heartbeat_tells_how_long_one_is(world: World)
     world.save(lease, history(3), 5)
     lease.renew(step=8, epoch=0, details={"stage": "train", "steps": STEPS})
     world.claim("cats")
-    assert [mark.epoch for mark in only(world).interruptions] == [0.25]
+    assert [mark.saved_epoch for mark in only(world).interruptions] == [0.25]

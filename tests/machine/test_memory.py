@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.engine.memory import Memory, MemoryWatch, memory, oom_kills
+from runner.machine.memory import Memory, MemoryWatch, memory, oom_kills
 from tests.harness import QUICKSTART, Runner, sets
 
 V2 = {

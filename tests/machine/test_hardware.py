@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.engine.machine import Machine
-from runner.training import machine
+from runner.engine.requirements import Machine
+from runner.machine import hardware
 
 SMI = """#!/bin/sh
 echo "0, GPU-aaa, NVIDIA L4, 23034"
@@ -37,13 +37,13 @@ def _cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_cards_that_this_process_may_use_count(visible: str | None, names: list[str]) -> None:
     """A card that CUDA_VISIBLE_DEVICES hides is no reason to take a job that needs one."""
     environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    assert [card.name for card in machine.gpus(environment)] == names
+    assert [card.name for card in hardware.gpus(environment)] == names
 
 
 @pytest.mark.usefixtures("_cards")
 def test_memory_is_compared_as_it_is_sold() -> None:
     """16 GB on the box are 15,360 MiB in the driver."""
-    here = Machine(gpus=machine.gpus({"CUDA_VISIBLE_DEVICES": "1"}))
+    here = Machine(gpus=hardware.gpus({"CUDA_VISIBLE_DEVICES": "1"}))
     assert here.lacks({"gpu_memory_gb": 16}) == ""
     assert here.lacks({"gpu_memory_gb": 24}).endswith("the largest here has 16.1 GB")
     assert Machine().lacks({"gpu_memory_gb": 1}).endswith("none here")
@@ -51,4 +51,4 @@ def test_memory_is_compared_as_it_is_sold() -> None:
 
 def test_a_machine_without_the_driver_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert machine.gpus({}) == ()
+    assert hardware.gpus({}) == ()

@@ -9,9 +9,11 @@ import io
 import json
 import math
 import re
+import unicodedata
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -23,12 +25,12 @@ from runner.checkpoint.manifest import Manifest
 from runner.checkpoint.packs import hash_bytes
 from runner.checkpoint.reading import read_manifest
 from runner.errors import CheckpointError, NotFoundError, StoreError
-from runner.evaluation.attempts import Attempt, Interruption, attempts, interruptions
-from runner.evaluation.markup import clean
+from runner.evaluation.metrics import per_class_accuracy
 from runner.queue import protocol
 from runner.queue.job import Job, State, from_json
 from runner.queue.protocol import Heartbeat
 from runner.queue.queue import Queue
+from runner.report.attempts import Attempt, attempts
 from runner.store import log
 from runner.store.base import Store
 
@@ -37,6 +39,8 @@ MAX_DOCUMENT = 16 * 1024 * 1024  #: bytes of an evaluation's numbers
 MAX_ARRAYS = 512 * 1024 * 1024  #: bytes of its arrays, unpacked
 MAX_CLASSES = 2000
 MAX_METRICS = 32
+LONGEST = 2_000  #: characters of one piece of text
+OF_PASSES = ("certainty", "consistency")  #: what one look at each image cannot tell
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -54,19 +58,19 @@ class Measured:
     confusion: Counts | None = field(default=None, repr=False)  #: true x predicted
     augmented: Counts | None = field(default=None, repr=False)  #: of all augmented passes
 
+    @property
+    def passes(self) -> int:
+        """How often the images were changed at random and looked at again."""
+        return int(number(self.metrics.get("augmented_passes")) or 0)
+
     def number(self, name: str) -> float | None:
-        """Return a metric, None where it is missing or no finite number."""
-        return number(self.metrics.get(name))
+        """Return a metric, None where it is missing, says nothing or is no finite number."""
+        return None if name in OF_PASSES and not self.passes else number(self.metrics.get(name))
 
     @property
     def per_class(self) -> Floats | None:
         """Share of each class's images that are recognised; NaN where a class has none."""
-        if self.confusion is None:
-            return None
-        totals = self.confusion.sum(axis=1).astype(np.float64)
-        shares = np.full(len(totals), np.nan)
-        np.divide(np.diagonal(self.confusion), totals, out=shares, where=totals > 0)
-        return shares
+        return None if self.confusion is None else per_class_accuracy(self.confusion)
 
     @property
     def reliability(self) -> list[Mapping[str, Any]]:
@@ -90,7 +94,6 @@ class Run:
     state: str  #: of the job; `lost` where it runs on paper only
     spec: Mapping[str, Any]  #: effective
     attempts: Sequence[Attempt] = ()
-    interruptions: Sequence[Interruption] = ()
     history: History = field(default_factory=dict)
     numerics: Mapping[str, Any] = field(default_factory=dict)
     parameters: int | None = None
@@ -103,6 +106,11 @@ class Run:
         """How many epochs the history covers."""
         return max(map(len, self.history.values()), default=0)
 
+    @property
+    def interruptions(self) -> list[Attempt]:
+        """The attempts whose training was cut short."""
+        return [one for one in self.attempts if one.interrupted]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
@@ -111,13 +119,7 @@ class Report:
     store: str  #: for people
     made_at: datetime
     runs: Sequence[Run]
-    unreadable: Mapping[str, str]  #: job -> why nothing is known of it
-
-    @property
-    def problems(self) -> list[str]:
-        """Everything that could not be read, job by job."""
-        whole = [f"{name}: cannot be read: {why}" for name, why in self.unreadable.items()]
-        return whole + [f"{run.job.id}: {text}" for run in self.runs for text in run.problems]
+    problems: Sequence[str]  #: everything that could not be read, job by job
 
 
 def number(value: Any) -> float | None:
@@ -128,6 +130,17 @@ def number(value: Any) -> float | None:
         return float(value) if math.isfinite(value) else None
     except OverflowError:
         return None
+
+
+def clean(text: str, *, limit: int = LONGEST, lines: bool = False) -> str:
+    r"""Return text without control and direction characters, at most `limit` characters of it.
+
+    >>> clean("a\x1b[31m\u202eb")
+    'a[31mb'
+    """
+    cut = text if len(text) <= limit else text[: limit - 1] + "…"
+    spaced = "".join(" " if c in "\t\r" or (c == "\n" and not lines) else c for c in cut)
+    return "".join(c for c in spaced if c == "\n" or unicodedata.category(c)[0] != "C")
 
 
 def collect(queue: Queue, names: Sequence[str], *, now: datetime) -> Report:
@@ -143,70 +156,62 @@ def collect(queue: Queue, names: Sequence[str], *, now: datetime) -> Report:
         StoreError: the store can't be listed.
     """
     unreadable: dict[str, str] = {}
-    jobs = _named(queue, names, unreadable) if names else _all(queue, unreadable)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = list(pool.map(lambda job: _run_or_error(queue, job), jobs))
-    for job, run in zip(jobs, found, strict=True):
-        if isinstance(run, StoreError):
-            unreadable[job.id] = str(run)
-    return Report(
-        store=queue.store.url,
-        made_at=now,
-        runs=[run for run in found if isinstance(run, Run)],
-        unreadable=unreadable,
-    )
 
+    def refuse(name: str, error: Exception) -> None:
+        unreadable[name] = f"{name}: cannot be read: {error}"
 
-def _all(queue: Queue, unreadable: dict[str, str]) -> list[Job]:
-    jobs = queue.jobs(lambda name, error: unreadable.__setitem__(name, str(error)))
-    return sorted(jobs, key=lambda job: (job.submitted_at, job.id))
+    def read(job: Job) -> Run | None:
+        try:
+            return _run(queue, job)
+        except (StoreError, NotFoundError) as error:
+            refuse(job.id, error)
+            return None
 
-
-def _named(queue: Queue, names: Sequence[str], unreadable: dict[str, str]) -> list[Job]:
-    found = []
+    jobs = [] if names else sorted(queue.jobs(refuse), key=lambda job: (job.submitted_at, job.id))
     for name in dict.fromkeys(names):
         try:
-            found.append(queue.job(name))
+            jobs.append(queue.job(name))
         except StoreError as error:
-            unreadable[name] = str(error)
-    return found
+            refuse(name, error)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        runs = [run for run in pool.map(read, jobs) if run]
+    parts = (f"{run.job.id}: {text}" for run in runs for text in run.problems)
+    problems = [*(unreadable[name] for name in sorted(unreadable)), *parts]
+    return Report(store=queue.store.url, made_at=now, runs=runs, problems=problems)
 
 
-def _run_or_error(queue: Queue, job: Job) -> Run | StoreError:
+@contextmanager
+def _noting(problems: list[str], what: str) -> Iterator[None]:
+    """Make a sentence of what cannot be read."""
     try:
-        return _run(queue, job)
-    except (StoreError, NotFoundError) as error:
-        return error if isinstance(error, StoreError) else StoreError(str(error))
+        yield
+    except (StoreError, ValueError, KeyError, OSError, EOFError, RecursionError,
+            zipfile.BadZipFile) as error:  # fmt: skip
+        problems.append(f"{what} cannot be read: {error}")
 
 
 def _run(queue: Queue, job: Job) -> Run:
     problems: list[str] = []
     records = _records(queue.store, job, problems)
     beats = _beats(queue.store, records)
-    lost = job.state is State.RUNNING and _is_lost(queue, job, problems)
-    manifest = newest_manifest(queue, job, problems)
-    tried = attempts(records, beats, lost=lost)
+    lost = False
+    if job.state is State.RUNNING:
+        with _noting(problems, "the sign of life of its worker"):
+            lost = queue.availability(job).claimable
+    manifest = _newest_manifest(queue, job, problems)
+    digest = job.spec_digest
     return Run(
         job=job,
         state="lost" if lost else job.state.value,
-        spec=_spec(records),
-        attempts=tried,
-        interruptions=interruptions(tried, records, _steps_per_epoch(manifest, beats)),
+        spec=next((one.spec for one in records if one.spec and one.spec_digest == digest), {}),
+        attempts=attempts(records, beats, _steps_per_epoch(manifest, beats), lost=lost),
         history=history_of(manifest),
         numerics=manifest.numerics if manifest else {},
         parameters=_parameters(job, manifest),
         beat=beats.get(job.token) if job.state is State.RUNNING else None,
-        measured=_measured(queue.store, job, problems),
+        measured=_measured(queue.store, job, problems) if job.evaluation else None,
         problems=problems,
     )
-
-
-def _is_lost(queue: Queue, job: Job, problems: list[str]) -> bool:
-    try:
-        return queue.availability(job).claimable
-    except StoreError as error:
-        problems.append(f"whether its worker lives cannot be told: {error}")
-        return False
 
 
 def _records(store: Store, job: Job, problems: list[str]) -> list[Job]:
@@ -215,45 +220,36 @@ def _records(store: Store, job: Job, problems: list[str]) -> list[Job]:
     keys = [log.slot(base, number) for number in range(job.number)]
     found = []
     for key, data in zip(keys, store.read_many(keys), strict=True):
-        try:
+        with _noting(problems, "a record"):
             if not isinstance(data, bytes):
                 raise data or StoreError(f"{key} is missing.")
             found.append(from_json(log.decode(data, key), job.id))
-        except StoreError as error:
-            problems.append(f"a record cannot be read: {error}")
     return [*found, job]
-
-
-def _spec(records: Sequence[Job]) -> Mapping[str, Any]:
-    digest = records[-1].spec_digest
-    return next((one.spec for one in records if one.spec and one.spec_digest == digest), {})
 
 
 def _beats(store: Store, records: Sequence[Job]) -> dict[int, Heartbeat]:
     """Return the last heartbeat of every token; they are for people, a missing one is none."""
     claims = [record for record in records if record.kind == "claim"]
     replies = store.read_many([protocol.beat_key(claim.id, claim.token) for claim in claims])
-    beats = {
-        claim.token: protocol.parse_beat(data, claim.token)
+    return {
+        claim.token: beat
         for claim, data in zip(claims, replies, strict=True)
-        if isinstance(data, bytes)
+        if isinstance(data, bytes) and (beat := protocol.parse_beat(data, claim.token))
     }
-    return {token: beat for token, beat in beats.items() if beat is not None}
 
 
-def newest_manifest(queue: Queue, job: Job, problems: list[str]) -> Manifest | None:
+def _newest_manifest(queue: Queue, job: Job, problems: list[str]) -> Manifest | None:
     """Return what the newest readable checkpoint says of itself; a damaged one is a problem.
 
     A running job may have replaced a checkpoint since its record was read: look again.
     """
     for reference in [*([job.final] if job.final else []), *job.checkpoints]:
-        key = str(reference.get("manifest", ""))
         try:
-            return read_manifest(queue.store, key)
+            return read_manifest(queue.store, str(reference.get("manifest", "")))
         except (CheckpointError, StoreError) as error:
             newer = queue.find(job.id)
             if newer is not None and newer.checkpoints != job.checkpoints:
-                return newest_manifest(queue, newer, problems)
+                return _newest_manifest(queue, newer, problems)
             problems.append(f"a checkpoint cannot be read: {error}")
     return None
 
@@ -274,45 +270,40 @@ def _steps_per_epoch(manifest: Manifest | None, beats: Mapping[int, Heartbeat]) 
     position = manifest.position if manifest else None
     if position is not None and position.epoch > 0 and position.global_step > position.step:
         return (position.global_step - position.step) / position.epoch
-    for beat in beats.values():
-        steps = number(beat.details.get("steps"))
-        if beat.details.get("stage") == "train" and steps:
-            return steps
-    return None
+    told = (beat.details for beat in beats.values() if beat.details.get("stage") == "train")
+    return next((steps for details in told if (steps := number(details.get("steps")))), None)
 
 
 def _parameters(job: Job, manifest: Manifest | None) -> int | None:
     counted = number((job.evaluation or {}).get("parameters"))
-    if counted is not None or manifest is None:
-        return None if counted is None else int(counted)
-    sizes = [
+    sizes = (
         math.prod(place.shape)
-        for name, place in manifest.tensors.items()
+        for name, place in (manifest.tensors.items() if manifest else ())
         if name.startswith("model/") and "seed_generator" not in name
-    ]
-    return sum(sizes) or None
+    )
+    return int(counted or sum(sizes)) or None
 
 
-def _measured(store: Store, job: Job, problems: list[str]) -> Measured | None:
+def _measured(store: Store, job: Job, problems: list[str]) -> Measured:
     """Return the evaluation; its scalars stand in the job's record, whatever else is damaged."""
-    if not job.evaluation:
-        return None
-    metrics = dict(job.evaluation)
-    try:
-        metrics |= _document(store, str(metrics.get("json", "")))
-    except (StoreError, ValueError, RecursionError) as error:
-        problems.append(f"the evaluation's numbers cannot be read: {error}")
-    try:
-        arrays = _arrays(store, str(metrics.get("npz", "")))
-        return Measured(metrics=metrics, **_checked(arrays), class_names=_names(metrics))
-    except (StoreError, ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        problems.append(f"the evaluation's arrays cannot be read: {error}")
-    return Measured(metrics=metrics, class_names=_names(metrics))
+    metrics = dict(job.evaluation or {})
+    with _noting(problems, "the evaluation's numbers"):
+        document = json.loads(_read(store, metrics.get("json"), MAX_DOCUMENT))
+        if not isinstance(document, dict):
+            raise ValueError("they are no JSON object")
+        metrics |= document
+    arrays: dict[str, Counts] = {}
+    with _noting(problems, "the evaluation's arrays"):
+        arrays = _arrays(_read(store, metrics.get("npz"), MAX_ARRAYS))
+    names = metrics.get("class_names")
+    known = names[:MAX_CLASSES] if isinstance(names, list) else []
+    texts = tuple(clean(str(name), limit=80) for name in known)
+    return Measured(metrics=metrics, class_names=texts, **arrays)
 
 
-def _stored(store: Store, key: str, max_bytes: int) -> bytes:
+def _read(store: Store, key: Any, most: int) -> bytes:
     """Return what an evaluation stored; StoreError where it is not what its name says."""
-    data = store.read(key, max_bytes=max_bytes)
+    data = store.read(str(key or ""), max_bytes=most)
     if data is None:
         raise StoreError(f"{key} is missing.")
     named = re.search(r"-([0-9a-f]{32})\.[a-z]+$", key)  # the first versions had other names
@@ -321,49 +312,24 @@ def _stored(store: Store, key: str, max_bytes: int) -> bytes:
     return data
 
 
-def _document(store: Store, key: str) -> dict[str, Any]:
-    document = json.loads(_stored(store, key, MAX_DOCUMENT))
-    if not isinstance(document, dict):
-        raise StoreError(f"{key} holds no JSON object.")
-    return document
-
-
-def _names(metrics: Mapping[str, Any]) -> tuple[str, ...]:
-    names = metrics.get("class_names")
-    known = names[:MAX_CLASSES] if isinstance(names, list) else []
-    return tuple(clean(str(name), limit=80) for name in known)
-
-
-def _arrays(store: Store, key: str) -> dict[str, NDArray[Any]]:
-    data = _stored(store, key, MAX_ARRAYS)
-    wanted = ("labels", "predicted", "confusion", "confusion_augmented")
+def _arrays(data: bytes) -> dict[str, Counts]:
     with zipfile.ZipFile(io.BytesIO(data)) as packed:
         if sum(entry.file_size for entry in packed.infolist()) > MAX_ARRAYS:
-            raise StoreError(f"{key} holds more than {MAX_ARRAYS} bytes.")
+            raise ValueError(f"they take more than {MAX_ARRAYS} bytes")
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        return {name: np.asarray(file[name]) for name in wanted if name in file.files}
-
-
-def _checked(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Counts | None]:
-    """Return the arrays that a report uses, or say what makes no sense."""
-    confusion, augmented = arrays.get("confusion"), arrays.get("confusion_augmented")
-    labels, predicted = arrays.get("labels"), arrays.get("predicted")
-    if confusion is None or labels is None or predicted is None:
-        raise ValueError("labels, predictions or the confusion matrix are missing")
-    classes = len(confusion)
-    for matrix in (confusion, augmented):
-        if matrix is not None and (
-            matrix.shape != (classes, classes)
-            or not 0 < classes <= MAX_CLASSES
-            or not np.issubdtype(matrix.dtype, np.integer)
-            or matrix.min() < 0
-        ):
-            raise ValueError(f"a confusion matrix of the shape {matrix.shape}, {matrix.dtype}")
+        augmented = [name for name in file.files if name == "confusion_augmented"]
+        names = ("labels", "predicted", "confusion", *augmented)
+        labels, predicted, *matrices = (np.asarray(file[name]) for name in names)
+    shape = matrices[0].shape
+    square = len(shape) == 2 and shape[0] == shape[1] and 0 < shape[0] <= MAX_CLASSES
+    for one in matrices:
+        if not square or one.shape != shape or one.dtype.kind not in "iu" or one.min() < 0:
+            raise ValueError(f"a confusion matrix of the shape {one.shape}, {one.dtype}")
     if labels.ndim != 1 or predicted.ndim != 2 or predicted.shape[1:] != labels.shape:
         raise ValueError(f"labels {labels.shape} and predictions {predicted.shape}")
-    return {
-        "confusion": confusion.astype(np.int64),
-        "augmented": None if augmented is None else augmented.astype(np.int64),
-        "labels": labels.astype(np.int64),
-        "predicted": predicted[0].astype(np.int64),
-    }
+    found = zip(
+        ("labels", "predicted", "confusion", "augmented"),
+        (labels, predicted[0], *matrices),
+        strict=False,
+    )
+    return {name: array.astype(np.int64) for name, array in found}

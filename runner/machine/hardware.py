@@ -1,31 +1,10 @@
-"""What this machine has for a training: asked of Keras's backend and of the driver."""
+"""Cores and GPUs; GPUs by the driver, without TensorFlow."""
 
 import os
 import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-
-@dataclass(frozen=True, kw_only=True)
-class Accelerators:
-    """GPUs, as two parties see them."""
-
-    usable: tuple[str, ...]  #: by TensorFlow or JAX
-    installed: tuple[str, ...]  #: "NVIDIA L4, 23034 MiB", by the driver
-
-
-def accelerators() -> Accelerators:
-    """Return the GPUs. Imports Keras with its backend."""
-    from runner.training.quiet import import_keras
-
-    import_keras()
-    from runner.training import backends
-
-    return Accelerators(
-        usable=backends.current().accelerators(),
-        installed=_installed(),
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +27,8 @@ def gpus(environment: Mapping[str, str] = os.environ) -> tuple[Gpu, ...]:
     )
 
 
-def _installed() -> tuple[str, ...]:
+def cards() -> tuple[str, ...]:
+    """Return all NVIDIA cards by the driver: "NVIDIA L4, 23034 MiB"."""
     return tuple(f"{name}, {memory} MiB" for _, _, name, memory in _cards())
 
 

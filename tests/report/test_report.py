@@ -13,10 +13,10 @@ import pytest
 from sklearn import metrics as sk
 
 from runner.errors import NotFoundError
-from runner.evaluation.page import Page, render
-from runner.evaluation.report import Report, collect
+from runner.report.collect import Report, collect
+from runner.report.page import Page, render
 from runner.store.memory import MemoryStore
-from tests.evaluation.fakes import World, history, predictions
+from tests.report.fakes import World, history, predictions
 
 VOID = {"meta", "img", "br"}
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> \x1b[31m\u202ered & $x_{$'
@@ -77,9 +77,11 @@ def text_of(page: Page) -> str:
     return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body)))
 
 
-def evaluated(world: World, name: str, classes: int = 10, images: int = 500, **more: Any) -> Any:
+def evaluated(
+    world: World, name: str, classes: int = 10, images: int = 500, skill: float = 0.8, **more: Any
+) -> Any:
     world.submit(name, data={"name": "nowhere"})
-    seen = predictions(classes, images, 0.8)
+    seen = predictions(classes, images, skill)
     world.finish(world.train(name, history(12), 75), **seen, **more)
     return seen
 
@@ -173,6 +175,15 @@ def test_a_damaged_record_checkpoint_or_evaluation_costs_only_itself(world: Worl
     assert run.measured.number("top_1") == job.evaluation["top_1"]
     assert run.epochs == 11  # of the checkpoint before
     assert f"{job.evaluation['top_1']:.1%}" in text_of(page)
+
+
+def test_without_arrays_the_stored_mistakes_are_named(world: World) -> None:
+    """Which classes are taken for each other stands in the evaluation's numbers too."""
+    evaluated(world, "cats", names=[f"name_{number}" for number in range(10)])
+    world.store.put("jobs/cats/evaluation/t9.npz", b"PK")
+    found, page = report(world)
+    assert len(found.problems) == 1
+    assert re.search(r"name_\d and name_\d are taken for each other in \d+ images", text_of(page))
 
 
 def test_arrays_that_make_no_sense_are_a_problem(world: World) -> None:
@@ -294,7 +305,7 @@ def _perfect(world: World) -> None:
         (_one_epoch, "best validation accuracy so far is"),
         (_diverged, "It was not evaluated"),
         (_failed, "the loss is no number"),
-        (_held, "Held back by its user"),
+        (_held, "Held at epoch 0 of at most 40, step 0: held by its user."),
         (_without_names, "class 1"),
         (_a_hundred_classes, "class 99"),
         (_two_classes_plain, "is taken for"),
@@ -313,17 +324,52 @@ def test_a_report_can_be_made_at_any_moment(
 def test_several_runs_are_compared(world: World) -> None:
     """The table names each, the best of a column is bold, those not evaluated have a dash."""
     evaluated(world, "cats")
-    evaluated(world, "dogs", images=300)
+    evaluated(world, "dogs", skill=0.5)
     world.submit("later")
     found, page = report(world)
     assert len(found.runs) == 3
     text = text_of(page)
     assert "All runs" in text
     assert "recognises most" in text
-    assert page.html.count("n best") >= 5
+    assert page.html.count('<td class="n"><strong>') >= 5
     assert "all-top_1.png" in page.pictures
     assert "all-accuracy-and-certainty.png" in page.pictures
     assert all(png.startswith(b"\x89PNG") for png in page.pictures.values())
+
+
+def test_results_on_different_images_are_not_compared(world: World) -> None:
+    """No best run and no best value where each was measured on data of its own."""
+    evaluated(world, "cats")
+    evaluated(world, "dogs", images=300)
+    _, page = report(world)
+    assert "measured on different test images" in text_of(page)
+    assert "recognises most" not in text_of(page)
+    assert "<strong>" not in page.html
+
+
+def test_without_augmentation_nothing_is_said_of_certainty(world: World) -> None:
+    """One look at each image tells neither certainty nor consistency, whatever was stored."""
+    evaluated(world, "cats", passes=0)
+    _, page = report(world)
+    assert not re.search("certainty|consistency", page.html, flags=re.I)
+    evaluated(world, "dogs")
+    _, page = report(world)
+    assert re.search(r"cats: top-1 accuracy [\d.]+%, certainty —; dogs: ", page.html)
+    assert page.html.count("<dt>Certainty</dt>") == page.html.count("<dt>Consistency</dt>") == 1
+
+
+def test_settings_have_names_that_people_read(world: World) -> None:
+    """Also those that are added some day."""
+    world.submit("cats")
+    world.numerics["of_a_later_version"] = 3
+    world.train("cats", history(1))
+    _, page = report(world)
+    names = re.findall("<dt>(.*?)</dt>", page.html)
+    assert {"Keras backend", "Fingerprint of the data", "Of a later version"} <= set(names)
+    assert all(name[0].isupper() or name == "oneDNN" for name in names)
+    heads = re.findall('<th scope="col"[^>]*>(.*?)</th>', page.html)
+    assert {"Training loss", "Validation top-1 accuracy"} <= set(heads)
+    assert not [name for name in names + heads if "_" in name]
 
 
 def test_a_job_that_is_named_must_exist(world: World) -> None:

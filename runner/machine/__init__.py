@@ -1,0 +1,1 @@
+"""What this machine has: cores, GPUs, memory. Asks the kernel and the driver alone."""

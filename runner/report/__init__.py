@@ -1,0 +1,1 @@
+"""Pages and pictures of what jobs did, from plain records."""

@@ -1,0 +1,123 @@
+"""What a job's attempts did and where its training was interrupted, from its records alone.
+
+Every claim in the log begins an attempt, the next record that ends a lease or the next claim
+ends it. A worker that died wrote no end: its attempt is lost, and ended with its last sign of
+life. All functions are pure: records and heartbeats in, plain data out.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from itertools import pairwise, takewhile
+
+from runner.queue.job import Job, Stage
+from runner.queue.protocol import Heartbeat
+
+
+class Ending(StrEnum):
+    """How an attempt ended."""
+
+    FINISHED = "finished"  #: its stage is done
+    PREEMPTED = "preempted"  #: it saved, and gave the job back
+    LOST = "lost"  #: its machine or process died
+    FAILED = "failed"  #: by the job's own fault
+    CANCELLED = "cancelled"  #: by its user
+    RUNNING = "running"  #: it has not
+
+
+_ENDS = {
+    "finish": Ending.FINISHED,
+    "release": Ending.PREEMPTED,
+    "fail": Ending.FAILED,
+    "cancel": Ending.CANCELLED,
+    "hold": Ending.PREEMPTED,
+}
+_GONE = "quarantine"  # held for an owner that died
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One claim to its end."""
+
+    number: int  #: from 1
+    stage: Stage
+    host: str
+    began_at: datetime
+    ended_at: datetime | None  #: the last sign of life of one that was lost; None: it runs
+    ending: Ending
+    reason: str
+    first_step: int  #: committed when it began
+    saved_step: int  #: committed when it ended, or so far: the next attempt goes on from there
+    saved_epoch: float  #: of that step; a whole number where the steps of an epoch aren't known
+    done_step: int | None  #: the newest that its heartbeats told of
+    git_commit: str = ""  #: of the folder that it was started in; "" where there was none
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was a training that was cut short."""
+        return self.stage is Stage.TRAIN and self.ending not in (Ending.FINISHED, Ending.RUNNING)
+
+    @property
+    def vague(self) -> bool:
+        """Whether nobody knows what was done since its last heartbeat."""
+        return self.ending in (Ending.LOST, Ending.FAILED, Ending.CANCELLED)
+
+    @property
+    def lost_steps(self) -> int | None:
+        """Optimizer updates that were done and must be repeated, at least; None: not known."""
+        if self.stage is not Stage.TRAIN or self.ending is Ending.RUNNING:
+            return None
+        if not self.vague:
+            return 0
+        return None if self.done_step is None else max(0, self.done_step - self.saved_step)
+
+    def seconds(self, now: datetime) -> float:
+        """How long it took, or takes already."""
+        return max(0.0, ((self.ended_at or now) - self.began_at).total_seconds())
+
+
+def attempts(
+    records: Sequence[Job],
+    beats: Mapping[int, Heartbeat],
+    steps_per_epoch: float | None,
+    *,
+    lost: bool = False,
+) -> list[Attempt]:
+    """Return the attempts in a job's records, the oldest first.
+
+    Args:
+        records: of one job, by number.
+        beats: the last heartbeat of each token, where there is one.
+        steps_per_epoch: None where it isn't known.
+        lost: the newest owner shows no sign of life.
+    """
+    places = [place for place, record in enumerate(records) if record.kind == "claim"]
+    found = []
+    for place, following in pairwise([*places, len(records) - 1]):
+        claim, later = records[place], records[place + 1 : following + 1]
+        mine = list(takewhile(lambda record: record.kind != "claim", later))
+        gone = lost or len(mine) < len(later) or any(record.kind == _GONE for record in mine)
+        end = next((record for record in mine if record.kind in _ENDS), None)
+        newest = end or next((one for one in reversed(mine) if one.kind == "commit"), claim)
+        ending = _ENDS[end.kind] if end else Ending.LOST if gone else Ending.RUNNING
+        beat, owner = beats.get(claim.token), claim.owner or {}
+        sign = beat.sent_at if beat and not end else None
+        ended_at = max(newest.updated_at, sign or newest.updated_at)
+        found.append(
+            Attempt(
+                number=claim.attempts,
+                stage=claim.stage,
+                host=str(owner.get("host", "?")),
+                began_at=claim.updated_at,
+                ended_at=None if ending is Ending.RUNNING else ended_at,
+                ending=ending,
+                reason=end.reason if end else "",
+                first_step=claim.step,
+                saved_step=newest.step,
+                saved_epoch=newest.step / steps_per_epoch if steps_per_epoch else newest.epoch,
+                done_step=beat.step if beat and claim.stage is Stage.TRAIN else None,
+                git_commit=str(owner.get("git_commit", "")),
+            )
+        )
+    return found

@@ -1,0 +1,127 @@
+"""What the page tells of one run: its curves, test results, mistakes, attempts and settings."""
+
+import base64
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from runner.report import pictures, words
+from runner.report.collect import Measured, Run, clean
+from runner.report.examples import Images, Library, TestPart, mistaken, strip
+from runner.report.pictures import Picture
+
+FIRST = ("loss", "top_1", "top_5")
+PANELS = 6  #: metrics that are drawn
+ROWS = 2_000  #: of a table
+LONGEST_SPEC = 50_000  #: characters
+#: what an environment's entries are called, in the order of the page
+LABELS = {
+    "backend": "Keras backend", "tensorflow": "TensorFlow", "jax": "JAX", "keras": "Keras",
+    "threads": "Threads of an operation", "deterministic": "Deterministic operations",
+    "onednn": "oneDNN", "cpu": "Processor", "accelerators": "GPUs", "xla": "XLA",
+    "xla_flags": "Flags of XLA", "eager": "Eager", "precision": "Precision",
+    "replicas": "Replicas", "data": "Training data", "data_content": "Fingerprint of the data",
+    "git_commit": "Git commit",
+}  # fmt: skip
+
+
+class Gallery:
+    """Puts pictures into the page and keeps their PNGs."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+
+    def plots(self, drawn: Iterable[Picture]) -> Markup:
+        """Return drawings as figures."""
+        figures = []
+        for one in drawn:
+            self.files[f"{one.name}.png"] = one.png
+            label = Markup('<svg role="img" aria-label="{}" ').format(clean(one.said))
+            figures.append(f"<figure>{one.svg.replace('<svg ', label, 1)}</figure>")
+        return Markup("".join(figures))  # noqa: S704 - drawn here, the label is escaped
+
+    def photos(self, name: str, images: Images, said: str) -> Markup:
+        """Return a strip of photographs."""
+        self.files[f"mistakes/{name}.png"] = png = strip(images)
+        tag = Markup('<img src="data:image/png;base64,{}" alt="{}">')
+        return tag.format(base64.b64encode(png).decode(), clean(said))
+
+
+def chapter(run: Run, gallery: Gallery, library: Library, now: datetime) -> dict[str, Any]:
+    """Return what the template shows of a run, its pictures drawn."""
+    bases = {name.removeprefix("val_") for name in run.history}
+    metrics = [*(name for name in FIRST if name in bases), *sorted(bases - set(FIRST))]
+    columns = [n for metric in metrics for n in (metric, f"val_{metric}") if n in run.history]
+    spec = json.dumps(dict(run.spec), indent=2, ensure_ascii=False, default=str)
+    return {
+        "run": run,
+        "curves": gallery.plots(pictures.curve(run, metric) for metric in metrics[:PANELS]),
+        "columns": ["Epoch", *(words.column(name) for name in columns)],
+        "epochs": list(zip_longest(*(run.history[name] for name in columns)))[:ROWS],
+        "results": _results(run, run.measured, gallery, library) if run.measured else None,
+        "timeline": gallery.plots([pictures.timeline(run, now)] if run.attempts else []),
+        "environment": _environment(run),
+        "spec": Markup.escape(clean(spec, limit=LONGEST_SPEC, lines=True)),
+    }
+
+
+def _results(run: Run, measured: Measured, gallery: Gallery, library: Library) -> dict[str, Any]:
+    part = library.test_part(run)
+    names = measured.class_names or (part.class_names if isinstance(part, TestPart) else ())
+    counts, shares = measured.confusion, measured.per_class
+    found: dict[str, Any] = {
+        "augmented": measured.metrics.get("augmented"),
+        "why": part if isinstance(part, str) else None,
+        "calibration": gallery.plots(
+            [pictures.reliability(f"{run.job.id}-calibration", measured)]
+            if measured.reliability
+            else []
+        ),
+        "matrices": None,
+    }
+    if counts is None or shares is None:
+        return found
+
+    def examples(mistakes: Sequence[words.Mistake]) -> Iterator[tuple[str, Markup | None]]:
+        """Return sentences with some of their images, where they are here."""
+        for true, taken_for, text in mistakes:
+            images = None if isinstance(part, str) else mistaken(measured, part, true, taken_for)
+            if images is None or not len(images):
+                yield text, None
+                continue
+            other = "another class" if taken_for is None else words.class_name(names, taken_for)
+            what = f"{words.count(len(images), 'test image')} of {words.class_name(names, true)}"
+            name = f"{run.job.id}-{true}-as-{'other' if taken_for is None else taken_for}"
+            yield text, gallery.photos(name, images, f"{what}, each taken for {other}")
+
+    matrices = {"confusion": ("Confusion", counts)}
+    if measured.augmented is not None:
+        matrices["confusion-augmented"] = ("Confusion, augmented", measured.augmented)
+    labels = [words.class_name(names, index) for index in range(len(shares))]
+    return found | {
+        "matrices": gallery.plots(
+            pictures.confusion(f"{run.job.id}-{name}", title, matrix, names)
+            for name, (title, matrix) in matrices.items()
+        ),
+        "bars": gallery.plots([pictures.class_bars(f"{run.job.id}-classes", shares, names)]),
+        "classes": list(zip(labels, counts.sum(axis=1), np.diagonal(counts), shares, strict=True)),
+        "worst": list(examples(words.worst(counts, names))),
+        "mistakes": list(examples(words.mistakes(counts, names))),
+    }
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    """Return versions, hardware and data in words; none before the first checkpoint."""
+    if not run.numerics:
+        return {}
+    commits = list(dict.fromkeys(one.git_commit for one in run.attempts if one.git_commit))
+    known = {**run.numerics, "git_commit": commits or "none: not started in a repository"}
+    ordered = [*(name for name in LABELS if name in known), *sorted(known.keys() - LABELS.keys())]
+    return {
+        LABELS.get(name, name.replace("_", " ").capitalize()): known[name] for name in ordered[:60]
+    }

@@ -1,0 +1,107 @@
+"""A report as one HTML page that needs nothing else: no script, no other file, no network.
+
+Every picture says its numbers in words too, every table names its rows and columns. All text
+from the bucket is text: the templates escape it, `clean` takes control characters out of it, and
+the page forbids scripts besides. What is said of one run is in `chapter`.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from runner.report import pictures, words
+from runner.report.chapter import FIRST, Gallery, chapter
+from runner.report.collect import Report, Run, clean
+from runner.report.examples import Library
+
+DRAWN = 40  #: runs in one picture; the table has all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """What `runner report` writes."""
+
+    html: str
+    pictures: Mapping[str, bytes]  #: file name, below a folder or not -> PNG
+
+
+def render(report: Report) -> Page:
+    """Draw everything and set the page.
+
+    Example:
+        >>> page = render(collect(queue, [], now=utc_now()))
+        >>> Path("report.html").write_text(page.html)
+    """
+    gallery, library = Gallery(), Library()
+    environment = Environment(
+        loader=PackageLoader("runner.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: value if isinstance(value, Markup) else clean(str(value)),
+    )
+    html = environment.get_template("page.html").render(
+        report=report,
+        comparison=_comparison(report.runs, gallery) if len(report.runs) > 1 else None,
+        chapters=(chapter(run, gallery, library, report.made_at) for run in report.runs),
+        words=words,
+    )
+    return Page(html=html, pictures=gallery.files)
+
+
+def _of(name: str) -> Callable[[Run], float | None]:
+    return lambda run: run.measured.number(name) if run.measured else None
+
+
+#: of the table of runs: its title, value and text, and which is the best: max, min or neither
+COLUMNS: tuple[tuple[str, Callable[[Run], Any], Callable[[float], str], Any], ...] = (
+    ("Top-1", _of("top_1"), words.percent, max),
+    ("Top-5", _of("top_5"), words.percent, max),
+    ("Loss", _of("loss"), words.decimal, min),
+    ("Certainty", _of("certainty"), words.percent, max),
+    ("Consistency", _of("consistency"), words.percent, max),
+    ("ECE", _of("expected_calibration_error"), words.percent, min),
+    ("Parameters", lambda run: run.parameters, words.whole, None),
+    ("Epochs", lambda run: run.job.epoch, words.whole, None),
+    ("Images/s", _of("images_per_second"), words.whole, None),
+    ("Attempts", lambda run: run.job.attempts, words.whole, None),
+    ("Preempted", lambda run: run.job.preempted, words.whole, None),
+)
+
+
+def _comparison(runs: Sequence[Run], gallery: Gallery) -> dict[str, Any]:
+    measured = {run.job.id: run.measured for run in runs if run.measured}
+    labels = {one.labels.tobytes() for one in measured.values() if one.labels is not None}
+    alike = len(labels) < 2
+    link = Markup('<a href="#run-{0}">{0}</a><span class="{1}">{1}</span>').format
+    columns: list[list[str]] = [[link(run.job.id, run.state) for run in runs]]
+    bold = Markup("<strong>{}</strong>").format
+    for _, value_of, said, best_of in COLUMNS:
+        values = [value_of(run) for run in runs]
+        known = [value for value in values if value is not None]
+        best = best_of(known) if alike and best_of and len(known) > 1 else math.nan
+        texts = [words.ABSENT if value is None else said(value) for value in values]
+        pairs = zip(values, texts, strict=True)
+        columns.append([bold(text) if value == best else text for value, text in pairs])
+    drawn = runs[-DRAWN:]
+    bars = dict(list(measured.items())[-DRAWN:])
+    curves = {
+        metric: {run.job.id: found for run in drawn if (found := run.history.get(f"val_{metric}"))}
+        for metric in FIRST
+    }
+    return {
+        "heads": ["Run", *(column[0] for column in COLUMNS)],
+        "rows": list(zip(*columns, strict=True)),
+        "alike": alike,
+        "best": words.best(runs) if alike else "",
+        "drawn": DRAWN,
+        "bars": gallery.plots([pictures.run_bars(bars)] if bars else []),
+        "overlays": gallery.plots(
+            pictures.overlay(metric, lines) for metric, lines in curves.items() if lines
+        ),
+    }

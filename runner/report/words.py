@@ -1,0 +1,229 @@
+"""What the pictures and tables of a report say, in sentences: for all who read rather than look.
+
+Pure functions from plain data to text. Numbers are those of the records, rounded for reading.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from runner.queue.job import Stage
+from runner.report.attempts import Attempt
+from runner.report.collect import Counts, Floats, Measured, Run, number
+
+ABSENT = "—"  #: where there is no number
+TITLES = {"loss": "Loss", "top_1": "Top-1 accuracy", "top_5": "Top-5 accuracy"}
+SHARES = ("certainty", "consistency", "expected_calibration_error")  #: beside top_1, top_5
+MISTAKES = 10  #: pairs of classes named
+MARKS = 20  #: interruptions in words
+WORST = 5  #: classes named
+
+Values = Sequence[float | None]
+Mistake = tuple[int, int | None, str]  #: class, the one it was taken for or any, a sentence
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Return a share in percent, or a dash."""
+    return ABSENT if value is None else f"{value:.{digits}%}"
+
+
+def decimal(value: float | None, digits: int = 4) -> str:
+    """Return a number, or a dash."""
+    return ABSENT if value is None else f"{value:.{digits}f}"
+
+
+def whole(value: float) -> str:
+    """Return `1,200`."""
+    return f"{value:,.0f}"
+
+
+def count(number: int, word: str, plural: str = "") -> str:
+    """Return `1 epoch`, `2 epochs`, `1,200 images`."""
+    return f"{number:,} {word if number == 1 else plural or word + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Return `42 s`, `3 min 05 s`, `2 h 05 min`, `3 d 04 h`."""
+    rest = round(seconds)
+    for large, small, size, part in (
+        ("d", "h", 86400, 3600),
+        ("h", "min", 3600, 60),
+        ("min", "s", 60, 1),
+    ):
+        if rest >= size:
+            return f"{rest // size} {large} {rest % size // part:02d} {small}"
+    return f"{rest} s"
+
+
+def moment(time: datetime) -> str:
+    """Return a time in UTC, to the second."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def title(metric: str) -> str:
+    """Return the heading of a metric."""
+    return TITLES.get(metric, metric.replace("_", " "))
+
+
+def column(name: str) -> str:
+    """Return the heading of a metric as Keras names it: `val_loss` is Validation loss."""
+    of = "Validation" if name.startswith("val_") else "Training"
+    return f"{of} {title(name.removeprefix('val_')).lower()}"
+
+
+def shown(metric: str, value: Any) -> str:
+    """Return a metric's value in its own form: shares in percent."""
+    known = number(value)
+    return percent(known) if metric.startswith(("top_", *SHARES)) else decimal(known)
+
+
+def cost(attempts: Sequence[Attempt]) -> str:
+    """Say how many steps had to be repeated. A death after the last heartbeat may hide some."""
+    steps = sum(one.lost_steps or 0 for one in attempts)
+    vague = any(one.vague for one in attempts)
+    least = "at least " if vague else ""
+    return f", which cost {least}{count(steps, 'step')}" if steps or not vague else ""
+
+
+def lost_steps(one: Attempt) -> str:
+    """Say how many steps of an attempt had to be repeated."""
+    if one.lost_steps is None:
+        return "not known" if one.stage is Stage.TRAIN else ABSENT
+    if one.vague:  # what it did after its last heartbeat, nobody knows
+        return f"at least {one.lost_steps:,}" if one.lost_steps else "none known"
+    return f"{one.lost_steps:,}"
+
+
+def curve(metric: str, training: Values, validation: Values, marks: Sequence[Attempt]) -> str:
+    """Describe a curve's beginning, end and best value."""
+    parts = [
+        f"{name} {text}"
+        for name, values in (("training", training), ("validation", validation))
+        if (text := _course(metric, values))
+    ]
+    cut = f"; interrupted at {', '.join(f'epoch {mark.saved_epoch:.4g}' for mark in marks[:MARKS])}"
+    words = "; ".join(parts) or "no finite value"
+    return f"{title(metric)} by epoch: {words}{cut if marks else ''}."
+
+
+def _course(metric: str, values: Values) -> str:
+    known = [(value, epoch) for epoch, value in enumerate(values, 1) if value is not None]
+    if len(known) < 2:
+        return "".join(f"{shown(metric, v)} after {count(e, 'epoch')}" for v, e in known)
+    best, epoch = (min if "loss" in metric else max)(known, key=lambda one: one[0])
+    return (
+        f"from {shown(metric, known[0][0])} to {shown(metric, known[-1][0])} in"
+        f" {count(len(values), 'epoch')}, best {shown(metric, best)} at epoch {epoch}"
+    )
+
+
+def class_name(names: Sequence[str], index: int) -> str:
+    """Return a class's name; `class 7` where it has none, or has a number for one."""
+    name = names[index] if index < len(names) else str(index)
+    return f"class {name}" if name.isdecimal() else name
+
+
+def mistakes(counts: Counts, names: Sequence[str], most: int = MISTAKES) -> Sequence[Mistake]:
+    """Return the mistakes made most often, in either direction by itself.
+
+    As true class, class it was taken for, and a sentence: `oak_tree is taken for maple_tree in 31
+    of 100 images`.
+    """
+    wrong = counts - np.diag(np.diagonal(counts))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    places = zip(*np.unravel_index(order, wrong.shape), strict=True)
+    return [
+        (
+            int(true),
+            int(taken_for),
+            f"{class_name(names, true)} is taken for {class_name(names, taken_for)} in"
+            f" {wrong[true, taken_for]:,} of {count(counts[true].sum(), 'image')}",
+        )
+        for true, taken_for in places
+        if wrong[true, taken_for]
+    ]
+
+
+def worst(counts: Counts, names: Sequence[str], most: int = WORST) -> Sequence[Mistake]:
+    """Return the classes that are recognised least, the worst first; perfect ones are not bad."""
+    totals, right = counts.sum(axis=1), np.diagonal(counts)
+    wrong = counts - np.diag(right)
+    order = np.argsort(right / np.maximum(totals, 1), kind="stable")
+    return [
+        (
+            int(index),
+            None,
+            f"{class_name(names, index)}: {right[index]:,} of {count(totals[index], 'image')}"
+            f" recognised, most often taken for {class_name(names, wrong[index].argmax())}"
+            f" ({wrong[index].max():,})",
+        )
+        for index in order
+        if right[index] < totals[index]
+    ][:most]
+
+
+def confusion(counts: Counts, names: Sequence[str]) -> str:
+    """Describe a confusion matrix."""
+    total, right = int(counts.sum()), int(np.trace(counts))
+    top = [text for _, _, text in mistakes(counts, names, 3)]
+    often = f" Most frequent mistakes: {'; '.join(top)}." if top else " There is no mistake."
+    return (
+        f"Confusion matrix of {count(len(counts), 'class', 'classes')}: {right:,} of {total:,}"
+        f" predictions lie on the diagonal.{often}"
+    )
+
+
+def class_bars(shares: Floats, names: Sequence[str]) -> str:
+    """Describe the accuracy of the classes."""
+    known = [int(i) for i in np.argsort(-shares, kind="stable") if np.isfinite(shares[i])]
+    if not known:
+        return "Accuracy by class: no class has test images."
+
+    def named(some: Sequence[int]) -> str:
+        return ", ".join(f"{class_name(names, i)} {percent(float(shares[i]), 0)}" for i in some)
+
+    mean = percent(float(np.nanmean(shares)))
+    return (
+        f"Accuracy by class: mean {mean}. Best: {named(known[:3])}."
+        f" Worst: {named(known[::-1][:3])}."
+    )
+
+
+def calibration(measured: Measured) -> str:
+    """Say whether the network is as sure as it is right."""
+    bins = measured.reliability
+    images = [one["count"] for one in bins]
+    sure = float(np.average([one["confidence"] for one in bins], weights=images))
+    right = float(np.average([one["accuracy"] for one in bins], weights=images))
+    verdict = "about as sure as it is right"
+    if abs(sure - right) >= 0.02:
+        verdict = "too sure of itself" if sure > right else "less sure than it could be"
+    return (
+        f"On average it is {percent(sure)} sure and {percent(right)} right: {verdict}. Expected"
+        f" calibration error {percent(measured.number('expected_calibration_error'))}."
+    )
+
+
+def best(runs: Sequence[Run]) -> str:
+    """Say which run recognises most, where there are two to compare."""
+    known = [(run.measured.number("top_1"), run.job.id) for run in runs if run.measured]
+    scored = sorted((-value, name) for value, name in known if value is not None)
+    if len(scored) < 2:
+        return ""
+    (value, name), (other, second) = scored[:2]
+    return (
+        f"{name} recognises most: {percent(-value)} of the test images, before {second}"
+        f" with {percent(-other)}."
+    )
+
+
+def timeline(attempts: Sequence[Attempt], now: datetime) -> str:
+    """Describe the attempts."""
+    some = "; ".join(
+        f"{one.number}: {one.stage.value} on {one.host}, {duration(one.seconds(now))},"
+        f" {one.ending.value}"
+        for one in attempts[-20:]
+    )
+    return f"Timeline of {count(len(attempts), 'attempt')}. {some}."
