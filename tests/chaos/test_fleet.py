@@ -345,7 +345,8 @@ def check(plan: Plan, server: Server, folder: Path) -> None:
         ends = [r for r in records(queue.store, job.id) if r.kind == "finish"]
         assert [str(end.state) for end in ends] == ["queued", "succeeded"], kinds
     assert not [text for text in fleet.said if "Traceback" in text], "a worker crashed"
-    assert set(figures.preempted_lost) <= {0}, "a SIGTERM lost steps"
+    said = "\n".join(fleet.said)
+    assert set(figures.preempted_lost) <= {0}, f"a SIGTERM lost steps:\n{said}"
     # one interval, and what was done while the checkpoint was on its way; a busy machine is slow
     if len(figures.lost) > 20:
         assert statistics.median(figures.lost) <= 2 * EVERY
