@@ -49,7 +49,7 @@ def block(page: str, language: str, containing: str) -> str:
     """The one block of code in that language that has these words."""
     found = [code for name, code in _FENCE.findall(text(page)) if name == language]
     (code,) = [code for code in found if containing in code]
-    return code
+    return str(code)
 
 
 def anchors(path: Path) -> set[str]:
