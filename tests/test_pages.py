@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import runner
 from runner import spec
 from runner.cli.main import ALIASES, COMMANDS, build_parser
 from tests.harness import ENVIRONMENT, REPOSITORY
@@ -101,6 +102,11 @@ def test_the_map_has_every_package_and_module() -> None:
             assert f"`{path.name}/`" in rows, path.name
         elif path.suffix == ".py" and not path.name.startswith("__"):
             assert f"`{path.stem}`" in rows, path.name
+
+
+def test_the_map_has_every_public_name() -> None:
+    (said,) = re.findall(r"^`import runner` offers (.*?) \(", text("runner/README.md"), re.M | re.S)
+    assert sorted(re.findall(r"`(\w+)`", said)) == sorted(runner.__all__)
 
 
 def test_the_readme_is_short() -> None:
