@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types pytest chaos bench test-ray test-jax lock image image-cpu test-docker sky-schema schema clean
+.PHONY: run test lint types pytest chaos bench pictures test-ray test-jax lock image image-cpu test-docker sky-schema schema clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed  ## train the quickstart job, or go on with it
@@ -26,6 +26,9 @@ chaos: $(VENV)/.installed-dev  ## long: many kills, many schedules
 
 bench: $(VENV)/.installed-bench  ## measurements, printed as tables
 	$(BIN)/pytest -m bench -s tests/benchmarks
+
+pictures: $(VENV)/.installed-dev  ## the README's, of a real run; needs a Chromium
+	$(BIN)/python -m tests.pictures
 
 test-ray: $(VENV)/.installed-dev  ## workers on a Ray cluster of this machine
 	$(BIN)/pytest -m ray --durations=10 tests/ray

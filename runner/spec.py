@@ -258,7 +258,7 @@ class Requirements(_Part):
 
 
 class Budget(_Part):
-    """Work after which the job is held, with its state saved; `runner release` gives it again."""
+    """Work after which the job is held, with its state saved; `runner unhold` gives it again."""
 
     gpu_hours: float | None = Field(
         None, gt=0, le=1e6, description="hours of each GPU of the machines; null: no limit"

@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "retry": ("verbs", "queue a failed or cancelled job again"),
     "cancel": ("verbs", "end a job for good"),
     "hold": ("verbs", "keep a job from being taken up; a running one is saved and let go first"),
-    "release": ("verbs", "let a held job be taken up again"),
+    "unhold": ("verbs", "let a held job be taken up again (also: release)"),
     "priority": ("verbs", "let jobs go before others, or after them"),
     "evaluate": ("verbs", "evaluate a finished training again"),
     "report": ("report", "write a page that shows and compares what was learnt"),
@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "drill": ("drill", "train once undisturbed and once killed, here, and compare every bit"),
     "doctor": ("doctor", "try this machine and the store, and say what they are good for"),
 }
+ALIASES = {"release": "unhold"}  #: commands by another name, for habits and scripts
 RUNS_PROGRAMS = "drill"  #: the command that takes a program and its arguments after `--`
 
 
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _mend_streams()
     _mend_warnings()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments[:1] = [ALIASES.get(argument, argument) for argument in arguments[:1]]
     arguments, program = _split(arguments)
     parser = build_parser(arguments)
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:

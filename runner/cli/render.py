@@ -15,6 +15,7 @@ MANY_LINES = 500
 #: columns that a narrow terminal is spared, the first first; "": a second metric
 FIRST_TO_GO = ("", "WORKER", "SEEN", "TRY")
 COLOURED = "STATUS"  #: the column that gets the style of its row, and is cut where it is too long
+UNHOLD = ("unhold", "release")  #: the command in a stored reason: today's name, and the former
 LEAST = 24  #: characters of it, where there are other columns to go
 
 
@@ -66,8 +67,8 @@ def ended_text(job: Job, epochs: int = 0) -> str:
     if job.state is State.CANCELLED:
         return f"{job.id}: {job.reason or 'cancelled'}"
     why = f": {job.reason}" if job.reason else ""
-    if job.state is State.HELD and "runner release" not in why:
-        why += f"; 'runner release {job.id}' lets it go on"
+    if job.state is State.HELD and not any(f"runner {verb} " in why for verb in UNHOLD):
+        why += f"; 'runner unhold {job.id}' lets it be taken up again"
     return f"{job.id}: {job.state.value}{why}"
 
 

@@ -1,4 +1,4 @@
-"""`runner cancel`, `hold`, `release`, `retry`, `priority`, `evaluate`: one record each.
+"""`runner cancel`, `hold`, `unhold`, `retry`, `priority`, `evaluate`: one record each.
 
 They work from any machine. A running worker sees it within one heartbeat.
 """
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     acts: dict[str, Callable[[str], Job]] = {
         "cancel": queue.cancel,
         "hold": queue.hold,
-        "release": queue.unhold,
+        "unhold": queue.unhold,
         "retry": queue.retry,
         "evaluate": partial(_evaluate, queue),
         "priority": lambda name: queue.prioritize(name, options.priority),
@@ -77,10 +77,10 @@ def _words(command: str, job: Job) -> str:
         return f"{state}, priority {job.priority}"
     elif command == "evaluate":
         state = "queued (evaluate)"
-    elif command == "release" and job.state is State.RUNNING:
-        return "running; it goes on"
+    elif command == "unhold" and job.state is State.RUNNING:
+        return "running; it continues"
     after = {
-        "hold": f"'runner release {job.id}' lets it go on",
+        "hold": f"'runner unhold {job.id}' lets it be taken up again",
         "cancel": f"'runner retry {job.id}' queues it again, where it stood",
     }
     here = f"'runner resume {job.id}' works on it here"

@@ -230,7 +230,7 @@ class Worker:
             elif other.state in (State.FAILED, State.CANCELLED):
                 return "", (
                     f"it is to come after {name}, which is {other.state}; 'runner retry {name}', "
-                    f"then 'runner release {job.id}'"
+                    f"then 'runner unhold {job.id}'"
                 )
             elif other.state is not State.SUCCEEDED:
                 waits.append(f"{name} ({other.state})")

@@ -124,7 +124,7 @@ def _quarantined(job: Job, deaths: int, why: str) -> Job:
     during = "of the evaluation" if job.stage is Stage.EVALUATE else f"after step {job.step}"
     poison = (
         f"quarantined: its last {deaths} attempts died {during}, without a word. Look at 'runner "
-        f"logs {job.id}' ({why or 'does it run out of memory?'}); 'runner release {job.id}' lets "
+        f"logs {job.id}' ({why or 'does it run out of memory?'}); 'runner unhold {job.id}' lets "
         "it go on"
     )
     return replace(
@@ -393,7 +393,7 @@ def over_budget(job: Job, since_seconds: float = 0.0) -> str:
         if spent.get(name, 0.0) >= hours * 3600:
             words = name.replace("gpu_", "GPU ")
             return (
-                f"its budget of {hours:g} {words} is spent; 'runner release {job.id}' gives it "
+                f"its budget of {hours:g} {words} is spent; 'runner unhold {job.id}' gives it "
                 "as much again"
             )
     return ""

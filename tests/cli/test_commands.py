@@ -211,10 +211,10 @@ def test_export_of_a_job_that_has_not_ended(runner: Runner, tmp_path: Path) -> N
     assert "no final checkpoint yet (queued)" in done.stderr
 
 
-def test_hold_release_cancel_retry(runner: Runner) -> None:
+def test_hold_unhold_cancel_retry(runner: Runner) -> None:
     """Each says the new state; what makes no sense is exit 2."""
     runner.ok("submit", str(QUICKSTART), "--detach")
-    for verb, state in (("hold", "held"), ("release", "queued"), ("cancel", "cancelled")):
+    for verb, state in (("hold", "held"), ("unhold", "queued"), ("cancel", "cancelled")):
         assert f"quickstart: {state}" in runner.run(verb, "quickstart").stderr
     assert runner.run("hold", "quickstart").returncode == 2
     assert runner.run("resume", "quickstart").returncode == 5

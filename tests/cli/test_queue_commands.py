@@ -165,7 +165,7 @@ def test_status_of_a_job_names_all_that_it_waits_for(queue: Queue, run: Run) -> 
 def test_the_table_says_why_a_job_is_held(queue: Queue, run: Run) -> None:
     for name, reason in (
         ("mine", "held by its user"),
-        ("spent", "its budget of 10 GPU hours is spent; 'runner release spent' gives it more"),
+        ("spent", "its budget of 10 GPU hours is spent; 'runner unhold spent' gives it more"),
         ("vain", "it is to come after cats, which is failed; 'runner retry cats'"),
     ):
         queue.submit(name, {"name": name})
@@ -258,11 +258,20 @@ def test_watching_outlasts_a_bucket_that_is_away(
 # ---------------------------------------------------------------------- verbs
 
 
+def test_release_is_unhold_by_its_former_name(queue: Queue, run: Run) -> None:
+    queue.submit("cats", {"seed": 1})
+    for verb in ("unhold", "release"):
+        queue.hold("cats")
+        code, _, said = run(verb, "cats")
+        assert (code, "cats: queued" in said) == (0, True)
+    assert "unhold" in run("--help")[1]
+
+
 def test_verbs_change_jobs_from_any_machine(queue: Queue, run: Run) -> None:
     queue.submit("cats", {"seed": 1, "evaluation": {}})
     assert run("priority", "cats", "7")[2].endswith("cats: queued, priority 7\n")
-    assert run("hold", "cats")[2].endswith("held; 'runner release cats' lets it go on\n")
-    assert run("release", "cats")[2].endswith("queued; 'runner resume cats' works on it here\n")
+    assert run("hold", "cats")[2].endswith("held; 'runner unhold cats' lets it be taken up again\n")
+    assert run("unhold", "cats")[2].endswith("queued; 'runner resume cats' works on it here\n")
     assert "cancelled; 'runner retry cats' queues it again" in run("cancel", "cats")[2]
     assert run("retry", "cats")[2].endswith("queued; 'runner resume cats' works on it here\n")
     assert queue.job("cats").priority == 7
@@ -272,7 +281,7 @@ def test_verbs_change_jobs_from_any_machine(queue: Queue, run: Run) -> None:
     lease = queue.claim(queue.job("cats"), GONE)
     assert "its worker saves and holds it at its next heartbeat" in run("hold", "cats")[2]
     assert run("hold", "cats")[0] == 2
-    assert "cats: running; it goes on" in run("release", "cats")[2]
+    assert "cats: running; it continues" in run("unhold", "cats")[2]
     lease.finish(final={"step": 1})
     queue.claim(queue.job("cats"), GONE).finish(evaluation={"top_1": 1.0})
     words = run("evaluate", "cats")[2]

@@ -80,7 +80,17 @@ def test_an_attempt_says_where_it_goes_on(
 
 def test_a_held_job_is_said_with_what_lets_it_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     PlainReporter([]).ended(replace(trained(1), state=State.HELD))
-    assert capsys.readouterr().err == "cats: held; 'runner release cats' lets it go on\n"
+    assert capsys.readouterr().err == "cats: held; 'runner unhold cats' lets it be taken up again\n"
+
+
+@pytest.mark.parametrize("verb", ["unhold", "release"])
+def test_a_reason_that_names_the_command_is_said_as_it_is(
+    capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    """Also one that an older version has stored."""
+    reason = f"its budget is spent; 'runner {verb} cats' gives it as much again"
+    PlainReporter([]).ended(replace(trained(1), state=State.HELD, reason=reason))
+    assert capsys.readouterr().err == f"cats: held: {reason}\n"
 
 
 # ---------------------------------------------------------------------- progress

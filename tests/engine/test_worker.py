@@ -86,7 +86,7 @@ def test_a_job_after_one_that_ended_badly_is_held_with_the_reason(shop: Shop, en
     held = shop.queue.job("second")
     assert held.state is State.HELD
     assert f"it is to come after first, which is {end}" in held.reason
-    assert "runner release second" in held.reason
+    assert "runner unhold second" in held.reason
     assert f"second: held: {held.reason}" in shop.reporter.notes
     shop.queue.retry("first")
     shop.work()

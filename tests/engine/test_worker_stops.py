@@ -61,7 +61,7 @@ def test_a_running_job_is_held_within_a_heartbeat(shop: Shop) -> None:
 
 
 def test_a_hold_that_is_taken_back_while_it_saves_is_none(shop: Shop) -> None:
-    """`release` said that it goes on."""
+    """`unhold` said that it continues."""
     short_beats(shop)
     shop.submit("cats")
 

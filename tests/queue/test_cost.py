@@ -166,7 +166,7 @@ def test_a_long_queue_costs_what_changed_not_what_is_there(
 
 
 def test_a_worker_that_waits_asks_for_the_jobs_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the table of the README has it: 1,000 jobs, 4 of them running elsewhere."""
+    """As the table of runner/store/README.md has it: 1,000 jobs, 4 of them running elsewhere."""
     shop = Shop(monkeypatch)
     for number in range(996):
         shop.submit(f"job-{number:04d}", requirements=ELSEWHERE)
