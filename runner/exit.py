@@ -18,15 +18,8 @@ class Exit(IntEnum):
     INTERRUPTED = 130  #: Ctrl-C
 
 
-_BETTER_FIRST = (
-    Exit.DONE,
-    Exit.CANCELLED,
-    Exit.UNFINISHED,
-    Exit.PREEMPTED,
-    Exit.STORAGE,
-    Exit.USAGE,
-    Exit.FAILED,
-)
+#: done, cancelled, unfinished, preempted, storage, usage, failed
+_BETTER_FIRST = (0, 5, 4, 75, 6, 2, 1)
 
 
 def worst(codes: Iterable[int]) -> int:
@@ -35,5 +28,5 @@ def worst(codes: Iterable[int]) -> int:
     >>> worst([0, 75, 4]), worst([1, -11]), worst([])
     (75, -11, 0)
     """
-    ranks = {int(code): rank for rank, code in enumerate(_BETTER_FIRST)}
+    ranks = {code: rank for rank, code in enumerate(_BETTER_FIRST)}
     return max(codes, key=lambda code: ranks.get(code, len(ranks)), default=0)

@@ -91,9 +91,7 @@ class Choice:
         self.unreadable -= {name for name in names if name not in self.postponed}
         for name in names:
             job = self.survey.job(name)  # as it is known now: others take jobs meanwhile
-            if job is None or job.state not in (State.QUEUED, State.RUNNING):
-                continue
-            if job.state is State.QUEUED and self._held(job):
+            if job is None or not self._is_open(job):
                 continue
             verdict = self._verdict(job)
             if verdict.claimable:
@@ -151,18 +149,20 @@ class Choice:
                 waits.append(f"{name} ({other.state})")
         return ", ".join(waits)
 
-    def _held(self, job: Job) -> bool:
-        """Hold a job that would wait in vain, or whose budget is spent; whether it was."""
+    def _is_open(self, job: Job) -> bool:
+        """Whether a job may be worked on; one that waits in vain or is over budget is held."""
+        if job.state is not State.QUEUED:
+            return job.state is State.RUNNING
         reason = self._waits_in_vain(job) or jobs.over_budget(job)
         if not reason:
-            return False
+            return True
         try:
             self.note_held(self._queue.hold_queued(job, reason))
         except ConflictError:
             pass  # someone else did something about it
         finally:
             self.survey.again(job.id)
-        return True
+        return False
 
     def _waits_in_vain(self, job: Job) -> str:
         for name in job.after:

@@ -18,11 +18,11 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 
 from runner.engine.keeper import Keeper, Work
 from runner.engine.preemption import StopRequest
@@ -147,14 +147,15 @@ class Crew:
         while self._members:
             done, _ = ray.wait(list(self._members), timeout=1.0)
             codes += [self._ended(call) for call in done]
-            if self._stop.reason is not None and not asked:
+            if self._stop.reason is not None:
+                if not asked:
+                    self._ask("stop")
                 asked = True
-                self._dismiss()
-            if codes and not asked and time.monotonic() - looked_at > LOOK_SECONDS:
+            elif codes and time.monotonic() - looked_at > LOOK_SECONDS:
                 # some have found nothing left; who has no node yet would wait for one in vain
                 looked_at = time.monotonic()
                 if not self._unfinished():
-                    self._part_with(self._silent("answer"))
+                    self._ask("answer")
             self._head.check()
         return worst(codes)
 
@@ -177,31 +178,21 @@ class Crew:
         del self._members[call]
         try:
             return int(ray.get(call))
-        except RayActorError as error:
-            if self._stop.reason is None:
-                self._say(f"ray: a worker could not be kept alive: {_first_line(error)}")
-            return Exit.PREEMPTED if self._stop.reason is not None else Exit.FAILED
         except RayError as error:
-            self._say(f"ray: {_first_line(error)}")
+            if self._stop.reason is not None:
+                return Exit.PREEMPTED
+            self._say(f"ray: a worker could not be kept alive: {_first_line(error)}")
             return Exit.FAILED
 
-    def _dismiss(self) -> None:
-        """Ask all to stop; who has no node yet, or whose node is silent, is not waited for."""
-        self._part_with(self._silent("stop"))
-
-    def _silent(self, method: str) -> list[Any]:
-        """Return the calls `run` of those who do not answer to this one."""
+    def _ask(self, method: str) -> None:
+        """Call a method of all; whoever has no node, or a silent one, is given up."""
         calls = {
             getattr(actor, method).remote(): running for running, actor in self._members.items()
         }
-        if not calls:
-            return []
-        _, silent = ray.wait(list(calls), num_returns=len(calls), timeout=ANSWER_SECONDS)
-        return [calls[call] for call in silent]
-
-    def _part_with(self, calls: Iterable[Any]) -> None:
-        for call in calls:
-            ray.kill(self._members.pop(call), no_restart=True)
+        if calls:
+            _, silent = ray.wait(list(calls), num_returns=len(calls), timeout=ANSWER_SECONDS)
+            for call in silent:
+                ray.kill(self._members.pop(calls[call]), no_restart=True)
 
 
 class HeadLostError(Exception):

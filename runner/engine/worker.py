@@ -83,6 +83,8 @@ class Worker:
         self._beat_seconds = queue.lease_seconds / BEATS_PER_LEASE
         self._me = Identity(store, owner or this_process(), looking or Looking())
         self._choice = Choice(queue, self._me, session, reporter.note)
+        self.unreadable = self._choice.unreadable  #: jobs whose records can't be read
+        self.held = self._choice.held  #: jobs that it held, as they could not be continued
         self._others = Others(queue)
         self._drain = Drain(store, self._me.name)
         self._around = Surroundings(
@@ -109,16 +111,6 @@ class Worker:
     def pressed(self) -> bool:
         """Whether it left a job because its session is too short for it."""
         return self._choice.pressed
-
-    @property
-    def unreadable(self) -> set[str]:
-        """Jobs whose records could not be read, the last time."""
-        return self._choice.unreadable
-
-    @property
-    def held(self) -> list[str]:
-        """Jobs that it held, as they could not be continued."""
-        return self._choice.held
 
     def work(self, ids: Sequence[str] | None = None, *, until_empty: bool = True) -> list[Owned]:
         """Run what can be run.
@@ -241,21 +233,17 @@ class Worker:
 
     def _waiting(self) -> list[Owned]:
         """Report what is left; return what to wait for: what may become ours, or all."""
-        left = self._choice.left
-        if not self._until_empty:
-            for other in left:
-                if other.job.state is State.QUEUED:
-                    self._say_why(other, other.availability.why)
-            return left
-        waiting = [other for other in left if self._others.may_leave(other)]
+        left, waiting = self._choice.left, self._choice.left
+        if self._until_empty:
+            waiting = [other for other in left if self._others.may_leave(other)]
         for other in waiting or left:
-            why = other.availability.why
-            if other.job.state is State.QUEUED:
-                self._say_why(other, why)
-            elif waiting:
+            job, why = other.job, other.availability.why
+            if job.state is State.RUNNING:
+                if not (self._until_empty and waiting):
+                    continue
                 lapses = other.availability.lapses_in or 0
                 why += f"; waiting for a sign of life, else it is taken over in {lapses:.0f} s"
-                self._say_why(other, why)
+            self._say_once(_record(job), f"{job.id}: {why}")
         return waiting
 
     def _wait(self, waiting: Sequence[Owned]) -> None:
@@ -276,11 +264,8 @@ class Worker:
         if self._drain.requested():
             self._stop.set(DRAINED)
 
-    def _say_why(self, other: Owned, why: str) -> None:
-        """Say once for each record of a job why it is not worked on."""
-        self._say_once(_record(other.job), f"{other.job.id}: {why}")
-
     def _say_once(self, what: str, text: str) -> None:
+        """Say something once, such as why a job is not worked on: once for each of its records."""
         if text and what not in self._said:
             self._said.add(what)
             self._reporter.note(text)

@@ -94,8 +94,11 @@ class _Watcher:
 
     def run(self) -> None:
         """Ask until the work is over or is to stop."""
-        if not self._find():
-            return
+        pauses = iter(AGAIN_SECONDS)
+        while not self.source.is_here():
+            pause = next(pauses, None)
+            if pause is None or self.closing.wait(pause):
+                return
         while not self.closing.is_set():
             began = time.monotonic()
             try:
@@ -108,14 +111,6 @@ class _Watcher:
                 return
             # where a request was held until something changed, the next may follow
             self.closing.wait(max(0.1, self.poll_seconds - (time.monotonic() - began)))
-
-    def _find(self) -> bool:
-        for pause in AGAIN_SECONDS:
-            if self.source.is_here():
-                return True
-            if self.closing.wait(pause):
-                return False
-        return self.source.is_here()
 
     def _heed(self, notice: Notice) -> bool:
         """Do what the notice asks for; whether that was the end."""
