@@ -34,7 +34,7 @@ class Machine:
         """Return what a job needs and this machine does not have, for a sentence; "" if nothing.
 
         >>> Machine(labels=frozenset({"lab"})).lacks({"labels": ["lab", "a100"]})
-        "it needs a machine labelled a100, this one is lab"
+        'it needs a machine labelled a100, this one is lab'
         """
         needs = dict(requirements or {})
         labels, memory = needs.pop("labels", None) or [], needs.pop("gpu_memory_gb", None)
