@@ -157,7 +157,7 @@ def test_what_the_undisturbed_run_leaves_behind(
     program = [sys.executable, "train.py", "once", "drilled.npy"]
     done = subprocess.run([*drill, "--", *program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, done.stdout + done.stderr[-3000:]
-    assert done.stdout.splitlines()[1] == "DIFFERENT without being killed:"
+    assert done.stdout.splitlines()[0] == "DIFFERENT without being killed:"
     assert "If the program reads a file that it wrote the first time" in done.stdout
 
 
