@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 from runner.cli.common import open_queue, say, store_url
-from runner.cli.exit import Exit
 from runner.cli.live import PLAIN
 from runner.cli.working import catch_signals, seconds_of, session_of
 from runner.engine.keeper import Work
 from runner.engine.preemption import StopRequest
 from runner.errors import SpecError, StoreError
+from runner.exit import Exit
 from runner.queue.job import State
 from runner.queue.queue import Queue
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from runner.cli.exit import Exit
 from runner.errors import SpecError, StoreRefusedError
+from runner.exit import Exit
 from runner.queue.job import Job, State
 from runner.queue.queue import Queue
 from runner.store.base import Store

@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from runner.cli.common import add_store_option, open_queue
-from runner.cli.exit import Exit
 from runner.errors import SpecError, StoreError
+from runner.exit import Exit
 from runner.queue.queue import Queue
 from runner.store.base import Store
 from runner.store.checkup import Finding, Verdict, check_up

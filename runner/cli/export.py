@@ -10,8 +10,8 @@ import io
 from pathlib import Path
 
 from runner.cli.common import add_store_option, open_queue, say, write_file
-from runner.cli.exit import Exit
 from runner.errors import NotReadyError, SpecError
+from runner.exit import Exit
 from runner.queue.job import Job, Json
 from runner.queue.queue import Queue
 from runner.store.base import Store

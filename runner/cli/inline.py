@@ -17,9 +17,9 @@ from pathlib import Path
 from queue import Queue
 from typing import IO, BinaryIO, cast
 
-from runner.cli.exit import Exit
 from runner.cli.live import IN_PLACE
 from runner.engine import tether
+from runner.exit import Exit
 
 
 def run(*arguments: str) -> int:

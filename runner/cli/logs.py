@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass, field
 
 from runner.cli.common import add_store_option, open_queue, say
-from runner.cli.exit import Exit
 from runner.engine.attempt import LEFT_OUT, log_key
+from runner.exit import Exit
 from runner.queue.job import State
 from runner.store.base import Store
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from runner import errors
-from runner.cli.exit import Exit
+from runner.exit import Exit
 from runner.registry import nearest
 
 #: command → (module that runs it, what it does); modules are imported when used

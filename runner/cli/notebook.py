@@ -20,9 +20,9 @@ from typing import Any
 
 from runner import registry
 from runner.cli.common import say, write_file
-from runner.cli.exit import Exit
 from runner.cli.specs import add_set_option, load_all
 from runner.errors import SpecError
+from runner.exit import Exit
 from runner.spec import JobSpec
 from runner.store.settings import mask
 

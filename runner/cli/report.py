@@ -8,8 +8,8 @@ import argparse
 from pathlib import Path
 
 from runner.cli.common import add_store_option, open_queue, say, write_file
-from runner.cli.exit import Exit
 from runner.errors import SpecError
+from runner.exit import Exit
 from runner.queue.queue import utc_now
 
 PAGE = "report.html"

@@ -4,7 +4,7 @@ import argparse
 import json
 
 from runner import spec
-from runner.cli.exit import Exit
+from runner.exit import Exit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,9 +13,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from runner.cli.common import add_store_option, open_queue, say
-from runner.cli.exit import Exit
 from runner.cli.render import duration, metric_texts, show
 from runner.errors import SpecError, StoreError
+from runner.exit import Exit
 from runner.queue.drain import name_of
 from runner.queue.job import HOLD, Job, Stage, State, line
 from runner.queue.protocol import Availability, Heartbeat

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from runner.cli.common import Count, add_store_option, open_queue, say
-from runner.cli.exit import Exit
 from runner.cli.specs import add_spec_arguments, load_all
 from runner.cli.working import add_session_option, catch_signals, session_of, work
 from runner.errors import ConflictError, NotFoundError, SpecError
+from runner.exit import Exit
 from runner.queue.job import Job
 from runner.queue.queue import Queue
 from runner.spec import JobSpec, parse

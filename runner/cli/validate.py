@@ -4,8 +4,8 @@ import argparse
 import json
 
 from runner.cli.common import say
-from runner.cli.exit import Exit
 from runner.cli.specs import add_spec_arguments, load_all
+from runner.exit import Exit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from runner.cli.common import add_store_option, open_queue, say
-from runner.cli.exit import Exit
 from runner.errors import ConflictError, NotFoundError, StoreError, StoreRefusedError
+from runner.exit import Exit
 from runner.queue.job import HOLD, Job, State
 from runner.queue.queue import Queue
 

@@ -3,9 +3,9 @@
 import argparse
 
 from runner.cli.common import add_store_option, open_queue, say
-from runner.cli.exit import Exit
 from runner.cli.working import add_session_option, catch_signals, session_of, work
 from runner.errors import NotFoundError, SpecError
+from runner.exit import Exit
 from runner.queue.job import State
 from runner.queue.queue import Queue
 from runner.registry import nearest

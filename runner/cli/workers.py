@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from runner.cli.common import say
-from runner.cli.exit import Exit
 from runner.cli.render import duration, show
 from runner.cli.status import view_all, worker_of
+from runner.exit import Exit
 from runner.queue import presence
 from runner.queue.job import State
 from runner.queue.queue import Queue

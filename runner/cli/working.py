@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from runner.cli.common import exit_code, say
-from runner.cli.exit import Exit
 from runner.cli.live import make_reporter
 from runner.cli.render import duration
 from runner.engine.notices.kubernetes import grace_seconds
 from runner.engine.preemption import StopRequest
 from runner.errors import SpecError
+from runner.exit import Exit
 from runner.queue.job import Job, State
 from runner.queue.queue import Queue
 from runner.store.base import Store

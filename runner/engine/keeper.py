@@ -23,9 +23,8 @@ from pathlib import Path
 
 from runner.engine import tether
 from runner.engine.session import Session
+from runner.exit import Exit, worst
 
-AGAIN = 75
-FAILED = 1
 SHORT_SECONDS = 10.0  #: a process that lived no longer did not get to work
 MOST_IN_VAIN = 5  #: so many of those in a row are a fault of the machine or the command
 MOST_PAUSE = 60.0
@@ -67,19 +66,19 @@ class Keeper:
     def run(self) -> int:
         """Keep it alive; its exit code, the first failure's if any."""
         with self._one:
-            worst, short, in_vain = 0, 0, 0
+            failed, short, in_vain = False, 0, 0
             while (process := self._start()) is not None:
                 began = time.monotonic()
                 code = process.wait()
-                worst = worst or (FAILED if code == FAILED else 0)
+                failed = failed or code == Exit.FAILED
                 if self._stopping.is_set() or not self._again(code):
-                    return worst or code
+                    return Exit.FAILED if failed else code
                 short = short + 1 if time.monotonic() - began < SHORT_SECONDS else 0
-                in_vain = in_vain + 1 if short and code != AGAIN else 0
+                in_vain = in_vain + 1 if short and code != Exit.PREEMPTED else 0
                 if in_vain >= MOST_IN_VAIN:
                     return code if code > 0 else 128 - code
                 self._stopping.wait(min(MOST_PAUSE, self._pause * 2 ** min(short, 10)))
-            return AGAIN
+            return Exit.PREEMPTED
 
     def stop(self) -> None:
         """Ask the worker to save and let go, and start none any more; does not wait."""
@@ -116,7 +115,7 @@ class Keeper:
 
         With 1 it may have ended a job that hung for the last time, with others left.
         """
-        return code in (AGAIN, FAILED) or code < 0
+        return code in (Exit.PREEMPTED, Exit.FAILED) or code < 0
 
 
 def keep_all(
@@ -136,13 +135,7 @@ def keep_all(
             if stopped():
                 for keeper in keepers:
                     keeper.stop()
-    return max((one.result() for one in running), key=rank)
-
-
-def rank(code: int) -> int:
-    """How bad an exit code is, beside those of the other workers."""
-    order = (0, 5, 4, AGAIN, 6, 2, FAILED)  # see runner.cli.exit
-    return order.index(code) if code in order else len(order)
+    return worst(one.result() for one in running)
 
 
 def _session(work: Work) -> Session | None:

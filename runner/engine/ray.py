@@ -18,15 +18,16 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 
-from runner.engine.keeper import AGAIN, FAILED, Keeper, Work, rank
+from runner.engine.keeper import Keeper, Work
 from runner.engine.preemption import StopRequest
 from runner.errors import SpecError
+from runner.exit import Exit, worst
 from runner.queue.owner import NODE_VARIABLE
 
 logger = logging.getLogger(__name__)
@@ -34,9 +35,7 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 2.0
 LOST_SECONDS = 30.0  #: Ray's own processes give up on a head that was silent for 60
 ANSWER_SECONDS = 10.0  #: for a member, if it runs at all
-ROOM_SECONDS = 30.0  #: after which it is said that workers wait for it
 LOOK_SECONDS = 10.0  #: between looks at the queue
-LEFT = 75  #: of an actor's process that is to go
 
 
 class Member:
@@ -45,7 +44,6 @@ class Member:
     def __init__(self, work: Work) -> None:
         self._node = ray.get_runtime_context().get_node_id()
         node = f"ray {self._node[:8]} at {ray.util.get_node_ip_address()}"
-        self._name = f"{socket.gethostname()} ({node})"
         self._keeper = Keeper(work, environment={NODE_VARIABLE: node})
         self._leaving = threading.Event()
         threading.Thread(target=self._listen, daemon=True, name="drain").start()
@@ -62,9 +60,8 @@ class Member:
         """Let the worker save and let go; `run` then returns."""
         self._keeper.stop()
 
-    def where(self) -> str:
-        """Return the node that it is on, for people."""
-        return self._name
+    def answer(self) -> None:
+        """Answer: it has a node, which lives."""
 
     def _listen(self) -> None:
         above = os.getppid()
@@ -78,7 +75,7 @@ class Member:
         self._leaving.set()
         self._keeper.stop()
         self._keeper.join()
-        os._exit(LEFT)
+        os._exit(Exit.PREEMPTED)
 
     def _hear_signals(self) -> None:
         """Hear a SIGTERM although Ray's own loop, in the main thread, runs no Python."""
@@ -138,9 +135,6 @@ class Crew:
         self._gpus = (1.0 if found else 0.0) if gpus is None else gpus
         self._workers = workers or _as_many_as_fit(found, self._gpus)
         self._members: dict[Any, Any] = {}  #: of the call `run` → the actor
-        self._asked: dict[Any, Any] = {}  #: of the call `where` → the actor
-        self._began_at = time.monotonic()
-        self._waited = False
 
     def run(self) -> int:
         """Start the members and wait until all have ended; the worst of their exit codes."""
@@ -153,17 +147,17 @@ class Crew:
         while self._members:
             done, _ = ray.wait(list(self._members), timeout=1.0)
             codes += [self._ended(call) for call in done]
-            if self._stop.reason is not None and not asked:
+            if self._stop.reason is not None:
+                if not asked:
+                    self._ask("stop")
                 asked = True
-                self._dismiss()
-            if codes and not asked and time.monotonic() - looked_at > LOOK_SECONDS:
+            elif codes and time.monotonic() - looked_at > LOOK_SECONDS:
                 # some have found nothing left; who has no node yet would wait for one in vain
                 looked_at = time.monotonic()
                 if not self._unfinished():
-                    self._part_with(self._silent("where"))
-            self._tell_places()
+                    self._ask("answer")
             self._head.check()
-        return max(codes, key=rank, default=0)
+        return worst(codes)
 
     def _enlist(self) -> None:
         actor = (
@@ -179,51 +173,26 @@ class Crew:
             .remote(self._work)
         )
         self._members[actor.run.remote()] = actor
-        self._asked[actor.where.remote()] = actor
 
     def _ended(self, call: Any) -> int:
         del self._members[call]
         try:
             return int(ray.get(call))
-        except RayActorError as error:
-            if self._stop.reason is None:
-                self._say(f"ray: a worker could not be kept alive: {_first_line(error)}")
-            return AGAIN if self._stop.reason is not None else FAILED
         except RayError as error:
-            self._say(f"ray: {_first_line(error)}")
-            return FAILED
+            if self._stop.reason is not None:
+                return Exit.PREEMPTED
+            self._say(f"ray: a worker could not be kept alive: {_first_line(error)}")
+            return Exit.FAILED
 
-    def _dismiss(self) -> None:
-        """Ask all to stop; who has no node yet, or whose node is silent, is not waited for."""
-        self._part_with(self._silent("stop"))
-
-    def _silent(self, method: str) -> list[Any]:
-        """Return the calls `run` of those who do not answer to this one."""
+    def _ask(self, method: str) -> None:
+        """Call a method of all; whoever has no node, or a silent one, is given up."""
         calls = {
             getattr(actor, method).remote(): running for running, actor in self._members.items()
         }
-        if not calls:
-            return []
-        _, silent = ray.wait(list(calls), num_returns=len(calls), timeout=ANSWER_SECONDS)
-        return [calls[call] for call in silent]
-
-    def _part_with(self, calls: Iterable[Any]) -> None:
-        for call in calls:
-            ray.kill(self._members.pop(call), no_restart=True)
-
-    def _tell_places(self) -> None:
-        if not self._asked:
-            return
-        if not self._waited and time.monotonic() - self._began_at > ROOM_SECONDS:
-            self._waited = True
-            self._say(f"ray: {len(self._asked)} workers wait for room on the cluster")
-        known, _ = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)
-        for call in known:
-            del self._asked[call]
-            try:
-                self._say(f"ray: a worker on {ray.get(call)}")
-            except RayError:
-                continue  # the call `run` tells of it
+        if calls:
+            _, silent = ray.wait(list(calls), num_returns=len(calls), timeout=ANSWER_SECONDS)
+            for call in silent:
+                ray.kill(self._members.pop(calls[call]), no_restart=True)
 
 
 class HeadLostError(Exception):
@@ -292,7 +261,7 @@ def work_on_ray(
             f"ray: the cluster's head has not answered for {LOST_SECONDS:.0f} s. The jobs are in"
             " the bucket, and workers that live go on or save; run me again on any cluster"
         )
-        os._exit(AGAIN)  # a farewell would wait for the head
+        os._exit(Exit.PREEMPTED)  # a farewell would wait for the head
     ray.shutdown()
     return code
 

@@ -26,6 +26,7 @@ from runner.errors import (
     PreemptedError,
     StoreError,
 )
+from runner.exit import Exit
 from runner.machine.memory import Memory, MemoryWatch
 from runner.queue import job as jobs
 from runner.queue.job import HOLD, Failure, Job, Json, State
@@ -37,8 +38,6 @@ from runner.training.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-STALLED_EXIT = 75  #: of the process: run me again
-FAILED_EXIT = 1
 LAST_WORDS_SECONDS = 90.0
 NOTE_SECONDS = 2.0  #: what hangs may be the very terminal
 
@@ -254,7 +253,7 @@ class RunningAttempt:
         note.start()
         note.join(NOTE_SECONDS)
         failed = self._lease.job.state is State.FAILED
-        self._around.leave(FAILED_EXIT if failed else STALLED_EXIT)
+        self._around.leave(Exit.FAILED if failed else Exit.PREEMPTED)
 
     def _say_last(self, reason: str, where: str) -> None:
         self._log.write(f"{reason}; where its threads are:\n{where}")

@@ -18,7 +18,6 @@ import sys
 from types import FrameType
 
 PR_SET_PDEATHSIG = 1  #: prctl(2)
-ORPHANED = 75  #: run me again
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -29,7 +28,7 @@ def tie_to(parent: int, number: signal.Signals) -> None:
     if _libc is not None:
         _libc.prctl(PR_SET_PDEATHSIG, int(number))
         if os.getppid() != parent:
-            os._exit(ORPHANED)  # it died before we could ask
+            os._exit(1)  # it died before we could ask: nobody reads the code
 
 
 def main(parent: int, module: str, *arguments: str) -> int:

@@ -9,11 +9,10 @@ Sources: cgroup-v2.rst and cgroup-v1/memory.rst of the kernel.
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 logger = logging.getLogger(__name__)
 
@@ -40,20 +39,37 @@ class Memory:
         return f"{self.used / 1e9:.2f} of at most {self.limit / 1e9:.2f} GB of memory{killed}"
 
 
+class _Files(NamedTuple):
+    """Where a version of control groups has what."""
+
+    limit: str
+    used: str
+    kills: str
+    cache: str  #: a line of memory.stat
+
+
+_V2 = _Files("memory.max", "memory.current", "memory.events", "inactive_file")
+_V1 = _Files(
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    "memory.oom_control",
+    "total_inactive_file",
+)
+
+
 def memory(root: Path = Path("/")) -> Memory | None:
     """Return what the limit leaves, or None where there is no limit.
 
     Args:
         root: holds `proc` and `sys`.
     """
-    for folder, names in _places(root):
-        limit = _number(folder / names["limit"])
-        used = _number(folder / names["used"])
+    for folder, files in _groups(root):
+        limit, used = (_numbers(folder / name).get("") for name in (files.limit, files.used))
         # version 1 writes "no limit" as a number near 2**63
         if limit is None or used is None or not 0 < limit < 1 << 60:
             continue
-        cache = _entry(folder / "memory.stat", names["cache"])
-        kills = _entry(folder / names["kills"], _KILLS)
+        cache = _numbers(folder / "memory.stat").get(files.cache, 0)
+        kills = _numbers(folder / files.kills).get("oom_kill", 0)
         return Memory(used=max(used - cache, 0), limit=limit, kills=kills)
     return None
 
@@ -69,11 +85,41 @@ def memory_bytes() -> int | None:
 
 
 def oom_kills(root: Path = Path("/")) -> int | None:
-    """Return how often the kernel killed for memory in our control group; None: not told."""
-    for folder, names in _places(root):
-        if f"{_KILLS} " in _text(folder / names["kills"]):
-            return _entry(folder / names["kills"], _KILLS)
-    return None
+    """Return how often the kernel killed for memory in our control group; None: not known."""
+    found = (_numbers(folder / files.kills).get("oom_kill") for folder, files in _groups(root))
+    return next((kills for kills in found if kills is not None), None)
+
+
+def _groups(root: Path) -> Iterator[tuple[Path, _Files]]:
+    """Yield the folders of control groups that may limit this process, the nearest first.
+
+    In a container of its own the path is "/", or one of the host's that is not mounted, and what is
+    mounted is what lies beneath it. On a bare machine it is the service's.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mount, files = root / "sys/fs/cgroup", _V2
+        elif "memory" in controllers.split(","):
+            mount, files = root / "sys/fs/cgroup/memory", _V1
+        else:
+            continue
+        yield mount / path.lstrip("/"), files
+        yield mount, files
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """Return the numbers of a file, by the words before them; nothing if it isn't there."""
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    pairs = (line.rpartition(" ") for line in lines)
+    return {name: int(number) for name, _, number in pairs if number.isdecimal()}
 
 
 class MemoryWatch:
@@ -85,7 +131,7 @@ class MemoryWatch:
     Args:
         on_tight: told what is used.
         look: what is used now, or None for no limit: then nothing is watched.
-        interval_seconds: between looks; imports take up hundreds of megabytes a second.
+        interval_seconds: between looks.
     """
 
     def __init__(
@@ -93,28 +139,20 @@ class MemoryWatch:
         on_tight: Callable[[Memory], None],
         *,
         look: Callable[[], Memory | None] = memory,
-        interval_seconds: float = 0.1,
+        interval_seconds: float = 1.0,
     ) -> None:
         self._on_tight = on_tight
         self._look = look
         self._interval = interval_seconds
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="memory", daemon=True)
 
     def __enter__(self) -> Self:
         if self._look() is not None:
-            self._thread.start()
+            threading.Thread(target=self._run, name="memory", daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._closing.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=30)
 
     def _run(self) -> None:
         while not self._closing.wait(self._interval):
@@ -123,59 +161,5 @@ class MemoryWatch:
                 try:
                     self._on_tight(found)
                 except Exception:
-                    logger.warning("what was said of the memory got lost", exc_info=True)
+                    logger.warning("that memory is short could not be reported", exc_info=True)
                 return
-
-
-_KILLS = "oom_kill"
-_V2 = {
-    "limit": "memory.max",
-    "used": "memory.current",
-    "kills": "memory.events",
-    "cache": "inactive_file",
-}
-_V1 = {
-    "limit": "memory.limit_in_bytes",
-    "used": "memory.usage_in_bytes",
-    "kills": "memory.oom_control",
-    "cache": "total_inactive_file",
-}
-
-
-def _places(root: Path) -> list[tuple[Path, dict[str, str]]]:
-    """Where this process's limit may lie, the nearest first."""
-    found = []
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers == "":
-            # in a container of its own the path is "/", or one of the host's that is not mounted;
-            # on a bare machine it is the service's
-            mount = root / "sys/fs/cgroup"
-            found += [(mount / path.lstrip("/"), _V2), (mount, _V2)]
-        elif "memory" in controllers.split(","):
-            mount = root / "sys/fs/cgroup/memory"
-            # a container sees the host's path, and mounted is what lies beneath it
-            found += [(mount / path.lstrip("/"), _V1), (mount, _V1)]
-    return found
-
-
-def _entry(path: Path, name: str) -> int:
-    """One line's number in a file of `name number` lines; 0 if it isn't there."""
-    for line in _text(path).splitlines():
-        key, _, value = line.partition(" ")
-        if key == name and value.strip().isdecimal():
-            return int(value)
-    return 0
-
-
-def _number(path: Path) -> int | None:
-    text = _text(path).strip()
-    return int(text) if text.isdecimal() else None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError):
-        return ""

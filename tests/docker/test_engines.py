@@ -17,7 +17,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from runner.cli.exit import Exit
+from runner.exit import Exit
 from tests.harness import REPOSITORY
 from tests.processes import descendants
 

@@ -1,6 +1,7 @@
 """A stage that trains by counting: all of the worker without a second of TensorFlow."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -115,6 +116,10 @@ class Shop:
         """Let a new worker run until nothing is left for it; it stays as `self.worker`."""
         self._patch.setattr(running, "run_stage", stage or Counting())
         self._patch.setattr(worker, "import_keras", options.pop("import_keras", lambda: None))
+        leave = options.pop("leave", None)
+        if leave is not None:
+            around = partial(running.Surroundings, leave=leave)
+            self._patch.setattr(worker, "Surroundings", around)
         self.stop = StopRequest()
         owner = options.pop("owner", {"host": "here", "pid": 1})
         sleep = options.pop("sleep", self.sleep)

@@ -1,35 +1,29 @@
 """`runner drill` kills for real, and says so when anything differs."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from runner import specfile
-from runner.cli.drill import verdict_text
-from runner.engine.drill import (
-    SPEC,
-    Drill,
-    Event,
-    Kill,
-    Verdict,
-    moments,
-)
+from runner.engine.drill.base import Course, Task, moments
+from runner.engine.drill.job import SPEC, JobDrill, JobVerdict, Kill
 from runner.engine.outcome import Outcome, differences
 from runner.engine.preemption import StopRequest
 from runner.errors import PreemptedError, TrainingError
+from runner.queue.job import Stage
 from runner.queue.queue import Queue
 from runner.spec import parse
 from runner.store.filesystem import open_store
-from tests.harness import ENVIRONMENT, REPOSITORY, Runner, sets
+from tests.harness import ENVIRONMENT, Runner, sets
 from tests.store.servers import serving
 
 #: a training of some seconds
@@ -85,25 +79,22 @@ def test_two_kills(spec: Path, tmp_path: Path) -> None:
 def test_a_difference_is_found(spec: Path, tmp_path: Path) -> None:
     """After a kill, workers read the data in another order, with other kernels: it fails, and
     names what differs and what is known of the cause."""
-    environment = {**os.environ, **ENVIRONMENT, "RUNNER_LEASE_SECONDS": "9"}
+    environment = {**ENVIRONMENT, "RUNNER_LEASE_SECONDS": "9"}
     environment["RUNNER_STORE"] = str(tmp_path / "store")
 
-    def start(job_id: str, killed: int) -> "subprocess.Popen[bytes]":
-        command = ["-c", OTHER_ORDER] if killed else ["-m", "runner"]
-        onednn = {"TF_ENABLE_ONEDNN_OPTS": "0" if killed else "1"}
-        return subprocess.Popen(
-            [sys.executable, *command, "resume", job_id],
-            env={**environment, **onednn},
-            cwd=REPOSITORY,
-        )
+    def command(job_id: str, killed: int) -> list[str]:
+        program = ["-c", OTHER_ORDER] if killed else ["-m", "runner"]
+        onednn = f"TF_ENABLE_ONEDNN_OPTS={0 if killed else 1}"
+        return ["env", onednn, sys.executable, *program, "resume", job_id]
 
     queue = Queue(open_store(str(tmp_path / "store")))
-    verdict = verdict_of(drill_of(queue, spec, kills=1, start=start).run())
+    verdict = drill_of(queue, spec, command=command, environment=environment).run()
+    assert isinstance(verdict, JobVerdict)
     assert not verdict.passed
     assert len(verdict.kills) == 1
     assert any(one.startswith("final digest: ") for one in verdict.differences)
     assert any(one.startswith("History loss: ") for one in verdict.differences)
-    first, *rest = verdict_text(verdict)
+    first, *rest = verdict.lines
     assert first == "DIFFERENT after being killed once:"
     assert "the killed job says: continued on different numerics: onednn 1 -> 0" in rest[-1]
 
@@ -116,7 +107,7 @@ def test_exit_code_of_a_difference(
 
     one = outcome_of()
     verdict = verdict_on(replace(one, digest="f" * 64), one)
-    monkeypatch.setattr(drill, "_watch", lambda *_: verdict)
+    monkeypatch.setattr(drill, "_run", lambda *_: verdict)
     monkeypatch.setattr(drill, "catch_signals", StopRequest)
     assert main.main(["drill", "--store", str(tmp_path)]) == 1
     assert "final digest: ffffffffffffffff killed, aaaaaaaaaaaaaaaa undisturbed" in (
@@ -149,23 +140,24 @@ def test_everything_is_compared() -> None:
 def test_no_kill_proves_nothing() -> None:
     """A job that ended before the first kill is not called safe."""
     one = outcome_of()
-    verdict = Verdict(differences=(), kills=(), planned=3, undisturbed=one, killed=one)
+    verdict = JobVerdict(differences=(), kills=(), planned=3, undisturbed=one, killed=one)
     assert not verdict.passed
-    assert verdict_text(verdict)[0].startswith("NOTHING PROVEN")
+    assert verdict.lines[0].startswith("NOTHING PROVEN")
 
 
 @pytest.mark.parametrize("kills", [1, 2, 5, 40])
 def test_moments_are_spread(kills: int) -> None:
-    """One in each part of the job, in order, the last ones in the evaluation."""
+    """One in each part of the training, in order, the last one in the evaluation."""
     for seed in range(50):
-        found = moments(Random(seed), kills, steps=600, training=20.0, evaluation=5.0)
+        task = Task(kills=kills, random=Random(seed))
+        found = moments(task, Course(steps=600, seconds=20.0, evaluation_seconds=5.0))
         assert len(found) == kills
         training = [moment.step for moment in found if moment.step != float("inf")]
         assert training == sorted(training)
         assert all(0 <= step < 600 for step in training)
         late = [m.then_seconds for m in found if m.step == float("inf")]
         assert all(0 <= seconds <= 5.0 for seconds in late)
-        assert kills < 40 or len(late) == 8  # a fifth
+        assert len(late) == (kills > 1)
 
 
 def test_stopped(spec: Path, tmp_path: Path) -> None:
@@ -174,7 +166,7 @@ def test_stopped(spec: Path, tmp_path: Path) -> None:
     process = runner.start("drill", str(spec))
     assert process.stderr is not None
     for line in process.stderr:
-        if "nobody disturbs it" in line:
+        if "nobody kills it" in line:
             break
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
@@ -212,13 +204,10 @@ def test_mistakes(arguments: tuple[str, ...], code: int, words: str, tmp_path: P
 def test_a_worker_that_dies_is_said(spec: Path, tmp_path: Path) -> None:
     """A worker that ends by itself ends the drill, with what it said; no job is left open."""
 
-    def start(job_id: str, killed: int) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen([sys.executable, "-c", "raise SystemExit(9)"])
-
     queue = Queue(open_store(str(tmp_path / "store")))
-    drill = drill_of(queue, spec, kills=1, start=start)
+    drill = drill_of(queue, spec, command=lambda *_: [sys.executable, "-c", "raise SystemExit(9)"])
     with pytest.raises(TrainingError, match="exit code 9"):
-        list(drill.run())
+        drill.run()
     assert drill.left == {drill.undisturbed: "cancelled"}
 
 
@@ -226,16 +215,15 @@ def test_asked_to_stop_at_once(spec: Path, tmp_path: Path) -> None:
     """No process stays behind."""
     stop = StopRequest()
     queue = Queue(open_store(str(tmp_path / "store")))
-    started = []
 
-    def start(job_id: str, killed: int) -> "subprocess.Popen[bytes]":
-        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+    def command(job_id: str, killed: int) -> list[str]:
         stop.set("a test")
-        return started[0]
+        return ["sleep", "4321"]
 
     with pytest.raises(PreemptedError, match="a test"):
-        list(drill_of(queue, spec, kills=1, start=start, stop=stop).run())
-    assert started[0].poll() is not None
+        drill_of(queue, spec, command=command, stop=stop).run()
+    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert "sleep 4321" not in running
 
 
 def test_the_built_in_spec_is_one() -> None:
@@ -264,9 +252,9 @@ def outcome_of() -> Outcome:
     )
 
 
-def verdict_on(killed: Outcome, undisturbed: Outcome) -> Verdict:
-    kill = Kill(number=1, stage="train", step=9, committed=5, token=1, at=0.0, recovery_seconds=8.0)
-    return Verdict(
+def verdict_on(killed: Outcome, undisturbed: Outcome) -> JobVerdict:
+    kill = Kill(stage=Stage.TRAIN, step=9, committed=5, token=1, at=0.0, recovery_seconds=8.0)
+    return JobVerdict(
         differences=tuple(differences(killed, undisturbed)),
         kills=(kill,),
         planned=1,
@@ -275,20 +263,14 @@ def verdict_on(killed: Outcome, undisturbed: Outcome) -> Verdict:
     )
 
 
-def drill_of(queue: Queue, path: Path, *, kills: int, start: Any, stop: Any = None) -> Drill:
-    return Drill(
-        queue,
-        specfile.load(path),
-        kills=kills,
-        environment={},
-        stop=stop or StopRequest(),
-        random=Random(1),
-        nonce="0",
-        start=start,
-    )
-
-
-def verdict_of(events: Iterator[Event]) -> Verdict:
-    *_, last = events
-    assert isinstance(last, Verdict)
-    return last
+def drill_of(
+    queue: Queue,
+    path: Path,
+    *,
+    command: Any,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    stop: StopRequest | None = None,
+) -> JobDrill:
+    task = Task(kills=1, random=Random(1), stop=stop or StopRequest())
+    spec = specfile.load(path)
+    return JobDrill(queue, spec, task, environment=environment, nonce="0", command=command)

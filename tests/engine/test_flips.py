@@ -118,8 +118,7 @@ def take_up(store: MemoryStore) -> Taken:
     queue = Queue(store)
     worker = Worker(queue, store, stop=StopRequest(), reporter=taken.notes, looking=Here())
     RESTORING.append(taken)
-    for job, verdict in worker._ready(None, []):
-        worker._attempt(job, verdict)  # once: let go, it could be taken up again at once
+    worker._take_one(None)  # once: let go, it could be taken up again at once
     return RESTORING.pop()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.engine.notices import aws, azure, gce, link_local, watcher
+from runner.engine.notices import azure, base, watcher
 from runner.engine.notices.aws import Spot
 from runner.engine.notices.azure import ScheduledEvents
 from runner.engine.notices.base import Notice, Source
@@ -172,15 +172,15 @@ def test_only_where_it_may_help_is_anybody_asked(
     asked: set[str] = set()
 
     def ask(name: str) -> object:
-        def answer(host: str, path: str, **_: object) -> object:
-            assert host == link_local.ADDRESS
+        def answer(service: base.Service, path: str, **_: object) -> object:
+            assert service.host == base.ADDRESS
             asked.add(name)
             raise TimeoutError
 
         return answer
 
-    for module, name in ((gce, "gce"), (aws, "ec2"), (azure, "azure")):
-        monkeypatch.setattr(module, "ask", ask(name))
+    for service, name in ((Preempted, "gce"), (Spot, "ec2"), (ScheduledEvents, "azure")):
+        monkeypatch.setattr(service, "ask", ask(name))
     kinds: list[Source] = [Preempted({}, tmp_path), Spot({}, tmp_path)]
     for source in [*kinds, ScheduledEvents({}, tmp_path)]:
         assert not source.is_here()
@@ -194,14 +194,18 @@ def test_a_proxy_is_never_asked(machine: Metadata, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("answer", ["", "{", "[]", '{"Events": [7]}', "null", "\x00" * 99])
-def test_nonsense_is_no_notice(machine: Metadata, answer: str) -> None:
+def test_nonsense_is_no_notice(
+    machine: Metadata, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     machine.ec2["spot/instance-action"] = answer
     machine.gce["preempted"] = answer.replace("\x00", "?") or "?"
     spot = Spot(machine.environment("ec2")).look()
     assert spot is not None, "that the key is there is the notice"
     assert spot.seconds_left is None
     assert Preempted(machine.environment("gce")).look() is None
-    assert azure._events(answer) == []
+    known = base.Answer(status=200, text=answer, headers={}, at=datetime.now(UTC))
+    monkeypatch.setattr(ScheduledEvents, "ask", lambda *_, **__: known)
+    assert ScheduledEvents({}).look() is None
 
 
 class _Silent:

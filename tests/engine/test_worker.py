@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner.engine import requirements, running, worker
+from runner.engine import choosing, requirements, running, worker
 from runner.engine.preemption import StopRequest
 from runner.engine.requirements import Looking, Machine, missing_here
 from runner.engine.stages import Attempt
@@ -494,7 +494,7 @@ def test_what_vanishes_after_the_claim_is_left_to_others(
 ) -> None:
     """Given back with the reason, neither failed nor preempted; not taken again for a while."""
     now = [0.0]
-    monkeypatch.setattr(worker, "boot_clock", lambda: now[0])
+    monkeypatch.setattr(choosing, "boot_clock", lambda: now[0])
     shop.submit("cats", retries=0)
     shop.submit("after", after=["cats"])
     stage = raising(MissingHereError("/data/x.npz: no such file"), times=3)

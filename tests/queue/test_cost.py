@@ -18,7 +18,8 @@ from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.ledger import Ledger, Snapshot
 from runner.checkpoint.manifest import Position
 from runner.cli import status
-from runner.engine import requirements
+from runner.engine.identity import Identity
+from runner.engine.requirements import Looking
 from runner.errors import ConflictError, StoreError
 from runner.queue import drain, presence, protocol
 from runner.queue import job as transitions
@@ -337,14 +338,14 @@ def test_a_workers_own_object_is_written_seldom(
 ) -> None:
     """For `status --workers`: every five minutes that it waits, once a minute with news."""
     now = 0.0
-    monkeypatch.setattr(requirements, "boot_clock", lambda: now)
+    monkeypatch.setattr("runner.engine.identity.boot_clock", lambda: now)
     store = Counting(tmp_path)
     for pid in (2, 3):
         presence.tell(
             store, Presence(owner={"host": "lab", "pid": pid}, sent_at=utc_now(), left={})
         )
 
-    def hour(worker: requirements.Identity, *, news: bool) -> dict[str, int]:
+    def hour(worker: Identity, *, news: bool) -> dict[str, int]:
         nonlocal now
         store.asked.clear()
         for look in range(360):
@@ -352,7 +353,7 @@ def test_a_workers_own_object_is_written_seldom(
             now += 10.0
         return dict(store.asked)
 
-    worker = requirements.Identity(store, ME, requirements.Looking())
+    worker = Identity(store, ME, Looking())
     first = hour(worker, news=False)
     assert first == {"writes": 12, "listings": 1, "round trips": 1, "reads": 2}
     assert hour(worker, news=False) == {"writes": 12}
@@ -370,7 +371,7 @@ def test_workers_that_died_are_forgotten(tmp_path: Path) -> None:
     presence.tell(store, Presence(owner=gone, sent_at=utc_now(), left={}))
     assert [one.worker for one in presence.everyone(store)] == ["lab:2", "lab:3"]
     store.put("workers/seen/odd.json", b'{"owner": 7}')
-    requirements.Identity(store, ME, requirements.Looking()).tell({})
+    Identity(store, ME, Looking()).tell({})
     assert [one.worker for one in presence.everyone(store)] == ["here:1", "lab:2"]
     assert store.list("workers/seen/") == [
         f"workers/seen/{name}.json" for name in ("here_1", "lab_2", "odd")

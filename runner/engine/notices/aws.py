@@ -14,65 +14,52 @@ Sources: docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-n
 variables are botocore's.
 """
 
-import json
 import os
 import time
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from runner.engine.notices.base import DMI, Notice, firmware, may_be
-from runner.engine.notices.link_local import (
-    ADDRESS,
-    ANSWER_SECONDS,
-    PROBE_SECONDS,
-    Answer,
-    ask,
-    moment,
-)
+from runner.engine.notices.base import ANSWER_SECONDS, DMI, PROBE_SECONDS, Answer, Notice, Service
 
 TOKEN_SECONDS = 3600
-ENDPOINT = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
+_VERBS = {"stop": "stopped", "terminate": "terminated", "hibernate": "hibernated"}
 
 
-class Spot:
+class Spot(Service):
     """A spot instance."""
 
     name = "EC2 spot"
+    variables = ("AWS_EC2_METADATA_SERVICE_ENDPOINT",)
 
     def __init__(self, environ: Mapping[str, str] = os.environ, dmi: Path = DMI) -> None:
-        self._environ = environ
-        self._dmi = dmi
-        endpoint = urlsplit(environ.get(ENDPOINT) or f"http://{ADDRESS}")
-        self._host = endpoint.netloc or endpoint.path
+        super().__init__(environ, dmi)
+        endpoint = urlsplit(self.host)  # a URL, where the variable names it
+        self.host = endpoint.netloc or endpoint.path
         self._token = ""
         self._token_until = 0.0
 
     def is_here(self) -> bool:
         """Whether the service gives a token, or an instance's id without one."""
-        if self._environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
-            return False
-        words = [
-            firmware(name, self._dmi) for name in ("sys_vendor", "bios_vendor", "bios_version")
-        ]
-        amazon = any("amazon" in word.lower() for word in words)
-        if not may_be(self._environ, self._dmi, override=ENDPOINT, known=amazon):
-            return False
-        try:
-            answer = self._get("instance-id", timeout_seconds=PROBE_SECONDS)
-        except OSError:
-            return False
+        disabled = self.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true"
+        return not disabled and super().is_here()
+
+    def is_likely(self) -> bool:
+        """Whether the firmware is Amazon's, or the Xen that it used before."""
+        names = ("sys_vendor", "bios_vendor", "bios_version")
+        return any("amazon" in self.firmware(name).lower() for name in names)
+
+    def answers(self) -> bool:
+        """Whether the service knows an instance's id."""
+        answer = self._get("instance-id", PROBE_SECONDS)
         return answer.status == 200 and answer.text.startswith("i-")
 
     def look(self) -> Notice | None:
         """The interruption, else the recommendation."""
         action = self._get("spot/instance-action")
         if action.status == 200:
-            said = _document(action)
-            what = {"stop": "stopped", "terminate": "terminated", "hibernate": "hibernated"}
-            verb = what.get(str(said.get("action")), "interrupted")
-            left = _seconds(moment(str(said.get("time"))), action.at)
+            verb = _VERBS.get(str(action.document.get("action")), "interrupted")
+            left = action.seconds_until(str(action.document.get("time")))
             return Notice(text=f"EC2: this spot instance is being {verb}", seconds_left=left)
         if self._get("events/recommendations/rebalance").status == 200:
             text = "EC2: this spot instance is at an elevated risk of interruption"
@@ -80,22 +67,19 @@ class Spot:
         return None
 
     def _get(self, key: str, timeout_seconds: float = ANSWER_SECONDS) -> Answer:
-        answer = self._ask(key, timeout_seconds)
-        if answer.status == 401:  # the token has lapsed, whatever we thought of it
-            self._token_until = 0.0
-            answer = self._ask(key, timeout_seconds)
+        for _ in range(2):
+            if time.monotonic() >= self._token_until:
+                self._fetch_token(timeout_seconds)
+            headers = {"X-aws-ec2-metadata-token": self._token} if self._token else {}
+            path = f"/latest/meta-data/{key}"
+            answer = self.ask(path, headers=headers, timeout_seconds=timeout_seconds)
+            if answer.status != 401:
+                break
+            self._token_until = 0.0  # the token has expired, whatever we thought of it
         return answer
 
-    def _ask(self, key: str, timeout_seconds: float) -> Answer:
-        if time.monotonic() >= self._token_until:
-            self._fetch_token(timeout_seconds)
-        headers = {"X-aws-ec2-metadata-token": self._token} if self._token else {}
-        path = f"/latest/meta-data/{key}"
-        return ask(self._host, path, headers=headers, timeout_seconds=timeout_seconds)
-
     def _fetch_token(self, timeout_seconds: float) -> None:
-        answer = ask(
-            self._host,
+        answer = self.ask(
             "/latest/api/token",
             method="PUT",
             headers={"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_SECONDS)},
@@ -106,15 +90,3 @@ class Spot:
             raise OSError(msg)
         self._token = answer.text if answer.status == 200 else ""
         self._token_until = time.monotonic() + TOKEN_SECONDS / 2
-
-
-def _document(answer: Answer) -> Mapping[str, object]:
-    try:
-        found = json.loads(answer.text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _seconds(until: datetime | None, now: datetime) -> float | None:
-    return None if until is None else max(0.0, (until - now).total_seconds())

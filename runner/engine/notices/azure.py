@@ -12,18 +12,10 @@ Sources: learn.microsoft.com/azure/virtual-machines/linux/scheduled-events,
 …/linux/instance-metadata-service.
 """
 
-import json
-import os
-from collections.abc import Iterator, Mapping
-from datetime import datetime
-from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-from runner.engine.notices.base import DMI, Notice, firmware, may_be
-from runner.engine.notices.link_local import ADDRESS, PROBE_SECONDS, Answer, ask, moment
+from runner.engine.notices.base import PROBE_SECONDS, Notice, Service
 
-HEADERS = {"Metadata": "true"}
-ENDPOINT = "RUNNER_AZURE_METADATA_HOST"
 EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
 NAME = "/metadata/instance/compute/name?api-version=2021-02-01&format=text"
 ASSET_TAG = "7783-7084-3265-9085-8269-3286-77"  #: of every chassis in Azure
@@ -36,54 +28,39 @@ ENDS = {
 }
 
 
-class ScheduledEvents:
+class ScheduledEvents(Service):
     """The events of this machine."""
 
     name = "Azure scheduled events"
+    variables = ("RUNNER_AZURE_METADATA_HOST",)
+    headers: ClassVar = {"Metadata": "true"}
+    _machine = ""  # its name in the events
 
-    def __init__(self, environ: Mapping[str, str] = os.environ, dmi: Path = DMI) -> None:
-        self._environ = environ
-        self._dmi = dmi
-        self._host = environ.get(ENDPOINT) or ADDRESS
-        self._machine = ""  # its name in the events
+    def is_likely(self) -> bool:
+        """Whether the chassis is Azure's."""
+        return self.firmware("chassis_asset_tag") == ASSET_TAG
 
-    def is_here(self) -> bool:
+    def answers(self) -> bool:
         """Whether the service knows the machine's name."""
-        azure = firmware("chassis_asset_tag", self._dmi) == ASSET_TAG
-        if not may_be(self._environ, self._dmi, override=ENDPOINT, known=azure):
-            return False
-        try:
-            answer = ask(self._host, NAME, headers=HEADERS, timeout_seconds=PROBE_SECONDS)
-        except OSError:
-            return False
+        answer = self.ask(NAME, timeout_seconds=PROBE_SECONDS)
         self._machine = answer.text
         return answer.status == 200 and bool(answer.text)
 
     def look(self) -> Notice | None:
         """The event that comes first."""
-        answer = ask(self._host, EVENTS, headers=HEADERS, timeout_seconds=SLOW_SECONDS)
-        found = list(self._notices(answer)) if answer.status == 200 else []
-        return min(found, key=lambda notice: notice.seconds_left or 0.0, default=None)
+        answer = self.ask(EVENTS, timeout_seconds=SLOW_SECONDS)
+        events = answer.document.get("Events") if answer.status == 200 else None
+        found = []
+        for event in events if isinstance(events, list) else ():
+            kind = str(event.get("EventType")) if isinstance(event, dict) else ""
+            if kind in ENDS and self._is_ours(event.get("Resources")):
+                # blank once the event has begun
+                left = answer.seconds_until(str(event.get("NotBefore") or "")) or 0.0
+                found.append((left, f"Azure: {ENDS[kind]} ({kind})"))
+        if not found:
+            return None
+        left, text = min(found)
+        return Notice(text=text, seconds_left=left)
 
-    def _notices(self, answer: Answer) -> Iterator[Notice]:
-        for event in _events(answer.text):
-            kind = str(event.get("EventType"))
-            resources = event.get("Resources")
-            ours = not isinstance(resources, list) or self._machine in resources
-            if ours and kind in ENDS:
-                left = _seconds(str(event.get("NotBefore") or ""), answer.at)
-                yield Notice(text=f"Azure: {ENDS[kind]} ({kind})", seconds_left=left)
-
-
-def _events(text: str) -> list[Mapping[str, Any]]:
-    try:
-        document = json.loads(text)
-    except ValueError:
-        return []
-    events = document.get("Events") if isinstance(document, dict) else None
-    return [event for event in events or () if isinstance(event, dict)]
-
-
-def _seconds(not_before: str, now: datetime) -> float:
-    begins = moment(not_before)
-    return 0.0 if begins is None else max(0.0, (begins - now).total_seconds())
+    def _is_ours(self, resources: object) -> bool:
+        return not isinstance(resources, list) or self._machine in resources

@@ -13,85 +13,65 @@ Sources: cloud.google.com/compute/docs/metadata/querying-metadata,
 and the product name are those of google-auth.
 """
 
-import os
-from collections.abc import Mapping
-from pathlib import Path
 from typing import ClassVar
 
-from runner.engine.notices.base import DMI, Notice, firmware, may_be
-from runner.engine.notices.link_local import ADDRESS, ANSWER_SECONDS, PROBE_SECONDS, Answer, ask
+from runner.engine.notices.base import ANSWER_SECONDS, PROBE_SECONDS, Notice, Service
 
-FLAVOR = {"Metadata-Flavor": "Google"}
 HOLD_SECONDS = 30  #: the server is asked to answer after this, changed or not
 
 
-class _Key:
+class _Key(Service):
     """One metadata key of this machine, watched."""
 
-    name: ClassVar[str]
+    variables = ("GCE_METADATA_HOST", "GCE_METADATA_ROOT", "GCE_METADATA_IP")
+    headers: ClassVar = {"Metadata-Flavor": "Google"}
     key: ClassVar[str]
-
-    def __init__(self, environ: Mapping[str, str] = os.environ, dmi: Path = DMI) -> None:
-        self._environ = environ
-        self._dmi = dmi
-        self._etag = ""
-        self._host = (
-            environ.get("GCE_METADATA_HOST")
-            or environ.get("GCE_METADATA_ROOT")
-            or environ.get("GCE_METADATA_IP")
-            or ADDRESS
-        )
+    value: ClassVar[str]  #: that announces the end
+    text: ClassVar[str]
+    seconds: ClassVar[float]  #: that are left then
+    _etag = ""
 
     def is_here(self) -> bool:
         """Whether a metadata server of Google's answers."""
-        google = firmware("product_name", self._dmi).startswith("Google")
-        if self._environ.get("NO_GCE_CHECK", "").lower() == "true":
-            return False
-        if not may_be(self._environ, self._dmi, override="GCE_METADATA_HOST", known=google):
-            return False
-        try:
-            answer = ask(self._host, "/", headers=FLAVOR, timeout_seconds=PROBE_SECONDS)
-        except OSError:
-            return False
+        return self.environ.get("NO_GCE_CHECK", "").lower() != "true" and super().is_here()
+
+    def is_likely(self) -> bool:
+        """Whether the firmware is Google's."""
+        return self.firmware("product_name").startswith("Google")
+
+    def answers(self) -> bool:
+        """Whether who answers is Google's server."""
+        answer = self.ask("/", timeout_seconds=PROBE_SECONDS)
         return answer.headers.get("metadata-flavor") == "Google"
 
     def look(self) -> Notice | None:
         """The value when it has changed, or after a while."""
         path = f"/computeMetadata/v1/instance/{self.key}"
-        hold = 0
-        if self._etag:
-            hold = HOLD_SECONDS
+        hold = HOLD_SECONDS if self._etag else 0
+        if hold:
             path += f"?wait_for_change=true&last_etag={self._etag}&timeout_sec={hold}"
-        answer = ask(self._host, path, headers=FLAVOR, timeout_seconds=hold + ANSWER_SECONDS)
+        answer = self.ask(path, timeout_seconds=hold + ANSWER_SECONDS)
         self._etag = answer.headers.get("etag", "") if answer.status == 200 else ""
-        return self.notice(answer) if answer.status == 200 else None
-
-    def notice(self, answer: Answer) -> Notice | None:
-        """What this value announces."""
-        raise NotImplementedError
+        if answer.status != 200 or answer.text.upper() != self.value:
+            return None
+        return Notice(text=f"GCE: {self.text}", seconds_left=self.seconds)
 
 
 class Preempted(_Key):
-    """A spot machine that is taken back."""
+    """A spot machine that is taken back, and switched off."""
 
     name = "GCE preemption"
     key = "preempted"
-
-    def notice(self, answer: Answer) -> Notice | None:
-        """TRUE: 30 seconds, then the machine is switched off."""
-        if answer.text.upper() != "TRUE":
-            return None
-        return Notice(text="GCE: this machine is being preempted", seconds_left=30)
+    value = "TRUE"
+    text = "this machine is being preempted"
+    seconds = 30
 
 
 class Maintenance(_Key):
-    """Maintenance of the host that ends the machine."""
+    """Maintenance of the host that ends the machine, not the move to another host."""
 
     name = "GCE maintenance"
     key = "maintenance-event"
-
-    def notice(self, answer: Answer) -> Notice | None:
-        """The end, but not the move to another host."""
-        if answer.text != "TERMINATE_ON_HOST_MAINTENANCE":
-            return None
-        return Notice(text="GCE: host maintenance ends this machine", seconds_left=60)
+    value = "TERMINATE_ON_HOST_MAINTENANCE"
+    text = "host maintenance ends this machine"
+    seconds = 60

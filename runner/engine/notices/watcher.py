@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from runner.engine.notices.aws import Spot
 from runner.engine.notices.azure import ScheduledEvents
@@ -55,14 +56,17 @@ def watching(
         lead_seconds: before a known end the work is stopped.
     """
     closing = threading.Event()
-    watchers = [
-        _Watcher(source, stop, say, closing, poll_seconds, lead_seconds)
-        for source in (sources() if among is None else among)
-    ]
-    for watcher in watchers:
-        threading.Thread(target=watcher.run, name=watcher.source.name, daemon=True).start()
-    ticking = threading.Thread(target=_tick, args=(stop, session, closing), daemon=True)
-    ticking.start()
+    for source in sources() if among is None else among:
+        watcher = _Watcher(
+            source=source,
+            stop=stop,
+            say=say,
+            closing=closing,
+            poll_seconds=poll_seconds,
+            lead_seconds=lead_seconds,
+        )
+        threading.Thread(target=watcher.run, name=source.name, daemon=True).start()
+    threading.Thread(target=_tick, args=(stop, session, closing), daemon=True).start()
     try:
         yield
     finally:
@@ -76,62 +80,49 @@ def _tick(stop: StopRequest, session: Session | None, closing: threading.Event) 
         stop.call_last()
 
 
+@dataclass(kw_only=True)
 class _Watcher:
     """Asks one source."""
 
-    def __init__(
-        self,
-        source: Source,
-        stop: StopRequest,
-        say: Callable[[str], None],
-        closing: threading.Event,
-        poll_seconds: float,
-        lead_seconds: float,
-    ) -> None:
-        self.source = source
-        self._stop = stop
-        self._say = say
-        self._closing = closing
-        self._poll = poll_seconds
-        self._lead = lead_seconds
-        self._heeded = ""  # what was announced and is not an end yet
+    source: Source
+    stop: StopRequest
+    say: Callable[[str], None]
+    closing: threading.Event
+    poll_seconds: float
+    lead_seconds: float
+    heeded: str = ""  #: what was announced and is not an end yet
 
     def run(self) -> None:
         """Ask until the work is over or is to stop."""
-        if not self._find():
-            return
-        while not self._closing.is_set():
+        pauses = iter(AGAIN_SECONDS)
+        while not self.source.is_here():
+            pause = next(pauses, None)
+            if pause is None or self.closing.wait(pause):
+                return
+        while not self.closing.is_set():
             began = time.monotonic()
             try:
                 notice = self.source.look()
             except OSError:
                 notice = None  # a service that stumbles says nothing
             else:
-                self._heeded = self._heeded if notice else ""
-            if notice is not None and not self._closing.is_set() and self._heed(notice):
+                self.heeded = self.heeded if notice else ""
+            if notice is not None and not self.closing.is_set() and self._heed(notice):
                 return
             # where a request was held until something changed, the next may follow
-            self._closing.wait(max(0.1, self._poll - (time.monotonic() - began)))
-
-    def _find(self) -> bool:
-        for pause in AGAIN_SECONDS:
-            if self.source.is_here():
-                return True
-            if self._closing.wait(pause):
-                return False
-        return self.source.is_here()
+            self.closing.wait(max(0.1, self.poll_seconds - (time.monotonic() - began)))
 
     def _heed(self, notice: Notice) -> bool:
         """Do what the notice asks for; whether that was the end."""
         left = notice.seconds_left
-        if notice.certain and (left is None or left <= self._lead):
+        if notice.certain and (left is None or left <= self.lead_seconds):
             text = notice.text if left is None else f"{notice.text}, {left:.0f} s left"
-            self._say(f"{text}: saving and letting go")
-            self._stop.set(text, seconds_left=left)
+            self.say(f"{text}: saving and letting go")
+            self.stop.set(text, seconds_left=left)
             return True
-        if notice.text != self._heeded:
-            self._heeded = notice.text
+        if notice.text != self.heeded:
+            self.heeded = notice.text
             when = "" if left is None else f" in {left / 60:.0f} minutes"
-            self._say(f"{notice.text}{when}: saving now, going on")
-            self._stop.save_soon()
+            self.say(f"{notice.text}{when}: saving now, going on")
+            self.stop.save_soon()
         return False

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from runner.cli.script_drill import verdict_text
-from runner.engine.script_drill import ScriptVerdict
-from runner.engine.traces import Line, Trace, compare
+from runner.engine.drill.program import ProgramVerdict
+from runner.engine.drill.traces import Line, Trace, compare
 from tests.harness import REPOSITORY, Runner
 
 #: a training of seconds; but for "exact" without a seed, and with whatever each process makes anew
@@ -159,7 +158,7 @@ def test_what_the_undisturbed_run_leaves_behind(
     done = subprocess.run([*drill, "--", *program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, done.stdout + done.stderr[-3000:]
     assert done.stdout.splitlines()[0] == "DIFFERENT without being killed:"
-    assert "had left in this folder: drilled.npy. If" in done.stdout
+    assert "If the program reads a file that it wrote the first time" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -284,9 +283,9 @@ def test_a_training_that_ends_elsewhere() -> None:
 
 
 def test_no_kill_proves_nothing() -> None:
-    verdict = ScriptVerdict(differences=(), kills=(), planned=3, steps=1, batches_seen=True)
+    verdict = ProgramVerdict(differences=(), kills=(), planned=3, steps=1, batches_seen=True)
     assert not verdict.passed
-    assert verdict_text(verdict)[0].startswith("NOTHING PROVEN")
+    assert verdict.lines[0].startswith("NOTHING PROVEN")
 
 
 def line(step: int, *, a: str = "", python: str = "", batches: Sequence[str] | None = None) -> Line:

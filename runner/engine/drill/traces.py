@@ -10,12 +10,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
 
 MOMENTS = ("start", "batch", "epoch", "final")  #: at one step, in this order
-_STEP = re.compile(rb'"step": (\d+)')
 _SHOWN = 6  #: names of what differs at one step
 Key = tuple[int, int, int]
 
@@ -65,17 +62,6 @@ class Trace:
         return [line for line in self.lines if not line.restored]
 
     @property
-    def step_seconds(self) -> float:
-        """What a step usually takes, the writing down included."""
-        steps = [line for line in self.made if line.moment == "batch"]
-        each = [
-            (later.at - line.at) / (later.step - line.step)
-            for line, later in pairwise(steps)
-            if later.step > line.step
-        ]
-        return median(each) if each else 0.0
-
-    @property
     def reached(self) -> int:
         """The step of its last line."""
         return self.lines[-1].step if self.lines else 0
@@ -98,25 +84,6 @@ def read(path: Path) -> Trace:
         killed=any("killed" in data for data in found),
         warnings=[data["warned"] for data in found if "warned" in data],
     )
-
-
-class Reached:
-    """How far a process is, by its trace as it grows."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._read = self._step = 0
-
-    def step(self) -> int:
-        """Return the newest step."""
-        if self._path.exists():
-            with self._path.open("rb") as file:
-                file.seek(self._read)
-                news = file.read()
-            self._read += len(news)
-            for found in _STEP.findall(news):
-                self._step = int(found)
-        return self._step
 
 
 def compare(
@@ -145,7 +112,8 @@ class _Comparison:
         self, undisturbed: Trace, attempts: Sequence[Trace], ignored: Sequence[str]
     ) -> None:
         self._truth = {line.key: line for line in undisturbed.made}
-        self._attempts = attempts
+        made = [(line, attempt) for attempt in attempts for line in attempt.made]
+        self._made = sorted(made, key=lambda pair: pair[0].key)
         self._ignored = ignored
         #: attributes that no step changes, such as a path that each process makes anew
         self._constant = set.intersection(
@@ -153,11 +121,9 @@ class _Comparison:
         )
 
     def steps(self) -> Iterator[str]:
-        made = [(line, attempt) for attempt in self._attempts for line in attempt.made]
-        made = [(line, attempt) for line, attempt in made if line.key in self._truth]
-        made.sort(key=lambda pair: pair[0].key)
-        other = next((line for line, _ in made if self._reads_other(line)), None)
-        first = next((pair for pair in made if self._differing(pair[0])), None)
+        known = [pair for pair in self._made if pair[0].key in self._truth]
+        other = next((line for line, _ in known if self._reads_other(line)), None)
+        first = next((pair for pair in known if self._differing(pair[0])), None)
         if other is not None and (first is None or other.key <= first[0].key):
             yield f"the batches differ from {other.where()} on"
         if first is not None:
@@ -193,24 +159,21 @@ class _Comparison:
         begin = next((one for one in reversed(restored) if one.key <= line.key), None)
         if begin is None:
             return
-        names = self._differing(begin, allowed=self._constant)
+        names, where = self._differing(begin, allowed=self._constant), begin.where()
         if names:
-            yield f"not as before the kill when it went on after {begin.where()}:" + _listed(
-                "", names
-            )
+            yield f"not as before the kill when it went on after {where}:{_listed('', names)}"
         else:
-            yield f"all that is compared was as before when it went on after {begin.where()}"
+            yield f"all that is compared was as before when it went on after {where}"
 
     def ends(self) -> Iterator[str]:
-        made = {line.key for attempt in self._attempts for line in attempt.made}
+        made = {line.key for line, _ in self._made}
         lacking = sorted(key for key in self._truth.keys() - made if key[1])
         if lacking:
-            yield f"never made when killed: {self._truth[lacking[0]].where()}" + (
-                f", and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-            )
-        extra = [line for a in self._attempts for line in a.made if line.key not in self._truth]
-        if extra:
-            yield f"made only when killed: {min(extra, key=lambda line: line.key).where()}"
+            more = f", and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+            yield f"never made when killed: {self._truth[lacking[0]].where()}{more}"
+        extra = next((line for line, _ in self._made if line.key not in self._truth), None)
+        if extra is not None:
+            yield f"made only when killed: {extra.where()}"
 
 
 def _constant(trace: Trace) -> set[str]:

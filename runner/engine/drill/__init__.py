@@ -1,0 +1,1 @@
+"""Fire drills: a training undisturbed and killed, compared bit for bit."""

@@ -1,0 +1,101 @@
+"""A worker, as claims name it and as `runner status --workers` shows it."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from threading import Thread
+from typing import Any
+
+from runner.engine.requirements import Looking
+from runner.errors import StoreError
+from runner.queue import presence
+from runner.queue.drain import name_of
+from runner.queue.presence import Presence
+from runner.queue.queue import boot_clock, utc_now
+from runner.store.base import Store
+
+NEWS_SECONDS = 60.0  #: between two signs of a worker that has news, at least
+LAST_SECONDS = 2.0  #: that the end of a worker waits for a bucket to forget it
+
+
+class Identity:
+    """A worker.
+
+    Args:
+        store: where it is shown.
+        owner: its process.
+        looking: at its machine.
+    """
+
+    def __init__(self, store: Store, owner: Mapping[str, Any], looking: Looking) -> None:
+        self._store = store
+        self._owner = dict(owner)
+        self._looking = looking
+        self._left: Mapping[str, str] | None = None  # as told the last time
+        self._told_at = 0.0
+        self.name = name_of(owner)
+
+    def lacks(self, requirements: Mapping[str, Any] | None) -> str:
+        """Return what a job needs and this machine does not have, see `Machine`."""
+        return self._looking.machine().lacks(requirements) if requirements else ""
+
+    def claimant(self, kills: int | None) -> dict[str, Any]:
+        """Name this worker as an owner, with what others want to know of it."""
+        return {
+            **self._owner,
+            "git_commit": self._looking.git_commit(),
+            **({"gpus": 1} if self._looking.machine().gpus else {}),  # a job trains on one
+            **({"oom_kills": kills} if kills is not None else {}),
+        }
+
+    def unused(self) -> str:
+        """Say that a machine has more GPUs than a worker uses; "" if it has not."""
+        cards = len(self._looking.machine().gpus)
+        one = "'runner work --each-gpu' starts one for each"
+        return f"{cards} GPUs are here, and a worker uses one: {one}" if cards > 1 else ""
+
+    def tell(self, left: Mapping[str, str]) -> None:
+        """Show this worker, and the jobs that it left, at once or a little later.
+
+        That it can't be written harms nothing.
+        """
+        now, first = boot_clock(), self._left is None
+        pause = presence.RENEW_SECONDS if left == self._left else NEWS_SECONDS
+        if not first and now - self._told_at < pause:
+            return
+        self._left, self._told_at = dict(left), now
+        machine = self._looking.machine()
+        with suppress(StoreError):
+            if first:
+                presence.tidy(self._store)
+            presence.tell(
+                self._store,
+                Presence(
+                    owner=self._owner,
+                    sent_at=utc_now(),
+                    gpus=tuple(f"{gpu.name}, {gpu.memory_mib} MiB" for gpu in machine.gpus),
+                    labels=tuple(sorted(machine.labels)),
+                    version=_version(),
+                    left=left,
+                ),
+            )
+
+    def leave(self) -> None:
+        """Show it no more. A bucket that hangs does not hold up its end."""
+        if self._left is None:
+            return
+
+        def remove() -> None:
+            with suppress(StoreError):
+                presence.remove(self._store, self.name)
+
+        removing = Thread(target=remove, daemon=True)
+        removing.start()
+        removing.join(LAST_SECONDS)
+
+
+def _version() -> str:
+    try:
+        return version("keras-runner")
+    except PackageNotFoundError:
+        return ""
