@@ -46,7 +46,7 @@ class Checkpointer:
         >>> import numpy as np
         >>> from runner.checkpoint.manifest import Position
         >>> from runner.store.memory import MemoryStore
-        >>> ledger = Ledger(MemoryStore(), "jobs/a", token=1, commit=lambda **record: None)
+        >>> ledger = Ledger(MemoryStore(), "jobs/a", token=1, commit=lambda _: None)
         >>> saver = Checkpointer(ledger)
         >>> state = [("weights", np.ones(3))]
         >>> saver.save(Snapshot(tensors=state, python={}, position=Position()), wait=True)

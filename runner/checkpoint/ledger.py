@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,26 +21,11 @@ from runner.checkpoint.packs import as_bytes, hash_bytes
 from runner.checkpoint.plain import Array
 from runner.checkpoint.reading import Restored, read_checkpoint, read_manifest
 from runner.checkpoint.writing import PackWriter
+from runner.commit import Commit
 from runner.errors import CheckpointError, SpecError, StoreError
 from runner.store.base import Store
 
 logger = logging.getLogger(__name__)
-
-
-class Commit(Protocol):
-    """Makes a checkpoint count: one append to the job's log. LeaseLostError: it never will."""
-
-    def __call__(
-        self,
-        *,
-        step: int,
-        epoch: int,
-        checkpoints: Sequence[Mapping[str, Any]],
-        best: Mapping[str, Any] | None,
-        notes: Sequence[str] = (),
-        metrics: Mapping[str, Any] | None = None,
-    ) -> object:
-        """Append the record."""
 
 
 def as_array(value: Any) -> Array:
@@ -69,7 +54,7 @@ class Ledger:
         store: where to.
         prefix: the job's folder, "jobs/cats"; "" for a store of its own.
         token: of the lease; part of every name, so that no two owners write the same.
-        commit: makes a checkpoint count.
+        commit: appends to the job's log, so that a checkpoint counts. LeaseLostError: none will.
         checkpoints: references from the job's log, newest first.
         best: reference of the best checkpoint so far.
         keep: how many of the newest checkpoints stay, besides the best one.
@@ -82,7 +67,7 @@ class Ledger:
         prefix: str,
         *,
         token: int,
-        commit: Commit,
+        commit: Callable[[Commit], object],
         checkpoints: Sequence[Mapping[str, Any]] = (),
         best: Mapping[str, Any] | None = None,
         keep: int = 2,
@@ -137,12 +122,14 @@ class Ledger:
         references = [reference, *self._references][: self._keep]
         now_best = reference if best else self.best
         self._commit(
-            step=reference.step,
-            epoch=reference.epoch,
-            checkpoints=[kept.to_json() for kept in references],
-            best=now_best.to_json() if now_best else None,
-            notes=self._notes,
-            metrics={name: values[-1] for name, values in snapshot.history.items() if values},
+            Commit(
+                step=reference.step,
+                epoch=reference.epoch,
+                checkpoints=[kept.to_json() for kept in references],
+                best=now_best.to_json() if now_best else None,
+                notes=self._notes,
+                metrics={name: values[-1] for name, values in snapshot.history.items() if values},
+            )
         )
         self._notes = ()
         self._superseded |= self._counting()

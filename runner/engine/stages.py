@@ -9,10 +9,11 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from runner.commit import Commit
 from runner.errors import CheckpointError, SpecError, StoreError
 from runner.queue.job import Stage
 from runner.queue.lease import Lease
@@ -82,9 +83,9 @@ def _train(attempt: Attempt, spec: JobSpec) -> None:
     attempt.lease.finish(final=final.to_json(), evaluate=spec.evaluation is not None)
 
 
-def _commit(attempt: Attempt, **record: Any) -> object:
+def _commit(attempt: Attempt, commit: Commit) -> object:
     attempt.before_commit()  # what the log says of an epoch is not lost where the epoch is not
-    return attempt.lease.commit(**record, startup_seconds=attempt.startup_seconds())
+    return attempt.lease.commit(replace(commit, startup_seconds=attempt.startup_seconds()))
 
 
 def _evaluate(attempt: Attempt, spec: JobSpec) -> None:

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from runner.commit import Commit
 from runner.errors import ConflictError, LeaseLostError, SpecError
 from runner.queue.fields import Json, line
 from runner.queue.record import (
@@ -150,34 +151,19 @@ def held_by(job: Job, token: int, owner: Json) -> None:
     )
 
 
-def committed(
-    job: Job,
-    *,
-    step: int,
-    epoch: int,
-    checkpoints: Sequence[Json],
-    best: Json | None,
-    notes: Sequence[str],
-    metrics: Json | None = None,
-    startup_seconds: float | None = None,
-) -> Job:
+def committed(job: Job, commit: Commit) -> Job:
     """Make checkpoints count."""
-    if len(checkpoints) > _CHECKPOINTS:
-        raise ConflictError(
-            f"{job.id}: {len(checkpoints)} checkpoints; a record names {_CHECKPOINTS}."
-        )
-    return replace(
-        job,
-        kind="commit",
-        step=step,
-        epoch=epoch,
-        metrics=metrics if metrics is not None else job.metrics,
-        checkpoints=tuple(checkpoints),
-        best=best,
-        notes=_newest_notes(job, notes),
-        deaths=0 if step > job.step else job.deaths,
-        startup_seconds=startup_seconds or job.startup_seconds,
-    )
+    count = len(commit.checkpoints)
+    if count > _CHECKPOINTS:
+        raise ConflictError(f"{job.id}: {count} checkpoints; a record names {_CHECKPOINTS}.")
+    changes = {
+        **commit.changes(),
+        "kind": "commit",
+        "checkpoints": tuple(commit.checkpoints),
+        "notes": _newest_notes(job, commit.notes),
+        "deaths": 0 if commit.step > job.step else job.deaths,
+    }
+    return replace(job, **changes)
 
 
 def finished(

@@ -10,6 +10,7 @@ from functools import partial
 from threading import Lock
 from typing import Any
 
+from runner.commit import Commit
 from runner.errors import LeaseLostError, StoreError
 from runner.queue import job as jobs
 from runner.queue import protocol
@@ -174,30 +175,10 @@ class Lease:
         }
         run(self._store, self._holder.renew(beat))
 
-    def commit(
-        self,
-        *,
-        step: int,
-        epoch: int,
-        checkpoints: Sequence[Json],
-        best: Json | None = None,
-        notes: Sequence[str] = (),
-        metrics: Mapping[str, float | None] | None = None,
-        startup_seconds: float | None = None,
-    ) -> Job:
-        """Make checkpoints count: all that are kept, the newest first. Their data is written."""
-        change = partial(
-            jobs.committed,
-            step=step,
-            epoch=epoch,
-            checkpoints=checkpoints,
-            best=best,
-            notes=notes,
-            metrics=metrics,
-            startup_seconds=startup_seconds,
-        )
+    def commit(self, commit: Commit) -> Job:
+        """Make checkpoints count. Their data is written."""
         with self._writing:
-            return run(self._store, self._holder.commit(change))
+            return run(self._store, self._holder.commit(partial(jobs.committed, commit=commit)))
 
     def finish(
         self,

@@ -7,7 +7,6 @@ second program on the same folder takes over, and the first one is told so at it
 import atexit
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -19,6 +18,7 @@ from runner.checkpoint.collection import is_own
 from runner.checkpoint.ledger import Ledger
 from runner.checkpoint.manifest import Reference
 from runner.checkpoint.reading import Restored
+from runner.commit import Commit
 from runner.errors import CheckpointError, DamagedRecordError, LeaseLostError, NotFoundError
 from runner.store import log
 from runner.store.filesystem import open_store
@@ -103,7 +103,7 @@ class Folder:
         """
         self.close()
         if self._commit is not None:
-            self._commit(step=0, epoch=0, checkpoints=[], best=None)
+            self._commit(Commit(step=0, epoch=0))
         prefix = f"{BASE}/"
         keys = [key for key in self._store.list(prefix) if is_own(key.removeprefix(prefix))]
         for key in sorted(keys, key=lambda key: (key.startswith(f"{BASE}/log/"), key)):
@@ -176,16 +176,7 @@ class _Commit:
         self._store = store
         self._record = record
 
-    def __call__(
-        self,
-        *,
-        step: int,
-        epoch: int,
-        checkpoints: Sequence[Mapping[str, Any]],
-        best: Mapping[str, Any] | None,
-        notes: Sequence[str] = (),
-        metrics: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __call__(self, commit: Commit) -> None:
         token = self._record["token"]
 
         def change(record: log.Record) -> log.Record:
@@ -193,8 +184,7 @@ class _Commit:
                 raise LeaseLostError(
                     f"another program has taken over {self._store.url}: this one saves no more."
                 )
-            news = {"step": step, "epoch": epoch, "notes": list(notes), "metrics": metrics}
-            return {**record, **news, "checkpoints": list(checkpoints), "best": best}
+            return {**record, **commit.changes()}
 
         try:
             self._record = log.run(

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from runner.checkpoint.checkpointer import Checkpointer
-from runner.checkpoint.ledger import Commit, Ledger
+from runner.checkpoint.ledger import Ledger
 from runner.checkpoint.manifest import Position, Reference
 from runner.checkpoint.policy import Every, for_job
 from runner.checkpoint.reading import Restored, read_manifest
+from runner.commit import Commit
 from runner.datasets.arrays import Dataset
 from runner.errors import CheckpointError, DivergedError, PreemptedError, TrainingError
 from runner.spec import EarlyStopping, JobSpec, ReduceLROnPlateau, seconds
@@ -47,7 +48,7 @@ def train(
     store: Store,
     prefix: str,
     token: int,
-    commit: Commit,
+    commit: Callable[[Commit], object],
     checkpoints: Sequence[Mapping[str, Any]] = (),
     best: Mapping[str, Any] | None = None,
     past: Past = Past(),
@@ -270,13 +271,12 @@ def _nothing() -> None:
     """A phase that begins now has no checkpoint of its own yet."""
 
 
-def _with_notes(commit: Commit, notes: list[str]) -> Commit:
+def _with_notes(commit: Callable[[Commit], object], notes: list[str]) -> Callable[[Commit], object]:
     """Say the notes with the next commit, once."""
 
-    def call(**record: Any) -> object:
+    def call(made: Commit) -> object:
         said = len(notes)
-        record["notes"] = [*notes[:said], *record.get("notes", ())]
-        result = commit(**record)
+        result = commit(replace(made, notes=[*notes[:said], *made.notes]))
         del notes[:said]
         return result
 

@@ -1,7 +1,7 @@
 """What the benchmarks train: MyInception with Adam on made-up pictures, as jobs train it."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from runner import registry
 from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.ledger import Ledger
 from runner.checkpoint.policy import Since
+from runner.commit import Commit
 from runner.store.base import Store
 from runner.store.filesystem import FileStore
 from runner.training import numerics
@@ -77,9 +78,9 @@ class Commits:
         self.newest: Mapping[str, Any] | None = None
         self.checkpointer = Checkpointer(Ledger(self.store, "", token=1, commit=self))
 
-    def __call__(self, *, checkpoints: Sequence[Mapping[str, Any]], **_: Any) -> None:
-        self.newest = checkpoints[0]
-        self.manifests.append(checkpoints[0]["manifest"])
+    def __call__(self, commit: Commit) -> None:
+        self.newest = commit.checkpoints[0]
+        self.manifests.append(self.newest["manifest"])
         self.bytes_written.append(self.checkpointer.ledger.bytes_written)
 
     def again(self) -> Checkpointer:

@@ -12,6 +12,7 @@ from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.ledger import Ledger, Snapshot
 from runner.checkpoint.manifest import Position
 from runner.checkpoint.reading import read_manifest
+from runner.commit import Commit
 from runner.queue.queue import Queue
 from runner.store.memory import MemoryStore
 from tests.benchmarks._tables import REPEATS, spread, table
@@ -33,8 +34,8 @@ def test_transfer(tmp_path: Path) -> None:
     manifests: list[Any] = []
 
     class Reading(Commits):
-        def __call__(self, **record: Any) -> None:
-            super().__call__(**record)
+        def __call__(self, commit: Commit) -> None:
+            super().__call__(commit)
             manifests.append(read_manifest(self.store, self.manifests[-1]))
 
     commits = Reading(tmp_path)

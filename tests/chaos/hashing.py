@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from blake3 import blake3
 from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.ledger import Ledger, Snapshot
 from runner.checkpoint.manifest import Position
+from runner.commit import Commit
 from runner.engine import running, worker
 from runner.engine.stages import Attempt
 from runner.errors import PreemptedError
@@ -81,7 +83,7 @@ def evaluate(attempt: Attempt) -> None:
     assert job.final is not None
     state = np.frombuffer(first(0), "uint8")
     ledger = Ledger(
-        attempt.store, attempt.prefix, token=attempt.lease.token, commit=lambda **_: None,
+        attempt.store, attempt.prefix, token=attempt.lease.token, commit=lambda _: None,
         checkpoints=[job.final],
     )  # fmt: skip
     restored = ledger.restore()
@@ -95,9 +97,9 @@ def evaluate(attempt: Attempt) -> None:
     attempt.lease.finish(evaluation={"top_1": float(state.mean()) / 255})
 
 
-def commit(attempt: Attempt, **record: Any) -> object:
+def commit(attempt: Attempt, made: Commit) -> object:
     attempt.before_commit()
-    return attempt.lease.commit(**record, startup_seconds=attempt.startup_seconds())
+    return attempt.lease.commit(replace(made, startup_seconds=attempt.startup_seconds()))
 
 
 def first(seed: int) -> bytes:

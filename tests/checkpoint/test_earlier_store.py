@@ -89,7 +89,7 @@ def test_the_checkpoints_of_a_job_are_restored(name: str, step: int) -> None:
         store,
         f"jobs/{name}",
         token=9,
-        commit=lambda *_, **__: None,
+        commit=lambda _: None,
         checkpoints=job.checkpoints,
         best=job.best,
     )

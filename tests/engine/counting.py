@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from runner.commit import Commit
 from runner.engine import running, worker
 from runner.engine.preemption import StopRequest
 from runner.engine.stages import Attempt
@@ -56,10 +57,12 @@ class Counting:
     def commit(self, attempt: Attempt, step: int) -> None:
         attempt.before_commit()
         attempt.lease.commit(
-            step=step,
-            epoch=0,
-            checkpoints=[{"step": step}],
-            startup_seconds=attempt.startup_seconds(),
+            Commit(
+                step=step,
+                epoch=0,
+                checkpoints=[{"step": step}],
+                startup_seconds=attempt.startup_seconds(),
+            )
         )
 
     def progress(self, step: int) -> Progress:

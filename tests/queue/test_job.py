@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from runner.commit import Commit
 from runner.errors import ConflictError, LeaseLostError, SpecError, StoreError
 from runner.queue import job as jobs
 from runner.queue.job import Job, Stage, State
@@ -174,14 +175,12 @@ def test_the_time_that_owners_worked_is_counted() -> None:
 def test_notes_and_checkpoints_are_bounded() -> None:
     job = a_job(State.RUNNING)
     for number in range(50):
-        job = jobs.committed(
-            job, step=1, epoch=0, checkpoints=[], best=None, notes=[f"{number}" + "x" * 1000]
-        )
+        job = jobs.committed(job, Commit(step=1, epoch=0, notes=[f"{number}" + "x" * 1000]))
     assert len(job.notes) == 20
     assert job.notes[-1].startswith("49")
     assert len(job.notes[-1]) == 500
     with pytest.raises(ConflictError, match="65 checkpoints"):
-        jobs.committed(job, step=1, epoch=0, checkpoints=[{}] * 65, best=None, notes=())
+        jobs.committed(job, Commit(step=1, epoch=0, checkpoints=[{}] * 65))
 
 
 @pytest.mark.parametrize("name", ["", "Cats", "a/b", "../x", ".a", "-a", "a" * 64, "a b", "ä"])
@@ -218,13 +217,13 @@ def test_what_the_spec_asks_of_the_queue_is_in_every_record() -> None:
 def test_attempts_that_die_at_one_step_hold_the_job() -> None:
     """A poison job takes three workers with it, no more; a step of progress starts anew."""
     job = claim(a_job(State.QUEUED))
-    commit = partial(jobs.committed, epoch=0, checkpoints=[], best=None, notes=())
+    commit = Commit(step=1, epoch=0)
     for _ in range(2):
         job = claim(job)
-    job = claim(commit(job, step=1))
+    job = claim(jobs.committed(job, commit))
     for _ in range(2):
         assert job.state is State.RUNNING
-        job = claim(commit(job, step=1))  # no progress
+        job = claim(jobs.committed(job, commit))  # no progress
     assert (job.state, job.kind, job.owner) == (State.HELD, "quarantine", None)
     assert "its last 3 attempts died after step 1" in job.reason
     assert job.preemptions == 5
@@ -296,7 +295,7 @@ def test_a_budget_counts_the_time_of_owners_and_is_given_again() -> None:
     running = jobs.dated(running, queued, NOW)
     assert jobs.over_budget(running, 7190.0) == ""
     assert "budget of 4 GPU hours is spent" in jobs.over_budget(running, 7200.0)
-    commit = jobs.committed(running, step=1, epoch=0, checkpoints=[], best=None, notes=())
+    commit = jobs.committed(running, Commit(step=1, epoch=0))
     later = jobs.dated(commit, running, NOW + timedelta(hours=2))
     held = jobs.dated(jobs.held(later, reason="spent"), later, NOW + timedelta(hours=3))
     assert (held.spent_seconds, held.spent_gpu_seconds) == (10800.0, 21600.0)

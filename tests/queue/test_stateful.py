@@ -4,6 +4,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from runner.commit import Commit
 from runner.errors import ConflictError, LeaseLostError
 from runner.queue.job import Job, Stage, State
 from runner.queue.lease import Lease
@@ -102,7 +103,7 @@ class QueueMachine(RuleBasedStateMachine):
             return
         name = lease.job.id
         step = self.steps[name] + 1
-        if self.expect(lease, lambda: lease.commit(step=step, epoch=0, checkpoints=[])):
+        if self.expect(lease, lambda: lease.commit(Commit(step=step, epoch=0, checkpoints=[]))):
             self.steps[name], self.deaths[name] = step, 0
 
     @rule(lease=consumes(leases))
