@@ -9,7 +9,7 @@ from runner.checkpoint.manifest import Position
 from runner.checkpoint.plain import decode
 from runner.checkpoint.reading import Restored
 from runner.training import numerics, private
-from runner.training.hooks import Hooks
+from runner.training.fit import Hooks
 from runner.training.logs import Logs, finite, plain_logs
 from runner.training.observers import Observers
 from runner.training.parts import Parts

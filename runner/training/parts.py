@@ -15,7 +15,6 @@ from runner.checkpoint.reading import Restored
 from runner.training import backends, reach
 from runner.training.attributes import Attributes
 from runner.training.program import Structure
-from runner.training.shortcuts import Shortcuts
 from runner.training.state import MORE, Variables
 from runner.training.tracing import Tracing
 
@@ -50,7 +49,6 @@ class Parts:
         self.tracing = Tracing()
         self.late = False  #: some of the state comes only with the first step
         self.exchanged: list[str] = []  #: by a callback: no checkpoint can hold it
-        self._shortcuts = Shortcuts()
         self._walked_at = self._walk_seconds = 0.0
         self._seeded = False
         self.variables: Variables
@@ -99,13 +97,8 @@ class Parts:
         if attributes is None or not attributes.capture() or not self.tracing.forget("train"):
             return
         self.model.make_train_function(force=True)
-        self.shorten(self.model.train_function)
         self._structure = Structure(self.model)
         backends.current().prepare(self.model, self._fit, self._trace)
-
-    def shorten(self, function: Any) -> None:
-        """Let a step function do without what need not be done again at each step."""
-        self._shortcuts.take(function)
 
     def state_of(self, restored: Restored) -> dict[str, Any]:
         """Return a checkpoint's variables, by the names that they have here."""
@@ -158,7 +151,6 @@ class Parts:
         self.attributes.look()
 
     def release(self) -> None:
-        """Let Keras's functions be as they were, and hold nothing any more."""
-        self._shortcuts.undo()
+        """Hold nothing any more."""
         self.tracing.end(traced=False)
         self.variables = self.attributes = None  # type: ignore[assignment]

@@ -17,7 +17,7 @@ from runner.errors import TrainingError
 from runner.training import backends, private
 from runner.training.arrays import FitArrays
 from runner.training.data import Batches, Ordered
-from runner.training.private import Fit
+from runner.training.frames import Fit
 
 Warn = Callable[[str], None]
 
@@ -56,6 +56,11 @@ class Source(Protocol):
         return
 
 
+def of_batches(batches: Ordered) -> Source:
+    """Return the source for our own data."""
+    return _Seekable(batches)
+
+
 def source_of(model: Any, fit: Fit, *, warn: Warn) -> Source:
     """Return the source for the data that fit was given."""
     adapter = fit.epoch_iterator.data_adapter
@@ -64,7 +69,7 @@ def source_of(model: Any, fit: Fit, *, warn: Warn) -> Source:
             raise TrainingError(
                 "fit(class_weight=...) has no effect on Batches: give class_weight to Batches."
             )
-        return _Seekable(adapter)
+        return of_batches(adapter)
     if isinstance(adapter, private.ArrayDataAdapter):
         reason = _keras_s_own_order(fit)
         return _EpochsOnly("arrays", reason, warn) if reason else _arrays(model, fit)

@@ -32,6 +32,7 @@ from runner.training import private
 from runner.training.attributes import plain
 from runner.training.digest import attributes, digest, is_own, of_array
 from runner.training.folder import Folder
+from runner.training.frames import Fit
 from runner.training.orders import VARIABLE, Orders, trace_file
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class Recorder:
         self._checkpointer = opened[0]
         return opened
 
-    def begin(self, model: Any, fit: private.Fit, callbacks: Sequence[Any]) -> None:
+    def begin(self, model: Any, fit: Fit, callbacks: Sequence[Any]) -> None:
         """Follow this fit from now on."""
         self._model, self._callbacks = model, callbacks
         self._ahead, self._taken = None, []

@@ -10,7 +10,7 @@ import numpy as np
 from runner import registry
 from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.ledger import Ledger
-from runner.checkpoint.policy import Since
+from runner.checkpoint.policy import Every, Since
 from runner.commit import Commit
 from runner.store.base import Store
 from runner.store.filesystem import FileStore
@@ -88,6 +88,21 @@ class Commits:
         assert self.newest is not None
         ledger = Ledger(self.store, "", token=2, commit=self, checkpoints=[self.newest])
         return Checkpointer(ledger)
+
+
+def trained(model: Any, data: Batches, commits: Commits, every: Every, callbacks: list[Any]) -> Any:
+    """Train for an epoch as a job does, and return its loop."""
+    from runner.training.settings import Settings
+    from runner.training.trainer import fit
+
+    return fit(
+        model,
+        data,
+        callbacks=callbacks,
+        epochs=1,
+        checkpointer=commits.checkpointer,
+        settings=Settings(every=every),
+    )
 
 
 class OnDemand:

@@ -16,7 +16,7 @@ from runner.commit import Commit
 from runner.queue.queue import Queue
 from runner.store.memory import MemoryStore
 from tests.benchmarks._tables import REPEATS, spread, table
-from tests.benchmarks._training import Commits, batches, compiled
+from tests.benchmarks._training import Commits, batches, compiled, trained
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 
@@ -27,7 +27,6 @@ FROZEN = 249  #: layers of InceptionV3 below its two top blocks
 def test_transfer(tmp_path: Path) -> None:
     """Two blocks of InceptionV3 are trained: what is written, against what has changed."""
     from runner.checkpoint.policy import EverySteps
-    from runner.training.callback import BackupAndRestore
 
     arguments = {"weights": None, "image_size": None, "train_from": FROZEN}
     model = compiled("transfer", arguments, image_size=96)
@@ -39,15 +38,8 @@ def test_transfer(tmp_path: Path) -> None:
             manifests.append(read_manifest(self.store, self.manifests[-1]))
 
     commits = Reading(tmp_path)
-    model.fit(
-        batches(2 * (REPEATS + 1), image_size=96, batch=4),
-        epochs=1,
-        callbacks=[
-            BackupAndRestore.for_job(commits.checkpointer, every=EverySteps(2)),
-            waiting(commits.checkpointer),
-        ],
-        verbose=0,
-    )
+    data = batches(2 * (REPEATS + 1), image_size=96, batch=4)
+    trained(model, data, commits, EverySteps(2), [waiting(commits.checkpointer)])
     # the last one is that of the end: nothing has changed since the one before
     manifests.pop()
     written = np.diff(commits.bytes_written[:-1]).tolist()

@@ -12,8 +12,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,6 @@ from blake3 import blake3
 from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.ledger import Ledger, Snapshot
 from runner.checkpoint.manifest import Position
-from runner.commit import Commit
 from runner.engine import running, worker
 from runner.engine.stages import Attempt
 from runner.errors import PreemptedError
@@ -49,7 +46,7 @@ def train(attempt: Attempt) -> None:
         attempt.store,
         attempt.prefix,
         token=attempt.lease.token,
-        commit=partial(commit, attempt),
+        commit=attempt.commit,
         checkpoints=job.checkpoints,
     )
     saver = Checkpointer(ledger, patience_seconds=600.0)
@@ -97,11 +94,6 @@ def evaluate(attempt: Attempt) -> None:
     attempt.lease.finish(evaluation={"top_1": float(state.mean()) / 255})
 
 
-def commit(attempt: Attempt, made: Commit) -> object:
-    attempt.before_commit()
-    return attempt.lease.commit(replace(made, startup_seconds=attempt.startup_seconds()))
-
-
 def first(seed: int) -> bytes:
     return blake3(f"seed {seed}".encode()).digest(length=SIZE)
 
@@ -117,7 +109,7 @@ def snapshot(state: bytes, step: int) -> Snapshot:
 
 def tell(attempt: Attempt, stage: str, step: int, steps: int) -> None:
     done = step if stage == "train" else attempt.lease.job.step
-    attempt.on_progress(
+    attempt.progressed(
         Progress(stage=stage, epochs=1, step=step, steps=steps, global_step=done)
     )  # fmt: skip
 

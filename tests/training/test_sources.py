@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from runner import BackupAndRestore, Batches
 from runner.training import sources
-from runner.training.private import fit_in_progress
+from runner.training.frames import fit_in_progress
 from tests.training.test_dropin import Interrupting
 
 Data = tf.data.Dataset
