@@ -29,8 +29,9 @@ class Host(Protocol):
         """Return whether a checkpoint was requested since the last call."""
         return False
 
-    def progressed(self, progress: Progress) -> None:
+    def progressed(self, progress: Progress) -> None:  # noqa: ARG002 - nobody looks
         """Take a look at the running stage, several times a second at most."""
+        return
 
     def note(self, text: str) -> None:
         """Report what people should know."""
