@@ -24,19 +24,20 @@ from datetime import datetime
 
 from runner.commit import Commit
 from runner.errors import ConflictError, LeaseLostError, SpecError
-from runner.queue.fields import Json, line
 from runner.queue.record import (
     ENDED,
     HOLD,
     MOST_DEATHS,
     Failure,
     Job,
+    Json,
     Stage,
     State,
     changed_spec,
     from_json,
+    hours,
+    line,
     spec_digest,
-    terms_of,
     to_json,
 )
 from runner.store.log import DAMAGED
@@ -75,7 +76,6 @@ def is_id(name: str) -> bool:
 def submitted(job_id: str, spec: Json, now: datetime) -> Job:
     """Return record 0 of a job: submission is this one create."""
     return Job(
-        **terms_of(spec),
         id=check_id(job_id),
         number=0,
         kind="submit",
@@ -85,6 +85,11 @@ def submitted(job_id: str, spec: Json, now: datetime) -> Job:
         updated_at=now,
         spec_digest=spec_digest(spec),
         spec=spec,
+        priority=spec.get("priority") or 0,
+        after=tuple(spec.get("after") or ()),
+        requirements=spec.get("requirements") or None,
+        budget=hours(spec.get("budget") or None),
+        most_deaths=(spec.get("limits") or {}).get("deaths", MOST_DEATHS),
     )
 
 
@@ -375,11 +380,11 @@ def over_budget(job: Job, since_seconds: float = 0.0) -> str:
         "hours": job.spent_seconds + since_seconds,
         "gpu_hours": job.spent_gpu_seconds + since_seconds * gpus(job),
     }
-    for name, hours in (job.budget or {}).items():
-        if spent.get(name, 0.0) >= hours * 3600:
+    for name, most in (job.budget or {}).items():
+        if spent.get(name, 0.0) >= most * 3600:
             words = name.replace("gpu_", "GPU ")
             return (
-                f"its budget of {hours:g} {words} is spent; 'runner release {job.id}' gives it "
+                f"its budget of {most:g} {words} is spent; 'runner release {job.id}' gives it "
                 "as much again"
             )
     return ""

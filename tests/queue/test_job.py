@@ -1,8 +1,11 @@
 """Every change a job may go through, and no other."""
 
 import json
+import math
+import re
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import pytest
 
 from runner.commit import Commit
-from runner.errors import ConflictError, LeaseLostError, SpecError, StoreError
+from runner.errors import ConflictError, DamagedRecordError, LeaseLostError, SpecError, StoreError
 from runner.queue import job as jobs
 from runner.queue.job import Job, Stage, State
 
@@ -364,6 +367,31 @@ def test_a_hostile_record_is_a_store_error(field: str, value: object) -> None:
     record = {**jobs.to_json(a_job(State.RUNNING)), field: value}
     with pytest.raises(StoreError, match="can't be used"):
         jobs.from_json(record, "cats")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "path"),
+    [
+        ("checkpoints", [{"step": 1}, {"step": "2"}], "$.checkpoints[1].step"),
+        ("best", {"manifest": 3}, "$.best.manifest"),
+        ("final", {"digest": None}, "$.final.digest"),
+        ("requirements", {"labels": ["lab", 1]}, "$.requirements.labels[1]"),
+        ("token", -1, "$.token"),
+    ],
+)
+def test_damage_is_named_by_its_path(field: str, value: object, path: str) -> None:
+    record = {**jobs.to_json(a_job(State.RUNNING)), field: value}
+    with pytest.raises(DamagedRecordError, match=re.escape(path)):
+        jobs.from_json(record, "cats")
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Job)])
+def test_forged_types_are_damage_and_no_error_of_python(field: str) -> None:
+    record = jobs.to_json(jobs.submitted("cats", TERMS, NOW))
+    odd: list[Any] = [None, True, -1, 1.5, 10**400, "x", [], {}, [{}], {"a": {}}, math.nan]
+    for value in odd:
+        with suppress(DamagedRecordError):
+            jobs.from_json({**record, field: value}, "cats")
 
 
 def test_a_digest_does_not_depend_on_the_order_of_fields() -> None:
