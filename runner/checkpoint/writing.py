@@ -142,11 +142,7 @@ class PackWriter:
         size = len(header) + sum(array.nbytes for _, array, _ in arrays)
         key = f"{self._folder}{content_name.hexdigest()[:32]}"
         copy = "-copy" if f"{key}.safetensors" in self._left else ""
-        pack = Pack(
-            key=f"{key}{copy}.safetensors",
-            bytes=size,
-            header=packs.hash_bytes(header),
-        )
+        pack = Pack(f"{key}{copy}.safetensors", size, packs.hash_bytes(header))
         self._store.put(pack.key, [header, *(packs.as_bytes(array) for _, array, _ in arrays)])
         self.bytes_written += size
         for name, _, digest in arrays:
@@ -161,6 +157,6 @@ class PackWriter:
             pack, place = self._written.get(content) or self._known[content]
             number = index.setdefault(pack, len(index))
             if place.pack != number:
-                place = Place(*place[:3], number, *place[4:])
+                place = place._replace(pack=number)
             places[name] = place
         return places, tuple(index)
