@@ -17,9 +17,7 @@ from runner.checkpoint.manifest import Position, Reference
 from runner.checkpoint.policy import (
     Auto,
     Every,
-    EveryEpochs,
-    EverySteps,
-    Never,
+    Interval,
     mean_time_between,
     parse,
 )
@@ -114,7 +112,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             )
             self._settings = replace(
                 self._settings,
-                every=EverySteps(1),
+                every=Interval(steps=1),
                 discard=None,
                 recorder=recorder,
                 warn=recorder.warn,
@@ -235,11 +233,11 @@ def _every(text: str) -> Every:
 
 def _save_freq(save_freq: str | int) -> Every:
     if save_freq == "epoch":
-        return EveryEpochs(1)
+        return Interval(epochs=1)
     if save_freq is False:
-        return Never()
+        return Interval()
     if isinstance(save_freq, int) and save_freq > 0 and save_freq is not True:
-        return EverySteps(save_freq)
+        return Interval(steps=save_freq)
     raise ValueError(
         "Invalid value for argument `save_freq`. "
         f"Received: save_freq={save_freq}. "

@@ -26,7 +26,7 @@ FROZEN = 249  #: layers of InceptionV3 below its two top blocks
 
 def test_transfer(tmp_path: Path) -> None:
     """Two blocks of InceptionV3 are trained: what is written, against what has changed."""
-    from runner.checkpoint.policy import EverySteps
+    from runner.checkpoint.policy import Interval
     from runner.training.callback import BackupAndRestore
 
     arguments = {"weights": None, "image_size": None, "train_from": FROZEN}
@@ -43,7 +43,7 @@ def test_transfer(tmp_path: Path) -> None:
         batches(2 * (REPEATS + 1), image_size=96, batch=4),
         epochs=1,
         callbacks=[
-            BackupAndRestore.for_job(commits.checkpointer, every=EverySteps(2)),
+            BackupAndRestore.for_job(commits.checkpointer, every=Interval(steps=2)),
             waiting(commits.checkpointer),
         ],
         verbose=0,
