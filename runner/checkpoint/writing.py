@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from blake3 import blake3
 
 from runner.checkpoint import packs
-from runner.checkpoint.dtypes import name_of_dtype
 from runner.checkpoint.manifest import Manifest, Pack, Place
 from runner.checkpoint.plain import Array
 from runner.store.base import Store
@@ -84,7 +83,7 @@ class PackWriter:
         Returns:
             Whether its bytes travel now. If not, `finish` may ask for the array again.
         """
-        content = (name_of_dtype(array.dtype), array.shape, digest)
+        content = (array.dtype.name, array.shape, digest)
         self._contents[name] = content
         if content in self._known or content in self._queued:
             return False

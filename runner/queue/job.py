@@ -21,6 +21,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from runner.commit import Commit
 from runner.errors import ConflictError, LeaseLostError, SpecError
@@ -52,6 +53,8 @@ _NOTES = 20  # the newest are kept: a record stays one small request
 _CHECKPOINTS = 64
 _REASON = 1000  # characters; a traceback belongs into an object of its own
 _OTHERS = ("cancel", "quarantine")  # no records of the owner: their clock is not its
+#: of a job that its user queues once more
+_AGAIN: dict[str, Any] = {"state": State.QUEUED, "deaths": 0, "wait_seconds": 0.0}
 MOST_BACKOFF = 3600.0  #: seconds between two tries
 
 
@@ -172,7 +175,12 @@ def committed(job: Job, commit: Commit) -> Job:
 
 
 def finished(
-    job: Job, *, final: Json | None, evaluation: Json | None, evaluate: bool, notes: Sequence[str]
+    job: Job,
+    *,
+    final: Json | None = None,
+    evaluation: Json | None = None,
+    evaluate: bool = True,
+    notes: Sequence[str] = (),
 ) -> Job:
     """End a stage. Training that ends queues its evaluation in the same record.
 
@@ -198,7 +206,7 @@ def finished(
     )
 
 
-def released(job: Job, *, reason: str, preempted: bool = True) -> Job:
+def released(job: Job, reason: str, *, preempted: bool = True) -> Job:
     """Give the job back, which spends no retry. Held, if its user wished that.
 
     `preempted`: its machine goes; else it is left for a machine that has what it needs.
@@ -215,16 +223,16 @@ def released(job: Job, *, reason: str, preempted: bool = True) -> Job:
     )
 
 
-def held(job: Job, *, reason: str) -> Job:
+def held(job: Job, reason: str) -> Job:
     """Give the job back and keep workers from it: neither a preemption nor a failure."""
     return replace(job, kind="hold", state=State.HELD, owner=None, wish="", reason=reason[:_REASON])
 
 
 def failed(
     job: Job,
-    *,
     reason: str,
-    retries: int,
+    *,
+    retries: int = 0,
     kind: Failure = Failure.CRASH,
     trace: str = "",
     backoff_seconds: float = 0.0,
@@ -285,20 +293,18 @@ def put_on_hold(job: Job, *, reason: str = "held by its user") -> Job:
     return replace(job, kind="hold", state=State.HELD, reason=reason)
 
 
-def let_go(job: Job) -> Job:
-    """Queue a held job again, with its whole budget; or take back the wish to hold it."""
+def unheld(job: Job) -> Job:
+    """Queue a held job again, with its whole budget; or take back the request to hold it."""
     if job.state is State.RUNNING and job.wish == HOLD:
         return replace(job, kind="ask", wish="")
-    _expect(job, "be let go", State.HELD)
+    _expect(job, "be unheld", State.HELD)
     return replace(
         job,
         kind="unhold",
-        state=State.QUEUED,
-        deaths=0,
-        wait_seconds=0.0,
         spent_seconds=0.0,
         spent_gpu_seconds=0.0,
         reason="",
+        **_AGAIN,
     )
 
 
@@ -314,13 +320,11 @@ def retried(job: Job) -> Job:
     return replace(
         job,
         kind="retry",
-        state=State.QUEUED,
         failures=0,
-        deaths=0,
-        wait_seconds=0.0,
         spent_seconds=0.0,
         spent_gpu_seconds=0.0,
         reason="retried by its user",
+        **_AGAIN,
     )
 
 
@@ -332,13 +336,11 @@ def to_evaluate(job: Job) -> Job:
     return replace(
         job,
         kind="evaluate",
-        state=State.QUEUED,
         stage=Stage.EVALUATE,
         earlier=job.attempts,
         failures=0,
-        deaths=0,
-        wait_seconds=0.0,
         reason="to be evaluated again",
+        **_AGAIN,
     )
 
 
