@@ -4,7 +4,7 @@ What is wrong is said by name (which object, which tensor), as a CheckpointError
 does not answer is a StoreError and says nothing about the checkpoint.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +30,41 @@ class Restored:
     history: Mapping[str, Any]
     numerics: Mapping[str, Any]
     reference: Reference
+
+
+def restore(
+    store: Store, references: Sequence[Reference], warn: Callable[[str], None]
+) -> Restored | None:
+    """Return the first of these checkpoints that verifies, or None where there are none.
+
+    Those that are damaged are named through `warn`.
+
+    Raises:
+        CheckpointError: there are some, and none verifies.
+        StoreError: the bucket does not answer.
+    """
+    problems = []
+    for reference in references:
+        try:
+            restored = read_checkpoint(store, reference)
+        except CheckpointError as error:
+            problems.append(f"step {reference.step}: {error}")
+            continue
+        for problem in problems:
+            warn(
+                f"a damaged checkpoint was passed over, the one of step {reference.step} "
+                f"is used: {problem}"
+            )
+        return restored
+    if not problems:
+        return None
+    raise CheckpointError(
+        f"none of the {len(problems)} checkpoints of this training can be read: "
+        + "; ".join(problems)
+        + ". (What is large and never changes, such as frozen layers, lies there once, for all "
+        "of them.) Nothing was changed. Bring the missing objects back, or begin anew under "
+        "another name."
+    )
 
 
 def read_manifest(store: Store, key: str) -> Manifest:
