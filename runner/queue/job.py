@@ -21,22 +21,24 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from runner.commit import Commit
 from runner.errors import ConflictError, LeaseLostError, SpecError
-from runner.queue.fields import Json, line
 from runner.queue.record import (
     ENDED,
     HOLD,
     MOST_DEATHS,
     Failure,
     Job,
+    Json,
     Stage,
     State,
     changed_spec,
     from_json,
+    hours,
+    line,
     spec_digest,
-    terms_of,
     to_json,
 )
 from runner.store.log import DAMAGED
@@ -51,6 +53,8 @@ _NOTES = 20  # the newest are kept: a record stays one small request
 _CHECKPOINTS = 64
 _REASON = 1000  # characters; a traceback belongs into an object of its own
 _OTHERS = ("cancel", "quarantine")  # no records of the owner: their clock is not its
+#: of a job that its user queues once more
+_AGAIN: dict[str, Any] = {"state": State.QUEUED, "deaths": 0, "wait_seconds": 0.0}
 MOST_BACKOFF = 3600.0  #: seconds between two tries
 
 
@@ -75,7 +79,6 @@ def is_id(name: str) -> bool:
 def submitted(job_id: str, spec: Json, now: datetime) -> Job:
     """Return record 0 of a job: submission is this one create."""
     return Job(
-        **terms_of(spec),
         id=check_id(job_id),
         number=0,
         kind="submit",
@@ -85,6 +88,11 @@ def submitted(job_id: str, spec: Json, now: datetime) -> Job:
         updated_at=now,
         spec_digest=spec_digest(spec),
         spec=spec,
+        priority=spec.get("priority") or 0,
+        after=tuple(spec.get("after") or ()),
+        requirements=spec.get("requirements") or None,
+        budget=hours(spec.get("budget") or None),
+        most_deaths=(spec.get("limits") or {}).get("deaths", MOST_DEATHS),
     )
 
 
@@ -167,7 +175,12 @@ def committed(job: Job, commit: Commit) -> Job:
 
 
 def finished(
-    job: Job, *, final: Json | None, evaluation: Json | None, evaluate: bool, notes: Sequence[str]
+    job: Job,
+    *,
+    final: Json | None = None,
+    evaluation: Json | None = None,
+    evaluate: bool = True,
+    notes: Sequence[str] = (),
 ) -> Job:
     """End a stage. Training that ends queues its evaluation in the same record.
 
@@ -193,7 +206,7 @@ def finished(
     )
 
 
-def released(job: Job, *, reason: str, preempted: bool = True) -> Job:
+def released(job: Job, reason: str, *, preempted: bool = True) -> Job:
     """Give the job back, which spends no retry. Held, if its user wished that.
 
     `preempted`: its machine goes; else it is left for a machine that has what it needs.
@@ -210,16 +223,16 @@ def released(job: Job, *, reason: str, preempted: bool = True) -> Job:
     )
 
 
-def held(job: Job, *, reason: str) -> Job:
+def held(job: Job, reason: str) -> Job:
     """Give the job back and keep workers from it: neither a preemption nor a failure."""
     return replace(job, kind="hold", state=State.HELD, owner=None, wish="", reason=reason[:_REASON])
 
 
 def failed(
     job: Job,
-    *,
     reason: str,
-    retries: int,
+    *,
+    retries: int = 0,
     kind: Failure = Failure.CRASH,
     trace: str = "",
     backoff_seconds: float = 0.0,
@@ -280,20 +293,18 @@ def put_on_hold(job: Job, *, reason: str = "held by its user") -> Job:
     return replace(job, kind="hold", state=State.HELD, reason=reason)
 
 
-def let_go(job: Job) -> Job:
-    """Queue a held job again, with its whole budget; or take back the wish to hold it."""
+def unheld(job: Job) -> Job:
+    """Queue a held job again, with its whole budget; or take back the request to hold it."""
     if job.state is State.RUNNING and job.wish == HOLD:
         return replace(job, kind="ask", wish="")
-    _expect(job, "be let go", State.HELD)
+    _expect(job, "be unheld", State.HELD)
     return replace(
         job,
         kind="unhold",
-        state=State.QUEUED,
-        deaths=0,
-        wait_seconds=0.0,
         spent_seconds=0.0,
         spent_gpu_seconds=0.0,
         reason="",
+        **_AGAIN,
     )
 
 
@@ -309,13 +320,11 @@ def retried(job: Job) -> Job:
     return replace(
         job,
         kind="retry",
-        state=State.QUEUED,
         failures=0,
-        deaths=0,
-        wait_seconds=0.0,
         spent_seconds=0.0,
         spent_gpu_seconds=0.0,
         reason="retried by its user",
+        **_AGAIN,
     )
 
 
@@ -327,13 +336,11 @@ def to_evaluate(job: Job) -> Job:
     return replace(
         job,
         kind="evaluate",
-        state=State.QUEUED,
         stage=Stage.EVALUATE,
         earlier=job.attempts,
         failures=0,
-        deaths=0,
-        wait_seconds=0.0,
         reason="to be evaluated again",
+        **_AGAIN,
     )
 
 
@@ -375,11 +382,11 @@ def over_budget(job: Job, since_seconds: float = 0.0) -> str:
         "hours": job.spent_seconds + since_seconds,
         "gpu_hours": job.spent_gpu_seconds + since_seconds * gpus(job),
     }
-    for name, hours in (job.budget or {}).items():
-        if spent.get(name, 0.0) >= hours * 3600:
+    for name, most in (job.budget or {}).items():
+        if spent.get(name, 0.0) >= most * 3600:
             words = name.replace("gpu_", "GPU ")
             return (
-                f"its budget of {hours:g} {words} is spent; 'runner release {job.id}' gives it "
+                f"its budget of {most:g} {words} is spent; 'runner release {job.id}' gives it "
                 "as much again"
             )
     return ""

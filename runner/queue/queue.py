@@ -211,7 +211,7 @@ class Queue:
 
     def unhold(self, job_id: str) -> Job:
         """Queue a held job again."""
-        return self._bring_forward(job_id, jobs.let_go)
+        return self._bring_forward(job_id, jobs.unheld)
 
     def prioritize(self, job_id: str, priority: int) -> Job:
         """Let a job go before those of lower priority."""

@@ -16,9 +16,7 @@ from runner.checkpoint.manifest import Position, Reference
 from runner.checkpoint.policy import (
     Auto,
     Every,
-    EveryEpochs,
-    EverySteps,
-    Never,
+    Interval,
     mean_time_between,
     parse,
 )
@@ -107,7 +105,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             recorder=Recorder.ordered(),
         )
         if self._settings.recorder is not None:  # in a place of its own, and at any step
-            self._settings.every, self._settings.discard = EverySteps(1), None
+            self._settings.every, self._settings.discard = Interval(steps=1), None
             self._settings.warn = self._settings.recorder.warn
         self._takeover: Takeover | None = None
 
@@ -199,11 +197,11 @@ def _every(text: str) -> Every:
 
 def _save_freq(save_freq: str | int) -> Every:
     if save_freq == "epoch":
-        return EveryEpochs(1)
+        return Interval(epochs=1)
     if save_freq is False:
-        return Never()
+        return Interval()
     if isinstance(save_freq, int) and save_freq > 0 and save_freq is not True:
-        return EverySteps(save_freq)
+        return Interval(steps=save_freq)
     raise ValueError(
         "Invalid value for argument `save_freq`. "
         f"Received: save_freq={save_freq}. "

@@ -13,6 +13,8 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 from weakref import WeakValueDictionary
 
+from msgspec import Struct, convert
+
 from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.collection import is_own
 from runner.checkpoint.ledger import Ledger
@@ -149,23 +151,21 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
+class _Record(Struct):
+    """What is read from a record, whatever else it holds."""
+
+    token: int
+    checkpoints: list[Reference]
+    best: Reference | None
+
+
 def _sound(record: log.Record) -> log.Record:
     """Return the record if it has what is read from it."""
-    token, checkpoints, best = (record.get(name) for name in ("token", "checkpoints", "best"))
-    problem = ""
-    if type(token) is not int or not isinstance(checkpoints, list):
-        problem = f"token is {token!r:.40}, checkpoints is {checkpoints!r:.40}"
-    else:
-        try:
-            for reference in [*checkpoints, *([] if best is None else [best])]:
-                Reference.from_json(reference)
-        except CheckpointError as error:
-            problem = str(error)
-    if "best" not in record or problem:
-        raise DamagedRecordError(
-            f"{log.slot(BASE, record['number'])} is not a training's record:"
-            f" {problem or 'no best'}."
-        )
+    try:
+        convert(record, _Record)
+    except ValueError as error:
+        key = log.slot(BASE, record["number"])
+        raise DamagedRecordError(f"{key} is not a training's record: {error}.") from error
     return record
 
 

@@ -26,7 +26,7 @@ FROZEN = 249  #: layers of InceptionV3 below its two top blocks
 
 def test_transfer(tmp_path: Path) -> None:
     """Two blocks of InceptionV3 are trained: what is written, against what has changed."""
-    from runner.checkpoint.policy import EverySteps
+    from runner.checkpoint.policy import Interval
 
     arguments = {"weights": None, "image_size": None, "train_from": FROZEN}
     model = compiled("transfer", arguments, image_size=96)
@@ -39,7 +39,7 @@ def test_transfer(tmp_path: Path) -> None:
 
     commits = Reading(tmp_path)
     data = batches(2 * (REPEATS + 1), image_size=96, batch=4)
-    trained(model, data, commits, EverySteps(2), [waiting(commits.checkpointer)])
+    trained(model, data, commits, Interval(steps=2), [waiting(commits.checkpointer)])
     # the last one is that of the end: nothing has changed since the one before
     manifests.pop()
     written = np.diff(commits.bytes_written[:-1]).tolist()

@@ -410,7 +410,7 @@ class Simulation:
         job_id, tools = self.random.choice(self.ids), self._tools(client)
         changes: dict[str, Callable[[Job], Job]] = {
             "hold": jobs.put_on_hold,
-            "unhold": jobs.let_go,
+            "unhold": jobs.unheld,
             "retry": jobs.retried,
             "priority": partial(jobs.prioritized, priority=self.random.randrange(-3, 4)),
             "evaluate": jobs.to_evaluate,
