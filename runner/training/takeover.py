@@ -7,16 +7,17 @@ from typing import Any
 from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.manifest import Position, Reference
 from runner.checkpoint.reading import Restored
-from runner.training import private, reach
+from runner.training import private
 from runner.training.capture import Capture
+from runner.training.data.sources import check_validation, source_of
 from runner.training.hooks import HOOKS, Hooks
 from runner.training.logs import Logs
 from runner.training.loop import Loop
-from runner.training.observers import Observers
 from runner.training.parts import Parts
 from runner.training.saving import Saving
 from runner.training.settings import Settings
-from runner.training.sources import check_validation, source_of
+from runner.training.state import reach
+from runner.training.state.observers import Observers
 
 Opened = tuple[Checkpointer, Restored | None]
 
