@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from runner.training import private
-from runner.training.pipelines import operations, stateful_operations
+from runner.training.data.pipelines import operations, stateful_operations
 
 _TABLE_WRITES = ("LookupTableInsert", "LookupTableImport", "LookupTableRemove")
 

@@ -17,17 +17,18 @@ from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.manifest import Position, Reference
 from runner.checkpoint.reading import Restored
 from runner.errors import TrainingError
-from runner.training import backends, private, reach
+from runner.training import backends, private
 from runner.training.capture import Capture, saved_logs
+from runner.training.data.sources import Source
 from runner.training.fit import Hooks, first_epoch, has_ended
 from runner.training.hiding import HiddenSteps
 from runner.training.logs import Logs
-from runner.training.observers import Observers
 from runner.training.parts import Parts
 from runner.training.saving import Saving
 from runner.training.settings import Settings
 from runner.training.shortcuts import Shortcuts
-from runner.training.sources import Source
+from runner.training.state import reach
+from runner.training.state.observers import Observers
 
 if TYPE_CHECKING:
     from runner.checkpoint.ledger import Snapshot

@@ -12,10 +12,11 @@ import keras
 
 from runner.checkpoint.manifest import PYTHON
 from runner.checkpoint.reading import Restored
-from runner.training import backends, reach
-from runner.training.attributes import Attributes
+from runner.training import backends
 from runner.training.program import Structure
-from runner.training.state import MORE, Variables
+from runner.training.state import reach
+from runner.training.state.attributes import Attributes
+from runner.training.state.variables import MORE, Variables
 from runner.training.tracing import Tracing
 
 WALK_SHARE = 1000.0  #: looks for what is new take less than a thousandth of the time

@@ -11,11 +11,11 @@ from typing import Any
 from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.reading import Restored
 from runner.training import frames
+from runner.training.data.sources import check_validation, source_of
 from runner.training.fit import Hooks
 from runner.training.logs import Logs
 from runner.training.loop import Loop, Opened
 from runner.training.settings import Settings
-from runner.training.sources import check_validation, source_of
 
 _HOOKS = (
     "on_train_end",

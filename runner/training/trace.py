@@ -29,11 +29,11 @@ from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.manifest import Position
 from runner.checkpoint.reading import Restored
 from runner.training import private
-from runner.training.attributes import plain
 from runner.training.digest import attributes, digest, is_own, of_array
 from runner.training.folder import Folder
 from runner.training.frames import Fit
 from runner.training.orders import VARIABLE, Orders, trace_file
+from runner.training.state.attributes import plain
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import numpy as np
 from runner.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from runner.training.attributes import Attributes
+    from runner.training.state.attributes import Attributes
 
 
 class Tracing:

@@ -249,9 +249,9 @@ def fit(
     """
     import keras
 
+    from runner.training.data.sources import of_batches
     from runner.training.fit import Fit, Hooks, first_epoch
     from runner.training.loop import Loop, Opened
-    from runner.training.sources import of_batches
 
     first = settings.start.phase_epoch
     last = first + epochs

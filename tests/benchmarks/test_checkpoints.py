@@ -46,7 +46,7 @@ class Method:
 
 
 def test_one_checkpoint(tmp_path: Path) -> None:
-    from runner.training.state import Variables
+    from runner.training.state.variables import Variables
 
     model = myinception()
     methods, missing = others(model, tmp_path)

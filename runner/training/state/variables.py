@@ -18,8 +18,9 @@ from typing import Any
 
 from runner.checkpoint.plain import Array
 from runner.errors import CheckpointError
-from runner.training import backends, reach
+from runner.training import backends
 from runner.training.private import global_seed_generator, seed_in_use
+from runner.training.state import reach
 
 _SHOWN = 4  #: differences named in an error
 MORE = "more/"  #: before the names of variables that stand in none of Keras's lists

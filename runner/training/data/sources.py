@@ -15,8 +15,8 @@ import numpy as np
 
 from runner.errors import TrainingError
 from runner.training import backends, private
-from runner.training.arrays import FitArrays
-from runner.training.data import Batches, Ordered
+from runner.training.data.arrays import FitArrays
+from runner.training.data.batches import Batches, Ordered
 from runner.training.frames import Fit
 
 Warn = Callable[[str], None]
@@ -118,7 +118,7 @@ def _validation_doubt(data: Any) -> str | None:
         return None
     if not private.is_tf_dataset(data):
         return "since only its own code decides over them"
-    from runner.training import pipelines
+    from runner.training.data import pipelines
 
     if not hasattr(data, "_inputs"):
         return "it is distributed already"
@@ -130,7 +130,7 @@ def _captured(dataset: Any) -> list[Any]:
     """Return the variables that a pipeline reads, where the backend can save them."""
     if backends.name() != "tensorflow" or not hasattr(dataset, "_inputs"):
         return []
-    from runner.training import pipelines
+    from runner.training.data import pipelines
 
     return pipelines.captured(dataset)
 
@@ -144,7 +144,7 @@ def _doubt(fit: Fit) -> str | None:
 
 
 def _pipeline_doubt(dataset: Any) -> str | None:
-    from runner.training import pipelines
+    from runner.training.data import pipelines
 
     read = pipelines.captured(dataset)
     if read and backends.name() != "tensorflow":
@@ -236,7 +236,7 @@ class _Skipped(Source):
     mid_epoch = True
 
     def __init__(self, model: Any, fit: Fit, warn: Warn) -> None:
-        from runner.training import pipelines
+        from runner.training.data import pipelines
 
         self._replace = partial(backends.current().replace_dataset, model, fit)
         self._fit = fit
@@ -285,7 +285,7 @@ class _Read:
     """The variables that a pipeline reads, and whether their change can be repeated."""
 
     def __init__(self, dataset: Any, warn: Warn, *, one_iterator: bool) -> None:
-        from runner.training import pipelines
+        from runner.training.data import pipelines
 
         self.variables = pipelines.captured(dataset)
         self._warn = warn

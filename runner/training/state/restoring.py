@@ -7,6 +7,7 @@ objects' and its modules'), without calling them. Nothing is imported or called 
 import collections
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
@@ -14,9 +15,10 @@ import keras
 
 from runner.checkpoint.plain import MADE, LoadArray, NotPlainError, decode
 from runner.errors import CheckpointError
-from runner.training import fields, objects, states
-from runner.training.fields import fields_of
-from runner.training.given import (
+from runner.training.state import fields
+from runner.training.state.anatomy import is_of_keras
+from runner.training.state.generators import CALLS
+from runner.training.state.given import (
     MISSING,
     Fields,
     Given,
@@ -26,7 +28,7 @@ from runner.training.given import (
     name_of,
     text_of,
 )
-from runner.training.objects import CONTAINERS, Kind, kind_of
+from runner.training.state.kinds import CONTAINERS, Kind, kind_of
 
 
 def restore(given: Given, nodes: Mapping[str, Node], load: LoadArray) -> None:
@@ -41,10 +43,27 @@ def restore(given: Given, nodes: Mapping[str, Node], load: LoadArray) -> None:
         raise CheckpointError(f"state of objects that can't be read back: {error}") from error
 
 
+@dataclass
+class _Target:
+    """An object that is being filled."""
+
+    key: str
+    here: Any
+    node: Node
+    now: Fields  #: before anything was set
+    place: Place | None  #: None: the training made the object
+
+    def path(self, name: str) -> str:
+        """Return a field's name for people."""
+        return f"{name_of(self.key)}.{name.split(':')[-1]}".removesuffix(".")
+
+
 class _Restoring:
     def __init__(self, given: Given, nodes: Mapping[str, Node], load: LoadArray) -> None:
         self._given = given
-        self._nodes = {k: n for k, n in nodes.items() if _root(k) in (None, *given.roots)}
+        # of the objects below roots that are here, and of those that the training made
+        roots = {"#", *given.roots}
+        self._nodes = {k: n for k, n in nodes.items() if {k[:1], k.split("/", 1)[0]} & roots}
         self._load = load
         self._here: dict[str, Any] = {}
         self._made: set[str] = set()
@@ -60,9 +79,11 @@ class _Restoring:
                 self._differs(name_of(key))
                 continue
             try:
-                self._fill(self._object(key), key, node)
+                here = self._object(key)
+                place = None if key in self._made else self._given.places.get(key)
+                self._fill(_Target(key, here, node, fields.fields_of(here), place))
             except NotPlainError as error:
-                if not key.startswith("#"):  # else the one who has it says so
+                if not key.startswith("#"):  # else the one who has it reports it
                     self._lose(name_of(key), error)
 
     def _fits(self, here: Any, node: Node) -> bool:
@@ -99,14 +120,14 @@ class _Restoring:
                 return self._load(content)
             if kind in CONTAINERS:
                 return self._empty(kind, node["class"], content)
-            made = states.make(kind, decode(content, self._load))
+            made = CALLS[kind].make(decode(content, self._load))
         if made is None:
             raise NotPlainError(f"a {kind.value} that the program does not give any more")
         return made
 
     def _empty(self, kind: Kind, name: Sequence[str], content: Any) -> Any:
         cls = self._given.class_of(name, kind)
-        base: Any = next(base for base in cls.__mro__ if base in MADE.values())
+        base = _plain_base(cls)
         made = base.__new__(cls)
         if base is collections.deque:
             base.__init__(made, (), content["most"])
@@ -131,70 +152,68 @@ class _Restoring:
                 return MADE[inner]
             case "!class":
                 return self._given.class_of(inner)
-            case _:
-                return self._immutable(name, inner)
-
-    def _immutable(self, name: str, inner: Any) -> Any:
-        match name:
             case "!tensor":
                 return keras.ops.convert_to_tensor(self._load(inner))
             case "!tuple":
                 return tuple(map(self._value, inner))
             case "!frozenset":
                 return frozenset(map(self._value, inner))
-            case "!named":
-                items = map(self._value, inner[1])
-                return tuple.__new__(self._given.class_of(inner[0], Kind.NAMED), items)
-            case "!enum":
-                members: Any = self._given.class_of(inner[0], Kind.ENUM).__members__
-                if inner[1] not in members:
-                    raise NotPlainError(f"{inner[0][1]}.{inner[1]}, which is not there any more")
-                return members[inner[1]]
+            case "!named" | "!enum":
+                return self._of_class(name, *inner)
             case _:
-                return decode({name: inner}, self._load)
+                return decode(data, self._load)
+
+    def _of_class(self, tag: str, name: Sequence[str], inner: Any) -> Any:
+        if tag == "!named":
+            cls = self._given.class_of(name, Kind.NAMED)
+            return tuple.__new__(cls, map(self._value, inner))
+        members: Any = self._given.class_of(name, Kind.ENUM).__members__
+        if inner not in members:
+            raise NotPlainError(f"{name[1]}.{inner}, which is not there any more")
+        return members[inner]
 
     # ------------------------------------------------------------------ filling
 
-    def _fill(self, here: Any, key: str, node: Node) -> None:
-        place = None if key in self._made else self._given.places.get(key)
-        kept, now = node.get("kept", ()), fields_of(here)
-        for name, data in node["fields"].items():
-            path = f"{name_of(key)}.{name.split(':')[-1]}".removesuffix(".")
-            if place is not None and name in kept:
-                self._keep(here, place, name, data, now, path)
-                continue
-            try:
-                if not name:
-                    self._put(here, key, data)
-                else:
-                    self._set(here, name, self._value(data), now, place, node)
-            except (NotPlainError, OSError, BufferError) as error:
-                carried = isinstance(data, dict) and "!carried" in data
-                if not carried and fields.is_settable(name):
-                    self._lose(path, error)
-            if place is not None:
-                place.changed.add(name)
-        for name in node.get("gone", ()):
-            fields.delete_field(here, name)
+    def _fill(self, target: _Target) -> None:
+        kept = target.node.get("kept", ()) if target.place is not None else ()
+        for name, data in target.node["fields"].items():
+            if name in kept:
+                self._keep(target, name, data)
+            else:
+                self._change(target, name, data)
+        for name in target.node.get("gone", ()):
+            fields.delete_field(target.here, name)
 
-    def _set(
-        self, here: Any, name: str, value: Any, now: Fields, place: Place | None, node: Node
-    ) -> None:
-        found, begun = now.get(name, MISSING), name in node.get("begun", ())
-        if begun and found is not MISSING and _is_of_here(value, found):
-            value = found
-        elif found is not value:
-            fields.set_field(here, name, value)
-        if begun and place is not None:
-            place.begun[name] = value
+    def _change(self, target: _Target, name: str, data: Any) -> None:
+        """Set what the training has changed."""
+        try:
+            if name:
+                self._set(target, name, self._value(data))
+            else:
+                self._put(target, data)
+        except (NotPlainError, OSError, BufferError) as error:
+            carried = isinstance(data, dict) and "!carried" in data
+            if not carried and fields.is_settable(name):
+                self._lose(target.path(name), error)
+        if target.place is not None:
+            target.place.changed.add(name)
 
-    def _put(self, here: Any, key: str, data: Any) -> None:
+    def _set(self, target: _Target, name: str, value: Any) -> None:
+        here, begun = target.now.get(name, MISSING), name in target.node.get("begun", ())
+        if begun and here is not MISSING and _is_of_here(value, here):
+            value = here
+        elif here is not value:
+            fields.set_field(target.here, name, value)
+        if begun and target.place is not None:
+            target.place.begun[name] = value
+
+    def _put(self, target: _Target, data: Any) -> None:
         """Give an object its content."""
-        kind = kind_of(here)
+        kind = kind_of(target.here)
         if kind not in CONTAINERS:
-            states.put_back(here, kind, decode(data, self._load))
-        elif kind is not Kind.ARRAY or key not in self._made:
-            _refill(here, kind, self._items(data, kind))
+            CALLS[kind].put_back(target.here, decode(data, self._load))
+        elif kind is not Kind.ARRAY or target.key not in self._made:
+            _refill(target.here, kind, self._items(data, kind))
 
     def _items(self, content: Any, kind: Kind) -> Any:
         if kind is Kind.ARRAY:
@@ -208,32 +227,32 @@ class _Restoring:
             return [*(self._value(k) for k, _ in pairs), *(self._value(v) for _, v in pairs)]
         return self._value(content["items"])
 
-    def _keep(self, here: Any, place: Place, name: str, data: Any, now: Fields, path: str) -> None:
-        """Leave what was given as the program gives it now; say if that is another."""
+    def _keep(self, target: _Target, name: str, data: Any) -> None:
+        """Leave what was given as the program gives it now; report it if that is another."""
+        place: Any = target.place
         if not name:
-            self._keep_content(here, place, data, path)
+            self._keep_content(target, place, data)
             return
         inner: Any = data.get("!at") if isinstance(data, dict) else None
-        if inner in self._made:
-            fields.set_field(here, name, self._here[inner])  # of another form than is given now
-            return
         given = place.fields.get(name, MISSING)
-        if given is MISSING or not fields.is_settable(name):
-            return
-        if now.get(name, MISSING) is not given:
-            fields.set_field(here, name, given)  # on_train_begin has set it
-        derived = name.startswith("_") and objects.is_of_keras(here)
-        same = derived or are_same((place.first or {}).get(name, MISSING), data)
-        if not (same or self._given.is_of_the_clock(given)):
-            self._differs(path, text_of(given), self._text_of(data))
+        if inner in self._made:
+            fields.set_field(target.here, name, self._here[inner])  # of another form than given now
+        elif given is not MISSING and fields.is_settable(name):
+            if target.now.get(name, MISSING) is not given:
+                fields.set_field(target.here, name, given)  # on_train_begin has set it
+            derived = name.startswith("_") and is_of_keras(type(target.here))
+            same = derived or are_same((place.first or {}).get(name, MISSING), data)
+            if not (same or self._given.is_of_the_clock(given)):
+                self._differs(target.path(name), text_of(given), self._text_of(data))
 
-    def _keep_content(self, here: Any, place: Place, saved: Any, path: str) -> None:
+    def _keep_content(self, target: _Target, place: Place, saved: Any) -> None:
+        kind = kind_of(target.here)
         if place.print != saved:
-            self._differs(path, *place.print[1:], *saved[1:])
-        elif kind_of(here) is not Kind.ARRAY:
-            _refill(here, kind_of(here), place.items)  # on_train_begin may have changed it
+            self._differs(target.path(""), *place.print[1:], *saved[1:])
+        elif kind is not Kind.ARRAY:
+            _refill(target.here, kind, place.items)  # on_train_begin may have changed it
 
-    # ------------------------------------------------------------------ saying
+    # ------------------------------------------------------------------ reporting
 
     def _text_of(self, data: Any) -> str:
         try:
@@ -250,33 +269,31 @@ class _Restoring:
         self._given.say(f"{name} is not restored ({error}): it is what the program sets it to.")
 
 
-def _root(key: str) -> str | None:
-    """The root below which an object stood; None: the training made it."""
-    return None if key.startswith("#") else key.split("/", 1)[0]
-
-
 def _is_unchanged(node: Node) -> bool:
     kept = node.get("kept", ())
     return bool(kept) and len(kept) == len(node["fields"]) and "gone" not in node
+
+
+def _plain_base(cls: type) -> Any:
+    """Return the plain kind of container that a class is, or builds on."""
+    return next(base for base in cls.__mro__ if base in MADE.values())
 
 
 def _refill(here: Any, kind: Kind, items: Any) -> None:
     """Give a container another content, in place, by the methods of its plain kind."""
     if kind is Kind.ARRAY:
         here[...] = items
-    elif kind is Kind.LIST:
-        list.__setitem__(here, slice(None), items)
-    elif kind is Kind.BYTES:
-        bytearray.__setitem__(here, slice(None), items)
-    elif kind is Kind.DEQUE:
-        collections.deque.clear(here)
-        collections.deque.extend(here, items)
+        return
+    base = _plain_base(type(here))
+    if kind in (Kind.LIST, Kind.BYTES):
+        base.__setitem__(here, slice(None), items)
+        return
+    base.clear(here)
+    if kind is Kind.DEQUE:
+        base.extend(here, items)
     elif kind is Kind.SET:
-        set.clear(here)
-        set.update(here, items)
+        base.update(here, items)
     else:
-        base: Any = collections.OrderedDict if isinstance(here, collections.OrderedDict) else dict
-        base.clear(here)
         half = len(items) // 2
         for key, value in zip(items[:half], items[half:], strict=True):
             base.__setitem__(here, key, value)

@@ -21,8 +21,9 @@ import numpy as np
 from runner.checkpoint.manifest import PYTHON
 from runner.checkpoint.plain import Array, NotPlainError, StoreArray, decode, encode
 from runner.errors import CheckpointError
-from runner.training import backends, files, looking, restoring
-from runner.training.given import Given, name_of
+from runner.training import backends
+from runner.training.state import files, looking, restoring
+from runner.training.state.given import Given, name_of
 
 logger = logging.getLogger(__name__)
 

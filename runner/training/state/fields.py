@@ -1,4 +1,4 @@
-"""What Python objects consist of, seen and set without running any code of theirs.
+"""The fields of Python objects: what their state is made of, read and written by name.
 
 An object's fields are its attributes; a function's are its closure, the globals that can change
 and its own attributes; a class's are its attributes and methods. Fields are read and written
@@ -15,38 +15,36 @@ from typing import Any
 import keras
 
 from runner.checkpoint.plain import NotPlainError
-from runner.training.objects import (
+from runner.training.state.anatomy import (
+    cells,
+    codes,
+    functions_in,
+    is_library,
+    is_program,
+    names_in_code,
+    own_attributes,
+    slots_of,
+)
+from runner.training.state.kinds import (
     CONTAINERS,
     DATA,
     GENERATORS,
     Kind,
     has_state,
     is_dataclass,
-    is_library,
-    is_program,
     kind_of,
-    own_attributes,
-    slots_of,
 )
-from runner.training.reach import cells, codes
 
 
 def fields_of(owner: Any) -> dict[str, Any]:
     """Return what an object consists of, by name; names with a colon are not attributes."""
-    return _FIELDS.get(kind_of(owner), _attributes)(owner)
+    return _FIELDS.get(kind_of(owner), _of_object)(owner)
 
 
-def _attributes(owner: Any) -> dict[str, Any]:
+def _of_object(owner: Any) -> dict[str, Any]:
     cls: Any = type(owner)
-    found: dict[str, Any] = {}
-    if is_program(cls.__module__):
-        found["class:"] = cls
+    found = {"class:": cls} if is_program(cls.__module__) else {}
     found |= own_attributes(owner)
-    for name, member in slots_of(cls).items():
-        try:
-            found[name] = member.__get__(owner)
-        except AttributeError:  # not set
-            continue
     if issubclass(cls, keras.callbacks.Callback):
         return _of_callback(owner, found)
     chosen = _chosen(cls)
@@ -70,35 +68,23 @@ def _is_monitor(owner: Any) -> bool:
     return issubclass(cls, keras.callbacks.Callback) and hasattr(cls, "_set_monitor_op")
 
 
+def _is_foreign(base: Any) -> bool:
+    """Whether a base class is a library's, and may have state."""
+    hollow = ("abc", "typing", "collections.abc", "contextlib")
+    known = base is object or base in DATA or base.__module__ in hollow
+    return is_library(base.__module__) and not known
+
+
 @functools.lru_cache(maxsize=1000)
 def _chosen(cls: type) -> frozenset[str] | None:
     """The attributes that are the program's, in a class that adds to a library's; None: all."""
-    bases = [base for base in cls.__mro__ if base is not object and base not in DATA]
-    foreign = [b for b in bases if is_library(b.__module__) and b.__module__ not in _HOLLOW]
-    if not foreign or (cls in foreign and is_dataclass(cls)):
+    if not any(map(_is_foreign, cls.__mro__)) or (_is_foreign(cls) and is_dataclass(cls)):
         return None
-    names = {
-        name
-        for base in bases
-        if base not in foreign
-        for function in map(_unwrapped, vars(base).values())
-        if type(function) is types.FunctionType
-        for code in codes(function.__code__)
-        for name in code.co_names
-    }
+    names = names_in_code(cls, lambda base: not _is_foreign(base) and base not in (object, *DATA))
     return frozenset({"class:", *names} - {"stop_training"})
 
 
-_HOLLOW = ("abc", "typing", "collections.abc", "contextlib")  #: modules of bases without state
-
-
-def _unwrapped(value: Any) -> Any:
-    cls = type(value)
-    if issubclass(cls, staticmethod | classmethod):
-        return value.__func__
-    if issubclass(cls, property):
-        return value.fget
-    return value.func if issubclass(cls, functools.cached_property) else value
+# ---------------------------------------------------------------------- functions and classes
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -139,19 +125,27 @@ def _module_of(name: str, values: dict[str, Any]) -> tuple[dict[str, Any], str]:
 
 
 def _of_function(owner: Any) -> dict[str, Any]:
-    values = owner.__globals__
-    if not is_program(values.get("__name__")):
+    if not is_program(owner.__globals__.get("__name__")):
         return {}
-    held = cells(owner).items()
-    found = {f"closure:{name}": value for name, value in held if name != "__class__"}
-    for name, stored in _globals_named(owner.__code__).items():
-        names, last = _module_of(name, values)
+    defaults = [*(owner.__defaults__ or ()), *(owner.__kwdefaults__ or {}).values()]
+    return {
+        **{f"closure:{name}": v for name, v in cells(owner).items() if name != "__class__"},
+        **_globals_of(owner),
+        **{f"default:{i}": v for i, v in enumerate(defaults) if has_state(v)},
+        **vars(owner),
+    }
+
+
+def _globals_of(function: Any) -> dict[str, Any]:
+    found = {}
+    for name, stored in _globals_named(function.__code__).items():
+        names, last = _module_of(name, function.__globals__)
         if last in names and (stored or has_state(names[last])):
             found[f"global:{name}"] = names[last]
-    defaults = [*(owner.__defaults__ or ()), *(owner.__kwdefaults__ or {}).values()]
-    found |= {f"default:{i}": v for i, v in enumerate(defaults) if has_state(v)}
-    found |= vars(owner)
     return found
+
+
+_CLASS_STATE = {Kind.LEAF, *CONTAINERS, *GENERATORS, Kind.OBJECT, Kind.TUPLE, Kind.FROZEN}
 
 
 def _of_class(owner: Any) -> dict[str, Any]:
@@ -159,17 +153,13 @@ def _of_class(owner: Any) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {}
     for name, value in list(vars(owner).items()):
-        value = _unwrapped(value)
-        kind = kind_of(value)
-        if kind is Kind.FUNCTION:
-            found[f"method:{name}"] = value
-        elif not (name.startswith("__") and name.endswith("__")) and kind in _CLASS_STATE:
+        hidden = name[:2] == name[-2:] == "__"
+        if function := next(functions_in(value), None):
+            found[f"method:{name}"] = function
+        elif not hidden and kind_of(value) in _CLASS_STATE:
             found[name] = value
     bases = [base for base in owner.__bases__ if is_program(base.__module__)]
     return found | {f"base:{base.__qualname__}": base for base in bases}
-
-
-_CLASS_STATE = {Kind.LEAF, *CONTAINERS, *GENERATORS, Kind.OBJECT, Kind.TUPLE, Kind.FROZEN}
 
 
 _FIELDS: dict[Kind, Callable[[Any], dict[str, Any]]] = {
@@ -180,6 +170,7 @@ _FIELDS: dict[Kind, Callable[[Any], dict[str, Any]]] = {
     Kind.BUILTIN: lambda b: {"self:": b.__self__},
 }
 
+# ---------------------------------------------------------------------- writing
 
 #: by which Keras's monitors compare, by name
 _OPERATIONS = {None: None, "less": keras.ops.less, "greater": keras.ops.greater}
@@ -196,17 +187,17 @@ def set_field(owner: Any, name: str, value: Any) -> None:
     Raises:
         NotPlainError: it can't have one.
     """
+    relation, _, inner = name.rpartition(":")
     cls: Any = type(owner)
     slot = slots_of(cls).get(name)
-    if name.startswith("closure:"):
-        found = dict(zip(owner.__code__.co_freevars, owner.__closure__ or (), strict=False))
-        if name.removeprefix("closure:") not in found:
+    if relation == "closure":
+        if inner not in owner.__code__.co_freevars:
             raise NotPlainError("the function is another now")
-        found[name.removeprefix("closure:")].cell_contents = value
-    elif name.startswith("global:"):
-        names, last = _module_of(name.removeprefix("global:"), owner.__globals__)
+        owner.__closure__[owner.__code__.co_freevars.index(inner)].cell_contents = value
+    elif relation == "global":
+        names, last = _module_of(inner, owner.__globals__)
         names[last] = value
-    elif not is_settable(name):
+    elif relation:
         raise NotPlainError(f"{name} can't be set")
     elif kind_of(owner) is Kind.CLASS:
         type.__setattr__(owner, name, value)

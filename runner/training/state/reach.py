@@ -6,7 +6,7 @@ steps all the same. So the objects themselves are walked: attributes, containers
 global names that functions of the program use. Code of libraries is not walked.
 
 The walk is breadth first and in the order in which things were made, so that the same program
-gives the same paths in every process.
+gives the same paths in every process. The paths are names of tensors in checkpoints.
 """
 
 import functools
@@ -14,33 +14,31 @@ import sys
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 
 import keras
 import numpy as np
 
+from runner.training.state import anatomy
+from runner.training.state.anatomy import cells, codes, own_attributes
+
 Found = tuple[str, Any]  #: path and object
 
 _MOST = 200_000  #: objects; a walk that meets more is among data, not among a training's parts
 _LONGEST = 10_000  #: entries; a longer container holds data
-_LIBRARIES = frozenset(
-    {"absl", "h5py", "jax", "jaxlib", "keras", "matplotlib", "ml_dtypes", "numpy", "optree"}
-    | {"pandas", "rich", "runner", "scipy", "sklearn", "tensorboard", "tensorflow", "google"}
+#: libraries besides `anatomy`'s; what they have is not walked
+_OTHERS = frozenset(
+    {"absl", "google", "h5py", "matplotlib", "ml_dtypes", "optree", "pandas", "rich", "scipy"}
+    | {"sklearn", "tensorboard"}
 )
 _LEAVES = (
     str, bytes, bytearray, int, float, complex, bool, type(None), type(Ellipsis), range, slice,
     type, types.ModuleType, types.BuiltinFunctionType, types.GeneratorType, types.CodeType,
-    types.FrameType, types.TracebackType, np.ndarray, np.generic, np.dtype, keras.KerasTensor,
+    types.FrameType, types.TracebackType, np.generic, np.dtype, keras.KerasTensor,
 )  # fmt: skip
+_CONTAINERS = (Mapping, list, tuple, set, frozenset, deque)
 #: what a training is made of, be it Keras's own or a class of the program
-_PARTS = (
-    keras.Layer,
-    keras.optimizers.Optimizer,
-    keras.Metric,
-    keras.Loss,
-    keras.callbacks.Callback,
-)
+_PARTS = (keras.Layer, keras.optimizers.Optimizer, keras.Metric, keras.Loss)
 #: of Keras's own attributes: graphs of layers (the layers are found elsewhere), books, and caches
 _BOOKS = frozenset(
     {"_tracker", "_inbound_nodes", "_outbound_nodes", "_nodes", "_operations_by_depth"}
@@ -51,8 +49,7 @@ _BOOKS = frozenset(
 
 def is_library(module: str | None) -> bool:
     """Whether code of this module is a library's, not the program's."""
-    root = (module or "").partition(".")[0]
-    return root in _LIBRARIES or (root in sys.stdlib_module_names and root != "__main__")
+    return anatomy.is_library(module) or anatomy.root_of(module) in _OTHERS
 
 
 def walk(
@@ -70,25 +67,20 @@ def walk(
     queue: deque[Found] = deque(roots)
     while queue and len(seen) < _MOST:
         path, value = queue.popleft()
-        if isinstance(value, _LEAVES) and not isinstance(value, np.ndarray):
+        if isinstance(value, _LEAVES):
             yield path, value
-            continue
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        kept.append(value)
-        yield path, value
-        if not isinstance(value, np.ndarray) and not leaf(value):
-            queue.extend(_parts(path, value))
+        elif id(value) not in seen:
+            seen.add(id(value))
+            kept.append(value)
+            yield path, value
+            if not isinstance(value, np.ndarray) and not leaf(value):
+                queue.extend(_inside(path, value))
 
 
 def parts(model: Any) -> list[Found]:
     """Return the models, layers, losses, metrics and optimizers that a model refers to."""
-
-    def is_leaf(value: Any) -> bool:
-        return isinstance(value, keras.Variable)
-
-    return [one for one in walk([("model", model)], leaf=is_leaf) if is_part(one[1])]
+    found = walk([("model", model)], leaf=lambda value: isinstance(value, keras.Variable))
+    return [one for one in found if is_part(one[1])]
 
 
 def program_parts(model: Any) -> list[Found]:
@@ -101,23 +93,23 @@ def is_part(value: Any) -> bool:
     return isinstance(value, _PARTS) and not isinstance(value, keras.callbacks.Callback)
 
 
-def _parts(path: str, value: Any) -> Iterator[Found]:
+def _inside(path: str, value: Any) -> Iterator[Found]:
+    """Yield what a value refers to."""
     if isinstance(value, types.FunctionType):
         yield from _of_function(path, value)
-    elif isinstance(value, types.MethodType):
+        return
+    if isinstance(value, types.MethodType):
         yield from ((path, value.__self__), (path, value.__func__))
-    elif isinstance(value, functools.partial):
+        return
+    if isinstance(value, functools.partial):
         yield from ((path, value.func), (f"{path}.args", value.args))
         yield f"{path}.keywords", value.keywords
-    elif isinstance(value, Mapping | list | tuple | set | frozenset | deque):
+    elif isinstance(value, _CONTAINERS) and len(value) <= _LONGEST:
         yield from _of_container(path, value)
-    if not isinstance(value, types.FunctionType | types.MethodType):
-        yield from _of_object(path, value)
+    yield from _of_object(path, value)
 
 
 def _of_container(path: str, value: Any) -> Iterator[Found]:
-    if len(value) > _LONGEST:
-        return
     if isinstance(value, Mapping):
         for key in list(value):
             yield f"{path}[{key!r}]" if isinstance(key, str | int | float) else path, value[key]
@@ -128,26 +120,11 @@ def _of_container(path: str, value: Any) -> Iterator[Found]:
         yield from ((f"{path}[{index}]", member) for index, member in enumerate(value))
 
 
-def attributes(value: Any) -> dict[str, Any]:
-    """Return an object's own attributes, those in slots included."""
-    found = dict(getattr(value, "__dict__", None) or {})
-    for kind in type(value).__mro__:
-        slots = kind.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if name not in ("__dict__", "__weakref__"):
-                try:
-                    found[name] = object.__getattribute__(value, name)
-                except AttributeError:  # not set yet
-                    continue
-    return found
-
-
 def _of_object(path: str, value: Any) -> Iterator[Found]:
     kind = type(value)
-    own = not is_library(kind.__module__)
-    if not own and not _is_part(value):
+    if is_library(kind.__module__) and not _is_library_s_part(value):
         return
-    for name, inner in attributes(value).items():
+    for name, inner in own_attributes(value).items():
         if name not in _BOOKS:
             yield f"{path}.{name}", inner
     for parent in kind.__mro__:
@@ -155,20 +132,14 @@ def _of_object(path: str, value: Any) -> Iterator[Found]:
             yield from _of_class(path, parent)
 
 
-def _is_part(value: Any) -> bool:
+def _is_library_s_part(value: Any) -> bool:
     """Whether an object of a library's kind is one of those that a training is made of."""
-    if isinstance(value, np.random.Generator | np.random.RandomState):
-        return False  # a leaf with a state of its own
     module = type(value).__module__
     if module.startswith("keras."):
         return not module.startswith(("keras.src.ops.node", "keras.src.utils.tracking"))
-    return isinstance(value, _PARTS) or _is_tensorflow_part(value)
-
-
-def _is_tensorflow_part(value: Any) -> bool:
     tensorflow = sys.modules.get("tensorflow")
-    if tensorflow is None or not type(value).__module__.startswith("tensorflow."):
-        return False
+    if tensorflow is None or not module.startswith("tensorflow."):
+        return isinstance(value, (*_PARTS, keras.callbacks.Callback))
     kinds = (
         tensorflow.Module,
         tensorflow.random.Generator,
@@ -183,21 +154,20 @@ def _of_class(path: str, kind: type) -> Iterator[Found]:
         if isinstance(inner, staticmethod | classmethod):
             inner = inner.__func__
         if isinstance(inner, property):
-            for accessor in (inner.fget, inner.fset):
-                if accessor is not None:
-                    yield f"{path}.{name}", accessor
+            accessors = (inner.fget, inner.fset)
+            yield from ((f"{path}.{name}", one) for one in accessors if one is not None)
         elif not name.startswith("__") or isinstance(inner, types.FunctionType):
             yield f"{path}.{name}", inner
 
 
 def _of_function(path: str, function: types.FunctionType) -> Iterator[Found]:
-    if is_library(function.__module__) and not function.__closure__:
+    own = not is_library(function.__module__)
+    if not own and not function.__closure__:
         return
     for name, inner in cells(function).items():
         yield f"{path}<{name}>", inner
-    if not is_library(function.__module__):
-        used = list(dict.fromkeys(n for c in codes(function.__code__) for n in c.co_names))
-        yield from _of_names(path, function.__globals__, used)
+    if own:
+        yield from _of_names(path, function)
         yield from ((f"{path}()", default) for default in function.__defaults__ or ())
         for name, default in (function.__kwdefaults__ or {}).items():
             yield f"{path}({name})", default
@@ -205,33 +175,19 @@ def _of_function(path: str, function: types.FunctionType) -> Iterator[Found]:
         yield f"{path}.{name}", inner
 
 
-def _of_names(path: str, values: Mapping[str, Any], used: Iterable[str]) -> Iterator[Found]:
+def _of_names(path: str, function: types.FunctionType) -> Iterator[Found]:
     """What names of code stand for, those in other modules of the program's own included."""
+    used = dict.fromkeys(name for code in codes(function.__code__) for name in code.co_names)
     for name in used:
-        if name not in values:
-            continue
-        inner = values[name]
-        yield f"{path}<{name}>", inner
-        if isinstance(inner, types.ModuleType) and not is_library(inner.__name__):
-            yield from (
-                (f"{path}<{name}.{part}>", vars(inner)[part])
-                for part in used
-                if part in vars(inner) and not isinstance(vars(inner)[part], types.ModuleType)
-            )
+        if name in function.__globals__:
+            inner = function.__globals__[name]
+            yield f"{path}<{name}>", inner
+            if isinstance(inner, types.ModuleType) and not is_library(inner.__name__):
+                yield from _of_module(f"{path}<{name}", inner, used)
 
 
-def cells(function: types.FunctionType) -> dict[str, Any]:
-    """Return what a function's closure holds."""
-    found = {}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
-        with suppress(ValueError):  # not filled yet
-            found[name] = cell.cell_contents
-    return found
-
-
-def codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    """Yield a function's code, and that of the functions within it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from codes(constant)
+def _of_module(path: str, module: types.ModuleType, used: Iterable[str]) -> Iterator[Found]:
+    for name in used:
+        inner = vars(module).get(name, module)
+        if not isinstance(inner, types.ModuleType):
+            yield f"{path}.{name}>", inner

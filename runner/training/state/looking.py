@@ -1,14 +1,13 @@
 """A look at all objects of a training: their state as JSON, each object once.
 
-The first looks hold what the program gave. Each later one is a capture: it tells what is still as
-it was given from what has changed, and names what can't be saved. None ever raises for what it
+The first looks hold what the program gave. Each later one is a capture: it tells what is as it
+was given from what has changed, and names what can't be saved. None ever raises for what it
 meets, or runs code of it.
 """
 
 import collections
 import operator
 import os
-import sys
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
@@ -16,40 +15,27 @@ from typing import Any
 
 import numpy as np
 
-from runner.checkpoint.plain import (
-    AS_IN_JSON,
-    MADE,
-    MAX_DEPTH,
-    NotPlainError,
-    StoreArray,
-    check_array,
-    encode,
-    encode_leaf,
-    sorted_items,
+from runner.checkpoint import plain
+from runner.checkpoint.plain import NotPlainError, StoreArray
+from runner.training.state import given as places
+from runner.training.state.anatomy import is_of_keras
+from runner.training.state.fields import fields_of
+from runner.training.state.generators import CALLS
+from runner.training.state.given import MISSING, Fields, Given, Node, Place, name_of
+from runner.training.state.kinds import (
+    CODE,
+    CONTAINERS,
+    IMMUTABLE,
+    WITH_FIELDS,
+    Kind,
+    kind_of,
+    kind_of_instances,
+    precise_kind_of,
 )
-from runner.training import files, objects, states
-from runner.training.fields import fields_of
-from runner.training.given import (
-    MISSING,
-    Fields,
-    Given,
-    Node,
-    Place,
-    are_same,
-    items_of,
-    kind_name,
-    name_of,
-    print_of,
-    print_of_array,
-)
-from runner.training.objects import CODE, CONTAINERS, WITH_FIELDS, Kind, kind_of
 
 MOST_OBJECTS = 100_000  #: in one attribute: more would keep the training waiting at each checkpoint
 LONGEST = 64  #: characters of a key that are a part of a place's name
 MANY = 1000  #: floats in a list travel as an array from this on
-
-_IMMUTABLE = {Kind.TUPLE, Kind.NAMED, Kind.ENUM, Kind.FROZEN, Kind.TENSOR}
-_GIVEN_ONLY = {*CODE, Kind.FILE}  #: nobody can make them
 
 
 def add(given: Given, roots: Mapping[str, Any]) -> None:
@@ -75,13 +61,7 @@ def covered(given: Given) -> set[tuple[int, str]]:
     """Return what a capture looks at: (id of the object, attribute; "" for its content)."""
     look = _Look(given, lambda path, _: path)
     nodes = look.look(given.roots)
-    return {
-        (owner, name)
-        for owner, key in look.met.items()
-        for name, value in nodes[key]["fields"].items()
-        if not isinstance(value, dict)
-        or ("!carried" not in value and value.get("!at", key) in nodes)
-    }
+    return {(owner, name) for owner, key in look.met.items() for name in nodes[key]["fields"]}
 
 
 class _Look:
@@ -112,52 +92,58 @@ class _Look:
     # ------------------------------------------------------------------ values
 
     def _value(self, value: Any, path: str) -> Any:
-        if type(value) in AS_IN_JSON:
+        if type(value) in plain.AS_IN_JSON:
             return value
         self._left -= 1
         if self._left < 0:
             raise NotPlainError(f"{path}: more than {MOST_OBJECTS:,} values")
-        if self._depth > MAX_DEPTH:
-            raise NotPlainError(f"{path}: nested deeper than {MAX_DEPTH} levels")
+        if self._depth > plain.MAX_DEPTH:
+            raise NotPlainError(f"{path}: nested deeper than {plain.MAX_DEPTH} levels")
         self._depth += 1
         try:
-            return self._encoded(value, _seen_kind(value), path)
+            return self._encoded(value, precise_kind_of(value), path)
         finally:
             self._depth -= 1
 
+    def _values(self, values: Iterable[Any], path: str) -> list[Any]:
+        return [self._value(value, f"{path}/{index}") for index, value in enumerate(values)]
+
     def _encoded(self, value: Any, kind: Kind, path: str) -> Any:
         if kind is Kind.LEAF:
-            return encode_leaf(value, path)
+            return plain.encode_leaf(value, path)
         if self._is_of_new_parts(value, kind):
             return {"!carried": None}
-        if kind in _IMMUTABLE:
+        if kind in IMMUTABLE:
             return self._immutable(value, kind, path)
-        if self._stays(value, kind):
+        if self._is_without_state(value, kind):
             return self._origin(value, kind, path)
         return self._reference(value, kind, path)
 
     def _is_of_new_parts(self, value: Any, kind: Kind) -> bool:
         """Whether it holds only variables and layers that each process makes, as in `build`."""
-        if kind is Kind.CARRIED or kind not in (Kind.LIST, Kind.TUPLE, Kind.DICT):
-            return kind is Kind.CARRIED and id(value) not in self._given.keys
+        if id(value) in self._given.keys:
+            return False
+        if kind not in (Kind.LIST, Kind.TUPLE, Kind.DICT):
+            return kind is Kind.CARRIED
         inner = list(value.values() if kind is Kind.DICT else value)
-        new = bool(inner) and id(value) not in self._given.keys
-        return new and all(self._is_of_new_parts(part, kind_of(part)) for part in inner)
+        return bool(inner) and all(self._is_of_new_parts(part, kind_of(part)) for part in inner)
 
     def _immutable(self, value: Any, kind: Kind, path: str) -> Any:
-        if kind is Kind.TENSOR:
-            return {"!tensor": self._store(path, check_array(np.asarray(value), path))}
-        if kind is Kind.FROZEN:
-            return {"!frozenset": self._hashed(value, path)}
-        if kind is Kind.ENUM:
-            return {"!enum": [self._class_name(value, kind), _member(value, path)]}
-        items = [self._value(v, f"{path}/{i}") for i, v in enumerate(value)]
-        if kind is Kind.TUPLE:
-            return {"!tuple": items}
-        return {"!named": [self._class_name(value, kind), items]}
+        match kind:
+            case Kind.TENSOR:
+                return {"!tensor": self._store(path, plain.check_array(np.asarray(value), path))}
+            case Kind.FROZEN:
+                return {"!frozenset": self._hashed(value, path)}
+            case Kind.ENUM:
+                return {"!enum": [self._class_name(value, kind), _member(value, path)]}
+            case Kind.TUPLE:
+                return {"!tuple": self._values(value, path)}
+            case _:
+                items = self._values(value, path)
+                return {"!named": [self._class_name(value, kind), items]}
 
     def _hashed(self, values: Iterable[Any], path: str) -> list[Any]:
-        return sorted_items([self._key(v, f"{path}/key") for v in list(values)])
+        return plain.sorted_items([self._key(v, f"{path}/key") for v in list(values)])
 
     def _key(self, value: Any, path: str) -> Any:
         """A dictionary's key or a set's member: hashed before anything new is filled."""
@@ -166,23 +152,23 @@ class _Look:
             raise _came_later(value, path)
         return found
 
-    def _stays(self, value: Any, kind: Kind) -> bool:
+    def _is_without_state(self, value: Any, kind: Kind) -> bool:
         """Whether it is not looked into: it stays what the program makes it."""
+        if kind in (Kind.CARRIED, Kind.MACHINERY, Kind.OPAQUE) or id(value) in self._given.apart:
+            return True
         if kind is Kind.CLASS and id(value) not in self._given.keys:
             return True
-        no_state = kind in (Kind.CARRIED, Kind.MACHINERY, Kind.OPAQUE)
-        no_state = no_state or id(value) in self._given.apart
-        return no_state or (kind in CODE and not fields_of(value))
+        return kind in CODE and not fields_of(value)
 
     def _origin(self, value: Any, kind: Kind, path: str) -> Any:
         """Something by the place where the program makes it, or by its name."""
         name = [value.__module__, value.__qualname__] if kind_of(value) is Kind.CLASS else None
-        if name and MADE.get(name[1]) is value:
+        if name and plain.MADE.get(name[1]) is value:
             return {"!type": name[1]}
         key = self._given.keys.get(id(value))
         if key is not None:
             if kind is Kind.OPAQUE:
-                self._say(path, f"{kind_name(value)}, which may have a state of its own")
+                self._say(path, f"{_kind_name(value)}, which may have a state of its own")
             return {"!at": key}
         if kind is Kind.CARRIED:
             return {"!carried": None}
@@ -198,9 +184,8 @@ class _Look:
     # ------------------------------------------------------------------ objects
 
     def _reference(self, value: Any, kind: Kind, path: str) -> Any:
-        met = self.met.get(id(value))
-        if met is not None:
-            return {"!at": met}
+        if id(value) in self.met:
+            return {"!at": self.met[id(value)]}
         known = self._given.keys.get(id(value))
         key, path = (known, known) if known else (self._new_key(value, kind, path), path)
         self.met[id(value)] = key
@@ -212,13 +197,13 @@ class _Look:
             self._add_content(key, value, kind, path)
         fields = fields_of(value)
         for name, inner in fields.items():
-            self._add_field(key, value, name, inner, f"{path}/{name}")
+            self._add_field(node, value, name, inner, f"{path}/{name}")
         self._compare(key, fields, node)
         return {"!at": key}
 
     def _new_key(self, value: Any, kind: Kind, path: str) -> str:
         """A number for an object that the training made: it must be possible to make it again."""
-        if kind in _GIVEN_ONLY:
+        if kind in (*CODE, Kind.FILE):
             raise _came_later(value, path)
         if kind is Kind.OBJECT or (kind in CONTAINERS and kind is not Kind.ARRAY):
             self._class_name(value, kind)
@@ -234,83 +219,86 @@ class _Look:
             fields[""] = place.print
         else:
             fields[""] = self._content(value, kind, path)
-            if are_same(fields[""], place.first[""]):
+            if places.are_same(fields[""], place.first[""]):
                 fields[""] = place.print
             else:
                 place.changed.add("")
 
     def _content(self, value: Any, kind: Kind, path: str) -> Any:
-        if kind is Kind.LIST or kind is Kind.DEQUE:
-            return self._sequence(value, kind, path)
-        if kind is Kind.SET:
-            return {"items": self._hashed(value, path)}
-        if kind is Kind.DICT:
-            return self._mapping(value, path)
-        if kind is Kind.BYTES:
-            return encode_leaf(bytes(value), path)
-        if kind is Kind.ARRAY:
-            return self._store(path, check_array(value, path))
-        return encode(states.look(value, kind), self._store, path)
+        match kind:
+            case Kind.LIST:
+                return self._sequence(value, path)
+            case Kind.DEQUE:
+                return {"most": value.maxlen} | self._sequence(value, path)
+            case Kind.SET:
+                return {"items": self._hashed(value, path)}
+            case Kind.DICT:
+                return self._mapping(value, path)
+            case Kind.BYTES:
+                return plain.encode_leaf(bytes(value), path)
+            case Kind.ARRAY:
+                return self._store(path, plain.check_array(value, path))
+            case _:
+                return plain.encode(CALLS[kind].look(value), self._store, path)
 
-    def _sequence(self, value: Any, kind: Kind, path: str) -> Any:
+    def _sequence(self, value: Any, path: str) -> dict[str, Any]:
         items = list(value)
-        content: dict[str, Any] = {"most": value.maxlen} if kind is Kind.DEQUE else {}
         if len(items) >= MANY and set(map(type, items)) == {float}:
-            return content | {"floats": self._store(path, np.array(items, dtype=np.float64))}
-        return content | {"items": [self._value(v, f"{path}/{i}") for i, v in enumerate(items)]}
+            return {"floats": self._store(path, np.array(items, dtype=np.float64))}
+        return {"items": self._values(items, path)}
 
     def _mapping(self, value: Any, path: str) -> Any:
         content: dict[str, Any] = {"pairs": []}
         if issubclass(type(value), collections.defaultdict):
             content["factory"] = self._value(value.default_factory, f"{path}/factory:")
-        items = items_of(value)
+        items = places.items_of(value)
         half = len(items) // 2
         for index, (key, inner) in enumerate(zip(items[:half], items[half:], strict=True)):
-            plain = type(key) in AS_IN_JSON and len(str(key)) <= LONGEST
+            short = type(key) in plain.AS_IN_JSON and len(str(key)) <= LONGEST
             found = self._key(key, f"{path}/@{index}/key")
-            inner = self._value(inner, f"{path}/{key if plain else f'@{index}'}")
+            inner = self._value(inner, f"{path}/{key if short else f'@{index}'}")
             content["pairs"].append([found, inner])
         return content
 
-    def _add_field(self, key: str, owner: Any, name: str, value: Any, path: str) -> None:
+    def _add_field(self, node: Node, owner: Any, name: str, value: Any, path: str) -> None:
         if self._depth == 0:
             self._left = MOST_OBJECTS
         mark = len(self._order)
         try:
-            self.nodes[key]["fields"][name] = self._value(value, path)
+            node["fields"][name] = self._value(value, path)
         except Exception as error:  # noqa: BLE001 - nothing that is met may end the training
             for inner, met in self._order[mark:]:
                 del self.nodes[inner], self.met[id(met)]
             del self._order[mark:]
-            if not objects.is_of_keras(owner):
+            if not is_of_keras(type(owner)):
                 self._refuse(path, error)
 
     def _compare(self, key: str, fields: Fields, node: Node) -> None:
-        """Note which fields are as they were given."""
+        """Note which fields are as they were given, as on_train_begin set them, or gone."""
         place = self._given.places.get(key)
         if place is None or place.first is None:
             return
-        kept = [""] if node["fields"].get("", MISSING) is place.print else []
-        begun = []
-        for name, value in fields.items():
-            encoded = node["fields"].get(name, MISSING)
-            if encoded is MISSING:
-                continue
-            if not _is_given(place, name, value, encoded):
-                place.changed.add(name)
-            if name not in place.changed:
-                kept.append(name)
-            elif place.begun.get(name, MISSING) is value and self._is_of_here(value):
-                begun.append(name)
-        gone = sorted(place.fields.keys() - fields.keys())
-        node |= {k: v for k, v in (("kept", kept), ("begun", begun), ("gone", gone)) if v}
+        found = node["fields"]
+        there = [name for name in fields if name in found]
+        place.changed |= {n for n in there if not place.is_given(n, fields[n], found[n])}
+        content = [""] if found.get("", MISSING) is place.print else []
+        self._mark(node, "kept", content + [n for n in there if n not in place.changed])
+        others = [n for n in there if n in place.changed]
+        self._mark(node, "begun", [n for n in others if self._is_begun(place, n, fields[n])])
+        self._mark(node, "gone", sorted(place.fields.keys() - fields.keys()))
 
-    def _is_of_here(self, value: Any) -> bool:
-        """Whether on_train_begin sets it to another in another process, for its own reasons."""
+    def _mark(self, node: Node, mark: str, names: list[str]) -> None:
+        if names:
+            node[mark] = names
+
+    def _is_begun(self, place: Place, name: str, value: Any) -> bool:
+        """Whether on_train_begin set it, to another in another process for its own reasons."""
+        if place.begun.get(name, MISSING) is not value:
+            return False
         is_place = issubclass(type(value), PurePath) or (type(value) is str and os.sep in value)
         return is_place or self._given.is_of_the_clock(value)
 
-    # ------------------------------------------------------------------ saying
+    # ------------------------------------------------------------------ reporting
 
     def _refuse(self, path: str, error: Exception) -> None:
         place, _, reason = str(error).partition(": ")
@@ -337,7 +325,7 @@ class _First(_Look):
 
     def _encoded(self, value: Any, kind: Kind, path: str) -> Any:
         self._given.meet(type(value))
-        if kind not in (Kind.LEAF, *_IMMUTABLE) and id(value) not in self._given.keys:
+        if kind not in (Kind.LEAF, *IMMUTABLE) and id(value) not in self._given.keys:
             while path in self._given.places:  # two keys of a dictionary may be written alike
                 path += "'"
             self._given.hold(path, value)
@@ -346,10 +334,12 @@ class _First(_Look):
     def _add_content(self, key: str, value: Any, kind: Kind, path: str) -> None:
         place, is_array = self._given.places[key], kind is Kind.ARRAY
         if kind in CONTAINERS and place.first is None:
-            content = print_of_array(value, path) if is_array else self._content(value, kind, path)
+            content = (
+                places.print_of_array(value, path) if is_array else self._content(value, kind, path)
+            )
             self.nodes[key]["fields"][""] = content
-            place.print = print_of(content, value)
-            place.items = () if is_array else items_of(value)
+            place.print = places.print_of(content, value)
+            place.items = () if is_array else places.items_of(value)
 
     def _compare(self, key: str, fields: Fields, node: Node) -> None:
         place = self._given.places[key]
@@ -357,7 +347,7 @@ class _First(_Look):
             place.fields, place.first = fields, node["fields"]
 
     def _say(self, path: str, reason: str) -> None:
-        """What can't be taken matters only if it changes."""
+        """What can't be saved matters only if it changes."""
 
 
 class _Begun(_First):
@@ -371,16 +361,6 @@ class _Begun(_First):
         self._given.places[key].begun = dict(fields)
 
 
-def _seen_kind(value: Any) -> Kind:
-    """The kind of a value, where it depends on more than its class."""
-    kind = kind_of(value)
-    if value is sys.stdout or value is sys.stderr:
-        return Kind.MACHINERY
-    if kind is Kind.FILE and files.is_standard(value):
-        return Kind.MACHINERY
-    return Kind.OPAQUE if kind is Kind.OBJECT and objects.is_machine(value) else kind
-
-
 def _member(value: Any, path: str) -> str:
     name: str | None = object.__getattribute__(value, "__dict__").get("_name_")
     if name is None or type(value).__members__.get(name) is not value:
@@ -391,18 +371,18 @@ def _member(value: Any, path: str) -> str:
 def _is_untouched(value: Any, kind: Kind, path: str, place: Place) -> bool:
     """Whether a container holds what it was given, and nothing that could change itself."""
     if kind is Kind.ARRAY:
-        return place.first is not None and bool(print_of_array(value, path) == place.first[""])
-    items = items_of(value)
+        return place.first is not None and bool(
+            places.print_of_array(value, path) == place.first[""]
+        )
+    items = places.items_of(value)
     same = len(items) == len(place.items) and all(map(operator.is_, items, place.items))
-    kinds = set(map(objects.kind_of_instances, set(map(type, items))))
+    kinds = set(map(kind_of_instances, set(map(type, items))))
     return same and kinds <= {Kind.LEAF, Kind.TENSOR}
 
 
-def _is_given(place: Place, name: str, value: Any, encoded: Any) -> bool:
-    if kind_of(value) is Kind.TENSOR:  # never changes
-        return value is place.fields.get(name, MISSING)
-    return place.first is not None and are_same(encoded, place.first.get(name, MISSING))
+def _kind_name(value: Any) -> str:
+    return f"a {type(value).__module__}.{type(value).__qualname__}"
 
 
 def _came_later(value: Any, path: str) -> NotPlainError:
-    return NotPlainError(f"{path}: {kind_name(value)} that was not there at the beginning")
+    return NotPlainError(f"{path}: {_kind_name(value)} that was not there at the beginning")

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runner.training import private
-from runner.training.data import Ordered
+from runner.training.data.batches import Ordered
 from runner.training.private import array_slicing
 
 

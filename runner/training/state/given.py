@@ -18,9 +18,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from runner.checkpoint.plain import MADE, NotPlainError
-from runner.training import objects
 from runner.training.digest import of_array
-from runner.training.objects import Kind, kind_of
+from runner.training.state.anatomy import is_program
+from runner.training.state.kinds import Kind, kind_of, kind_of_instances
 
 MOST_COMPARED = 64 * 2**20  #: bytes of an array that is compared whole; of a larger one, a sample
 AMBIENT = timedelta(days=30)  #: a time within it, set when the training begins, is of the clock
@@ -41,12 +41,19 @@ class Place:
     begun: dict[str, Any] = field(default_factory=dict)  #: its fields after on_train_begin
     changed: set[str] = field(default_factory=set)  #: fields that were ever others; "": content
 
+    def is_given(self, name: str, value: Any, encoded: Any) -> bool:
+        """Whether a field is what it was given."""
+        if kind_of(value) is Kind.TENSOR:  # never changes
+            return value is self.fields.get(name, MISSING)
+        return are_same(encoded, (self.first or {}).get(name, MISSING))
+
 
 class Given:
     """What some objects and all that they refer to were when the training began.
 
     Args:
-        warn: told, once each, what can't be saved or restored, and what is configured otherwise.
+        warn: called once for each text: what can't be saved or restored, what is configured
+            otherwise.
     """
 
     def __init__(self, *, warn: Callable[[str], None]) -> None:
@@ -84,21 +91,22 @@ class Given:
             return abs(datetime.now(value.tzinfo) - value) < AMBIENT
         if type(value) is not float:
             return False
+        spans = zip(self._clocks[0], self._clocks[-1], strict=True)
         return abs(value - time.time()) < AMBIENT.total_seconds() or any(
-            low <= value <= high
-            for low, high in zip(self._clocks[0], self._clocks[-1], strict=True)
+            low <= value <= high for low, high in spans
         )
 
     # ------------------------------------------------------------------ classes
 
     def meet(self, cls: type) -> None:
         """Take note of a class of the program, and of all that its module shows."""
-        self._classes.setdefault((cls.__module__, cls.__qualname__), cls)
-        if cls.__module__ not in self._modules and objects.is_program(cls.__module__):
+        found = [cls]
+        if cls.__module__ not in self._modules and is_program(cls.__module__):
             self._modules.add(cls.__module__)
-            for value in list(vars(sys.modules.get(cls.__module__, cls)).values()):
-                if kind_of(value) is Kind.CLASS:
-                    self._classes.setdefault((value.__module__, value.__qualname__), value)
+            shown = list(vars(sys.modules.get(cls.__module__, cls)).values())
+            found += [value for value in shown if kind_of(value) is Kind.CLASS]
+        for one in found:
+            self._classes.setdefault((one.__module__, one.__qualname__), one)
 
     def class_of(self, name: Sequence[str], kind: Kind | None = None) -> Any:
         """Return a class that the program has shown.
@@ -110,15 +118,12 @@ class Given:
         Raises:
             NotPlainError: it has shown none of that name and kind.
         """
-        cls = self._classes.get((name[0], name[1]))
-        fits = cls is not None and (
-            objects.is_program(cls.__module__)
-            if kind is None
-            else objects.kind_of_instances(cls) is kind
-        )
-        if cls is None or not fits:
-            raise NotPlainError(f"a {'.'.join(name)}, which is not found in the program's modules")
-        return cls
+        cls: Any = self._classes.get((name[0], name[1]))
+        if cls is not None and kind is None and is_program(cls.__module__):
+            return cls
+        if cls is not None and kind_of_instances(cls) is kind:
+            return cls
+        raise NotPlainError(f"a {'.'.join(name)}, which is not found in the program's modules")
 
 
 def _clocks() -> tuple[float, float]:
@@ -166,12 +171,6 @@ def name_of(key: str) -> str:
     hidden = ("class:", "function:", "self:", "keywords:", "args:")
     shown = [p.split(":", 1)[-1] for p in parts if p not in hidden and not p.startswith("base:")]
     return ".".join(shown)
-
-
-def kind_name(value: Any) -> str:
-    """Return what a value is, for people."""
-    cls = type(value)
-    return f"a {cls.__module__}.{cls.__qualname__}"
 
 
 def text_of(value: Any) -> str:
