@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from runner.commit import Commit
 from runner.engine.attempt import AttemptLog, Heartbeat, trace_key
@@ -295,8 +295,7 @@ class RunningAttempt(Host):
             logger.warning("the attempt's log could not be written: %s", error)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Limits:
+class _Limits(NamedTuple):
     retries: int
     backoff_seconds: float
     stalled_seconds: float | None
@@ -306,22 +305,15 @@ def _limits(spec: Mapping[str, Any]) -> _Limits:
     """What a spec says of failures. It may be one of an older version, or wrong altogether."""
     from runner.spec import Limits, seconds
 
-    found = spec.get("limits")
-    given: Mapping[str, Any] = found if isinstance(found, dict) else {}
+    try:
+        limits = Limits.model_validate(spec.get("limits") or {})
+    except ValueError:  # the stage itself will report it
+        limits = Limits()
     retries = spec.get("retries", 0)
-    defaults = Limits()
-
-    def duration(name: str, default: str | None) -> float | None:
-        value = given.get(name, default)
-        try:
-            return None if value is None else seconds(str(value))
-        except ValueError:  # the stage itself will say so
-            return None if default is None else seconds(default)
-
     return _Limits(
-        retries=retries if type(retries) is int else 0,
-        backoff_seconds=duration("backoff", defaults.backoff) or 0.0,
-        stalled_seconds=duration("stalled", defaults.stalled),
+        retries if type(retries) is int else 0,
+        seconds(limits.backoff),
+        seconds(limits.stalled) if limits.stalled else None,
     )
 
 

@@ -134,16 +134,6 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         """Where the training stands."""
         return self._loop.saving.position if self._loop is not None else Position()
 
-    @property
-    def history(self) -> dict[str, list[float | None]]:
-        """Every metric of every epoch, as in the last checkpoint."""
-        return self._loop.capture.history() if self._loop is not None else {}
-
-    @property
-    def blocked_seconds(self) -> list[float]:
-        """How long each checkpoint kept the training waiting."""
-        return list(self._loop.saving.blocked_seconds) if self._loop is not None else []
-
     def _inform(self, text: str) -> None:
         if (self.params or {}).get("verbose"):
             print(f"BackupAndRestore: {text}")  # noqa: T201 - as fit's own lines

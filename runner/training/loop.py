@@ -277,12 +277,12 @@ class Loop(keras.callbacks.CallbackList):  # type: ignore[misc]
             self.saving.checkpointer.wait()
         first = not self.saving.first_ended_at
         if first:
+            self._settings.on_first_step()
             self.saving.first_ended_at = time.monotonic()
             if self._parts.late:
                 self._parts.find()
             if not self.saving.exchanged():
                 self._parts.look_through()
-            self._settings.on_first_step()
         self.saving.after_step()
         self.saving.report("train", logs, force=first)  # from now on there is something to save
 
