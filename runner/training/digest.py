@@ -17,17 +17,12 @@ import keras
 import numpy as np
 from blake3 import blake3
 
-from runner.training.state.anatomy import (
-    cells,
-    functions_in,
-    is_library,
-    is_of_keras,
-    own_attributes,
-)
+from runner.training.state import anatomy
+from runner.training.state.anatomy import cells, is_library, is_of_keras
 
 _DEPTH = 8  #: objects within objects that are followed
 _MOST = 100_000  #: of them in one walk
-_LENGTH = 8  #: bytes of a hash: enough to tell two values apart
+_LENGTH = 8  #: bytes of a hash: enough to distinguish two values
 _PLAIN = bool | int | float | complex | str | bytes | bytearray
 
 
@@ -44,14 +39,18 @@ def digest(value: Any, known: Collection[int] = ()) -> str:
     return _Walk().hash(value, frozenset(known), _DEPTH)
 
 
+def bytes_of(array: Any) -> Any:
+    """Return an array's content as bytes, or their memory, without its dtype and shape."""
+    if array.dtype.hasobject:  # texts
+        return repr(array.tolist()).encode(errors="backslashreplace")
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
 def of_array(array: Any) -> str:
     """Return the hash of an array's dtype, shape and bytes."""
     array = np.asarray(array)
-    head = f"{array.dtype} {array.shape} "
-    if array.dtype.hasobject:  # texts
-        return _of(head + repr(array.tolist()))
-    hasher = blake3(head.encode())
-    hasher.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    hasher = blake3(f"{array.dtype} {array.shape} ".encode())
+    hasher.update(bytes_of(array))
     return str(hasher.hexdigest(_LENGTH))
 
 
@@ -62,7 +61,7 @@ def set_by_keras(kind: Any) -> frozenset[str]:
         instruction.argval
         for base in filter(is_of_keras, kind.__mro__)
         for member in vars(base).values()
-        for function in functions_in(member)
+        for function in anatomy.functions_in(member)
         for instruction in dis.get_instructions(function.__code__)
         if instruction.opname == "STORE_ATTR"
     )
@@ -123,7 +122,7 @@ def _of_object(value: Any) -> list[Any] | None:
 def attributes(value: Any) -> dict[str, Any]:
     """Return an object's attributes, without those that are Keras's own."""
     theirs = set_by_keras(cast(Hashable, type(value)))
-    held = own_attributes(value).items()
+    held = anatomy.own_attributes(value).items()
     return {k: v for k, v in held if k not in theirs and not k.startswith("_self_")}  # TensorFlow's
 
 

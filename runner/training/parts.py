@@ -5,7 +5,7 @@ are looked for again now and then, and what a later process would not have is na
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -30,7 +30,7 @@ class Parts:
         fit: the running one.
         roots: names and objects from which variables are looked for, besides the model.
         ours: objects that belong to no training.
-        warn: told what no checkpoint can hold.
+        warn: called with what no checkpoint can hold.
     """
 
     def __init__(
@@ -59,10 +59,9 @@ class Parts:
     def prepare(self, restored: Restored | None, source: Any) -> None:
         """Let everything exist that a step works with, before any of it is restored or saved."""
         model, backend = self.model, backends.current()
-        saved = restored.python if restored else {}
-        names = restored.tensors if restored else {}
-        self._seeded = any(name.startswith("random/") for name in names)
-        self.tracing = Tracing(saved.get("tracing"), saved.get("baked"))
+        if restored is not None:
+            self._seeded = any(name.startswith("random/") for name in restored.tensors)
+            self.tracing = Tracing(restored.python.get("tracing"), restored.python.get("baked"))
         reset = {id(variable) for variable in model.metrics_variables}
         self.tracing.attributes = Attributes(reach.parts(model), set(), self._warn)
         self.late = not backend.prepare(model, self._fit, self._trace)
@@ -107,10 +106,9 @@ class Parts:
         return self.variables.named(state)
 
     def find(self) -> None:
-        """Look for variables again."""
+        """Look for variables again; those that are the same keep their reader."""
         found = self._found()
-        if not found.is_same(self.variables):
-            self.variables = found
+        self.variables = self.variables if found.is_same(self.variables) else found
 
     def _found(self) -> Variables:
         started = time.monotonic()
@@ -138,10 +136,11 @@ class Parts:
         if not self.exchanged and (
             not self.variables.complete or since > WALK_SHARE * self._walk_seconds
         ):
-            self._look_for_new(set(self.variables.names))
+            self._look_for_new()
         return self.exchanged
 
-    def _look_for_new(self, known: Iterable[str]) -> None:
+    def _look_for_new(self) -> None:
+        known = set(self.variables.names)
         self.find()
         for name in self.variables.names:
             if name not in known and name.startswith(MORE):

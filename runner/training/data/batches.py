@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from runner.datasets.arrays import empty, kept
 from runner.errors import DataError
+from runner.training.digest import bytes_of
 from runner.training.private import DataAdapter
 
 _MASK = (1 << 64) - 1
@@ -49,7 +50,7 @@ def permutation(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 class Ordered(DataAdapter):  # type: ignore[misc]
     """Examples in memory as data for `model.fit`, in an order that can be sought.
 
-    Subclasses hold the examples, and say how a batch of them is taken.
+    Subclasses hold the examples, and define how a batch of them is taken.
 
     Args:
         examples: how many there are.
@@ -107,27 +108,23 @@ class Ordered(DataAdapter):  # type: ignore[misc]
         """Return a hash of the arrays, so that a resume notices other data."""
         hasher = blake3.blake3(max_threads=1)
         for part in self._arrays_inside():
-            rows = self._rows
+            shape: Any = part.shape
             groups: Any = [...]
-            if rows is None:
-                shape = part.shape
-            else:  # the same as of a copy of these rows
-                shape = len(rows), *part.shape[1:]
-                groups = np.array_split(rows, 1 + part.nbytes // _HASHED_BYTES)
+            if self._rows is not None:  # the same as of a copy of these rows
+                shape = len(self._rows), *part.shape[1:]
+                groups = np.array_split(self._rows, 1 + part.nbytes // _HASHED_BYTES)
             hasher.update(f"{part.dtype} {shape}".encode())
             for group in groups:
-                piece = part[group]
-                if piece.dtype.hasobject:  # texts
-                    hasher.update(repr(piece.tolist()).encode())
-                else:
-                    hasher.update(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
+                hasher.update(bytes_of(part[group]))
         return hasher.hexdigest()[:16]
 
     def seek(self, epoch: int, step: int = 0) -> None:
         """Let the next pass begin at this step of this epoch."""
         self._next, self._started, self._taken = (epoch, step), False, None
         if self._variables is not None:
-            self._place()
+            order, first, _ = self._variables
+            order.assign(self.order(epoch))
+            first.assign(step)
 
     def numpy_batches(self, epoch: int, step: int = 0) -> Iterator[Any]:
         """Yield the batches of an epoch from a step on, without TensorFlow."""
@@ -138,7 +135,7 @@ class Ordered(DataAdapter):  # type: ignore[misc]
     # ------------------------------------------------------------------ keras's DataAdapter
 
     def get_tf_dataset(self) -> Any:
-        """Return one pass as a tf.data pipeline; each iterator of it begins where `seek` said."""
+        """Return one pass as a tf.data pipeline; each iterator of it begins where `seek` set it."""
         import tensorflow as tf
 
         if self._variables is None:  # shared by all pipelines: each of them follows `seek`
@@ -165,10 +162,6 @@ class Ordered(DataAdapter):  # type: ignore[misc]
             return numbers.map(batch, num_parallel_calls=2, deterministic=True)
 
         return tf.data.Dataset.range(1).flat_map(one_pass).prefetch(2)
-
-    def get_numpy_iterator(self) -> Iterator[Any]:
-        """Yield the batches of one pass."""
-        return self.numpy_batches(*self._next)
 
     def get_jax_iterator(self) -> Iterator[Any]:
         """Yield the batches of one pass."""
@@ -205,11 +198,6 @@ class Ordered(DataAdapter):  # type: ignore[misc]
     def partial_batch_size(self) -> int | None:
         """Examples of the last batch if it is smaller."""
         return (self.examples * self.repeat) % self._batch_size or None
-
-    def _place(self) -> None:
-        order, first, _ = self._variables
-        order.assign(self.order(self._next[0]))
-        first.assign(self._next[1])
 
 
 class Batches(Ordered):
@@ -322,20 +310,24 @@ class Held:
 
 
 def _examples(arrays: Any) -> int:
-    lengths = {len(part) if part.ndim else -1 for part in keras.tree.flatten(arrays)}
-    if len(lengths) != 1 or min(lengths) < 1:
-        shapes = [part.shape for part in keras.tree.flatten(arrays)]
+    shapes = [part.shape for part in keras.tree.flatten(arrays)]
+    lengths = {shape[0] if shape else 0 for shape in shapes}
+    if len(lengths) != 1 or 0 in lengths:
         raise DataError(
             f"inputs, targets and weights must be equally many; their shapes: {shapes}."
         )
-    return lengths.pop()
+    return int(lengths.pop())
 
 
 def _weights(y: Any, class_weight: dict[int, float], sample_weight: Any) -> Any:
-    labels, known = _classes(y), {_class(key): weight for key, weight in class_weight.items()}
-    table = np.ones(max(int(labels.max()), *known) + 1, dtype=np.float32)
-    for label, weight in known.items():
-        table[label] = weight
+    """Return the weight of each example: that of its class, times its own."""
+    labels = _classes(y)
+    for key in class_weight:
+        if not isinstance(key, bool | int | float | np.number) or key < 0 or int(key) != key:
+            raise DataError(f"the keys of class_weight are class numbers from 0; received {key!r}.")
+    table = np.ones(int(max(labels.max(), *class_weight)) + 1, dtype=np.float32)
+    for label, weight in class_weight.items():
+        table[int(label)] = weight
     weights = table[labels]
     return weights if sample_weight is None else weights * np.asarray(sample_weight)
 
@@ -360,10 +352,3 @@ def _classes(y: Any) -> npt.NDArray[np.int64]:
             "Give sample_weight, a weight for each example."
         )
     return labels.astype(np.int64)
-
-
-def _class(key: Any) -> int:
-    """Return a key of class_weight as a class number."""
-    if not isinstance(key, bool | int | float | np.number) or key < 0 or int(key) != key:
-        raise DataError(f"the keys of class_weight are class numbers from 0; received {key!r}.")
-    return int(key)

@@ -3,8 +3,8 @@
 Only then can a resume find its place again by skipping. The pipeline is looked through, part by
 part, and so are the functions in it and the pipelines within those: most shuffles draw new
 orders, generators and Python functions run code that we can't see, stateful operations and
-tables remember, and parallel parts may be told not to keep the order. Variables that a pipeline
-reads are no reason to doubt it: they are named by `captured`, and saved with the rest.
+tables remember, and parallel parts may have been given leave to change the order. Variables that
+a pipeline reads are no reason to doubt it: they are named by `captured`, and saved with the rest.
 """
 
 import re
@@ -40,7 +40,7 @@ _ONE_ORDER = "shuffle(..., seed=1, reshuffle_each_iteration=False)"
 
 
 def doubt(dataset: Any) -> str | None:
-    """Return why a pipeline can't be vouched for, or None if it can."""
+    """Return why a pipeline may give other batches in another process; None if it never does."""
     return _first(_part_doubt(part) or _functions_doubt(part) for part in _parts(dataset))
 
 
@@ -53,13 +53,16 @@ def stale(dataset: Any, *, one_iterator: bool) -> str | None:
     """Return why batches may hold old values of the variables; None if they never do.
 
     Args:
-        dataset: reads variables.
-        one_iterator: one pass goes on through all epochs.
+        dataset: may read variables.
+        one_iterator: one pass extends over all epochs.
     """
-    if one_iterator:  # TensorFlow reads ahead, even if it was not told to
+    parts = list(_parts(dataset))
+    if not any(True for _ in _variables(parts)):
+        return None
+    if one_iterator:  # TensorFlow reads ahead, even if it was not asked to
         return "batches are read ahead of the change, through the end of an epoch"
-    caches = [part for part in _parts(dataset) if "Cache" in type(part).__name__]
-    if any(list(_variables(_parts(cache))) for cache in caches):
+    caches = [part for part in parts if "Cache" in type(part).__name__]
+    if any(True for cache in caches for _ in _variables(_parts(cache))):
         return "cache() keeps what was made with the values before"
     return None
 
@@ -95,13 +98,19 @@ def _part_doubt(part: Any) -> str | None:
     kind = type(part).__name__
     if "Shuffle" in kind:
         return _shuffle_doubt(part)
-    if _RANDOM.search(kind):
-        return f"{kind} is random"
+    reason = _kind_doubt(kind, ordered=not _unordered(part))
+    return reason and f"{kind} {reason}"
+
+
+def _kind_doubt(kind: str, *, ordered: bool) -> str | None:
+    """Return why the name of a kind of pipeline, or its order, is a reason to doubt it."""
+    if "Shuffle" in kind or _RANDOM.search(kind):
+        return "is random"
+    if "Generator" in kind:
+        return "runs Python code"
     if not _PLAIN.fullmatch(kind):
-        return f"{kind} is not known to repeat itself"
-    if _unordered(part):
-        return f"{kind} may change the order (deterministic=False)"
-    return None
+        return "is not known to repeat itself"
+    return None if ordered else "may change the order (deterministic=False)"
 
 
 def _shuffle_doubt(part: Any) -> str | None:
@@ -116,12 +125,12 @@ def _shuffle_doubt(part: Any) -> str | None:
 
 
 def _unordered(part: Any) -> bool:
-    said = getattr(part, "_deterministic", None)
-    if said in (False, "false") or part.options().deterministic is False:
+    given = getattr(part, "_deterministic", None)
+    if given in (False, "false") or part.options().deterministic is False:
         return True
-    if "ParallelInterleave" not in type(part).__name__ or said is not None:
+    if "ParallelInterleave" not in type(part).__name__ or given is not None:
         return False
-    graph = _graph_of(part._variant_tensor)  # in Python it has forgotten what it was told
+    graph = _graph_of(part._variant_tensor)  # its Python object has forgotten the argument
     return graph is None or any(map(_gives_up_order, _nodes(graph)))
 
 
@@ -148,13 +157,8 @@ def _graph_doubt(graph: Any) -> str | None:
 
 
 def _made_doubt(node: Any) -> str | None:
-    if "Shuffle" in node.op or _RANDOM.search(node.op):
-        return f"{node.op}, which is random"
-    if "Generator" in node.op:
-        return f"{node.op}, which runs Python code"
-    if not _PLAIN.fullmatch(node.op):
-        return f"{node.op}, which is not known to repeat itself"
-    return f"{node.op}, which may change the order" if _gives_up_order(node) else None
+    reason = _kind_doubt(node.op, ordered=not _gives_up_order(node))
+    return reason and f"{node.op}, which {reason}"
 
 
 def _gives_up_order(node: Any) -> bool:

@@ -2,14 +2,14 @@
 
 Batches can be sought exactly. Arrays in memory, of whatever kind, get an order of their own that
 a resume repeats. A tf.data pipeline that gives the same batches in every process is skipped
-through. For anything else we say once, clearly, what can't be vouched for, and resume at an
+through. For anything else a warning names once what may differ, and a resume begins at an
 epoch's beginning. Likewise for validation data that may be others in each pass.
 """
 
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,27 +21,26 @@ from runner.training.frames import Fit
 
 Warn = Callable[[str], None]
 
+_ENDLESS = -1  #: tf.data.INFINITE_CARDINALITY
+_NOT_ENDLESS = "with steps_per_epoch it must be endless: add .repeat() at its end"
 
-class Source(Protocol):
+
+class Source:
     """The training data of one fit."""
 
-    mid_epoch: bool  #: a position within an epoch can be found again
-
-    @property
-    def examples(self) -> int | None:
-        """Examples of an epoch, where they are ours to count; their order depends on no batch."""
-        return None
-
-    @property
-    def batch_size(self) -> int | None:
-        """Examples of a full step, likewise."""
-        return None
+    mid_epoch = True  #: a position within an epoch can be found again
+    #: examples of an epoch and of a full step, where they are ours to count; their order depends
+    #: on no batch
+    examples: int | None = None
+    batch_size: int | None = None
 
     def seek(self, epoch: int, step: int) -> None:
         """Let the epoch that begins now begin at this step."""
+        raise NotImplementedError
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what of the data decides over bits, and is cheap to know."""
+        raise NotImplementedError
 
     def variables(self) -> list[Any]:
         """Return the variables that decide over the batches, always in the same order."""
@@ -51,14 +50,14 @@ class Source(Protocol):
         """Return what a resume has to know."""
         return None
 
-    def from_json(self, saved: Any) -> None:  # noqa: ARG002 - most need nothing
+    def from_json(self, saved: Any) -> None:
         """Take over what was saved, before the first seek."""
-        return
 
 
 def of_batches(batches: Ordered) -> Source:
     """Return the source for our own data."""
-    return _Seekable(batches)
+    amount = f"{batches.examples} examples x {batches.repeat}"
+    return _Seekable(batches, amount, f"seed {batches.seed}")
 
 
 def source_of(model: Any, fit: Fit, *, warn: Warn) -> Source:
@@ -71,17 +70,21 @@ def source_of(model: Any, fit: Fit, *, warn: Warn) -> Source:
             )
         return of_batches(adapter)
     if isinstance(adapter, private.ArrayDataAdapter):
-        reason = _keras_s_own_order(fit)
-        return _EpochsOnly("arrays", reason, warn) if reason else _arrays(model, fit)
+        reason = _order_of_keras(fit)
+        return _EpochsOnly("arrays", reason, warn) if reason else _Arrays(model, fit)
     if isinstance(adapter, private.TFDatasetAdapter):
-        reason = _doubt(fit)
-        if reason is None:
+        reason = _pipeline_doubt(fit.x)
+        if not reason and fit.epoch_iterator.steps_per_epoch:
+            endless = int(fit.x.cardinality()) == _ENDLESS
+            reason = None if endless else _NOT_ENDLESS
+        if not reason:
             return _Skipped(model, fit, warn)
         return _EpochsOnly("tf.data pipeline", reason, warn, variables=_captured(fit.x))
-    return _EpochsOnly(_kind(adapter), "only its own code knows where it stands", warn)
+    kind = type(adapter).__name__.removesuffix("DataAdapter").removesuffix("Adapter")
+    return _EpochsOnly(kind, "only its own code knows where it stands", warn)
 
 
-def _keras_s_own_order(fit: Fit) -> str | None:
+def _order_of_keras(fit: Fit) -> str | None:
     """Return why arrays are left in the order that Keras gives them; None if they are not."""
     if fit.shuffle not in (True, False, None):
         return f"shuffle={fit.shuffle!r} is an order of Keras's own; use True or False"
@@ -95,20 +98,21 @@ def _keras_s_own_order(fit: Fit) -> str | None:
 
 
 def check_validation(fit: Fit, *, warn: Warn) -> list[Any]:
-    """Say once why a validation may have other results after a resume.
+    """Warn once why a validation may have other results after a resume.
 
     Returns:
         The variables that decide over the validation data.
     """
     data = fit.validation
-    reason = _validation_doubt(data)
-    if reason:
+    is_pipeline = private.is_tf_dataset(data)
+    if reason := _validation_doubt(data):
+        name = "tf.data pipeline" if is_pipeline else type(data).__name__
         warn(
-            f"a validation after a resume is not exact: the data ({_name(data)}) may be others in "
+            f"a validation after a resume is not exact: the data ({name}) may be others in "
             f"each pass, {reason}. So may be what callbacks decide by it. Give arrays, or "
             "runner.Batches with shuffle=False."
         )
-    return _captured(data) if private.is_tf_dataset(data) else []
+    return _captured(data) if is_pipeline else []
 
 
 def _validation_doubt(data: Any) -> str | None:
@@ -118,91 +122,83 @@ def _validation_doubt(data: Any) -> str | None:
         return None
     if not private.is_tf_dataset(data):
         return "since only its own code decides over them"
+    return _pipeline_doubt(data) or _pipelines().stale(data, one_iterator=False)
+
+
+# ---------------------------------------------------------------------- tf.data
+
+
+def _pipelines() -> Any:
+    """Return the module for pipelines, which needs TensorFlow."""
     from runner.training.data import pipelines
 
-    if not hasattr(data, "_inputs"):
-        return "it is distributed already"
-    late = pipelines.stale(data, one_iterator=False) if pipelines.captured(data) else None
-    return _pipeline_doubt(data) or late
+    return pipelines
+
+
+def _is_distributed(dataset: Any) -> bool:
+    return not hasattr(dataset, "_inputs")
 
 
 def _captured(dataset: Any) -> list[Any]:
     """Return the variables that a pipeline reads, where the backend can save them."""
-    if backends.name() != "tensorflow" or not hasattr(dataset, "_inputs"):
+    if backends.name() != "tensorflow" or _is_distributed(dataset):
         return []
-    from runner.training.data import pipelines
-
-    return pipelines.captured(dataset)
-
-
-def _doubt(fit: Fit) -> str | None:
-    if not hasattr(fit.x, "_inputs"):
-        return "it is distributed already"
-    if fit.epoch_iterator.steps_per_epoch and int(fit.x.cardinality()) != _ENDLESS:
-        return "with steps_per_epoch it must be endless: add .repeat() at its end"
-    return _pipeline_doubt(fit.x)
+    found: list[Any] = _pipelines().captured(dataset)
+    return found
 
 
 def _pipeline_doubt(dataset: Any) -> str | None:
-    from runner.training.data import pipelines
-
-    read = pipelines.captured(dataset)
-    if read and backends.name() != "tensorflow":
+    if _is_distributed(dataset):
+        return "it is distributed already"
+    if backends.name() != "tensorflow" and (read := _pipelines().captured(dataset)):
         names = ", ".join(variable.name for variable in read)
         return f"it reads variables ({names}), which only the TensorFlow backend saves"
-    return pipelines.doubt(dataset)
+    reason: str | None = _pipelines().doubt(dataset)
+    return reason
 
 
-_ENDLESS = -1  #: tf.data.INFINITE_CARDINALITY
-
-
-def _kind(adapter: Any) -> str:
-    return type(adapter).__name__.removesuffix("DataAdapter").removesuffix("Adapter")
-
-
-def _name(data: Any) -> str:
-    return "tf.data pipeline" if private.is_tf_dataset(data) else type(data).__name__
+# ---------------------------------------------------------------------- kinds of sources
 
 
 class _Seekable(Source):
-    """Our own data."""
+    """Our own data.
 
-    mid_epoch = True
+    Args:
+        batches: in an order that can be sought.
+        amount: how much there is, in words.
+        order: in which order, if it is shuffled.
+    """
 
-    def __init__(self, batches: Ordered) -> None:
+    def __init__(self, batches: Ordered, amount: str, order: str) -> None:
         self._batches = batches
-
-    @property
-    def examples(self) -> int:
-        return self._batches.examples * self._batches.repeat
-
-    @property
-    def batch_size(self) -> int:
-        return self._batches.batch_size
+        self._words = amount, order if batches.shuffle else "in order"
+        self.examples = batches.examples * batches.repeat
+        self.batch_size = batches.batch_size
 
     def seek(self, epoch: int, step: int) -> None:
         self._batches.seek(epoch, step)
 
     def fingerprint(self) -> dict[str, Any]:
-        batches = self._batches
-        order = f"seed {batches.seed}" if batches.shuffle else "in order"
-        amount = f"{batches.examples} examples x {batches.repeat}"
+        amount, order = self._words
         return {
-            "data": f"{amount}, batches of {batches.batch_size}, {order}",
-            "data_content": batches.content(),
+            "data": f"{amount}, batches of {self.batch_size}, {order}",
+            "data_content": self._batches.content(),
         }
 
 
 class _Arrays(_Seekable):
-    """Arrays that fit was given, put in our own order; its seed travels in the checkpoints."""
+    """Arrays that fit was given, put in our own order; its seed travels in the checkpoints.
 
-    def fingerprint(self) -> dict[str, Any]:
-        batches = self._batches
-        order = "shuffled" if batches.shuffle else "in order"
-        return {
-            "data": f"{batches.examples} examples, batches of {batches.batch_size}, {order}",
-            "data_content": batches.content(),
-        }
+    The seed is the one that the program gave to Keras, else a new one, without drawing from any.
+    """
+
+    def __init__(self, model: Any, fit: Fit) -> None:
+        given = private.get_random_seed()
+        seed = int(given) if given is not None else int.from_bytes(os.urandom(4))
+        adapter = fit.epoch_iterator.data_adapter
+        batches = FitArrays(adapter, seed=seed, shuffle=bool(fit.shuffle))
+        super().__init__(batches, f"{batches.examples} examples", "shuffled")
+        backends.current().replace_data(model, fit, batches)
 
     def to_json(self) -> Any:
         return {"seed": self._batches.seed}
@@ -212,36 +208,18 @@ class _Arrays(_Seekable):
             self._batches.seed = int(saved["seed"])
 
 
-def _arrays(model: Any, fit: Fit) -> Source:
-    adapter = fit.epoch_iterator.data_adapter
-    batches = FitArrays(adapter, seed=_seed(), shuffle=bool(fit.shuffle))
-    backends.current().replace_data(model, fit, batches)
-    return _Arrays(batches)
-
-
-def _seed() -> int:
-    """The seed that the program gave to Keras, else a new one; without drawing from any."""
-    seed = private.get_random_seed()
-    return int(seed) if seed is not None else int.from_bytes(os.urandom(4))
-
-
 class _Skipped(Source):
     """A tf.data pipeline that repeats itself: its beginning is skipped after a resume.
 
-    With `steps_per_epoch` one pass goes on through all epochs. Then what was taken of it is
+    With `steps_per_epoch` one pass extends over all epochs. Then what was taken of it is
     counted from the epoch that the training began with, in whichever attempt that was, and with
     the steps that each attempt's epochs had.
     """
 
-    mid_epoch = True
-
     def __init__(self, model: Any, fit: Fit, warn: Warn) -> None:
-        from runner.training.data import pipelines
-
         self._replace = partial(backends.current().replace_dataset, model, fit)
         self._fit = fit
         self._whole = fit.epoch_iterator.data_adapter.get_tf_dataset()
-        self._order = pipelines.order(self._whole)
         self._skipping = False
         self._first = True
         self._steps = fit.epoch_iterator.steps_per_epoch or 0  # 0: each epoch is a pass
@@ -249,15 +227,11 @@ class _Skipped(Source):
         self._read = _Read(self._whole, warn, one_iterator=bool(self._steps))
 
     def seek(self, epoch: int, step: int) -> None:
-        if self._skipping:  # the epoch after the first: from its beginning
-            self._replace(self._whole)
-            self._skipping = False
         if self._first:
             step += self._count_up_to(epoch)
-        self._first = False
-        if step:
-            self._replace(self._whole.skip(step))
-            self._skipping = True
+        if step or self._skipping:  # the epoch after the first: from its beginning
+            self._replace(self._whole.skip(step) if step else self._whole)
+        self._first, self._skipping = False, bool(step)
 
     def _count_up_to(self, epoch: int) -> int:
         counted = self._counted
@@ -267,7 +241,7 @@ class _Skipped(Source):
 
     def fingerprint(self) -> dict[str, Any]:
         steps = f"tf.data pipeline of {self._fit.steps or 'unknown many'} steps"
-        return {"data": ", ".join(filter(None, [steps, self._order]))}
+        return {"data": ", ".join(filter(None, [steps, _pipelines().order(self._whole)]))}
 
     def variables(self) -> list[Any]:
         return self._read.variables
@@ -285,30 +259,24 @@ class _Read:
     """The variables that a pipeline reads, and whether their change can be repeated."""
 
     def __init__(self, dataset: Any, warn: Warn, *, one_iterator: bool) -> None:
-        from runner.training.data import pipelines
-
-        self.variables = pipelines.captured(dataset)
+        self.variables: list[Any] = _pipelines().captured(dataset)
         self._warn = warn
-        self._reason = (
-            pipelines.stale(dataset, one_iterator=one_iterator) if self.variables else None
-        )
-        self._first = self._values() if self._reason else []
+        self._reason = _pipelines().stale(dataset, one_iterator=one_iterator)
+        self._first = self._values()
 
     def _values(self) -> list[Any]:
-        return [variable.numpy() for variable in self.variables]
+        return [variable.numpy() for variable in self.variables] if self._reason else []
 
     def look(self) -> None:
-        """Say once which variable has changed, where that is not seen the same after a resume."""
-        if self._reason is None:
-            return
-        for variable, before, now in zip(self.variables, self._first, self._values(), strict=True):
-            if not np.array_equal(before, now):
-                self._warn(
-                    f"the data (tf.data pipeline) read {variable.name}, which has changed, and "
-                    f"{self._reason}: a resume is not exact."
-                )
-                self._reason = None
-                return
+        """Warn once which variable has changed, where that is not seen the same after a resume."""
+        pairs = zip(self._first, self._values(), strict=True)
+        changed = [i for i, (one, other) in enumerate(pairs) if not np.array_equal(one, other)]
+        if changed:
+            self._warn(
+                f"the data (tf.data pipeline) read {self.variables[changed[0]].name}, which has "
+                f"changed, and {self._reason}: a resume is not exact."
+            )
+            self._first, self._reason = [], None
 
 
 class _EpochsOnly(Source):

@@ -4,6 +4,7 @@ Attributes are read where they are kept (`__dict__`, slots, cells): no property 
 runs.
 """
 
+import dis
 import functools
 import sys
 import types
@@ -67,11 +68,12 @@ def own_attributes(owner: Any) -> dict[str, Any]:
 
 
 def cells(function: types.FunctionType) -> dict[str, Any]:
-    """Return what a function's closure holds, by name."""
+    """Return what a function's closure holds, by name, but for the class that it is in."""
     found = {}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
         with suppress(ValueError):  # not filled yet
             found[name] = cell.cell_contents
+    found.pop("__class__", None)
     return found
 
 
@@ -119,3 +121,54 @@ def names_in_code(cls: Any, is_meant: Callable[[Any], bool]) -> set[str]:
         for code in codes(function.__code__)
         for name in code.co_names
     }
+
+
+@functools.lru_cache(maxsize=10_000)
+def _globals_named(code: types.CodeType) -> dict[str, bool]:
+    """The global names in a function's code, and whether it assigns to them.
+
+    With dots, if something is taken from them: `settings.level` may be in a module `settings`.
+    """
+    names: dict[str, bool] = {}
+    for inner in codes(code):
+        instructions = list(dis.get_instructions(inner))
+        set_somewhere = {i.argval for i in instructions if i.opname == "STORE_ATTR"}
+        name = ""
+        for instruction in instructions:
+            kind, _, what = instruction.opname.partition("_")
+            stored = kind == "STORE"
+            if what == "GLOBAL":
+                name = instruction.argval
+            elif what in ("ATTR", "METHOD") and name:
+                name = f"{name}.{instruction.argval}"
+                stored = instruction.argval in set_somewhere
+            else:
+                name = name if kind in ("COPY", "DUP") else ""  # as `settings.level += 1` does
+                continue
+            names[name] = names.get(name, False) or stored
+    return names
+
+
+def holder_of(name: str, function: Any, is_meant: Callable[[Any], bool]) -> tuple[Any, str]:
+    """Return the names in which a dotted global name of a function is found, and its last part.
+
+    Args:
+        name: such as `settings.level`.
+        function: that uses it.
+        is_meant: whether names are looked for in this module.
+    """
+    values, (first, *others) = function.__globals__, name.split(".")
+    for inner in others:
+        module = values.get(first)
+        if not isinstance(module, types.ModuleType) or not is_meant(module.__name__):
+            return {}, ""
+        values, first = vars(module), inner
+    return values, first
+
+
+def globals_of(function: Any, is_meant: Callable[[Any], bool]) -> Iterator[tuple[str, Any, bool]]:
+    """Yield name, value and whether it is assigned to, of the globals that a function uses."""
+    for name, stored in _globals_named(function.__code__).items():
+        values, last = holder_of(name, function, is_meant)
+        if last in values:
+            yield name, values[last], stored

@@ -54,7 +54,7 @@ class Attributes:
             self._plain[path] = {n: v for n, v in mine.items() if _is_saved(n, v)}
             self._others += [(path, name) for name in mine if name not in self._plain[path]]
         self._before: dict[str, Any] = {}
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
 
     def capture(self) -> dict[str, Any]:
         """Return the plain values that are others than in the beginning, as JSON."""
@@ -66,7 +66,7 @@ class Attributes:
             values, known = vars(part), self._names[path]
             for name, before in self._plain[path].items():
                 value = values.get(name, before)
-                if value is not before and _is_other(value, before):
+                if _is_other(value, before):
                     yield path, name, value
             if len(values) != len(known):
                 new = [n for n in values if n not in known and _is_open(part, n)]
@@ -95,8 +95,8 @@ class Attributes:
         """Compare what is not saved with the last look, and report what is another."""
         now = {f"{p}.{name}": _print(vars(self._parts[p]).get(name)) for p, name in self._others}
         for name, value in now.items():
-            if self._before.get(name, value) != value and name not in self._said:
-                self._said.add(name)
+            if self._before.get(name, value) != value and name not in self._reported:
+                self._reported.add(name)
                 self._warn(
                     f"{name} has changed in mid-training and is in no checkpoint: after a resume "
                     "it is what the program sets it to. If a step or a callback reads it, let a "
@@ -137,8 +137,9 @@ def _library_names(cls: Any) -> frozenset[str]:
 
 
 def _is_other(value: Any, before: Any) -> bool:
-    same = type(value) is type(before) and value == before
-    return isinstance(value, _PLAIN) and not same
+    if value is before or not isinstance(value, _PLAIN):
+        return False
+    return type(value) is not type(before) or bool(value != before)
 
 
 def _refuse(path: str, array: Any) -> str:
@@ -150,7 +151,7 @@ def _none(name: str) -> Any:
 
 
 def _print(value: Any) -> Any:
-    """Return what is equal for equal values; None where that can't be said."""
+    """Return what is equal for equal values; None where that is unknown."""
     if isinstance(value, list | tuple | set | dict):
         members = [*value, *(value.values() if isinstance(value, dict) else ())]
         known = len(value) <= _LONGEST and all(isinstance(one, _PLAIN) for one in members)

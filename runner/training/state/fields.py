@@ -5,35 +5,17 @@ and its own attributes; a class's are its attributes and methods. Fields are rea
 where they are kept (`__dict__`, slots, cells): no property, `__getattr__` or `__setattr__` runs.
 """
 
-import dis
 import enum
 import functools
-import types
 from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from runner.checkpoint.plain import NotPlainError
-from runner.training.state.anatomy import (
-    cells,
-    codes,
-    functions_in,
-    is_library,
-    is_program,
-    names_in_code,
-    own_attributes,
-    slots_of,
-)
-from runner.training.state.kinds import (
-    CONTAINERS,
-    DATA,
-    GENERATORS,
-    Kind,
-    has_state,
-    is_dataclass,
-    kind_of,
-)
+from runner.training.state import anatomy, kinds
+from runner.training.state.anatomy import is_library, is_program
+from runner.training.state.kinds import DATA, Kind, kind_of
 
 
 def fields_of(owner: Any) -> dict[str, Any]:
@@ -44,7 +26,7 @@ def fields_of(owner: Any) -> dict[str, Any]:
 def _of_object(owner: Any) -> dict[str, Any]:
     cls: Any = type(owner)
     found = {"class:": cls} if is_program(cls.__module__) else {}
-    found |= own_attributes(owner)
+    found |= anatomy.own_attributes(owner)
     if issubclass(cls, keras.callbacks.Callback):
         return _of_callback(owner, found)
     chosen = _chosen(cls)
@@ -78,74 +60,38 @@ def _is_foreign(base: Any) -> bool:
 @functools.lru_cache(maxsize=1000)
 def _chosen(cls: type) -> frozenset[str] | None:
     """The attributes that are the program's, in a class that adds to a library's; None: all."""
-    if not any(map(_is_foreign, cls.__mro__)) or (_is_foreign(cls) and is_dataclass(cls)):
+    if not any(map(_is_foreign, cls.__mro__)) or (_is_foreign(cls) and kinds.is_dataclass(cls)):
         return None
-    names = names_in_code(cls, lambda base: not _is_foreign(base) and base not in (object, *DATA))
+    names = anatomy.names_in_code(
+        cls, lambda base: not _is_foreign(base) and base not in (object, *DATA)
+    )
     return frozenset({"class:", *names} - {"stop_training"})
 
 
 # ---------------------------------------------------------------------- functions and classes
 
 
-@functools.lru_cache(maxsize=10_000)
-def _globals_named(code: types.CodeType) -> dict[str, bool]:
-    """The global names in a function's code, and whether it assigns to them.
-
-    With dots, if something is taken from them: `settings.level` may be in a module `settings`.
-    """
-    names: dict[str, bool] = {}
-    for inner in codes(code):
-        instructions = list(dis.get_instructions(inner))
-        set_somewhere = {i.argval for i in instructions if i.opname == "STORE_ATTR"}
-        name = ""
-        for instruction in instructions:
-            kind, _, what = instruction.opname.partition("_")
-            stored = kind == "STORE"
-            if what == "GLOBAL":
-                name = instruction.argval
-            elif what in ("ATTR", "METHOD") and name:
-                name = f"{name}.{instruction.argval}"
-                stored = instruction.argval in set_somewhere
-            else:
-                name = name if kind in ("COPY", "DUP") else ""  # as `settings.level += 1` does
-                continue
-            names[name] = names.get(name, False) or stored
-    return names
-
-
-def _module_of(name: str, values: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return what a dotted name is found in, and its last part; modules of the program alone."""
-    first, *others = name.split(".")
-    for inner in others:
-        module = values.get(first)
-        if not isinstance(module, types.ModuleType) or not is_program(module.__name__):
-            return {}, ""
-        values, first = vars(module), inner
-    return values, first
-
-
 def _of_function(owner: Any) -> dict[str, Any]:
     if not is_program(owner.__globals__.get("__name__")):
         return {}
+    used = anatomy.globals_of(owner, is_program)
     defaults = [*(owner.__defaults__ or ()), *(owner.__kwdefaults__ or {}).values()]
     return {
-        **{f"closure:{name}": v for name, v in cells(owner).items() if name != "__class__"},
-        **_globals_of(owner),
-        **{f"default:{i}": v for i, v in enumerate(defaults) if has_state(v)},
+        **{f"closure:{name}": v for name, v in anatomy.cells(owner).items()},
+        **{f"global:{name}": v for name, v, stored in used if stored or kinds.has_state(v)},
+        **{f"default:{index}": v for index, v in enumerate(defaults) if kinds.has_state(v)},
         **vars(owner),
     }
 
 
-def _globals_of(function: Any) -> dict[str, Any]:
-    found = {}
-    for name, stored in _globals_named(function.__code__).items():
-        names, last = _module_of(name, function.__globals__)
-        if last in names and (stored or has_state(names[last])):
-            found[f"global:{name}"] = names[last]
-    return found
-
-
-_CLASS_STATE = {Kind.LEAF, *CONTAINERS, *GENERATORS, Kind.OBJECT, Kind.TUPLE, Kind.FROZEN}
+_CLASS_STATE = {
+    Kind.LEAF,
+    *kinds.CONTAINERS,
+    *kinds.GENERATORS,
+    Kind.OBJECT,
+    Kind.TUPLE,
+    Kind.FROZEN,
+}
 
 
 def _of_class(owner: Any) -> dict[str, Any]:
@@ -154,7 +100,7 @@ def _of_class(owner: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in list(vars(owner).items()):
         hidden = name[:2] == name[-2:] == "__"
-        if function := next(functions_in(value), None):
+        if function := next(anatomy.functions_in(value), None):
             found[f"method:{name}"] = function
         elif not hidden and kind_of(value) in _CLASS_STATE:
             found[name] = value
@@ -189,13 +135,13 @@ def set_field(owner: Any, name: str, value: Any) -> None:
     """
     relation, _, inner = name.rpartition(":")
     cls: Any = type(owner)
-    slot = slots_of(cls).get(name)
+    slot = anatomy.slots_of(cls).get(name)
     if relation == "closure":
         if inner not in owner.__code__.co_freevars:
             raise NotPlainError("the function is another now")
         owner.__closure__[owner.__code__.co_freevars.index(inner)].cell_contents = value
     elif relation == "global":
-        names, last = _module_of(inner, owner.__globals__)
+        names, last = anatomy.holder_of(inner, owner, is_program)
         names[last] = value
     elif relation:
         raise NotPlainError(f"{name} can't be set")

@@ -3,6 +3,7 @@
 import os
 import stat
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,14 +29,13 @@ def _is_written(file: Any) -> bool:
 
 def look(file: Any) -> tuple[int | None, int, Array | None]:
     """Return a file's position (None: closed), length, and content if it is written and short."""
-    if file.closed:
-        length = os.stat(file.name).st_size  # noqa: PTH116
-        return None, length, _read(file, length) if length <= MOST_BYTES else None
-    if not file.writable():
-        return file.tell(), os.fstat(file.fileno()).st_size, None
-    file.flush()
-    length = os.fstat(file.fileno()).st_size
-    return file.tell(), length, _read(file, length) if length <= MOST_BYTES else None
+    writable = not file.closed and file.writable()
+    if writable:
+        file.flush()
+    length = os.stat(file.name if file.closed else file.fileno()).st_size  # noqa: PTH116
+    carried = (file.closed or writable) and length <= MOST_BYTES
+    content = _read(file, length) if carried else None
+    return None if file.closed else file.tell(), length, content
 
 
 def _read(file: Any, length: int) -> Array:
@@ -52,12 +52,11 @@ def put_back(file: Any, position: int | None, length: int, content: Array | None
     """Make a file what another was; one that is closed here stays closed.
 
     Raises:
-        NotPlainError: its content is not here; says how much is missing.
+        NotPlainError: its content is not here; the text gives how much is missing.
     """
     if file.closed:
         if content is not None:
-            with open(file.name, "wb") as again:  # noqa: PTH123
-                again.write(content.tobytes())
+            Path(os.fsdecode(file.name)).write_bytes(content.tobytes())
         return
     if file.writable():
         file.flush()

@@ -1,8 +1,8 @@
 """The Python objects of a training, each known by the place where it stood when `fit` began.
 
 The program is the same in every process, so what stands at that place in a later process is the
-same object. What it was given and never changed is configuration: the program says what it is
-now. What changed is state: it is put into the object of that place, so that all who share it go
+same object. What it was given and never changed is configuration: what it is now is up to the
+program. What changed is state: it is put into the object of that place, so that all who share it go
 on sharing it.
 """
 
@@ -41,10 +41,28 @@ class Place:
     begun: dict[str, Any] = field(default_factory=dict)  #: its fields after on_train_begin
     changed: set[str] = field(default_factory=set)  #: fields that were ever others; "": content
 
-    def is_given(self, name: str, value: Any, encoded: Any) -> bool:
-        """Whether a field is what it was given."""
-        if kind_of(value) is Kind.TENSOR:  # never changes
-            return value is self.fields.get(name, MISSING)
+    def note_changes(self, fields: Fields, found: Mapping[str, Any]) -> None:
+        """Remember which fields are not what they were given.
+
+        Args:
+            fields: as values.
+            found: as JSON, where they can be saved.
+        """
+        for name in fields.keys() & found.keys():
+            if kind_of(fields[name]) is Kind.TENSOR:  # never changes
+                same = fields[name] is self.fields.get(name, MISSING)
+            else:
+                same = self.was(name, found[name])
+            if not same:
+                self.changed.add(name)
+
+    def kept(self, found: Mapping[str, Any]) -> list[str]:
+        """Return the fields that never changed, of those that are found; "" for the content."""
+        names = [name for name in found if name and name not in self.changed]
+        return ["", *names] if found.get("", MISSING) is self.print else names
+
+    def was(self, name: str, encoded: Any) -> bool:
+        """Whether a field, or the content, was given as this JSON."""
         return are_same(encoded, (self.first or {}).get(name, MISSING))
 
 
@@ -58,11 +76,11 @@ class Given:
 
     def __init__(self, *, warn: Callable[[str], None]) -> None:
         self._warn = warn
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
         self.roots: dict[str, Any] = {}
         self.places: dict[str, Place] = {}
         self.keys: dict[int, str] = {}  #: of what stands there, by id
-        self.apart: set[int] = set()  #: ids of objects that say themselves what their state is
+        self.apart: set[int] = set()  #: ids of objects whose get_state gives their state
         self._classes: dict[tuple[str, str], Any] = {}
         self._modules: set[str] = set()
         self._clocks = [_clocks()]
@@ -79,14 +97,14 @@ class Given:
         """Take note that all is there that comes with the beginning of the training."""
         self._clocks.append(_clocks())
 
-    def say(self, text: str) -> None:
+    def warn(self, text: str) -> None:
         """Warn, once."""
-        if text not in self._said:
-            self._said.add(text)
+        if text not in self._reported:
+            self._reported.add(text)
             self._warn(text)
 
     def is_of_the_clock(self, value: Any) -> bool:
-        """Whether a value set at the beginning of the training tells when that was."""
+        """Whether a value set at the beginning of the training is the time of that moment."""
         if type(value) is datetime:
             return abs(datetime.now(value.tzinfo) - value) < AMBIENT
         if type(value) is not float:

@@ -13,21 +13,17 @@ import sys
 import threading
 import types
 import weakref
+from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
-from runner.training.state import files
-from runner.training.state.anatomy import (
-    is_library,
-    is_program,
-    own_attributes,
-    root_of,
-    slots_of,
-)
+from runner.checkpoint.plain import NotPlainError
+from runner.training.state import anatomy, files
+from runner.training.state.anatomy import is_library, root_of
 
 _CARRIED = (
     *(keras.layers.Layer, keras.optimizers.Optimizer, keras.metrics.Metric),
@@ -73,7 +69,7 @@ class Kind(enum.Enum):
     ARRAY = ("array",)
     FILE = ("file",)
     MEMORY = ("file in memory",)
-    #: told by other marks
+    #: recognised by other marks
     NAMED = ("named tuple",)
     TENSOR = ("tensor",)
     OPAQUE = ("opaque",)  #: nobody knows
@@ -155,7 +151,7 @@ def has_state(value: Any) -> bool:
 
 
 def is_dataclass(cls: type) -> bool:
-    """Whether a class says itself which data it holds."""
+    """Whether a class declares which data it holds."""
     return hasattr(cls, "__dataclass_fields__")
 
 
@@ -187,13 +183,72 @@ def _kind_of_other(cls: type) -> Kind:
 def _is_python(cls: type) -> bool:
     """Whether an instance is a dictionary and slots, with nothing that C hides beside them."""
     size = object.__basicsize__ + 8 * (cls.__dictoffset__ > 0) + 8 * (cls.__weakrefoffset__ > 0)
-    return cls.__itemsize__ == 0 and cls.__basicsize__ <= size + 8 * len(slots_of(cls))
+    return cls.__itemsize__ == 0 and cls.__basicsize__ <= size + 8 * len(anatomy.slots_of(cls))
 
 
 def _is_machine(value: Any) -> bool:
     """Whether an object of an installed library runs something: not to be reached into."""
     cls = type(value)
-    if is_program(cls.__module__) or issubclass(cls, (keras.callbacks.Callback, *DATA)):
+    if anatomy.is_program(cls.__module__) or issubclass(cls, (keras.callbacks.Callback, *DATA)):
         return False
-    kinds = set(map(kind_of, own_attributes(value).values()))
+    kinds = set(map(kind_of, anatomy.own_attributes(value).values()))
     return bool(kinds & {Kind.MACHINERY, Kind.OPAQUE, Kind.FILE})
+
+
+# ---------------------------------------------------------------------- calls of their own
+
+
+class Calls(NamedTuple):
+    """What reads and sets the state of generators and open files."""
+
+    look: Callable[[Any], Any]  #: returns the state as plain data
+    put_back: Callable[[Any, Any], None]  #: sets it; raises NotPlainError where it can't be had
+    make: Callable[[Any], Any]  #: returns an object that can have a state; None if nobody can
+
+
+_BITS = (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64)
+
+
+def _spawned(bits: Any) -> int:
+    return getattr(bits.seed_seq, "n_children_spawned", 0)
+
+
+def _put_bits(here: Any, state: Any) -> None:
+    bits, (values, spawned) = here.bit_generator, state
+    if bits.state["bit_generator"] != values["bit_generator"]:
+        raise NotPlainError(f"it was a {values['bit_generator']}")
+    bits.state = values
+    if spawned > _spawned(bits):
+        bits.seed_seq.spawn(spawned - _spawned(bits))
+
+
+def _make_bits(state: Any) -> Any:
+    found = [bits for bits in _BITS if bits.__name__ == state[0]["bit_generator"]]
+    return np.random.Generator(found[0](0)) if found else None
+
+
+def _put_in_memory(here: Any, state: Any) -> None:
+    content, position = state
+    here.seek(0)
+    here.truncate()
+    here.write(content)
+    here.seek(position)
+
+
+CALLS: dict[Kind, Calls] = {
+    Kind.FILE: Calls(files.look, lambda file, state: files.put_back(file, *state), lambda _: None),
+    Kind.MEMORY: Calls(
+        lambda file: (file.getvalue(), file.tell()),
+        _put_in_memory,
+        lambda state: io.StringIO(newline="") if isinstance(state[0], str) else io.BytesIO(),
+    ),
+    Kind.RANDOM: Calls(random.Random.getstate, random.Random.setstate, lambda _: random.Random()),
+    Kind.RANDOM_STATE: Calls(
+        lambda g: g.get_state(legacy=False),
+        lambda g, state: g.set_state(state),
+        lambda _: np.random.RandomState(0),
+    ),
+    Kind.GENERATOR: Calls(
+        lambda g: (g.bit_generator.state, _spawned(g.bit_generator)), _put_bits, _make_bits
+    ),
+}

@@ -1,7 +1,7 @@
 """A look at all objects of a training: their state as JSON, each object once.
 
-The first looks hold what the program gave. Each later one is a capture: it tells what is as it
-was given from what has changed, and names what can't be saved. None ever raises for what it
+The first looks hold what the program gave. Each later one is a capture: it separates what is as
+it was given from what has changed, and names what can't be saved. None ever raises for what it
 meets, or runs code of it.
 """
 
@@ -18,20 +18,11 @@ import numpy as np
 from runner.checkpoint import plain
 from runner.checkpoint.plain import NotPlainError, StoreArray
 from runner.training.state import given as places
+from runner.training.state import kinds
 from runner.training.state.anatomy import is_of_keras
 from runner.training.state.fields import fields_of
-from runner.training.state.generators import CALLS
 from runner.training.state.given import MISSING, Fields, Given, Node, Place, name_of
-from runner.training.state.kinds import (
-    CODE,
-    CONTAINERS,
-    IMMUTABLE,
-    WITH_FIELDS,
-    Kind,
-    kind_of,
-    kind_of_instances,
-    precise_kind_of,
-)
+from runner.training.state.kinds import CODE, CONTAINERS, IMMUTABLE, Kind, kind_of
 
 MOST_OBJECTS = 100_000  #: in one attribute: more would keep the training waiting at each checkpoint
 LONGEST = 64  #: characters of a key that are a part of a place's name
@@ -48,7 +39,7 @@ def add(given: Given, roots: Mapping[str, Any]) -> None:
 
 def begin(given: Given) -> None:
     """Look again, at what came with the beginning of the training."""
-    _Begun(given).look(given.roots)
+    _First(given, begun=True).look(given.roots)
     given.end()
 
 
@@ -67,7 +58,7 @@ def covered(given: Given) -> set[tuple[int, str]]:
 class _Look:
     """A look at what the training has made of all objects.
 
-    They are told apart by a key: their place, or a number for new ones.
+    Each has a key: its place, or a number for new ones.
     """
 
     def __init__(self, given: Given, store: StoreArray) -> None:
@@ -101,7 +92,7 @@ class _Look:
             raise NotPlainError(f"{path}: nested deeper than {plain.MAX_DEPTH} levels")
         self._depth += 1
         try:
-            return self._encoded(value, precise_kind_of(value), path)
+            return self._encoded(value, kinds.precise_kind_of(value), path)
         finally:
             self._depth -= 1
 
@@ -168,7 +159,7 @@ class _Look:
         key = self._given.keys.get(id(value))
         if key is not None:
             if kind is Kind.OPAQUE:
-                self._say(path, f"{_kind_name(value)}, which may have a state of its own")
+                self._warn(path, f"{_kind_name(value)}, which may have a state of its own")
             return {"!at": key}
         if kind is Kind.CARRIED:
             return {"!carried": None}
@@ -193,7 +184,7 @@ class _Look:
         cls = type(value)
         node: Node = {"kind": kind.value, "class": [cls.__module__, cls.__qualname__], "fields": {}}
         self.nodes[key] = node
-        if kind not in (Kind.CARRIED, *WITH_FIELDS):
+        if kind not in (Kind.CARRIED, *kinds.WITH_FIELDS):
             self._add_content(key, value, kind, path)
         fields = fields_of(value)
         for name, inner in fields.items():
@@ -219,7 +210,7 @@ class _Look:
             fields[""] = place.print
         else:
             fields[""] = self._content(value, kind, path)
-            if places.are_same(fields[""], place.first[""]):
+            if place.was("", fields[""]):
                 fields[""] = place.print
             else:
                 place.changed.add("")
@@ -239,7 +230,7 @@ class _Look:
             case Kind.ARRAY:
                 return self._store(path, plain.check_array(value, path))
             case _:
-                return plain.encode(CALLS[kind].look(value), self._store, path)
+                return plain.encode(kinds.CALLS[kind].look(value), self._store, path)
 
     def _sequence(self, value: Any, path: str) -> dict[str, Any]:
         items = list(value)
@@ -279,21 +270,17 @@ class _Look:
         if place is None or place.first is None:
             return
         found = node["fields"]
-        there = [name for name in fields if name in found]
-        place.changed |= {n for n in there if not place.is_given(n, fields[n], found[n])}
-        content = [""] if found.get("", MISSING) is place.print else []
-        self._mark(node, "kept", content + [n for n in there if n not in place.changed])
-        others = [n for n in there if n in place.changed]
-        self._mark(node, "begun", [n for n in others if self._is_begun(place, n, fields[n])])
-        self._mark(node, "gone", sorted(place.fields.keys() - fields.keys()))
-
-    def _mark(self, node: Node, mark: str, names: list[str]) -> None:
-        if names:
-            node[mark] = names
+        place.note_changes(fields, found)
+        marks = {
+            "kept": place.kept(found),
+            "begun": [n for n in found if n and self._is_begun(place, n, fields[n])],
+            "gone": sorted(place.fields.keys() - fields.keys()),
+        }
+        node |= {mark: names for mark, names in marks.items() if names}
 
     def _is_begun(self, place: Place, name: str, value: Any) -> bool:
         """Whether on_train_begin set it, to another in another process for its own reasons."""
-        if place.begun.get(name, MISSING) is not value:
+        if name not in place.changed or place.begun.get(name, MISSING) is not value:
             return False
         is_place = issubclass(type(value), PurePath) or (type(value) is str and os.sep in value)
         return is_place or self._given.is_of_the_clock(value)
@@ -308,20 +295,26 @@ class _Look:
             reason = str(error)
         elif place != path:
             reason = f"{reason}, at {name_of(place)}"
-        self._say(path, reason)
+        self._warn(path, reason)
 
-    def _say(self, path: str, reason: str) -> None:
-        self._given.say(
+    def _warn(self, path: str, reason: str) -> None:
+        self._given.warn(
             f"{name_of(path)} is not saved in checkpoints ({reason}): after a resume it is what "
             "the program sets it to. If it matters, give the callback get_state() and set_state()."
         )
 
 
 class _First(_Look):
-    """A look before the first step: gives everything its place, and holds what was given."""
+    """A look before the first step: gives everything its place, and holds what was given.
 
-    def __init__(self, given: Given) -> None:
+    Args:
+        given: what is held.
+        begun: on_train_begin was called: what it made has its place, and is state.
+    """
+
+    def __init__(self, given: Given, *, begun: bool = False) -> None:
         super().__init__(given, lambda _path, array: str(zlib.crc32(array.tobytes())))
+        self._begun = begun
 
     def _encoded(self, value: Any, kind: Kind, path: str) -> Any:
         self._given.meet(type(value))
@@ -333,32 +326,24 @@ class _First(_Look):
 
     def _add_content(self, key: str, value: Any, kind: Kind, path: str) -> None:
         place, is_array = self._given.places[key], kind is Kind.ARRAY
-        if kind in CONTAINERS and place.first is None:
-            content = (
-                places.print_of_array(value, path) if is_array else self._content(value, kind, path)
-            )
+        if kind not in CONTAINERS or (is_array and self._begun):
+            return
+        content = places.print_of_array(value, path) if is_array else None
+        content = content or self._content(value, kind, path)
+        if place.first is None and not self._begun:
             self.nodes[key]["fields"][""] = content
             place.print = places.print_of(content, value)
             place.items = () if is_array else places.items_of(value)
 
     def _compare(self, key: str, fields: Fields, node: Node) -> None:
         place = self._given.places[key]
-        if place.first is None:
+        if self._begun:
+            place.begun = dict(fields)
+        elif place.first is None:
             place.fields, place.first = fields, node["fields"]
 
-    def _say(self, path: str, reason: str) -> None:
+    def _warn(self, path: str, reason: str) -> None:
         """What can't be saved matters only if it changes."""
-
-
-class _Begun(_First):
-    """A look after on_train_begin: what it made has its place, and is state."""
-
-    def _add_content(self, key: str, value: Any, kind: Kind, path: str) -> None:  # noqa: ARG002
-        if kind in CONTAINERS and kind is not Kind.ARRAY:
-            self._content(value, kind, path)
-
-    def _compare(self, key: str, fields: Fields, node: Node) -> None:  # noqa: ARG002
-        self._given.places[key].begun = dict(fields)
 
 
 def _member(value: Any, path: str) -> str:
@@ -376,8 +361,8 @@ def _is_untouched(value: Any, kind: Kind, path: str, place: Place) -> bool:
         )
     items = places.items_of(value)
     same = len(items) == len(place.items) and all(map(operator.is_, items, place.items))
-    kinds = set(map(kind_of_instances, set(map(type, items))))
-    return same and kinds <= {Kind.LEAF, Kind.TENSOR}
+    found = set(map(kinds.kind_of_instances, set(map(type, items))))
+    return same and found <= {Kind.LEAF, Kind.TENSOR}
 
 
 def _kind_name(value: Any) -> str:

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 
 from runner.training.state import anatomy
-from runner.training.state.anatomy import cells, codes, own_attributes
+from runner.training.state.anatomy import cells, globals_of, own_attributes
 
 Found = tuple[str, Any]  #: path and object
 
@@ -164,30 +164,16 @@ def _of_function(path: str, function: types.FunctionType) -> Iterator[Found]:
     own = not is_library(function.__module__)
     if not own and not function.__closure__:
         return
-    for name, inner in cells(function).items():
-        yield f"{path}<{name}>", inner
+    yield from ((f"{path}<{name}>", inner) for name, inner in cells(function).items())
     if own:
-        yield from _of_names(path, function)
-        yield from ((f"{path}()", default) for default in function.__defaults__ or ())
-        for name, default in (function.__kwdefaults__ or {}).items():
-            yield f"{path}({name})", default
+        yield from _of_own_function(path, function)
     for name, inner in vars(function).items():  # `__wrapped__` among them
         yield f"{path}.{name}", inner
 
 
-def _of_names(path: str, function: types.FunctionType) -> Iterator[Found]:
-    """What names of code stand for, those in other modules of the program's own included."""
-    used = dict.fromkeys(name for code in codes(function.__code__) for name in code.co_names)
-    for name in used:
-        if name in function.__globals__:
-            inner = function.__globals__[name]
-            yield f"{path}<{name}>", inner
-            if isinstance(inner, types.ModuleType) and not is_library(inner.__name__):
-                yield from _of_module(f"{path}<{name}", inner, used)
-
-
-def _of_module(path: str, module: types.ModuleType, used: Iterable[str]) -> Iterator[Found]:
-    for name in used:
-        inner = vars(module).get(name, module)
-        if not isinstance(inner, types.ModuleType):
-            yield f"{path}.{name}>", inner
+def _of_own_function(path: str, function: types.FunctionType) -> Iterator[Found]:
+    for name, inner, _ in globals_of(function, lambda module: not is_library(module)):
+        yield f"{path}<{name}>", inner
+    yield from ((f"{path}()", default) for default in function.__defaults__ or ())
+    for name, default in (function.__kwdefaults__ or {}).items():
+        yield f"{path}({name})", default

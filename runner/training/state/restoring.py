@@ -6,7 +6,7 @@ objects' and its modules'), without calling them. Nothing is imported or called 
 
 import collections
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -17,18 +17,16 @@ from runner.checkpoint.plain import MADE, LoadArray, NotPlainError, decode
 from runner.errors import CheckpointError
 from runner.training.state import fields
 from runner.training.state.anatomy import is_of_keras
-from runner.training.state.generators import CALLS
 from runner.training.state.given import (
     MISSING,
     Fields,
     Given,
     Node,
     Place,
-    are_same,
     name_of,
     text_of,
 )
-from runner.training.state.kinds import CONTAINERS, Kind, kind_of
+from runner.training.state.kinds import CALLS, CONTAINERS, Kind, kind_of
 
 
 def restore(given: Given, nodes: Mapping[str, Node], load: LoadArray) -> None:
@@ -67,6 +65,17 @@ class _Restoring:
         self._load = load
         self._here: dict[str, Any] = {}
         self._made: set[str] = set()
+        self._readers: dict[str, Callable[[Any], Any]] = {
+            "!at": self._object,
+            "!type": MADE.__getitem__,
+            "!class": given.class_of,
+            "!carried": self._carried,
+            "!tensor": lambda name: keras.ops.convert_to_tensor(load(name)),
+            "!tuple": lambda items: tuple(map(self._value, items)),
+            "!frozenset": lambda items: frozenset(map(self._value, items)),
+            "!named": self._named,
+            "!enum": self._member,
+        }
 
     def run(self) -> None:
         """Find each object's counterpart, make what has none, then fill them."""
@@ -142,45 +151,34 @@ class _Restoring:
             return [self._value(item) for item in data]
         if not isinstance(data, dict):
             return data
-        ((name, inner),) = data.items()
-        match name:
-            case "!at":
-                return self._object(inner)
-            case "!carried":
-                raise NotPlainError("a part of a model that another process makes anew")
-            case "!type":
-                return MADE[inner]
-            case "!class":
-                return self._given.class_of(inner)
-            case "!tensor":
-                return keras.ops.convert_to_tensor(self._load(inner))
-            case "!tuple":
-                return tuple(map(self._value, inner))
-            case "!frozenset":
-                return frozenset(map(self._value, inner))
-            case "!named" | "!enum":
-                return self._of_class(name, *inner)
-            case _:
-                return decode(data, self._load)
+        ((tag, inner),) = data.items()
+        read = self._readers.get(tag)
+        return read(inner) if read is not None else decode(data, self._load)
 
-    def _of_class(self, tag: str, name: Sequence[str], inner: Any) -> Any:
-        if tag == "!named":
-            cls = self._given.class_of(name, Kind.NAMED)
-            return tuple.__new__(cls, map(self._value, inner))
-        members: Any = self._given.class_of(name, Kind.ENUM).__members__
-        if inner not in members:
-            raise NotPlainError(f"{name[1]}.{inner}, which is not there any more")
-        return members[inner]
+    def _carried(self, _: Any) -> Any:
+        raise NotPlainError("a part of a model that another process makes anew")
+
+    def _named(self, inner: Any) -> Any:
+        items = map(self._value, inner[1])
+        return tuple.__new__(self._given.class_of(inner[0], Kind.NAMED), items)
+
+    def _member(self, inner: Any) -> Any:
+        members: Any = self._given.class_of(inner[0], Kind.ENUM).__members__
+        if inner[1] not in members:
+            raise NotPlainError(f"{inner[0][1]}.{inner[1]}, which is not there any more")
+        return members[inner[1]]
 
     # ------------------------------------------------------------------ filling
 
     def _fill(self, target: _Target) -> None:
-        kept = target.node.get("kept", ()) if target.place is not None else ()
+        place, kept = target.place, target.node.get("kept", ())
         for name, data in target.node["fields"].items():
-            if name in kept:
-                self._keep(target, name, data)
-            else:
+            if place is None or name not in kept:
                 self._change(target, name, data)
+            elif name:
+                self._keep(target, place, name, data)
+            else:
+                self._keep_content(target, place, data)
         for name in target.node.get("gone", ()):
             fields.delete_field(target.here, name)
 
@@ -227,23 +225,20 @@ class _Restoring:
             return [*(self._value(k) for k, _ in pairs), *(self._value(v) for _, v in pairs)]
         return self._value(content["items"])
 
-    def _keep(self, target: _Target, name: str, data: Any) -> None:
+    def _keep(self, target: _Target, place: Place, name: str, data: Any) -> None:
         """Leave what was given as the program gives it now; report it if that is another."""
-        place: Any = target.place
-        if not name:
-            self._keep_content(target, place, data)
-            return
         inner: Any = data.get("!at") if isinstance(data, dict) else None
         given = place.fields.get(name, MISSING)
         if inner in self._made:
             fields.set_field(target.here, name, self._here[inner])  # of another form than given now
-        elif given is not MISSING and fields.is_settable(name):
-            if target.now.get(name, MISSING) is not given:
-                fields.set_field(target.here, name, given)  # on_train_begin has set it
-            derived = name.startswith("_") and is_of_keras(type(target.here))
-            same = derived or are_same((place.first or {}).get(name, MISSING), data)
-            if not (same or self._given.is_of_the_clock(given)):
-                self._differs(target.path(name), text_of(given), self._text_of(data))
+            return
+        if given is MISSING or not fields.is_settable(name):
+            return
+        if target.now.get(name, MISSING) is not given:
+            fields.set_field(target.here, name, given)  # on_train_begin has set it
+        derived = name.startswith("_") and is_of_keras(type(target.here))
+        if not (derived or place.was(name, data) or self._given.is_of_the_clock(given)):
+            self._differs(target.path(name), text_of(given), self._text_of(data))
 
     def _keep_content(self, target: _Target, place: Place, saved: Any) -> None:
         kind = kind_of(target.here)
@@ -263,10 +258,10 @@ class _Restoring:
     def _differs(self, name: str, now: str = "", was: str = "") -> None:
         both = now and was and now != was
         words = f"{now} now, was {was}" if both else "another now than it was"
-        self._given.say(f"{name} is {words}: the program's is taken.")
+        self._given.warn(f"{name} is {words}: the program's is taken.")
 
     def _lose(self, name: str, error: Exception) -> None:
-        self._given.say(f"{name} is not restored ({error}): it is what the program sets it to.")
+        self._given.warn(f"{name} is not restored ({error}): it is what the program sets it to.")
 
 
 def _is_unchanged(node: Node) -> bool:

@@ -2,7 +2,7 @@
 
 A snapshot costs some microseconds a variable. On TensorFlow it reads each variable's current
 tensor without copying: a variable is written in place only while nobody else holds its buffer,
-so the tensors stay as they are while the training goes on. On JAX it is one copy on the device.
+so the tensors stay as they are while the training continues. On JAX it is one copy on the device.
 
 Names are `group/index/path`. Paths repeat (two layers may have one name) and Keras numbers
 unnamed layers through the life of a process, so the index decides and the numbers are left
@@ -81,10 +81,8 @@ class Variables:
 
     def is_same(self, other: "Variables") -> bool:
         """Whether the other holds the very same variables, by the same names."""
-        return self.names == other.names and all(
-            mine is theirs
-            for (_, mine), (_, theirs) in zip(self._variables, other._variables, strict=True)
-        )
+        mine, theirs = ([(n, id(part)) for n, part in v._variables] for v in (self, other))
+        return mine == theirs
 
     def snapshot(self) -> list[tuple[str, Any]]:
         """Return every variable's current tensor; nothing that the training does changes it."""
@@ -104,10 +102,8 @@ class Variables:
     @property
     def complete(self) -> bool:
         """Whether Keras's global seed is among them, if it is in use by now."""
-        return all(id(part) in self._seen for part in self._parts(seed_in_use()))
-
-    def _parts(self, variables: Iterable[Any]) -> list[Any]:
-        return [part for one in variables for _, part in self._backend.parts(one)]
+        parts = [part for seed in seed_in_use() for _, part in self._backend.parts(seed)]
+        return all(id(part) in self._seen for part in parts)
 
     def named(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """Return a checkpoint's tensors by the names of now.
@@ -115,7 +111,7 @@ class Variables:
         A model that `load_model` built has the same variables in the same order, but Keras leaves
         the model's own name out of their paths.
         """
-        mine = {_place(name): name for name in self.names if not name.startswith(_LOOSE)}
+        mine = {_place(name): name for name in self.names if _is_strict(name)}
         found = {}
         for name, array in tensors.items():
             here = mine.get(_place(name), name)
@@ -131,27 +127,22 @@ class Variables:
 
         Args:
             tensors: of the checkpoint.
-            warn: told what of the variables in none of Keras's lists has come or gone.
+            warn: called for each variable in none of Keras's lists that has come or gone.
 
         Raises:
-            CheckpointError: they don't belong together; says where they differ.
+            CheckpointError: they don't belong together; the text names where they differ.
         """
         mine = {name: self._backend.kind(part) for name, part in self._variables}
         saved = {name: (array.dtype.name, tuple(array.shape)) for name, array in tensors.items()}
-        _say_loose(sorted(mine.keys() - saved.keys()), "is not in the checkpoint: it is", warn)
-        _say_loose(
-            sorted(saved.keys() - mine.keys()),
-            "of the checkpoint is nowhere in the program now: what takes its place is",
-            warn,
-        )
-        lacking = [f"{name} is not in the checkpoint" for name in _strict(mine, saved)]
-        foreign = [f"{name} is not in the model" for name in _strict(saved, mine)]
-        other = [
-            f"{name} is {_words(saved[name])} in the checkpoint, {_words(kind)} in the model"
-            for name, kind in mine.items()
-            if name in saved and saved[name] != kind and not _same_numbers(tensors[name], kind)
+        lacking, foreign = sorted(mine.keys() - saved.keys()), sorted(saved.keys() - mine.keys())
+        problems = [
+            *_missing(lacking, "is not in the checkpoint", "it is", warn),
+            *_missing(foreign, "is not in the model", "what takes its place is", warn),
         ]
-        problems = sorted(lacking) + sorted(foreign) + other
+        for name, kind in mine.items():
+            if saved.get(name, kind) != kind and not _same_numbers(tensors[name], kind):
+                words = f"{_words(saved[name])} in the checkpoint, {_words(kind)} in the model"
+                problems.append(f"{name} is {words}")
         if problems:
             shown = "; ".join(problems[:_SHOWN])
             more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
@@ -191,17 +182,21 @@ def _same_path(one: str, other: str) -> bool:
     return a == b or a.endswith(f"_{b}") or b.endswith(f"_{a}")
 
 
-def _strict(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    return [name for name in one if name not in other and not name.startswith(_LOOSE)]
+def _is_strict(name: str) -> bool:
+    return not name.startswith(_LOOSE)
 
 
-def _say_loose(names: Sequence[str], what: str, warn: Callable[[str], None]) -> None:
+def _missing(
+    names: Sequence[str], where: str, instead: str, warn: Callable[[str], None]
+) -> list[str]:
+    """Return problems of variables that one side lacks; warn of those that may come and go."""
     for name in names:
-        if name.startswith(_LOOSE):
+        if not _is_strict(name):
             warn(
-                f"{name.partition('/')[2]} {what} as the program makes it. Make it before fit, "
-                "in every run alike, and a resume is exact."
+                f"{name.partition('/')[2]} {where}: {instead} as the program makes it. Make it "
+                "before fit, in every run alike, and a resume is exact."
             )
+    return [f"{name} {where}" for name in names if _is_strict(name)]
 
 
 def _path(variable: Any) -> str:
