@@ -20,7 +20,7 @@ MOST_AT_ONCE = 64  #: jobs looked at together, where others are at work
 
 
 class OnError(Protocol):
-    """Told of a job whose records can't be read."""
+    """Called with a job whose records can't be read."""
 
     def __call__(self, job_id: str, error: StoreError) -> None:
         """One job and why."""
@@ -31,7 +31,7 @@ class Survey:
 
     Args:
         queue: whose.
-        on_error: told of jobs that can't be read.
+        on_error: called with jobs that can't be read.
         every_change: look again at all jobs that have not ended, and once whether each new one
             has its spec: for people, to whom a job that someone has claimed waits no longer.
         clock: seconds.
