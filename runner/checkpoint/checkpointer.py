@@ -41,7 +41,7 @@ class Checkpointer:
         ledger: of the job, under its lease.
         patience_seconds: while the bucket fails in ways that pass, nothing is raised, and
             `overdue` once this much work is unsaved; 0: a failure surfaces at the next call.
-        warn: told what people should know (the bucket is away).
+        warn: gets what people should know (the bucket is away).
         on_committed: gets what counts now, in the background; what it raises ends the write.
 
     Example:
@@ -140,7 +140,7 @@ class Checkpointer:
 
     @property
     def expected_seconds(self) -> float:
-        """Seconds until a checkpoint that is begun now is committed, as earlier ones tell."""
+        """Seconds until a checkpoint that is begun now is committed, judged by the last one."""
         with self._wake:
             ahead = 0.0
             if self._writing is not None:

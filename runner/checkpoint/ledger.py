@@ -58,7 +58,7 @@ class Ledger:
         checkpoints: references from the job's log, newest first.
         best: reference of the best checkpoint so far.
         keep: how many of the newest checkpoints stay, besides the best one.
-        warn: told what people should know (a damaged checkpoint was passed over).
+        warn: gets what people should know (a damaged checkpoint was passed over).
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Ledger:
         """Write a checkpoint and make it count.
 
         Args:
-            snapshot: the state; unless it is a best one, its tensors are let go as they travel.
+            snapshot: the state; unless it is a best one, its tensors are freed as they travel.
             best: mark it as the best so far.
             given_up: asked before the commit whether it may still count.
 
@@ -154,7 +154,7 @@ class Ledger:
         tensors = list(reversed(snapshot.tensors))
         if not again:
             snapshot.tensors = ()
-        while tensors:  # each reference is let go as soon as its bytes have travelled
+        while tensors:  # each reference is dropped as soon as its bytes have travelled
             name, value = tensors.pop()
             array = snapshot.to_host(value)
             if not writer.add(name, array, hash_bytes(as_bytes(array))):

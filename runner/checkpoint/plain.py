@@ -212,20 +212,24 @@ def _encode(value: Any, store_array: StoreArray, path: str, depth: int) -> Any:
         return value
     if depth > MAX_DEPTH:
         raise NotPlainError(f"{path}: nested deeper than {MAX_DEPTH} levels")
+    inner = partial(_encode, store_array=store_array, depth=depth + 1)
     if kind is list:
-        if set(map(type, value)) == {int}:  # the states of generators, mostly
-            return list(value)
-        return [_encode(v, store_array, f"{path}/{i}", depth + 1) for i, v in enumerate(value)]
-    if kind is dict and all(type(k) is str and not k.startswith("!") for k in value):
-        return {k: _encode(v, store_array, f"{path}/{k}", depth + 1) for k, v in value.items()}
+        numbers = set(map(type, value)) == {int}  # the states of generators, mostly
+        return value[:] if numbers else [inner(v, path=f"{path}/{i}") for i, v in enumerate(value)]
+    if kind is dict and all(map(_is_name, value)):
+        return {key: inner(item, path=f"{path}/{key}") for key, item in value.items()}
     if issubclass(kind, np.ndarray):
         return {"!array": store_array(path, check_array(value, path))}
     try:
         name, parts = _taken_apart(value)
     except NotPlainError as error:
         raise NotPlainError(f"{path}: {error}") from None
-    encoded = _encode(parts, store_array, path, depth)
-    return {f"!{name}": sorted_items(encoded) if kind in (set, frozenset) else encoded}
+    found = _encode(parts, store_array, path, depth)
+    return {f"!{name}": sorted_items(found) if name in ("set", "frozenset") else found}
+
+
+def _is_name(key: Any) -> bool:
+    return type(key) is str and not key.startswith("!")
 
 
 def _taken_apart(value: Any) -> tuple[str, Any]:

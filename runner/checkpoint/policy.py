@@ -78,9 +78,9 @@ class Auto:
 
     def interval_seconds(self, cost_seconds: float) -> float:
         """Return the seconds from one checkpoint to the next."""
-        wished = daly(cost_seconds, self.mtbf_seconds)
-        wished = max(wished, cost_seconds / self.overhead, self.floor_seconds)
-        return min(wished, self.max_loss_seconds)
+        best = daly(cost_seconds, self.mtbf_seconds)
+        best = max(best, cost_seconds / self.overhead, self.floor_seconds)
+        return min(best, self.max_loss_seconds)
 
     def due(self, since: Since) -> bool:  # noqa: D102
         return since.steps > 0 and since.seconds >= self.interval_seconds(since.cost_seconds)
@@ -91,14 +91,12 @@ class Auto:
             return "auto: as soon as it is known what a checkpoint costs"
         interval = self.interval_seconds(cost_seconds)
         best = daly(cost_seconds, self.mtbf_seconds)
-        if interval == self.max_loss_seconds:
-            reason = "max_loss"
-        elif interval == cost_seconds / self.overhead:
-            reason = f"overhead budget of {self.overhead:.1%}"
-        elif interval == self.floor_seconds:
-            reason = "shortest sensible interval"
-        else:
-            reason = "loses least time, by Young/Daly"
+        reasons = {
+            self.floor_seconds: "shortest sensible interval",
+            cost_seconds / self.overhead: f"overhead budget of {self.overhead:.1%}",
+            self.max_loss_seconds: "max_loss",
+        }
+        reason = reasons.get(interval, "loses least time, by Young/Daly")
         alone = "" if interval == best else f"; Young/Daly alone: {best:.1f} s"
         seen = f"{self.interruptions} seen" if self.interruptions else "assumed, none seen yet"
         return (

@@ -137,12 +137,19 @@ def _read_places(store: Store, pack: Pack, places: Mapping[str, Place]) -> dict[
     header = bytes(part(0, packs.header_length(bytes(part(0, 8)), pack.bytes)))
     if packs.hash_bytes(header) != pack.header:
         raise CheckpointError("the pack's header is damaged.")
-    entries, tensors = packs.parse(header, pack.bytes), {}
-    for name, place in places.items():
-        if entries.get(place.name) != (place.dtype, place.shape, place.offset, place.length):
-            raise CheckpointError(f"the tensor {name} is not where the manifest says.")
-        data = part(place.offset, place.length)
-        if packs.hash_bytes(data) != place.hash:
-            raise CheckpointError(f"the tensor {name} is damaged.")
-        tensors[name] = packs.array_from(data, place.dtype, place.shape)
-    return tensors
+    entries = packs.parse(header, pack.bytes)
+    return {name: _tensor(name, place, entries, part) for name, place in places.items()}
+
+
+def _tensor(
+    name: str,
+    place: Place,
+    entries: Mapping[str, packs.Entry],
+    part: Callable[[int, int], memoryview],
+) -> Array:
+    if entries.get(place.name) != (place.dtype, place.shape, place.offset, place.length):
+        raise CheckpointError(f"the tensor {name} is not where the manifest says.")
+    data = part(place.offset, place.length)
+    if packs.hash_bytes(data) != place.hash:
+        raise CheckpointError(f"the tensor {name} is damaged.")
+    return packs.array_from(data, place.dtype, place.shape)

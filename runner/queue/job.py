@@ -184,7 +184,7 @@ def finished(
 ) -> Job:
     """End a stage. Training that ends queues its evaluation in the same record.
 
-    Held instead of queued, if its user wished that too late for the training.
+    Held instead of queued, if its user requested that too late for the training.
     """
     more = job.stage is Stage.TRAIN and evaluate
     hold = more and job.wish == HOLD
@@ -207,7 +207,7 @@ def finished(
 
 
 def released(job: Job, reason: str, *, preempted: bool = True) -> Job:
-    """Give the job back, which spends no retry. Held, if its user wished that.
+    """Give the job back, which spends no retry. Held, if its user requested that.
 
     `preempted`: its machine goes; else it is left for a machine that has what it needs.
     """
@@ -309,7 +309,7 @@ def unheld(job: Job) -> Job:
 
 
 def prioritized(job: Job, priority: int) -> Job:
-    """Let a job go before those of lower priority; one that runs goes on running."""
+    """Move a job ahead of those of lower priority; one that runs is not stopped."""
     _expect(job, "get a priority", State.QUEUED, State.HELD, State.RUNNING)
     return replace(job, kind="priority", priority=priority)
 

@@ -176,7 +176,7 @@ class Lease:
     ) -> None:
         """Show a sign of life, and look for a takeover or a cancel.
 
-        Raises LeaseLostError, or StoreError where the bucket is away: then go on, and try
+        Raises LeaseLostError, or StoreError where the bucket is away: then continue, and try
         again. Call it several times within `job.lease_seconds`.
         """
         beat = {

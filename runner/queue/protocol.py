@@ -125,7 +125,7 @@ def spec(job_id: str, digest: str = "", data: bytes | None = None) -> Steps[Json
 
 
 def without_spec(found: Collection[Job]) -> Steps[dict[str, StoreError]]:
-    """Return which jobs have not ended and can't go on, as their record 0 is gone, and why."""
+    """Return which jobs have not ended and can't be resumed, as their record 0 is gone, and why."""
     going = [job for job in found if not job.ended]
     replies = yield ReadMany([log.slot(base(job.id), 0) for job in going])
     errors: dict[str, StoreError] = {}
@@ -275,7 +275,7 @@ def _after_waiting(job: Job, watch: Watch, clock: Callable[[], float]) -> Steps[
 def _silence(job: Job, watch: Watch, clock: Callable[[], float]) -> Steps[float]:
     """Return the seconds since the owner's last sign of life, or less, never more.
 
-    The store's own times tell at once, even to a process that just started. The claim counts
+    The store's own times answer at once, even to a process that just started. The claim counts
     as the first sign of life.
     """
     key = beat_key(job.id, job.token)

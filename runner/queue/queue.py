@@ -124,7 +124,7 @@ class Queue:
         return found
 
     def without_spec(self, jobs: Collection[Job]) -> dict[str, StoreError]:
-        """Return, by id, why jobs can't go on whose record 0 is gone or damaged; one read each."""
+        """Return, by id, why jobs can't be resumed: record 0 is gone or damaged. One read each."""
         return log.run(self.store, protocol.without_spec(jobs))
 
     def spec(self, job_id: str, digest: str = "") -> dict[str, Any]:

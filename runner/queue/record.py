@@ -29,7 +29,7 @@ class State(StrEnum):
     """Where a job stands."""
 
     QUEUED = "queued"  #: anyone may claim it
-    HELD = "held"  #: waits until it is let go
+    HELD = "held"  #: waits until it is unheld
     RUNNING = "running"  #: claimed; whether its owner lives is another question
     SUCCEEDED = "succeeded"  #: trained, and evaluated if asked for
     FAILED = "failed"  #: its own fault, and no retries left
@@ -47,10 +47,10 @@ class Failure(StrEnum):
     """What kind of fault ended an attempt."""
 
     SPEC = "spec"  #: spec or data can't work
-    TRAINING = "training"  #: the training says that it can't go on
+    TRAINING = "training"  #: the training says that it can't continue
     DIVERGED = "diverged"  #: the loss became NaN or infinite
     OUT_OF_MEMORY = "out_of_memory"
-    CHECKPOINT = "checkpoint"  #: nothing to go on from is whole
+    CHECKPOINT = "checkpoint"  #: nothing to resume from is whole
     STALLED = "stalled"  #: no step for longer than its spec allows
     CRASH = "crash"  #: any other exception
 
@@ -104,7 +104,7 @@ class Job:
     deaths: Count = 0  #: attempts in a row whose worker died at this step
     most_deaths: Count = MOST_DEATHS  #: so many of them hold the job
     wait_seconds: Amount = 0.0  #: nobody takes it up before this record is so old
-    wish: str = ""  #: of a user's, for the owner to fulfil: HOLD, or nothing
+    wish: str = ""  #: a user's request that the owner fulfils: HOLD, or nothing
     failure: Json | None = None  #: the newest: kind, step, token, reason, trace (a key)
     damaged: Count = 0  #: records since the newest claim that can't be read, and may be claims
 
@@ -245,7 +245,7 @@ def hours(budget: Json | None) -> Json | None:
 
 
 def changed_spec(job_id: str) -> DamagedRecordError:
-    """Return the error for a spec that is not the one of its digest: it stands nowhere else."""
+    """Return the error for a spec that is not the one of its digest: there is no copy of it."""
     return DamagedRecordError(
         f"the spec in jobs/{job_id}/log/000000000000.json is not the one that was submitted: it was"
         " changed or damaged. Bring that object back from a copy of the store, or submit the spec "

@@ -1,7 +1,7 @@
 """A training's own folder, for use without a queue: its log says which checkpoints count.
 
 The log is the same as a job's. Whoever opens the folder claims it with the next record, so a
-second program on the same folder takes over, and the first one is told so at its next commit.
+second program on the same folder takes over, and the first one learns so at its next commit.
 """
 
 import atexit

@@ -113,7 +113,8 @@ class QueueMachine(RuleBasedStateMachine):
         name = lease.job.id
         if self.expect(lease, lambda: lease.finish(final={"step": 1}, evaluation={"a": 1})):
             last = self.stages[name] is Stage.EVALUATE
-            self.became(name, State.SUCCEEDED if last else State.QUEUED)
+            waits = State.HELD if self.wishes[name] else State.QUEUED
+            self.became(name, State.SUCCEEDED if last else waits)
             self.stages[name], self.deaths[name] = Stage.EVALUATE, 0
 
     @rule(lease=consumes(leases), retries=st.integers(0, 2))
