@@ -8,8 +8,9 @@ the nearest name. Every default is a field here, so the effective spec shows the
 import functools
 import inspect
 import json
-import re
+import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
@@ -23,6 +24,7 @@ from pydantic import (
 )
 
 from runner import mistakes, registry
+from runner.checkpoint.policy import parse as parse_interval
 from runner.errors import NotFoundError, SpecError
 
 #: Keras's built-in optimizers, by the names of their classes in lower case
@@ -33,10 +35,6 @@ OPTIMIZERS = (
 TRAINING_METRICS = ("loss", "top_1", "top_5")
 METRICS = (*TRAINING_METRICS, *(f"val_{name}" for name in TRAINING_METRICS))
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"(\d{1,7}(?:\.\d+)?) ?(s|m|h)")
-_EVERY = re.compile(r"auto|(?=.*[1-9])(\d{1,7}(\.\d+)? ?[smh]|\d{1,9} (steps?|epochs?))")
-
 
 def seconds(duration: str) -> float:
     """`30s`, `10m` or `11h` in seconds.
@@ -44,25 +42,25 @@ def seconds(duration: str) -> float:
     Raises:
         ValueError: the text is no such duration, or zero.
     """
-    match = _DURATION.fullmatch(duration.strip())
-    if match is None or float(match[1]) <= 0:
-        msg = f"received {duration!r}; expected a duration such as '30s', '10m' or '11h'"
-        raise ValueError(msg)
-    return float(match[1]) * _UNITS[match[2]]
+    with suppress(SpecError):
+        if (found := parse_interval(duration).seconds) < math.inf:
+            return found
+    msg = f"received {duration!r}; expected a duration such as '30s', '10m' or '11h'"
+    raise ValueError(msg)
 
 
 def _check_duration(value: Any) -> Any:
-    if not isinstance(value, str):
-        msg = f"received {value!r}; expected a duration such as '30s', '10m' or '11h'"
-        raise ValueError(msg)
-    seconds(value)
+    seconds(value if isinstance(value, str) else repr(value))
     return value
 
 
 def _check_every(value: Any) -> Any:
-    if not isinstance(value, str) or _EVERY.fullmatch(value.strip()) is None:
+    try:
+        if str(value).strip() != "auto":
+            parse_interval(str(value))
+    except SpecError as error:
         msg = f"received {value!r}; expected '30s', '200 steps', '1 epoch' or 'auto'"
-        raise ValueError(msg)
+        raise ValueError(msg) from error
     return value
 
 

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent.parent / "runner"
 #: from the ground up; those of one floor don't know each other
 FLOORS: list[set[str]] = [
     {"errors", "exit"},
-    {"registry", "store", "machine"},
+    {"registry", "store", "machine", "commit"},
     {"mistakes", "queue", "checkpoint"},
     {"spec"},
     {"specfile"},

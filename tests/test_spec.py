@@ -79,7 +79,7 @@ def test_numbers_that_cannot_work_are_refused(
 
 
 @pytest.mark.parametrize(
-    "every", ["30s", "1.5 h", "2m", "200 steps", "1 epoch", "3 epochs", "1 step"]
+    "every", ["30s", "1.5 h", "2m", "200 steps", "1 epoch", "3 epochs", "1 step", "30 Seconds"]
 )
 def test_every_interval_that_a_spec_takes_is_one_for_the_checkpoints(
     tmp_path: Path, every: str

@@ -1,15 +1,17 @@
-"""Checkpoints are written in the background, one at a time, while the training goes on.
+"""A thread that writes checkpoints in the background, one at a time, while the training runs.
+
+It has patience with a bucket that is away, and knows no jobs: what counts is the ledger's matter.
 
 Memory: a snapshot refers to the training's own buffers; while it is written, TensorFlow puts new
 values into new buffers, so at most one extra copy of the state exists. On JAX it is that copy, made
-on the device and let go tensor by tensor; a validation holds another until it ends. While a write
+on the device and freed tensor by tensor; a validation holds another until it ends. While a write
 is under way a further snapshot is refused (and taken a step later), not queued: where the bucket is
 slower than the interval, the interval stretches. Only a best checkpoint may wait, and the final
 one.
 
-While the bucket is away, a plain write that failed is given up for one of the newest state; a
-best one is owed: nothing is committed before it, so that no state remembers a best that is
-nowhere. `overdue` says when too much is unsaved for going on.
+While the bucket is away, a plain write that failed is given up for one of the newest state. A best
+one stays pending, and nothing is committed before it: else a later state would remember a best
+checkpoint that does not exist. `overdue` says when too much is unsaved to continue.
 """
 
 import logging
@@ -39,14 +41,14 @@ class Checkpointer:
         ledger: of the job, under its lease.
         patience_seconds: while the bucket fails in ways that pass, nothing is raised, and
             `overdue` once this much work is unsaved; 0: a failure surfaces at the next call.
-        warn: told what people should know (the bucket is away).
+        warn: gets what people should know (the bucket is away).
         on_committed: gets what counts now, in the background; what it raises ends the write.
 
     Example:
         >>> import numpy as np
         >>> from runner.checkpoint.manifest import Position
         >>> from runner.store.memory import MemoryStore
-        >>> ledger = Ledger(MemoryStore(), "jobs/a", token=1, commit=lambda **record: None)
+        >>> ledger = Ledger(MemoryStore(), "jobs/a", token=1, commit=lambda _: None)
         >>> saver = Checkpointer(ledger)
         >>> state = [("weights", np.ones(3))]
         >>> saver.save(Snapshot(tensors=state, python={}, position=Position()), wait=True)
@@ -71,7 +73,7 @@ class Checkpointer:
         self._waiting: _Request | None = None
         self._writing: _Request | None = None
         self._error: BaseException | None = None
-        self._owed: _Request | None = None  # a best that failed: nothing is committed before it
+        self._pending: _Request | None = None  # a best that failed: nothing is committed before it
         self._closed = False
         self._thread: threading.Thread | None = None
         self._saved_until = time.monotonic()  # the moment up to which work is committed
@@ -114,14 +116,17 @@ class Checkpointer:
     def check(self) -> None:
         """Raise what went wrong in the background since the last call, if anything did."""
         with self._wake:
-            error = self._error
-            if error is None or self._is_patient(error):
-                return
-            if not isinstance(error, LeaseLostError):
-                self._error = None  # said once; the next save tries again
-        raise error
+            error = None if self._is_patient(self._error) else self._taken_error()
+        if error is not None:
+            raise error
 
-    def _is_patient(self, error: BaseException) -> bool:
+    def _taken_error(self) -> BaseException | None:
+        error = self._error
+        if not isinstance(error, LeaseLostError):
+            self._error = None  # raised once; the next save tries again
+        return error
+
+    def _is_patient(self, error: BaseException | None) -> bool:
         transient = isinstance(error, StoreError) and not isinstance(error, StoreRefusedError)
         return transient and self._patience > 0
 
@@ -135,7 +140,7 @@ class Checkpointer:
 
     @property
     def expected_seconds(self) -> float:
-        """Seconds until a checkpoint that is begun now is committed, as earlier ones tell."""
+        """Seconds until a checkpoint that is begun now is committed, judged by the last one."""
         with self._wake:
             ahead = 0.0
             if self._writing is not None:
@@ -169,24 +174,23 @@ class Checkpointer:
             StoreError: an earlier write failed, or this one with `wait`.
         """
         self.check()
-        request = _Request(snapshot, best)
-        taken = True
+        urgent = best or wait
         with self._wake:
             if self._closed:
                 raise CheckpointError("the checkpointer is closed: nothing can be saved.")
-            if self._writing is not None and not (best or wait):
+            if self._writing is not None and not urgent:
                 return False
-            if self._owed is not None and not (best or wait):
-                request, taken = self._owed, False  # first this one, so that one copy is held
             if wait and not self._wake.wait_for(lambda: self._waiting is None, seconds):
                 return False
+            pending = None if urgent else self._pending  # it goes first, so that one copy is held
+            self._waiting = pending or _Request(snapshot, best)  # one that waits gives way
             if self._writing is None:
-                self._writing = request
-            else:
-                self._waiting = request  # a waiting best gives way to a better one
-            self._start()
+                self._writing, self._waiting = self._waiting, None
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
+                self._thread.start()
             self._wake.notify_all()
-        return self.wait(seconds) if wait else taken
+        return self.wait(seconds) if wait else pending is None
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until everything is committed, or for so many seconds; whether it is.
@@ -197,9 +201,7 @@ class Checkpointer:
         with self._wake:
             if not self._wake.wait_for(lambda: self._writing is None, seconds):
                 return False
-            error = self._error
-            if error is not None and not isinstance(error, LeaseLostError):
-                self._error = None
+            error = self._taken_error()
         if error is not None:
             raise error
         return True
@@ -222,26 +224,10 @@ class Checkpointer:
         if self._error is not None:
             logger.warning("the last checkpoint was not written: %s", self._error)
 
-    def _start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
-            self._thread.start()
-
     def _run(self) -> None:
         while (request := self._next()) is not None:
-            error: BaseException | None = None
             started = self._began_at = time.monotonic()
-            try:
-                owed = self._owed
-                if owed is not None and owed is not request and not request.best:
-                    self._write(owed)
-                self._write(request)
-            except BaseException as caught:  # noqa: BLE001 - it is raised where the training sees it
-                error = caught
-                if request.best and self._is_patient(caught):
-                    self._owed = request
-                if self._is_patient(caught):
-                    self._warn(f"a checkpoint could not be written yet: {caught}")
+            error = self._tried(request)
             with self._wake:
                 self.write_seconds = time.monotonic() - started
                 self._error = error
@@ -253,14 +239,25 @@ class Checkpointer:
 
     def _next(self) -> _Request | None:
         with self._wake:
-            while self._writing is None and not self._closed:
-                self._wake.wait()
+            self._wake.wait_for(lambda: self._writing is not None or self._closed)
             return self._writing
+
+    def _tried(self, request: _Request) -> BaseException | None:
+        try:
+            if self._pending is not None and not request.best:
+                self._write(self._pending)
+            self._write(request)
+        except BaseException as error:  # noqa: BLE001 - it is raised where the training sees it
+            if self._is_patient(error):
+                self._pending = request if request.best else self._pending
+                self._warn(f"a checkpoint could not be written yet: {error}")
+            return error
+        return None
 
     def _write(self, request: _Request) -> None:
         snapshot = request.snapshot
         manifest = self.ledger.write(snapshot, best=request.best, given_up=lambda: self._given_up)
-        self._owed = None
+        self._pending = None
         with self._wake:
             self._saved_until = snapshot.taken_at
         self.ledger.collect()

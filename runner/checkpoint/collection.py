@@ -6,9 +6,8 @@ manifest could be read (else something in use might look unused), and only after
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 
-from runner.checkpoint.manifest import Manifest, used_packs
 from runner.store.base import Store
 
 GRACE_SECONDS = 24 * 3600.0  #: what is younger by the store's own clock stays
@@ -28,34 +27,21 @@ def is_own(name: str) -> bool:
     return _OWN.fullmatch(name) is not None
 
 
-def unreferenced(
-    store: Store,
-    folder: str,
-    *,
-    token: int,
-    manifests: Iterable[Manifest],
-    keys: Iterable[str],
-) -> list[str]:
+def unreferenced(store: Store, folder: str, *, token: int, used: Collection[str]) -> list[str]:
     """Return the keys of packs and manifests that can be deleted.
 
     Args:
         store: where they lie.
         folder: of the job, "" or ending in "/".
         token: the current one; only what older ones wrote is returned.
-        manifests: of all checkpoints that count.
-        keys: of those manifests.
+        used: packs and manifests of all checkpoints that count.
     """
-    used = used_packs(manifests) | set(keys)
     found = [*store.list(f"{folder}packs/"), *store.list(f"{folder}checkpoints/")]
     own = [key for key in found if is_own(key.removeprefix(folder))]
     candidates = [key for key in own if key not in used and _is_older(key, token)]
-    return [key for key in candidates if _is_past(store.age(key))]
+    return [key for key in candidates if (store.age(key) or 0.0) >= GRACE_SECONDS]
 
 
 def _is_older(key: str, token: int) -> bool:
     match = _TOKEN.fullmatch(key.rsplit("/", 1)[-1])
     return match is not None and int(match[1]) < token
-
-
-def _is_past(age: float | None) -> bool:
-    return age is not None and age >= GRACE_SECONDS

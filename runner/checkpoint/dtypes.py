@@ -1,6 +1,5 @@
 """The dtypes that a training state may hold, and their names."""
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -24,12 +23,6 @@ NAMES = {
     "bool": "BOOL",
     "complex64": "C64",
 }
-
-
-@functools.cache
-def name_of_dtype(dtype: np.dtype[Any]) -> str:
-    """Return NumPy's name of a dtype, made once: making it takes longer than a small hash."""
-    return dtype.name
 
 
 def dtype_of(name: str) -> np.dtype[Any]:

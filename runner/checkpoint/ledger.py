@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -19,28 +19,13 @@ from runner.checkpoint.collection import unreferenced
 from runner.checkpoint.manifest import Manifest, Position, Reference, name_of, used_packs
 from runner.checkpoint.packs import as_bytes, hash_bytes
 from runner.checkpoint.plain import Array
-from runner.checkpoint.reading import Restored, read_checkpoint, read_manifest
+from runner.checkpoint.reading import Restored, read_manifest, restore
 from runner.checkpoint.writing import PackWriter
+from runner.commit import Commit
 from runner.errors import CheckpointError, SpecError, StoreError
 from runner.store.base import Store
 
 logger = logging.getLogger(__name__)
-
-
-class Commit(Protocol):
-    """Makes a checkpoint count: one append to the job's log. LeaseLostError: it never will."""
-
-    def __call__(
-        self,
-        *,
-        step: int,
-        epoch: int,
-        checkpoints: Sequence[Mapping[str, Any]],
-        best: Mapping[str, Any] | None,
-        notes: Sequence[str] = (),
-        metrics: Mapping[str, Any] | None = None,
-    ) -> object:
-        """Append the record."""
 
 
 def as_array(value: Any) -> Array:
@@ -69,11 +54,11 @@ class Ledger:
         store: where to.
         prefix: the job's folder, "jobs/cats"; "" for a store of its own.
         token: of the lease; part of every name, so that no two owners write the same.
-        commit: makes a checkpoint count.
+        commit: appends to the job's log, so that a checkpoint counts. LeaseLostError: none will.
         checkpoints: references from the job's log, newest first.
         best: reference of the best checkpoint so far.
         keep: how many of the newest checkpoints stay, besides the best one.
-        warn: told what people should know (a damaged checkpoint was passed over).
+        warn: gets what people should know (a damaged checkpoint was passed over).
     """
 
     def __init__(
@@ -82,7 +67,7 @@ class Ledger:
         prefix: str,
         *,
         token: int,
-        commit: Commit,
+        commit: Callable[[Commit], object],
         checkpoints: Sequence[Mapping[str, Any]] = (),
         best: Mapping[str, Any] | None = None,
         keep: int = 2,
@@ -110,13 +95,19 @@ class Ledger:
         """The newest checkpoint that counts."""
         return next(iter(self._references), None)
 
+    @property
+    def _kept(self) -> list[Reference]:
+        """All that count: the newest first, and the best."""
+        best = [self.best] if self.best and self.best not in self._references else []
+        return [*self._references, *best]
+
     # ------------------------------------------------------------------ writing
 
     def write(self, snapshot: Snapshot, *, best: bool, given_up: Callable[[], bool]) -> Manifest:
         """Write a checkpoint and make it count.
 
         Args:
-            snapshot: the state; unless it is a best one, its tensors are let go as they travel.
+            snapshot: the state; unless it is a best one, its tensors are freed as they travel.
             best: mark it as the best so far.
             given_up: asked before the commit whether it may still count.
 
@@ -137,22 +128,20 @@ class Ledger:
         references = [reference, *self._references][: self._keep]
         now_best = reference if best else self.best
         self._commit(
-            step=reference.step,
-            epoch=reference.epoch,
-            checkpoints=[kept.to_json() for kept in references],
-            best=now_best.to_json() if now_best else None,
-            notes=self._notes,
-            metrics={name: values[-1] for name, values in snapshot.history.items() if values},
+            Commit(
+                step=reference.step,
+                epoch=reference.epoch,
+                checkpoints=[kept.to_json() for kept in references],
+                best=now_best.to_json() if now_best else None,
+                notes=self._notes,
+                metrics={name: values[-1] for name, values in snapshot.history.items() if values},
+            )
         )
         self._notes = ()
-        self._superseded |= self._counting()
+        self._superseded |= {reference.manifest for reference in self._kept}
         self._references, self.best = references, now_best
         self._manifests[key] = manifest
         return manifest
-
-    def _counting(self) -> set[str]:
-        best = [self.best] if self.best else []
-        return {reference.manifest for reference in [*self._references, *best]}
 
     def _write_packs(self, snapshot: Snapshot, *, again: bool) -> Manifest:
         writer = PackWriter(
@@ -165,7 +154,7 @@ class Ledger:
         tensors = list(reversed(snapshot.tensors))
         if not again:
             snapshot.tensors = ()
-        while tensors:  # each reference is let go as soon as its bytes have travelled
+        while tensors:  # each reference is dropped as soon as its bytes have travelled
             name, value = tensors.pop()
             array = snapshot.to_host(value)
             if not writer.add(name, array, hash_bytes(as_bytes(array))):
@@ -187,54 +176,37 @@ class Ledger:
 
     def collect(self) -> None:
         """Delete what no checkpoint that counts refers to any more."""
-        kept = self._counting()
+        kept = {reference.manifest for reference in self._kept}
         dropped, self._superseded = self._superseded - kept, set()
-        used = used_packs(self._manifests[key] for key in kept if key in self._manifests)
-        all_known = all(key in self._manifests for key in kept)
-        for name in sorted(dropped):
-            old = self._manifests.pop(name, None)
-            if old is not None and all_known:
-                self._garbage += [pack.key for pack in old.packs if pack.key not in used]
-            self._garbage.append(name)
+        old = [self._manifests.pop(key) for key in dropped if key in self._manifests]
+        all_known = kept <= self._manifests.keys()  # else something in use might look unused
+        used = kept | used_packs(self._manifests.values())
         if all_known:
-            self._collect_once(kept)
-        self._delete_garbage()
-
-    def _collect_once(self, kept: set[str]) -> None:
-        """Once an attempt, look for what attempts before this one left behind."""
-        if self._collected or self._token <= 1:
-            return
-        self._collected = True
+            self._garbage += sorted(used_packs(old) - used)
+        self._garbage += sorted(dropped)
         try:
-            self._garbage += unreferenced(
-                self._store,
-                self._folder,
-                token=self._token,
-                manifests=[self._manifests[key] for key in kept],
-                keys=kept,
-            )
+            self._delete_garbage()
+            if all_known and not self._collected and self._token > 1:
+                self._collected = True  # once an attempt, what earlier ones left behind
+                found = unreferenced(self._store, self._folder, token=self._token, used=used)
+                self._garbage += found
+                self._delete_garbage()
         except StoreError as error:
-            logger.warning("leftovers could not be looked for: %s", error)
+            logger.warning("garbage could not be deleted yet: %s", error)
 
     def _delete_garbage(self) -> None:
-        garbage, self._garbage = self._garbage, []
-        for index, key in enumerate(garbage):
-            try:
-                self._store.delete(key)
-            except StoreError as error:
-                self._garbage = garbage[index:]  # after the next commit again
-                logger.warning("%s could not be deleted yet: %s", key, error)
-                return
+        while self._garbage:
+            self._store.delete(self._garbage[0])
+            del self._garbage[0]
 
     def _kept_manifests(self) -> list[Manifest]:
         """The manifests of all checkpoints that count, as far as they can be read."""
-        references = [*self._references, *([self.best] if self.best else [])]
-        for key in {reference.manifest for reference in references} - self._manifests.keys():
+        for key in {reference.manifest for reference in self._kept} - self._manifests.keys():
             try:
                 self._manifests[key] = read_manifest(self._store, key)
             except CheckpointError as error:
                 self._warn(f"nothing is taken over from a damaged checkpoint: {error}")
-        return [self._manifests[r.manifest] for r in references if r.manifest in self._manifests]
+        return [self._manifests[r.manifest] for r in self._kept if r.manifest in self._manifests]
 
     # ------------------------------------------------------------------ restoring
 
@@ -247,36 +219,10 @@ class Ledger:
             CheckpointError: there are checkpoints, and none verifies.
             StoreError: the bucket does not answer.
         """
-        candidates = list(self._references)
-        if self.best is not None and self.best not in candidates:
-            candidates.append(self.best)
-        problems = []
-        for reference in candidates:
-            try:
-                restored = read_checkpoint(self._store, reference)
-            except CheckpointError as error:
-                problems.append(f"step {reference.step}: {error}")
-                continue
-            for problem in problems:
-                self._warn(
-                    f"a damaged checkpoint was passed over, the one of step {reference.step} "
-                    f"is used: {problem}"
-                )
-            self._forget_newer(reference)
-            return restored
-        if not candidates:
-            return None
-        raise CheckpointError(
-            f"none of the {len(candidates)} checkpoints of this training can be read: "
-            + "; ".join(problems)
-            + ". (What is large and never changes, such as frozen layers, lies there once, for all "
-            "of them.) Nothing was changed. Bring the missing objects back, or begin anew under "
-            "another name."
-        )
-
-    def _forget_newer(self, reference: Reference) -> None:
-        """Leave the damaged checkpoints out of the next commit."""
-        if reference in self._references:
-            self._references = self._references[self._references.index(reference) :]
-        else:
-            self._references = [reference]
+        kept = self._kept
+        restored = restore(self._store, kept, self._warn)
+        if restored is not None:  # the damaged ones are left out of the next commit
+            damaged = kept[: kept.index(restored.reference)]
+            whole = [one for one in self._references if one not in damaged]
+            self._references = whole or [restored.reference]
+        return restored

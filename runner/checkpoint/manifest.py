@@ -8,7 +8,9 @@ the log record down every byte is covered: log -> manifest -> header of the pack
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from msgspec import Meta, convert
 
 from runner.checkpoint.dtypes import NAMES
 from runner.checkpoint.packs import hash_bytes
@@ -18,52 +20,42 @@ from runner.store.base import is_key
 FORMAT = 1
 PYTHON = "python/"  #: tensors below this name are arrays of the Python state: not in the digest
 
+Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
     """What a job's log remembers of a checkpoint."""
 
-    step: int  #: optimizer updates since the job began
-    epoch: int  #: epochs done
+    step: Count  #: optimizer updates since the job began
+    epoch: Count  #: epochs done
     manifest: str  #: key of the manifest; ends in the hash of its bytes
     digest: str  #: over names and bytes of all model, optimizer, metric and seed tensors
-    bytes: int  #: of the whole state
+    bytes: Count  #: of the whole state
 
     def to_json(self) -> dict[str, Any]:
         """Return the reference as the log keeps it."""
-        return {
-            "step": self.step,
-            "epoch": self.epoch,
-            "manifest": self.manifest,
-            "digest": self.digest,
-            "bytes": self.bytes,
-        }
+        return dict(vars(self))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Reference":
         """Return the reference; CheckpointError where the record holds none."""
         try:
-            return cls(
-                step=int(data["step"]),
-                epoch=int(data["epoch"]),
-                manifest=str(data["manifest"]),
-                digest=str(data["digest"]),
-                bytes=int(data["bytes"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"a checkpoint reference without sense: {data!r}") from error
+            return convert(data, cls)
+        except ValueError as error:
+            raise CheckpointError(f"an invalid checkpoint reference: {data!r}: {error}") from error
 
 
 class Place(NamedTuple):
     """One tensor: what it is, and where its bytes lie. A manifest's JSON has it as a list."""
 
-    dtype: str
-    shape: tuple[int, ...]
+    dtype: Annotated[str, Meta(pattern=rf"^({'|'.join(NAMES)})\Z")]
+    shape: tuple[Count, ...]
     hash: str  #: BLAKE3 of its bytes
-    pack: int  #: index in the manifest's packs
+    pack: Count  #: index in the manifest's packs
     name: str  #: its name in the pack: equal bytes are stored once, under the first name
-    offset: int  #: bytes from the beginning of the pack
-    length: int  #: bytes
+    offset: Count  #: bytes from the beginning of the pack
+    length: Count  #: bytes
 
     @property
     def content(self) -> tuple[str, tuple[int, ...], str]:
@@ -71,12 +63,11 @@ class Place(NamedTuple):
         return (self.dtype, self.shape, self.hash)
 
 
-@dataclass(frozen=True, slots=True)
-class Pack:
-    """One pack that a manifest uses."""
+class Pack(NamedTuple):
+    """One pack that a manifest uses. A manifest's JSON has it as a list."""
 
     key: str
-    bytes: int
+    bytes: Count
     header: str  #: BLAKE3 of its header
 
 
@@ -84,42 +75,25 @@ class Pack:
 class Position:
     """Where in the training a state stands."""
 
-    epoch: int = 0  #: epochs done; the one in progress, counted from 0
-    step: int = 0  #: steps done in this epoch
-    global_step: int = 0  #: optimizer updates since the job began
+    epoch: Count = 0  #: epochs done; the one in progress, counted from 0
+    step: Count = 0  #: steps done in this epoch
+    global_step: Count = 0  #: optimizer updates since the job began
     moment: str = "batch"  #: "start", "batch", "epoch" (its end) or "final" (after on_train_end)
-    phase: int = 0  #: of the training's phases, each a fit of its own
-    phase_epoch: int = 0  #: epochs done when the phase began
+    phase: Count = 0  #: of the training's phases, each a fit of its own
+    phase_epoch: Count = 0  #: epochs done when the phase began
     stop: bool = False  #: a callback has ended the training
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the position as a manifest keeps it."""
-        return dict(vars(self))
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Position":
-        """Return the position; CheckpointError where there is none."""
-        try:
-            position = cls(**data)
-        except TypeError as error:
-            raise CheckpointError(f"a position without sense: {data!r}") from error
-        for name, value in vars(position).items():
-            kind = type(getattr(Position, name))
-            if type(value) is not kind or (kind is int and value < 0):
-                raise CheckpointError(f"a position without sense: {name} is {value!r}")
-        return position
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A whole checkpoint, except for its tensors' bytes."""
+    """A whole checkpoint, except for its tensors' bytes. Its JSON has these fields, in order."""
 
-    tensors: Mapping[str, Place]
-    packs: tuple[Pack, ...]
     position: Position
-    python: Any = None  #: JSON, see `plain`
     history: Mapping[str, Any] = field(default_factory=dict)  #: metric -> one value an epoch
     numerics: Mapping[str, Any] = field(default_factory=dict)  #: what decides over bits
+    packs: tuple[Pack, ...]
+    tensors: Mapping[str, Place]
+    python: Any = None  #: JSON, see `plain`
     nonce: str = ""  #: makes two manifests of equal states two objects
 
     @property
@@ -139,16 +113,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Return the manifest's JSON."""
-        data = {
-            "format": FORMAT,
-            "position": self.position.to_json(),
-            "history": self.history,
-            "numerics": self.numerics,
-            "packs": [[pack.key, pack.bytes, pack.header] for pack in self.packs],
-            "tensors": dict(self.tensors),
-            "python": self.python,
-            "nonce": self.nonce,
-        }
+        data = {"format": FORMAT, **vars(self), "position": vars(self.position)}
         return json.dumps(data, separators=(",", ":"), allow_nan=False).encode()
 
     @classmethod
@@ -167,24 +132,26 @@ class Manifest:
                     f"{key} has format {fields['format']}, and this runner knows {FORMAT}: "
                     "resume with the runner that wrote it, or a newer one."
                 )
-            return cls(
-                tensors={name: _place(item) for name, item in fields["tensors"].items()},
-                packs=tuple(_pack(item) for item in fields["packs"]),
-                position=Position.from_json(fields["position"]),
-                python=fields["python"],
-                history=fields["history"],
-                numerics=fields["numerics"],
-                nonce=fields["nonce"],
-            )
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            IndexError,
-            AttributeError,
-            RecursionError,
-        ) as error:
+            manifest = convert(fields, cls)
+            manifest._check(fields)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{key} is not a manifest: {error!r}") from error
+        return manifest
+
+    def _check(self, fields: Mapping[str, Any]) -> None:
+        """Raise ValueError for what the types don't say, of the JSON that this was read from."""
+        missing = vars(self).keys() - fields.keys()
+        unknown = fields["position"].keys() - vars(self.position).keys()  # it would be ignored
+        foreign = [pack.key for pack in self.packs if not is_key(pack.key)]
+        lost = [name for name, place in self.tensors.items() if place.pack >= len(self.packs)]
+        for problem, found in (
+            ("fields are missing", missing),
+            ("fields of a position are unknown", unknown),
+            ("these are no keys of packs", foreign),
+            ("these tensors lie in no pack", lost),
+        ):
+            if found:
+                raise ValueError(f"{problem}: {', '.join(sorted(found)[:5])}")
 
     def reference(self, key: str) -> Reference:
         """Return the reference to this manifest under a key."""
@@ -195,26 +162,6 @@ class Manifest:
             digest=self.digest,
             bytes=self.state_bytes,
         )
-
-
-def _place(item: list[Any]) -> Place:
-    dtype, shape, digest, pack, name, offset, length = item
-    if dtype not in NAMES:
-        raise ValueError(f"unknown dtype {dtype!r}")
-    if not isinstance(digest, str) or not isinstance(name, str) or not isinstance(shape, list):
-        raise TypeError(f"a tensor named {name!r} of the shape {shape!r} with the hash {digest!r}")
-    numbers = (*shape, pack, offset, length)
-    if not all(type(number) is int and number >= 0 for number in numbers):
-        raise ValueError(f"{name} lies at {item!r}")
-    return Place(dtype, tuple(shape), digest, pack, name, offset, length)
-
-
-def _pack(item: list[Any]) -> Pack:
-    key, size, header = item
-    whole = isinstance(key, str) and type(size) is int and isinstance(header, str)
-    if not whole or size < 0 or not is_key(key):
-        raise ValueError(f"no pack: {item!r}")
-    return Pack(key, size, header)
 
 
 def name_of(data: bytes) -> str:

@@ -5,18 +5,16 @@ never changed, so a pack that a manifest names is either whole or provably damag
 writer copies no tensor; the reader trusts neither lengths nor offsets nor names in the file.
 """
 
-import functools
 import json
 import math
 import struct
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from blake3 import blake3
 
-from runner.checkpoint.dtypes import NAMES, dtype_of, name_of_dtype
+from runner.checkpoint.dtypes import NAMES, dtype_of
 from runner.checkpoint.plain import Array
 from runner.errors import CheckpointError
 
@@ -45,44 +43,32 @@ def hash_bytes(data: bytes | memoryview) -> str:
     return blake3(data).hexdigest()
 
 
-def build(tensors: Sequence[tuple[str, Array]]) -> tuple[bytes, Mapping[str, Entry]]:
+def build(tensors: Sequence[tuple[str, Array]]) -> tuple[bytes, dict[str, Entry]]:
     """Return the header of a pack of these tensors, and where each will lie.
 
     The file is the header followed by the tensors' bytes in the given order. The widest dtypes
     should come first, so that all stay aligned.
     """
-    return _laid_out(
-        tuple(
-            (name, name_of_dtype(array.dtype), array.shape, array.nbytes) for name, array in tensors
-        )
-    )
-
-
-@functools.lru_cache(maxsize=2)  # a training's packs are of the same tensors again and again
-def _laid_out(
-    tensors: tuple[tuple[str, str, tuple[int, ...], int], ...],
-) -> tuple[bytes, Mapping[str, Entry]]:
-    """As `build`, of each tensor's name, dtype, shape and bytes."""
     table: dict[str, Any] = {"__metadata__": {"format": "runner", "version": "1"}}
     offset = 0
-    for name, dtype, shape, length in tensors:
+    for name, array in tensors:
+        dtype = array.dtype.name
         if dtype not in NAMES:
             raise CheckpointError(f"{name}: dtype {dtype} has no place in a pack.")
         table[name] = {
             "dtype": NAMES[dtype],
-            "shape": shape,
-            "data_offsets": (offset, offset + length),
+            "shape": array.shape,
+            "data_offsets": (offset, offset + array.nbytes),
         }
-        offset += length
+        offset += array.nbytes
     text = json.dumps(table, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     header = struct.pack("<Q", len(text)) + text
-    return header, MappingProxyType(
-        {
-            name: Entry(dtype, shape, len(header) + table[name]["data_offsets"][0], length)
-            for name, dtype, shape, length in tensors
-        }
-    )
+    begins = {name: len(header) + table[name]["data_offsets"][0] for name, _ in tensors}
+    return header, {
+        name: Entry(array.dtype.name, array.shape, begins[name], array.nbytes)
+        for name, array in tensors
+    }
 
 
 def header_length(start: bytes, total: int) -> int:
@@ -124,7 +110,7 @@ def _entry(name: str, item: Any, header: int, total: int) -> Entry:
         dtype, shape = _DTYPES[item["dtype"]], tuple(item["shape"])
         begin, end = item["data_offsets"]
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{name}: a header entry without sense.") from error
+        raise CheckpointError(f"{name}: an invalid header entry.") from error
     numbers = (*shape, begin, end)
     if not all(type(number) is int and 0 <= number <= total for number in numbers):
         raise CheckpointError(f"{name}: shape {shape}, offsets {begin}, {end} can't be.")

@@ -1,19 +1,21 @@
 """Python state as JSON, exactly: what is read back equals what was written, bit for bit.
 
 JSON knows no tuple, bytes, NaN, date, NumPy scalar or array. Those are written as a one-entry
-object {"!kind": value}; arrays leave through `store_array`, so that they travel as tensors
-(hashed, deduplicated) and only their name stays here. No pickle: reading runs no code, and
-makes nothing but the kinds that are listed here.
+object {"!kind": parts}: a table has, for each kind, what parts a value comes apart into, and how
+they are put together again. The parts are encoded in turn. Arrays leave through `store_array`, so
+that they travel as tensors (hashed, deduplicated) and only their name stays here. No pickle:
+reading runs no code, and makes nothing but the kinds of the table.
 """
 
 import base64
 import math
 import struct
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from functools import partial
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -36,18 +38,125 @@ MADE = {
     )
 }
 AS_IN_JSON = frozenset({type(None), bool, int, str})  #: kinds that JSON has, exactly
-_PATHS: dict[str, type] = {
-    "Path": Path,
-    "PurePosixPath": PurePosixPath,
-    "PureWindowsPath": PureWindowsPath,
-}
-_PATH_NAMES: dict[type, str] = {kind: name for name, kind in _PATHS.items()} | {
-    type(Path()): "Path"
-}
 
 
 class NotPlainError(TypeError):
     """A value that can't be written as plain data; the text says where and what it is."""
+
+
+# ------------------------------------------------------------------ the kinds, and their parts
+
+
+def _bits(value: float) -> str:
+    return struct.pack(">d", value).hex()
+
+
+def _float(bits: str) -> float:
+    (value,) = struct.unpack(">d", bytes.fromhex(bits))
+    return float(value)
+
+
+def _text(value: Any) -> str:
+    return base64.b64encode(value).decode()
+
+
+def _bytes(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
+
+
+def _zone_parts(zone: tzinfo | None) -> Any:
+    if type(zone) is timezone:
+        offset = zone.utcoffset(None)
+        return [offset.days, offset.seconds, offset.microseconds, zone.tzname(None)]
+    if type(zone) is ZoneInfo and zone.key is not None:
+        return zone.key
+    if zone is None:
+        return None
+    raise NotPlainError(f"a time zone of {type(zone).__qualname__}")
+
+
+def _zone(parts: Any) -> tzinfo | None:
+    if parts is None:
+        return None
+    if isinstance(parts, str):
+        return ZoneInfo(parts)
+    offset, name = timedelta(*map(int, parts[:3])), parts[3]
+    unnamed = timezone(offset)
+    return unnamed if unnamed.tzname(None) == name else timezone(offset, name)
+
+
+def _clock_parts(value: datetime | time) -> list[Any]:
+    return [value.replace(tzinfo=None).isoformat(), value.fold, _zone_parts(value.tzinfo)]
+
+
+def _clock(kind: Any, parts: Any) -> Any:
+    text, fold, zone = parts
+    return kind.fromisoformat(text).replace(fold=int(fold), tzinfo=_zone(zone))
+
+
+def _path_parts(value: PurePath) -> list[str]:
+    return [next(name for name, kind in _PATHS.items() if isinstance(value, kind)), str(value)]
+
+
+def _pairs(value: Mapping[Any, Any]) -> list[Any]:
+    return [[key, item] for key, item in value.items()]
+
+
+def _factory_parts(value: defaultdict[Any, Any]) -> list[Any]:
+    factory = value.default_factory
+    name = getattr(factory, "__name__", None)
+    if factory is None or MADE.get(str(name)) is factory:
+        return [name, _pairs(value)]
+    raise NotPlainError("a defaultdict whose factory is the program's")
+
+
+class _Kind(NamedTuple):
+    name: str
+    parts: Callable[[Any], Any]  #: of a value: JSON and other values of the table
+    made: Callable[[Any], Any]  #: a value, of its parts
+
+
+_PATHS = {"Path": Path, "PurePosixPath": PurePosixPath, "PureWindowsPath": PureWindowsPath}
+_KINDS: dict[type, _Kind] = {
+    float: _Kind("float", _bits, _float),  # those for which JSON has no word
+    complex: _Kind(
+        "complex", lambda v: [_bits(v.real), _bits(v.imag)], lambda p: complex(*map(_float, p))
+    ),
+    bytes: _Kind("bytes", _text, _bytes),
+    bytearray: _Kind("bytearray", _text, lambda p: bytearray(_bytes(p))),
+    range: _Kind("range", lambda v: [v.start, v.stop, v.step], lambda p: range(*map(int, p))),
+    slice: _Kind("slice", lambda v: [v.start, v.stop, v.step], lambda p: slice(*p)),
+    **dict.fromkeys(
+        (type(Path()), PurePosixPath, PureWindowsPath),
+        _Kind("path", _path_parts, lambda p: _PATHS[p[0]](p[1])),
+    ),
+    date: _Kind("date", date.isoformat, date.fromisoformat),
+    datetime: _Kind("datetime", _clock_parts, partial(_clock, datetime)),
+    time: _Kind("time", _clock_parts, partial(_clock, time)),
+    timedelta: _Kind(
+        "timedelta",
+        lambda v: [v.days, v.seconds, v.microseconds],
+        lambda p: timedelta(*map(int, p)),
+    ),
+    np.generic: _Kind(
+        "scalar",
+        lambda v: [v.dtype.name, _text(v.tobytes())],
+        lambda p: np.frombuffer(_bytes(p[1]), dtype=dtype_of(p[0]))[0],
+    ),
+    tuple: _Kind("tuple", list, tuple),
+    set: _Kind("set", list, set),
+    frozenset: _Kind("frozenset", list, frozenset),
+    deque: _Kind("deque", lambda v: [list(v), v.maxlen], lambda p: deque(*p)),
+    dict: _Kind("dict", _pairs, dict),
+    OrderedDict: _Kind("ordered", _pairs, OrderedDict),
+    Counter: _Kind("counter", _pairs, lambda p: Counter(dict(p))),
+    defaultdict: _Kind(
+        "defaultdict", _factory_parts, lambda p: defaultdict(p[0] and MADE[p[0]], p[1])
+    ),
+}
+_MADE_BY = {f"!{kind.name}": kind.made for kind in _KINDS.values()}
+
+# ------------------------------------------------------------------ writing
 
 
 def encode(value: Any, store_array: StoreArray, path: str = "") -> Any:
@@ -66,51 +175,16 @@ def encode(value: Any, store_array: StoreArray, path: str = "") -> Any:
 
 
 def encode_leaf(value: Any, path: str) -> Any:
-    """Return a value that holds no others as JSON-able data.
+    """Return a value that holds no arrays as JSON-able data.
 
     Raises:
         NotPlainError: the value is of another kind.
     """
-    kind = type(value)
-    if kind in AS_IN_JSON:
-        return value
-    if kind is float:
-        return value if math.isfinite(value) else {"!float": _bits(value)}
-    if kind in (bytes, bytearray):
-        return {f"!{kind.__name__}": base64.b64encode(value).decode()}
-    if kind is complex:
-        return {"!complex": [_bits(value.real), _bits(value.imag)]}
-    if kind is range:
-        return {"!range": [value.start, value.stop, value.step]}
-    if kind is slice:
-        parts = (value.start, value.stop, value.step)
-        return {"!slice": [encode_leaf(part, path) for part in parts]}
-    if kind in _PATH_NAMES:
-        return {"!path": [_PATH_NAMES[kind], str(value)]}
-    if issubclass(kind, np.generic) and is_told_by_name(value.dtype):
-        return {"!scalar": [value.dtype.name, base64.b64encode(value.tobytes()).decode()]}
-    return _encode_time(value, path)
+    return _encode(value, _refuse, path, 0)
 
 
-def _encode_time(value: Any, path: str) -> Any:
-    kind = type(value)
-    if kind is timedelta:
-        return {"!timedelta": [value.days, value.seconds, value.microseconds]}
-    if kind is date:
-        return {"!date": value.isoformat()}
-    if kind is datetime or kind is time:
-        zone = None if value.tzinfo is None else _encode_zone(value.tzinfo, path)
-        return {f"!{kind.__name__}": [value.replace(tzinfo=None).isoformat(), value.fold, zone]}
-    raise NotPlainError(f"{path}: a {kind.__module__}.{kind.__qualname__}")
-
-
-def _encode_zone(zone: tzinfo, path: str) -> Any:
-    if type(zone) is timezone:
-        offset = zone.utcoffset(None)
-        return [offset.days, offset.seconds, offset.microseconds, zone.tzname(None)]
-    if type(zone) is ZoneInfo and zone.key is not None:
-        return zone.key
-    raise NotPlainError(f"{path}: a time zone of {type(zone).__qualname__}")
+def _refuse(path: str, array: Array) -> str:  # noqa: ARG001
+    raise NotPlainError(f"{path}: an array")
 
 
 def check_array(value: Array, path: str) -> Array:
@@ -133,51 +207,41 @@ def sorted_items(items: list[Any]) -> list[Any]:
 
 
 def _encode(value: Any, store_array: StoreArray, path: str, depth: int) -> Any:
-    def items(values: Any) -> list[Any]:
-        found: list[Any] = list(values)
-        if set(map(type, found)) == {int}:  # the states of generators, mostly
-            return found
-        return [
-            v if type(v) in AS_IN_JSON else _encode(v, store_array, f"{path}/{i}", depth + 1)
-            for i, v in enumerate(found)
-        ]
-
+    kind = type(value)
+    if kind in AS_IN_JSON or (kind is float and math.isfinite(value)):
+        return value
     if depth > MAX_DEPTH:
         raise NotPlainError(f"{path}: nested deeper than {MAX_DEPTH} levels")
-    kind = type(value)
+    inner = partial(_encode, store_array=store_array, depth=depth + 1)
+    if kind is list:
+        numbers = set(map(type, value)) == {int}  # the states of generators, mostly
+        return value[:] if numbers else [inner(v, path=f"{path}/{i}") for i, v in enumerate(value)]
+    if kind is dict and all(map(_is_name, value)):
+        return {key: inner(item, path=f"{path}/{key}") for key, item in value.items()}
     if issubclass(kind, np.ndarray):
         return {"!array": store_array(path, check_array(value, path))}
-    if kind is list:
-        return items(value)
-    if kind is tuple:
-        return {"!tuple": items(value)}
-    if kind is deque:
-        return {"!deque": [items(value), value.maxlen]}
-    if kind in (set, frozenset):
-        return {f"!{kind.__name__}": sorted_items(items(value))}
-    if kind in (dict, OrderedDict, Counter, defaultdict):
-        return _encode_mapping(value, store_array, path, depth + 1)
-    return encode_leaf(value, path)
+    try:
+        name, parts = _taken_apart(value)
+    except NotPlainError as error:
+        raise NotPlainError(f"{path}: {error}") from None
+    found = _encode(parts, store_array, path, depth)
+    return {f"!{name}": sorted_items(found) if name in ("set", "frozenset") else found}
 
 
-def _encode_mapping(value: dict[Any, Any], store_array: StoreArray, path: str, depth: int) -> Any:
+def _is_name(key: Any) -> bool:
+    return type(key) is str and not key.startswith("!")
+
+
+def _taken_apart(value: Any) -> tuple[str, Any]:
     kind = type(value)
-    if kind is dict and all(type(k) is str and not k.startswith("!") for k in value):
-        return {k: _encode(v, store_array, f"{path}/{k}", depth) for k, v in value.items()}
-    pairs = [
-        [_encode(k, store_array, path, depth), _encode(v, store_array, f"{path}/{k}", depth)]
-        for k, v in value.items()
-    ]
-    if isinstance(value, defaultdict):
-        return {"!defaultdict": [_factory_name(value.default_factory, path), pairs]}
-    return {{dict: "!dict", OrderedDict: "!ordered", Counter: "!counter"}[kind]: pairs}
+    if issubclass(kind, np.generic) and is_told_by_name(value.dtype):
+        kind = np.generic
+    if kind not in _KINDS:
+        raise NotPlainError(f"a {kind.__module__}.{kind.__qualname__}")
+    return _KINDS[kind].name, _KINDS[kind].parts(value)
 
 
-def _factory_name(factory: Any, path: str) -> str | None:
-    name = getattr(factory, "__name__", None)
-    if factory is None or MADE.get(str(name)) is factory:
-        return name
-    raise NotPlainError(f"{path}: a defaultdict whose factory is the program's")
+# ------------------------------------------------------------------ reading
 
 
 def decode(data: Any, load_array: LoadArray) -> Any:
@@ -187,89 +251,18 @@ def decode(data: Any, load_array: LoadArray) -> Any:
         CheckpointError: the data was not written by `encode`.
     """
     try:
-        return _decode(data, load_array, 0)
-    except (ValueError, TypeError, LookupError, struct.error, OSError) as error:
-        raise CheckpointError(f"state that can't be read back: {error}") from error
+        return _decode(data, load_array)
+    except (ValueError, TypeError, LookupError, struct.error, OSError, RecursionError) as error:
+        raise CheckpointError(f"state that can't be read back: {error!r}") from error
 
 
-def _decode(data: Any, load_array: LoadArray, depth: int) -> Any:
-    if depth > MAX_DEPTH:
-        raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+def _decode(data: Any, load_array: LoadArray) -> Any:
     if isinstance(data, list):
-        return [_decode(item, load_array, depth + 1) for item in data]
+        return [_decode(item, load_array) for item in data]
     if not isinstance(data, dict):
         return data
-    if len(data) == 1:
-        (name, inner), *_ = data.items()
-        if name.startswith("!"):
-            return _decode_tagged(name, inner, load_array, depth + 1)
-    return {key: _decode(item, load_array, depth + 1) for key, item in data.items()}
-
-
-def _decode_tagged(name: str, inner: Any, load_array: LoadArray, depth: int) -> Any:
-    def items(values: Any) -> list[Any]:
-        return [_decode(v, load_array, depth) for v in values]
-
-    def pairs(values: Any) -> dict[Any, Any]:
-        return {_decode(k, load_array, depth): _decode(v, load_array, depth) for k, v in values}
-
-    match name:
-        case "!float":
-            return struct.unpack(">d", bytes.fromhex(inner))[0]
-        case "!bytes":
-            return base64.b64decode(inner, validate=True)
-        case "!bytearray":
-            return bytearray(base64.b64decode(inner, validate=True))
-        case "!complex":
-            return complex(*(struct.unpack(">d", bytes.fromhex(part))[0] for part in inner))
-        case "!range":
-            return range(*map(int, inner))
-        case "!slice":
-            return slice(*items(inner))
-        case "!path":
-            return _PATHS[inner[0]](inner[1])
-        case "!date":
-            return date.fromisoformat(inner)
-        case "!datetime":
-            return _decode_time(datetime.fromisoformat(inner[0]), *inner[1:])
-        case "!time":
-            return _decode_time(time.fromisoformat(inner[0]), *inner[1:])
-        case "!timedelta":
-            return timedelta(*map(int, inner))
-        case "!scalar":
-            return np.frombuffer(base64.b64decode(inner[1]), dtype=dtype_of(inner[0]))[0]
-        case "!array":
-            return load_array(inner)
-        case "!tuple":
-            return tuple(items(inner))
-        case "!deque":
-            return deque(items(inner[0]), maxlen=inner[1])
-        case "!set":
-            return set(items(inner))
-        case "!frozenset":
-            return frozenset(items(inner))
-        case "!dict":
-            return pairs(inner)
-        case "!ordered":
-            return OrderedDict(pairs(inner))
-        case "!counter":
-            return Counter(pairs(inner))
-        case "!defaultdict":
-            return defaultdict(None if inner[0] is None else MADE[inner[0]], pairs(inner[1]))
-        case _:
-            raise ValueError(f"unknown kind {name!r}")
-
-
-def _decode_time(naive: Any, fold: int, zone: Any) -> Any:
-    if isinstance(zone, str):
-        zone = ZoneInfo(zone)
-    elif zone is not None:
-        offset = timezone(timedelta(*map(int, zone[:3])))
-        zone = (
-            offset if offset.tzname(None) == zone[3] else timezone(offset.utcoffset(None), zone[3])
-        )
-    return naive.replace(fold=int(fold), tzinfo=zone)
-
-
-def _bits(value: float) -> str:
-    return struct.pack(">d", value).hex()
+    name = next(iter(data), "")
+    if len(data) == 1 and name.startswith("!"):
+        inner = data[name]
+        return load_array(inner) if name == "!array" else _MADE_BY[name](_decode(inner, load_array))
+    return {key: _decode(item, load_array) for key, item in data.items()}

@@ -6,12 +6,10 @@ store, so every decision can be tested as a table.
 
 import math
 import re
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from runner.errors import SpecError
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,72 +33,32 @@ class Every(Protocol):
         """Say the interval and its reason, for people; what a checkpoint costs may decide it."""
 
 
-@dataclass(frozen=True)
-class EverySteps:
-    """After this many optimizer updates, or as soon after them as a step ends."""
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """After so many steps, seconds or epochs, whichever comes first; by itself: never.
 
-    steps: int
-
-    def due(self, since: Since) -> bool:  # noqa: D102
-        return since.steps >= self.steps
-
-    def describe(self, cost_seconds: float = 0.0) -> str:  # noqa: ARG002, D102
-        return f"every {self.steps} steps"
-
-
-@dataclass(frozen=True)
-class EverySeconds:
-    """After this much time, at the end of a step."""
-
-    seconds: float
-
-    def due(self, since: Since) -> bool:  # noqa: D102
-        return since.steps > 0 and since.seconds >= self.seconds
-
-    def describe(self, cost_seconds: float = 0.0) -> str:  # noqa: ARG002, D102
-        return f"every {self.seconds:g} s"
-
-
-@dataclass(frozen=True)
-class EveryEpochs:
-    """At the end of each n-th epoch."""
-
-    epochs: int = 1
-
-    def due(self, since: Since) -> bool:  # noqa: D102
-        return since.epoch_end and since.epochs >= self.epochs
-
-    def describe(self, cost_seconds: float = 0.0) -> str:  # noqa: ARG002, D102
-        return f"every {self.epochs} epochs" if self.epochs > 1 else "every epoch"
-
-
-@dataclass(frozen=True)
-class Never:
-    """Only the checkpoints that something else asks for (the first, the best, the final one)."""
-
-    def due(self, since: Since) -> bool:  # noqa: ARG002, D102
-        return False
-
-    def describe(self, cost_seconds: float = 0.0) -> str:  # noqa: ARG002, D102
-        return "never"
-
-
-@dataclass(frozen=True)
-class Within:
-    """Another interval, cut short where more than `max_loss_seconds` would be at stake.
-
-    Half of it, so that the other half is left for the writing.
+    Steps and seconds end where a step ends, epochs at the end of an epoch. Without any, only those
+    checkpoints are taken that something else asks for (the first, the best, the final one).
     """
 
-    every: Every
-    max_loss_seconds: float
+    steps: float = math.inf  #: optimizer updates
+    seconds: float = math.inf
+    epochs: float = math.inf
 
     def due(self, since: Since) -> bool:  # noqa: D102
-        late = since.steps > 0 and since.seconds >= self.max_loss_seconds / 2
-        return late or self.every.due(since)
+        late = since.steps > 0 and since.seconds >= self.seconds
+        ended = since.epoch_end and since.epochs >= self.epochs
+        return late or ended or since.steps >= self.steps
 
-    def describe(self, cost_seconds: float = 0.0) -> str:  # noqa: D102
-        return f"{self.every.describe(cost_seconds)}, at most {self.max_loss_seconds / 2:g} s"
+    def describe(self, cost_seconds: float = 0.0) -> str:  # noqa: ARG002, D102
+        known = [
+            "epoch" if name == "epochs" and count == 1 else f"{count:g} {name}"
+            for name, count in (("steps", self.steps), ("epochs", self.epochs))
+            if count < math.inf
+        ]
+        if self.seconds < math.inf:
+            known.append(f"at most {self.seconds:g} s" if known else f"{self.seconds:g} s")
+        return f"every {', '.join(known)}" if known else "never"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +78,9 @@ class Auto:
 
     def interval_seconds(self, cost_seconds: float) -> float:
         """Return the seconds from one checkpoint to the next."""
-        wished = daly(cost_seconds, self.mtbf_seconds)
-        wished = max(wished, cost_seconds / self.overhead, self.floor_seconds)
-        return min(wished, self.max_loss_seconds)
+        best = daly(cost_seconds, self.mtbf_seconds)
+        best = max(best, cost_seconds / self.overhead, self.floor_seconds)
+        return min(best, self.max_loss_seconds)
 
     def due(self, since: Since) -> bool:  # noqa: D102
         return since.steps > 0 and since.seconds >= self.interval_seconds(since.cost_seconds)
@@ -133,14 +91,12 @@ class Auto:
             return "auto: as soon as it is known what a checkpoint costs"
         interval = self.interval_seconds(cost_seconds)
         best = daly(cost_seconds, self.mtbf_seconds)
-        if interval == self.max_loss_seconds:
-            reason = "max_loss"
-        elif interval == cost_seconds / self.overhead:
-            reason = f"overhead budget of {self.overhead:.1%}"
-        elif interval == self.floor_seconds:
-            reason = "shortest sensible interval"
-        else:
-            reason = "loses least time, by Young/Daly"
+        reasons = {
+            self.floor_seconds: "shortest sensible interval",
+            cost_seconds / self.overhead: f"overhead budget of {self.overhead:.1%}",
+            self.max_loss_seconds: "max_loss",
+        }
+        reason = reasons.get(interval, "loses least time, by Young/Daly")
         alone = "" if interval == best else f"; Young/Daly alone: {best:.1f} s"
         seen = f"{self.interruptions} seen" if self.interruptions else "assumed, none seen yet"
         return (
@@ -191,7 +147,8 @@ def fits(*, expected_seconds: float, left_seconds: float | None) -> bool:
 
 _SECONDS = {"s": 1, "sec": 1, "second": 1, "seconds": 1, "m": 60, "min": 60, "minute": 60}
 _SECONDS |= {"minutes": 60, "h": 3600, "hour": 3600, "hours": 3600}
-_FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*")
+_COUNTED = {"step": "steps", "steps": "steps", "epoch": "epochs", "epochs": "epochs"}
+_FORM = re.compile(r"(\d{1,9}(?:\.\d+)?)\s*([a-z]+)")
 
 
 def for_job(
@@ -201,33 +158,31 @@ def for_job(
 
     Args:
         text: of the spec.
-        max_loss_seconds: at most this much work may be repeated.
+        max_loss_seconds: at most this much work may be repeated: half of it before a checkpoint
+            begins, so that the other half is left for the writing.
         running_seconds: that the job was worked on so far.
         interruptions: that it has seen.
     """
+    most = max_loss_seconds / 2
     if text.strip().lower() != "auto":
-        return Within(parse(text), max_loss_seconds)
+        every = parse(text)
+        return replace(every, seconds=min(every.seconds, most))
     mtbf = mean_time_between(running_seconds=running_seconds, interruptions=interruptions)
-    return Auto(
-        mtbf_seconds=mtbf, max_loss_seconds=max_loss_seconds / 2, interruptions=interruptions
-    )
+    return Auto(mtbf_seconds=mtbf, max_loss_seconds=most, interruptions=interruptions)
 
 
-def parse(text: str) -> EverySteps | EverySeconds | EveryEpochs:
+def parse(text: str) -> Interval:
     """Return the policy that "30s", "10m", "200 steps" or "2 epochs" names.
 
     Raises:
         SpecError: none of these. ("auto" needs figures: build `Auto`.)
     """
-    match = _FORM.fullmatch(text.lower())
-    if match and float(match[1]) > 0:
-        number, unit = float(match[1]), match[2]
-        if unit in _SECONDS:
-            return EverySeconds(number * _SECONDS[unit])
-        if number.is_integer() and unit in ("step", "steps"):
-            return EverySteps(int(number))
-        if number.is_integer() and unit in ("epoch", "epochs"):
-            return EveryEpochs(int(number))
+    match = _FORM.fullmatch(text.strip().lower())
+    number, unit = (float(match[1]), match[2]) if match else (0.0, "")
+    if number > 0 and unit in _SECONDS:
+        return Interval(seconds=number * _SECONDS[unit])
+    if number > 0 and number.is_integer() and unit in _COUNTED:
+        return Interval(**{_COUNTED[unit]: number})
     raise SpecError(
         f"{text!r} is no checkpoint interval. Known: '30s', '10m', '1h', '200 steps', '1 epoch'."
     )

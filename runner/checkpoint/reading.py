@@ -4,7 +4,7 @@ What is wrong is said by name (which object, which tensor), as a CheckpointError
 does not answer is a StoreError and says nothing about the checkpoint.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +32,41 @@ class Restored:
     reference: Reference
 
 
+def restore(
+    store: Store, references: Sequence[Reference], warn: Callable[[str], None]
+) -> Restored | None:
+    """Return the first of these checkpoints that verifies, or None where there are none.
+
+    Those that are damaged are named through `warn`.
+
+    Raises:
+        CheckpointError: there are some, and none verifies.
+        StoreError: the bucket does not answer.
+    """
+    problems = []
+    for reference in references:
+        try:
+            restored = read_checkpoint(store, reference)
+        except CheckpointError as error:
+            problems.append(f"step {reference.step}: {error}")
+            continue
+        for problem in problems:
+            warn(
+                f"a damaged checkpoint was passed over, the one of step {reference.step} "
+                f"is used: {problem}"
+            )
+        return restored
+    if not problems:
+        return None
+    raise CheckpointError(
+        f"none of the {len(problems)} checkpoints of this training can be read: "
+        + "; ".join(problems)
+        + ". (What is large and never changes, such as frozen layers, lies there once, for all "
+        "of them.) Nothing was changed. Bring the missing objects back, or begin anew under "
+        "another name."
+    )
+
+
 def read_manifest(store: Store, key: str) -> Manifest:
     """Return a manifest.
 
@@ -53,8 +88,6 @@ def read_checkpoint(store: Store, reference: Reference) -> Restored:
     manifest = read_manifest(store, reference.manifest)
     wanted: dict[int, dict[str, Place]] = {}
     for name, place in manifest.tensors.items():
-        if not 0 <= place.pack < len(manifest.packs):
-            raise CheckpointError(f"{reference.manifest}: {name} lies in no pack.")
         wanted.setdefault(place.pack, {})[name] = place
     tensors: dict[str, Array] = {}
     with ThreadPoolExecutor(READERS, thread_name_prefix="checkpoint-read") as pool:
@@ -72,79 +105,51 @@ def read_checkpoint(store: Store, reference: Reference) -> Restored:
 
 
 def _read_pack(store: Store, pack: Pack, places: Mapping[str, Place]) -> dict[str, Array]:
-    try:
-        return _read_places(store, pack, places)
-    except CheckpointError:
-        return _read_places(store, pack, places)  # the wire may lie once; the bucket lies twice
-    except NotFoundError as error:
-        raise CheckpointError(f"{pack.key} is missing.") from error
+    for last in (False, True):  # the wire may lie once; the bucket lies twice
+        try:
+            return _read_places(store, pack, places)
+        except NotFoundError as error:
+            raise CheckpointError(f"{pack.key} is missing.") from error
+        except CheckpointError as error:
+            if last:
+                raise CheckpointError(f"{pack.key}: {error}") from error
+    raise AssertionError
 
 
 def _read_places(store: Store, pack: Pack, places: Mapping[str, Place]) -> dict[str, Array]:
+    size = store.size(pack.key)
+    if size != pack.bytes:
+        wrong = "missing" if size is None else f"damaged: {size} bytes, expected {pack.bytes}"
+        raise CheckpointError(f"the pack is {wrong}.")
     distinct = {place.offset: place.length for place in places.values()}
-    whole = sum(distinct.values()) >= WHOLE_SHARE * pack.bytes
-    source = _Whole(store, pack) if whole else _Ranges(store, pack)
-    entries = source.entries()
-    return {name: _tensor(name, place, pack, entries, source) for name, place in places.items()}
+    whole: memoryview | None = None
+    if sum(distinct.values()) >= WHOLE_SHARE * pack.bytes:
+        found = store.read(pack.key, max_bytes=pack.bytes)
+        if found is None or len(found) != pack.bytes:
+            raise CheckpointError("the pack was changed while it was read.")
+        whole = memoryview(found)
 
+    def part(offset: int, length: int) -> memoryview:
+        if whole is not None:
+            return whole[offset : offset + length]
+        return memoryview(store.read_range(pack.key, offset, length) if length else b"")
 
-class _Ranges:
-    """A pack of which only some tensors are needed."""
-
-    def __init__(self, store: Store, pack: Pack) -> None:
-        self.pack = pack
-        self.store = store
-        size = store.size(pack.key)
-        if size is None:
-            raise CheckpointError(f"{pack.key} is missing.")
-        if size != pack.bytes:
-            raise CheckpointError(f"{pack.key} has {size} bytes, expected {pack.bytes}.")
-
-    def entries(self) -> dict[str, packs.Entry]:
-        """Return what the pack's own header says."""
-        start = bytes(self.bytes_of(0, 8))
-        length = _located(self.pack, packs.header_length, start, self.pack.bytes)
-        return _entries(self.pack, bytes(self.bytes_of(0, length)))
-
-    def bytes_of(self, offset: int, length: int) -> memoryview:
-        """Return a part of the pack."""
-        return memoryview(self.store.read_range(self.pack.key, offset, length) if length else b"")
-
-
-class _Whole(_Ranges):
-    """A pack that is read in one request."""
-
-    def __init__(self, store: Store, pack: Pack) -> None:
-        super().__init__(store, pack)
-        data = store.read(pack.key, max_bytes=pack.bytes)
-        if data is None or len(data) != pack.bytes:
-            raise CheckpointError(f"{pack.key} was changed while it was read.")
-        self.data = memoryview(data)
-
-    def bytes_of(self, offset: int, length: int) -> memoryview:
-        return self.data[offset : offset + length]
-
-
-def _entries(pack: Pack, header: bytes) -> dict[str, packs.Entry]:
+    header = bytes(part(0, packs.header_length(bytes(part(0, 8)), pack.bytes)))
     if packs.hash_bytes(header) != pack.header:
-        raise CheckpointError(f"{pack.key}: its header is damaged.")
-    return _located(pack, packs.parse, header, pack.bytes)  # type: ignore[no-any-return]
-
-
-def _located(pack: Pack, function: Any, *arguments: Any) -> Any:
-    try:
-        return function(*arguments)
-    except CheckpointError as error:
-        raise CheckpointError(f"{pack.key}: {error}") from error
+        raise CheckpointError("the pack's header is damaged.")
+    entries = packs.parse(header, pack.bytes)
+    return {name: _tensor(name, place, entries, part) for name, place in places.items()}
 
 
 def _tensor(
-    name: str, place: Place, pack: Pack, entries: Mapping[str, packs.Entry], source: _Ranges
+    name: str,
+    place: Place,
+    entries: Mapping[str, packs.Entry],
+    part: Callable[[int, int], memoryview],
 ) -> Array:
-    entry = entries.get(place.name)
-    if entry != packs.Entry(place.dtype, place.shape, place.offset, place.length):
-        raise CheckpointError(f"{pack.key}: {name} is not where the manifest says.")
-    data = source.bytes_of(place.offset, place.length)
+    if entries.get(place.name) != (place.dtype, place.shape, place.offset, place.length):
+        raise CheckpointError(f"the tensor {name} is not where the manifest says.")
+    data = part(place.offset, place.length)
     if packs.hash_bytes(data) != place.hash:
-        raise CheckpointError(f"{pack.key}: the tensor {name} is damaged.")
+        raise CheckpointError(f"the tensor {name} is damaged.")
     return packs.array_from(data, place.dtype, place.shape)

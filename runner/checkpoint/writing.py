@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from blake3 import blake3
 
 from runner.checkpoint import packs
-from runner.checkpoint.dtypes import name_of_dtype
 from runner.checkpoint.manifest import Manifest, Pack, Place
 from runner.checkpoint.plain import Array
 from runner.store.base import Store
@@ -84,7 +83,7 @@ class PackWriter:
         Returns:
             Whether its bytes travel now. If not, `finish` may ask for the array again.
         """
-        content = (name_of_dtype(array.dtype), array.shape, digest)
+        content = (array.dtype.name, array.shape, digest)
         self._contents[name] = content
         if content in self._known or content in self._queued:
             return False
@@ -142,11 +141,7 @@ class PackWriter:
         size = len(header) + sum(array.nbytes for _, array, _ in arrays)
         key = f"{self._folder}{content_name.hexdigest()[:32]}"
         copy = "-copy" if f"{key}.safetensors" in self._left else ""
-        pack = Pack(
-            key=f"{key}{copy}.safetensors",
-            bytes=size,
-            header=packs.hash_bytes(header),
-        )
+        pack = Pack(f"{key}{copy}.safetensors", size, packs.hash_bytes(header))
         self._store.put(pack.key, [header, *(packs.as_bytes(array) for _, array, _ in arrays)])
         self.bytes_written += size
         for name, _, digest in arrays:
@@ -161,6 +156,6 @@ class PackWriter:
             pack, place = self._written.get(content) or self._known[content]
             number = index.setdefault(pack, len(index))
             if place.pack != number:
-                place = Place(*place[:3], number, *place[4:])
+                place = place._replace(pack=number)
             places[name] = place
         return places, tuple(index)

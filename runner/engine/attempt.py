@@ -39,6 +39,7 @@ class AttemptLog:
         self._tail = bytearray()
         self._cut = False
         self._dirty = False
+        self._epoch: int | None = None  # as last reported
 
     def write(self, text: str) -> None:
         """Append a line, stamped with the time in UTC."""
@@ -54,6 +55,17 @@ class AttemptLog:
                 keep = self._tail.find(b"\n", len(self._tail) - TAIL_BYTES // 2) + 1
                 del self._tail[:keep]
                 self._cut = True
+
+    def progressed(self, progress: Progress) -> None:
+        """Note where a training begins, and the metrics of each epoch that has ended."""
+        if progress.stage != "train":
+            return
+        if self._epoch is None:
+            self.write(f"training begins at step {progress.global_step}")
+        elif progress.epoch > self._epoch:
+            metrics = "  ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
+            self.write(f"epoch {progress.epoch}/{progress.epochs}: {metrics}")
+        self._epoch = progress.epoch
 
     def flush(self) -> None:
         """Bring the bucket up to date, if there is news."""
@@ -119,9 +131,8 @@ class Heartbeat:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self.lost: LeaseLostError | None = None
-        self.progress = Progress(stage="start")
-        self.eta_seconds: float | None = None
-        self.vigil = Vigil()
+        self._progress = Progress(stage="start")
+        self._vigil = Vigil()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -136,6 +147,11 @@ class Heartbeat:
         self._closing.set()
         # one that hangs in a bucket that hangs must not cost the time for letting go
         self._thread.join(timeout=JOIN_SECONDS)
+
+    def moved(self, progress: Progress) -> None:
+        """Take what the next beat reports."""
+        self._progress = progress
+        self._vigil.moved(progress)
 
     def check(self) -> None:
         """Raise what the heartbeat found out.
@@ -163,14 +179,14 @@ class Heartbeat:
                 _warn("a heartbeat went wrong, trying again: %s: %s", type(error).__name__, error)
             if self._closing.wait(self._interval):
                 return
-            self.vigil.beat(self._interval, excused=away)
+            self._vigil.beat(self._interval, excused=away)
             limit = self._stalled_seconds
-            if limit is not None and self.vigil.silent_seconds > limit:
+            if limit is not None and self._vigil.silent_seconds > limit:
                 self._on_stalled()
                 return
 
     def _beat(self) -> None:
-        progress = self.progress
+        progress = self._progress
         details: dict[str, Any] = {
             "stage": progress.stage,
             "epochs": progress.epochs,
@@ -178,10 +194,10 @@ class Heartbeat:
             "steps": progress.steps,
             "images_per_second": progress.images_per_second,
             "interval": progress.interval,
-            "eta_seconds": self.eta_seconds,
+            "eta_seconds": progress.eta_seconds,
         }
-        if self.vigil.stalled:
-            details["stalled_seconds"] = round(self.vigil.silent_seconds)
+        if self._vigil.stalled:
+            details["stalled_seconds"] = round(self._vigil.silent_seconds)
         self._lease.renew(
             step=progress.global_step,
             epoch=progress.epoch,

@@ -51,21 +51,15 @@ def differences(killed: Outcome, undisturbed: Outcome) -> list[str]:
     >>> differences(replace(one, evaluation={"top_1": 0.25}), one)
     ['evaluation top_1: 0.25 killed, 0.5 undisturbed']
     """
-    found = []
-    if killed.step != undisturbed.step:
-        found.append(f"final step: {killed.step} killed, {undisturbed.step} undisturbed")
-    for name in sorted(killed.history.keys() | undisturbed.history.keys()):
-        mine, theirs = killed.history.get(name), undisturbed.history.get(name)
-        if _exactly(mine) != _exactly(theirs):
-            found.append(f"History {name}: {_first_difference(mine, theirs)}")
-    if killed.digest != undisturbed.digest:
-        found.append(
-            f"final digest: {killed.digest[:16]} killed, {undisturbed.digest[:16]} undisturbed"
-        )
-    for name in sorted(killed.evaluation.keys() | undisturbed.evaluation.keys()):
-        mine, theirs = killed.evaluation.get(name), undisturbed.evaluation.get(name)
-        if _exactly(mine) != _exactly(theirs):
-            found.append(f"evaluation {name}: {mine} killed, {theirs} undisturbed")
+    rows: list[tuple[str, Any, Any]] = [("final step", killed.step, undisturbed.step)]
+    rows += _named("History ", killed.history, undisturbed.history)
+    rows.append(("final digest", killed.digest[:16], undisturbed.digest[:16]))
+    rows += _named("evaluation ", killed.evaluation, undisturbed.evaluation)
+    found = [
+        f"{name}: {_first_difference(mine, theirs)}"
+        for name, mine, theirs in rows
+        if _exactly(mine) != _exactly(theirs)
+    ]
     if killed.predictions != undisturbed.predictions:
         found.append("evaluation: the predictions differ")
     if found:
@@ -73,13 +67,22 @@ def differences(killed: Outcome, undisturbed: Outcome) -> list[str]:
     return found
 
 
+def _named(
+    kind: str, killed: Mapping[str, Any], undisturbed: Mapping[str, Any]
+) -> list[tuple[str, Any, Any]]:
+    names = sorted(killed.keys() | undisturbed.keys())
+    return [(f"{kind}{name}", killed.get(name), undisturbed.get(name)) for name in names]
+
+
 def _exactly(value: Any) -> str:
     return json.dumps(value, sort_keys=True)  # the shortest text that names this very float
 
 
 def _first_difference(mine: Any, theirs: Any) -> str:
-    if not isinstance(mine, list) or not isinstance(theirs, list):
+    if isinstance(mine, list) != isinstance(theirs, list):
         return "only one of the two has it"
+    if not isinstance(mine, list):
+        return f"{mine} killed, {theirs} undisturbed"
     for epoch, (one, other) in enumerate(zip(mine, theirs, strict=False), start=1):
         if _exactly(one) != _exactly(other):
             return f"{one} killed, {other} undisturbed, first in epoch {epoch}"

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import median
 
 from runner.training.progress import Progress
@@ -17,9 +18,28 @@ class Pace:
     """How fast a stage goes; the first step, which traces the graph, is not counted."""
 
     def __init__(self) -> None:
-        self.epochs = 0  #: that the training is to have, as last told
+        self.epochs = 0  #: that the training is to have, as last reported
+        self.moved = False  #: a training step of this attempt is done
         self._first: int | None = None
         self._began: tuple[float, int] | None = None
+        self._last: tuple[float, int] | None = None  # of the training steps alone
+        self._speed: float | None = None
+
+    def timed(self, progress: Progress) -> Progress:
+        """Return this look with the time to the end, and a training's images per second."""
+        eta = self.eta_seconds(progress)
+        if progress.stage == "evaluate":  # which counts its images itself
+            return replace(progress, eta_seconds=eta)
+        self.moved = self._began is not None
+        now, step = time.monotonic(), progress.global_step
+        if progress.stage == "train" and self.moved:
+            if self._last is not None and step > self._last[1]:
+                newest = (step - self._last[1]) * progress.batch_size / (now - self._last[0])
+                self._speed = 0.7 * self._speed + 0.3 * newest if self._speed else newest
+            self._last = (now, step)
+        else:
+            self._last = None  # a validation's time is no training speed
+        return replace(progress, eta_seconds=eta, images_per_second=self._speed)
 
     def eta_seconds(self, progress: Progress) -> float | None:
         """Seconds to the end, if no callback ends it before; None while unknown."""

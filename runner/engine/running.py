@@ -10,15 +10,15 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
+from runner.commit import Commit
 from runner.engine.attempt import AttemptLog, Heartbeat, trace_key
 from runner.engine.faults import FINAL, kind_of, stacks, trace_of
 from runner.engine.pace import Pace
 from runner.engine.preemption import StopRequest
-from runner.engine.stages import Attempt, run_stage
+from runner.engine.stages import run_stage
 from runner.errors import (
     DataAwayError,
     LeaseLostError,
@@ -34,6 +34,7 @@ from runner.queue.lease import Lease
 from runner.queue.presence import LEFT
 from runner.queue.queue import utc_now
 from runner.store.base import Store
+from runner.training.host import Host
 from runner.training.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -70,22 +71,34 @@ class Surroundings:
     leave: Callable[[int], None] = os._exit  #: ends the process, whatever its threads do
 
 
-class RunningAttempt:
-    """An attempt that has its lease."""
+class RunningAttempt(Host):
+    """An attempt that has its lease: the host of its stage."""
 
     def __init__(self, lease: Lease, spec: Json, around: Surroundings) -> None:
-        self._lease = lease
-        self._spec = spec
+        self.lease = lease
+        self.spec = spec
+        self.store = around.store
+        self.left = ""  #: why the job was left to other machines, if it was
+        self.lost = ""  #: how the job became another's, if it did
+        self._job = lease.job  # as it was claimed
         self._around = around
         self._limits = _limits(spec)
         self._log = AttemptLog(around.store, lease.job.id, lease.token)
-        self._began_at = time.monotonic()
+        self._heartbeat = Heartbeat(
+            lease,
+            self._log,
+            interval_seconds=around.beat_seconds,
+            on_beat=self._beaten,
+            on_lost=lambda: around.stop.interrupt("the job is another's, or cancelled"),
+            stalled_seconds=self._limits.stalled_seconds,
+            on_stalled=self._give_up,
+        )
+        self._pace = Pace()
         self._hold_reason = ""
-        self._moved_at: float | None = None  # monotonic: the first new step
+        self._notes: list[str] = []  # for the next commit
+        self._began_at = time.monotonic()
+        self._moved_at: float | None = None  # the first new step
         self._save_after = 0.0  # seconds from there on, while a death may be near
-        self.startup_seconds: float | None = None  #: to the first new step
-        self.left = ""  #: why the job was left to other machines, if it was
-        self.lost = ""  #: how the job became another's, if it did
 
     def run(self) -> None:
         """Run the stage and append the record that ends it.
@@ -99,15 +112,15 @@ class RunningAttempt:
             self._run()
         finally:
             logging.getLogger("runner").removeHandler(handler)
-            _quietly(self._log.flush)
+            self._flush()
 
     def _run(self) -> None:
-        job, log, lease = self._lease.job, self._log, self._lease
+        job, log, lease = self._job, self._log, self.lease
         log.write(f"attempt {job.tries} of {job.id}: {job.stage.value}, token {lease.token}")
         if job.reason:
             log.write(job.reason)
         try:
-            self._run_stage(job)
+            self._run_stage()
         except PreemptedError as error:
             reason = str(error)
             log.write(f"preempted: {reason}")
@@ -135,39 +148,19 @@ class RunningAttempt:
                 log.write("".join(traceback.format_exception(error)))
                 self._fail(kind, f"{type(error).__name__}: {error}", trace_of(error))
 
-    def _run_stage(self, job: Job) -> None:
-        around = self._around
-        heartbeat = Heartbeat(
-            self._lease,
-            self._log,
-            interval_seconds=around.beat_seconds,
-            on_beat=self._beaten,
-            on_lost=lambda: around.stop.interrupt("the job is another's, or cancelled"),
-            stalled_seconds=self._limits.stalled_seconds,
-            on_stalled=self._give_up,
-        )
-        attempt = Attempt(
-            store=around.store,
-            lease=self._lease,
-            spec=self._spec,
-            should_stop=lambda: self._stop_reason(heartbeat),
-            urgency=around.stop,
-            on_progress=_Progressed(job, heartbeat, self),
-            before_commit=partial(_quietly, self._log.flush),
-            startup_seconds=lambda: self.startup_seconds,
-        )
-        with heartbeat, MemoryWatch(self._near_the_limit):
+    def _run_stage(self) -> None:
+        with self._heartbeat, MemoryWatch(self._near_the_limit):
             try:
-                with around.stop.interrupting():
-                    run_stage(attempt)
+                with self._around.stop.interrupting():
+                    run_stage(self)
             except PreemptedError:
-                heartbeat.check()  # interrupted since the lease is lost
+                self._heartbeat.check()  # interrupted since the lease is lost
                 raise
 
     def _beaten(self) -> None:
         """Look, in the heartbeat's thread, for what ends a stage in which no step asks."""
         self._around.on_beat()
-        if self._around.stop.at_once and (reason := self._users_wish()):
+        if self._around.stop.at_once and (reason := self._to_hold()):
             self._around.stop.interrupt(reason)
 
     def _near_the_limit(self, memory: Memory) -> None:
@@ -177,13 +170,9 @@ class RunningAttempt:
         )
         self._log.flush()
 
-    def _stop_reason(self, heartbeat: Heartbeat) -> str | None:
-        heartbeat.check()
-        return self._around.stop.reason or self._users_wish()
-
-    def _users_wish(self) -> str | None:
-        """Why the job is to be held, if it is."""
-        job = self._lease.job
+    def _to_hold(self) -> str | None:
+        """Return why the job is to be held, if it is."""
+        job = self.lease.job
         if job.wish == HOLD:
             return "held by its user"  # unless it is taken back until the job is released
         if job.budget:
@@ -191,35 +180,70 @@ class RunningAttempt:
             self._hold_reason = jobs.over_budget(job, max(0.0, since))
         return self._hold_reason or None
 
-    def progressed(self, job: Job, progress: Progress, *, moved: bool) -> None:
-        """Pass progress on; the first step that is new shows what a start takes."""
-        if moved and self.startup_seconds is None:
-            self.startup_seconds = time.monotonic() - self._began_at
-        if moved:
-            self._around.stop.at_once = False  # from here on there is something to save
-            if job.deaths:
-                self._save_early()
-        self._around.reporter.progressed(job, progress)
+    # ------------------------------------------------------------------ the stage's host
 
-    def _save_early(self) -> None:
+    @property
+    def prefix(self) -> str:
+        """The job's folder in the store."""
+        return f"jobs/{self.lease.job.id}"
+
+    def should_stop(self) -> str | None:
+        """Return why to save and stop; raises LeaseLostError."""
+        self._heartbeat.check()
+        return self._around.stop.reason or self._to_hold()
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds that may be spent on saving."""
+        return self._around.stop.seconds_left
+
+    def take_save_request(self) -> bool:
+        """Return whether a checkpoint was requested since the last call."""
+        return self._around.stop.take_save_request()
+
+    def progressed(self, progress: Progress) -> None:
+        """Pass progress on; the first step that is new shows what a start takes."""
+        progress = self._pace.timed(progress)
+        self._heartbeat.moved(progress)
+        if self._pace.moved:
+            self._around.stop.at_once = False  # from here on there is something to save
+            self._moved_at = self._moved_at or time.monotonic()
+            if self._job.deaths:
+                self._save_early(time.monotonic() - self._moved_at)
+        self._around.reporter.progressed(self._job, progress)
+        self._log.progressed(progress)
+
+    def commit(self, commit: Commit) -> object:
+        """Append the record, after what the log says of an epoch."""
+        self._flush()
+        noted = len(self._notes)
+        started = self._moved_at and self._moved_at - self._began_at
+        notes = [*self._notes[:noted], *commit.notes]
+        result = self.lease.commit(replace(commit, notes=notes, startup_seconds=started))
+        del self._notes[:noted]
+        return result
+
+    def note(self, text: str) -> None:
+        """Report it, now and in the record of the next checkpoint."""
+        logger.warning(text)
+        if text not in self._notes:
+            self._notes.append(text)
+
+    def _save_early(self, seconds: float) -> None:
         """Save at once, then in twice the time, and so on: the attempts before this one died.
 
         Else a job whose machines live shorter than its checkpoints are apart would be taken for
         one that dies at one step, and would get nowhere.
         """
-        now = time.monotonic()
-        self._moved_at = self._moved_at or now
-        if now - self._moved_at >= self._save_after:
-            self._save_after = max(1.0, 2 * (now - self._moved_at))
+        if seconds >= self._save_after:
+            self._save_after = max(1.0, 2 * seconds)
             self._around.stop.save_soon()
 
-    def write(self, text: str) -> None:
-        """Write a line into the attempt's log."""
-        self._log.write(text)
+    # ------------------------------------------------------------------ its end
 
     def _fail(self, kind: Failure, reason: str, trace: bytes) -> None:
         """Append the failure, its traceback written before."""
-        key = trace_key(self._lease.job.id, self._lease.token)
+        key = trace_key(self.lease.job.id, self.lease.token)
         try:
             self._around.store.put(key, trace)
         except StoreError as error:
@@ -228,7 +252,7 @@ class RunningAttempt:
         retries = 0 if kind in FINAL else self._limits.retries
         backoff = self._limits.backoff_seconds
         self._conclude(
-            lambda: self._lease.fail(
+            lambda: self.lease.fail(
                 reason, retries=retries, kind=kind, trace=key, backoff_seconds=backoff
             )
         )
@@ -243,7 +267,7 @@ class RunningAttempt:
         """End a training that hangs: its thread can't be ended, so the process is."""
         seconds = self._limits.stalled_seconds or 0.0
         reason = f"stalled: no progress for {seconds:.0f} s (limits.stalled)"
-        text = f"{self._lease.job.id}: {reason}; this process ends"
+        text = f"{self.lease.job.id}: {reason}; this process ends"
         where = stacks()
         # what hangs may hold the very locks that the last words need
         words = threading.Thread(target=self._say_last, args=(reason, where), daemon=True)
@@ -252,7 +276,7 @@ class RunningAttempt:
         note = threading.Thread(target=self._around.reporter.note, args=(text,), daemon=True)
         note.start()
         note.join(NOTE_SECONDS)
-        failed = self._lease.job.state is State.FAILED
+        failed = self.lease.job.state is State.FAILED
         self._around.leave(Exit.FAILED if failed else Exit.PREEMPTED)
 
     def _say_last(self, reason: str, where: str) -> None:
@@ -261,11 +285,16 @@ class RunningAttempt:
             self._fail(Failure.STALLED, reason, where.encode(errors="replace"))
         except StoreError as error:
             self._log.write(f"it could not be given back: {error}")
-        _quietly(self._log.flush)
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            self._log.flush()
+        except StoreError as error:
+            logger.warning("the attempt's log could not be written: %s", error)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Limits:
+class _Limits(NamedTuple):
     retries: int
     backoff_seconds: float
     stalled_seconds: float | None
@@ -275,53 +304,16 @@ def _limits(spec: Mapping[str, Any]) -> _Limits:
     """What a spec says of failures. It may be one of an older version, or wrong altogether."""
     from runner.spec import Limits, seconds
 
-    found = spec.get("limits")
-    given: Mapping[str, Any] = found if isinstance(found, dict) else {}
+    try:
+        limits = Limits.model_validate(spec.get("limits") or {})
+    except ValueError:  # the stage itself will report it
+        limits = Limits()
     retries = spec.get("retries", 0)
-    defaults = Limits()
-
-    def duration(name: str, default: str | None) -> float | None:
-        value = given.get(name, default)
-        try:
-            return None if value is None else seconds(str(value))
-        except ValueError:  # the stage itself will say so
-            return None if default is None else seconds(default)
-
     return _Limits(
-        retries=retries if type(retries) is int else 0,
-        backoff_seconds=duration("backoff", defaults.backoff) or 0.0,
-        stalled_seconds=duration("stalled", defaults.stalled),
+        retries if type(retries) is int else 0,
+        seconds(limits.backoff),
+        seconds(limits.stalled) if limits.stalled else None,
     )
-
-
-class _Progressed:
-    """Passes progress on to the heartbeat and the reporter, and each epoch's metrics to the log."""
-
-    def __init__(self, job: Job, heartbeat: Heartbeat, attempt: RunningAttempt) -> None:
-        self._job = job
-        self._attempt = attempt
-        self._begun_at: int | None = None
-        self._heartbeat = heartbeat
-        self._pace = Pace()
-        self._epoch: int | None = None
-
-    def __call__(self, progress: Progress) -> None:
-        self._heartbeat.progress = progress
-        self._heartbeat.eta_seconds = self._pace.eta_seconds(progress)
-        self._heartbeat.vigil.moved(progress)
-        moved = False
-        if progress.stage in ("train", "validate"):
-            self._begun_at = progress.global_step if self._begun_at is None else self._begun_at
-            moved = progress.global_step > self._begun_at
-        self._attempt.progressed(self._job, progress, moved=moved)
-        if progress.stage != "train":
-            return
-        if self._epoch is None:
-            self._attempt.write(f"training begins at step {progress.global_step}")
-        elif progress.epoch > self._epoch:
-            metrics = "  ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
-            self._attempt.write(f"epoch {progress.epoch}/{progress.epochs}: {metrics}")
-        self._epoch = progress.epoch
 
 
 class _LogHandler(logging.Handler):
@@ -337,10 +329,3 @@ class _LogHandler(logging.Handler):
         self._log.write(text)
         if record.levelno >= logging.WARNING:
             self._reporter.note(text)
-
-
-def _quietly(action: Callable[[], None]) -> None:
-    try:
-        action()
-    except StoreError as error:
-        logger.warning("the attempt's log could not be written: %s", error)

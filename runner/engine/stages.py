@@ -8,18 +8,15 @@ import gc
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.errors import CheckpointError, SpecError, StoreError
 from runner.queue.job import Stage
 from runner.queue.lease import Lease
 from runner.spec import JobSpec, parse
 from runner.store.base import Store
-from runner.training.progress import OnProgress
-from runner.training.urgency import NoHurry, Urgency
+from runner.training.host import Host
 
 if TYPE_CHECKING:
     from runner.evaluation.evaluate import Evaluation
@@ -27,23 +24,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Attempt:
-    """One claim to its end."""
+class Attempt(Host, Protocol):
+    """One claim to its end, as its stage sees it."""
 
     store: Store
     lease: Lease
     spec: Mapping[str, Any]  #: as the log keeps it
-    should_stop: Callable[[], str | None]  #: a reason to save and stop; raises LeaseLostError
-    on_progress: OnProgress
-    urgency: Urgency = field(default_factory=NoHurry)  #: how much time there is for saving
-    before_commit: Callable[[], None] = lambda: None  #: brings the attempt's log up to date
-    startup_seconds: Callable[[], float | None] = lambda: None  #: once the first step is done
 
     @property
     def prefix(self) -> str:
         """The job's folder in the store."""
-        return f"jobs/{self.lease.job.id}"
 
 
 def run_stage(attempt: Attempt) -> None:
@@ -66,25 +56,17 @@ def _train(attempt: Attempt, spec: JobSpec) -> None:
     from runner.training.trainer import Past, train
 
     job = attempt.lease.job
-    final = train(
-        spec,
+    past = Past(
         store=attempt.store,
         prefix=attempt.prefix,
         token=attempt.lease.token,
-        commit=partial(_commit, attempt),
         checkpoints=job.checkpoints,
         best=job.best,
-        past=Past(running_seconds=job.worked_seconds, interruptions=job.preemptions),
-        should_stop=attempt.should_stop,
-        urgency=attempt.urgency,
-        on_progress=attempt.on_progress,
+        running_seconds=job.worked_seconds,
+        interruptions=job.preemptions,
     )
+    final = train(spec, past, attempt)
     attempt.lease.finish(final=final.to_json(), evaluate=spec.evaluation is not None)
-
-
-def _commit(attempt: Attempt, **record: Any) -> object:
-    attempt.before_commit()  # what the log says of an epoch is not lost where the epoch is not
-    return attempt.lease.commit(**record, startup_seconds=attempt.startup_seconds())
 
 
 def _evaluate(attempt: Attempt, spec: JobSpec) -> None:
@@ -121,7 +103,7 @@ def _evaluate(attempt: Attempt, spec: JobSpec) -> None:
         seed=spec.seed,
         augmentation=augmentation.model_dump() if augmentation else None,
         should_stop=attempt.should_stop,
-        on_progress=attempt.on_progress,
+        on_progress=attempt.progressed,
     )
     notes = [f"evaluated on different numerics: {', '.join(differences)}"] if differences else []
     stored = _store_evaluation(attempt, evaluation)

@@ -1,4 +1,4 @@
-"""Asking workers to finish their step, save, let go, and take no more.
+"""Asking workers to finish their step, save, release their job, and claim no more.
 
 A request is an object with a fresh nonce. A worker remembers what lay there when it began: only
 what comes after that is meant for it, whatever any clock says, so that nobody has to clean up

@@ -21,21 +21,24 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
+from runner.commit import Commit
 from runner.errors import ConflictError, LeaseLostError, SpecError
-from runner.queue.fields import Json, line
 from runner.queue.record import (
     ENDED,
     HOLD,
     MOST_DEATHS,
     Failure,
     Job,
+    Json,
     Stage,
     State,
     changed_spec,
     from_json,
+    hours,
+    line,
     spec_digest,
-    terms_of,
     to_json,
 )
 from runner.store.log import DAMAGED
@@ -50,6 +53,8 @@ _NOTES = 20  # the newest are kept: a record stays one small request
 _CHECKPOINTS = 64
 _REASON = 1000  # characters; a traceback belongs into an object of its own
 _OTHERS = ("cancel", "quarantine")  # no records of the owner: their clock is not its
+#: of a job that its user queues once more
+_AGAIN: dict[str, Any] = {"state": State.QUEUED, "deaths": 0, "wait_seconds": 0.0}
 MOST_BACKOFF = 3600.0  #: seconds between two tries
 
 
@@ -74,7 +79,6 @@ def is_id(name: str) -> bool:
 def submitted(job_id: str, spec: Json, now: datetime) -> Job:
     """Return record 0 of a job: submission is this one create."""
     return Job(
-        **terms_of(spec),
         id=check_id(job_id),
         number=0,
         kind="submit",
@@ -84,6 +88,11 @@ def submitted(job_id: str, spec: Json, now: datetime) -> Job:
         updated_at=now,
         spec_digest=spec_digest(spec),
         spec=spec,
+        priority=spec.get("priority") or 0,
+        after=tuple(spec.get("after") or ()),
+        requirements=spec.get("requirements") or None,
+        budget=hours(spec.get("budget") or None),
+        most_deaths=(spec.get("limits") or {}).get("deaths", MOST_DEATHS),
     )
 
 
@@ -150,42 +159,32 @@ def held_by(job: Job, token: int, owner: Json) -> None:
     )
 
 
-def committed(
-    job: Job,
-    *,
-    step: int,
-    epoch: int,
-    checkpoints: Sequence[Json],
-    best: Json | None,
-    notes: Sequence[str],
-    metrics: Json | None = None,
-    startup_seconds: float | None = None,
-) -> Job:
+def committed(job: Job, commit: Commit) -> Job:
     """Make checkpoints count."""
-    if len(checkpoints) > _CHECKPOINTS:
-        raise ConflictError(
-            f"{job.id}: {len(checkpoints)} checkpoints; a record names {_CHECKPOINTS}."
-        )
-    return replace(
-        job,
-        kind="commit",
-        step=step,
-        epoch=epoch,
-        metrics=metrics if metrics is not None else job.metrics,
-        checkpoints=tuple(checkpoints),
-        best=best,
-        notes=_newest_notes(job, notes),
-        deaths=0 if step > job.step else job.deaths,
-        startup_seconds=startup_seconds or job.startup_seconds,
-    )
+    count = len(commit.checkpoints)
+    if count > _CHECKPOINTS:
+        raise ConflictError(f"{job.id}: {count} checkpoints; a record names {_CHECKPOINTS}.")
+    changes = {
+        **commit.changes(),
+        "kind": "commit",
+        "checkpoints": tuple(commit.checkpoints),
+        "notes": _newest_notes(job, commit.notes),
+        "deaths": 0 if commit.step > job.step else job.deaths,
+    }
+    return replace(job, **changes)
 
 
 def finished(
-    job: Job, *, final: Json | None, evaluation: Json | None, evaluate: bool, notes: Sequence[str]
+    job: Job,
+    *,
+    final: Json | None = None,
+    evaluation: Json | None = None,
+    evaluate: bool = True,
+    notes: Sequence[str] = (),
 ) -> Job:
     """End a stage. Training that ends queues its evaluation in the same record.
 
-    Held instead of queued, if its user wished that too late for the training.
+    Held instead of queued, if its user requested that too late for the training.
     """
     more = job.stage is Stage.TRAIN and evaluate
     hold = more and job.wish == HOLD
@@ -207,8 +206,8 @@ def finished(
     )
 
 
-def released(job: Job, *, reason: str, preempted: bool = True) -> Job:
-    """Give the job back, which spends no retry. Held, if its user wished that.
+def released(job: Job, reason: str, *, preempted: bool = True) -> Job:
+    """Give the job back, which spends no retry. Held, if its user requested that.
 
     `preempted`: its machine goes; else it is left for a machine that has what it needs.
     """
@@ -224,16 +223,16 @@ def released(job: Job, *, reason: str, preempted: bool = True) -> Job:
     )
 
 
-def held(job: Job, *, reason: str) -> Job:
+def held(job: Job, reason: str) -> Job:
     """Give the job back and keep workers from it: neither a preemption nor a failure."""
     return replace(job, kind="hold", state=State.HELD, owner=None, wish="", reason=reason[:_REASON])
 
 
 def failed(
     job: Job,
-    *,
     reason: str,
-    retries: int,
+    *,
+    retries: int = 0,
     kind: Failure = Failure.CRASH,
     trace: str = "",
     backoff_seconds: float = 0.0,
@@ -294,25 +293,23 @@ def put_on_hold(job: Job, *, reason: str = "held by its user") -> Job:
     return replace(job, kind="hold", state=State.HELD, reason=reason)
 
 
-def let_go(job: Job) -> Job:
-    """Queue a held job again, with its whole budget; or take back the wish to hold it."""
+def unheld(job: Job) -> Job:
+    """Queue a held job again, with its whole budget; or take back the request to hold it."""
     if job.state is State.RUNNING and job.wish == HOLD:
         return replace(job, kind="ask", wish="")
-    _expect(job, "be let go", State.HELD)
+    _expect(job, "be unheld", State.HELD)
     return replace(
         job,
         kind="unhold",
-        state=State.QUEUED,
-        deaths=0,
-        wait_seconds=0.0,
         spent_seconds=0.0,
         spent_gpu_seconds=0.0,
         reason="",
+        **_AGAIN,
     )
 
 
 def prioritized(job: Job, priority: int) -> Job:
-    """Let a job go before those of lower priority; one that runs goes on running."""
+    """Move a job ahead of those of lower priority; one that runs is not stopped."""
     _expect(job, "get a priority", State.QUEUED, State.HELD, State.RUNNING)
     return replace(job, kind="priority", priority=priority)
 
@@ -323,13 +320,11 @@ def retried(job: Job) -> Job:
     return replace(
         job,
         kind="retry",
-        state=State.QUEUED,
         failures=0,
-        deaths=0,
-        wait_seconds=0.0,
         spent_seconds=0.0,
         spent_gpu_seconds=0.0,
         reason="retried by its user",
+        **_AGAIN,
     )
 
 
@@ -341,13 +336,11 @@ def to_evaluate(job: Job) -> Job:
     return replace(
         job,
         kind="evaluate",
-        state=State.QUEUED,
         stage=Stage.EVALUATE,
         earlier=job.attempts,
         failures=0,
-        deaths=0,
-        wait_seconds=0.0,
         reason="to be evaluated again",
+        **_AGAIN,
     )
 
 
@@ -389,11 +382,11 @@ def over_budget(job: Job, since_seconds: float = 0.0) -> str:
         "hours": job.spent_seconds + since_seconds,
         "gpu_hours": job.spent_gpu_seconds + since_seconds * gpus(job),
     }
-    for name, hours in (job.budget or {}).items():
-        if spent.get(name, 0.0) >= hours * 3600:
+    for name, most in (job.budget or {}).items():
+        if spent.get(name, 0.0) >= most * 3600:
             words = name.replace("gpu_", "GPU ")
             return (
-                f"its budget of {hours:g} {words} is spent; 'runner unhold {job.id}' gives it "
+                f"its budget of {most:g} {words} is spent; 'runner unhold {job.id}' gives it "
                 "as much again"
             )
     return ""

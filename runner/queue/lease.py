@@ -5,19 +5,22 @@ safe to use from several threads, and a worker that lost it learns so at its nex
 whichever comes first: LeaseLostError then, and for every call after.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from threading import Lock
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
+from runner.commit import Commit
 from runner.errors import LeaseLostError, StoreError
 from runner.queue import job as jobs
 from runner.queue import protocol
-from runner.queue.job import Failure, Job, Json, describe, from_json, to_json
+from runner.queue.job import Job, Json, describe, from_json, to_json
 from runner.queue.protocol import Nonce, Now, Transition
 from runner.store import log
 from runner.store.base import Store
 from runner.store.log import Put, Read, Steps, finite, run
+
+P = ParamSpec("P")
 
 LOOK_BEATS = 6  #: signs of life between two looks whether the job is still there: some minute
 
@@ -133,6 +136,17 @@ class _LandedError(Exception):
         self.job = job
 
 
+def _ending(
+    change: Callable[Concatenate[Job, P], Job],
+) -> Callable[Concatenate["Lease", P], Job]:
+    """Make a method that appends a change which ends the lease."""
+
+    def end(lease: "Lease", /, *arguments: P.args, **named: P.kwargs) -> Job:
+        return lease.end(lambda job: change(job, *arguments, **named))
+
+    return end
+
+
 class Lease:
     """The right to write a job's records, as `Queue.claim` gives it."""
 
@@ -162,7 +176,7 @@ class Lease:
     ) -> None:
         """Show a sign of life, and look for a takeover or a cancel.
 
-        Raises LeaseLostError, or StoreError where the bucket is away: then go on, and try
+        Raises LeaseLostError, or StoreError where the bucket is away: then continue, and try
         again. Call it several times within `job.lease_seconds`.
         """
         beat = {
@@ -174,79 +188,21 @@ class Lease:
         }
         run(self._store, self._holder.renew(beat))
 
-    def commit(
-        self,
-        *,
-        step: int,
-        epoch: int,
-        checkpoints: Sequence[Json],
-        best: Json | None = None,
-        notes: Sequence[str] = (),
-        metrics: Mapping[str, float | None] | None = None,
-        startup_seconds: float | None = None,
-    ) -> Job:
-        """Make checkpoints count: all that are kept, the newest first. Their data is written."""
-        change = partial(
-            jobs.committed,
-            step=step,
-            epoch=epoch,
-            checkpoints=checkpoints,
-            best=best,
-            notes=notes,
-            metrics=metrics,
-            startup_seconds=startup_seconds,
-        )
+    def commit(self, commit: Commit) -> Job:
+        """Make checkpoints count. Their data is written."""
         with self._writing:
-            return run(self._store, self._holder.commit(change))
+            return run(self._store, self._holder.commit(partial(jobs.committed, commit=commit)))
 
-    def finish(
-        self,
-        *,
-        final: Json | None = None,
-        evaluation: Json | None = None,
-        evaluate: bool = True,
-        notes: Sequence[str] = (),
-    ) -> Job:
-        """End the stage. Training queues its evaluation in the same record, if `evaluate`."""
-        return self._end(
-            partial(
-                jobs.finished, final=final, evaluation=evaluation, evaluate=evaluate, notes=notes
-            )
-        )
-
-    def release(self, reason: str, *, preempted: bool = True) -> Job:
-        """Give the job back, for whoever comes next. Not a failure, and perhaps no preemption."""
-        return self._end(partial(jobs.released, reason=reason, preempted=preempted))
-
-    def hold(self, reason: str) -> Job:
-        """Give the job back, for nobody until it is let go. Neither failure nor preemption."""
-        return self._end(partial(jobs.held, reason=reason))
-
-    def fail(
-        self,
-        reason: str,
-        *,
-        retries: int = 0,
-        kind: Failure = Failure.CRASH,
-        trace: str = "",
-        backoff_seconds: float = 0.0,
-    ) -> Job:
-        """Count a failure; the job is queued again until `retries` of them are used up.
-
-        Each retry waits twice as long as the one before it, the first `backoff_seconds`. `trace`
-        is the key of the traceback, which is written already.
-        """
-        return self._end(
-            partial(
-                jobs.failed,
-                reason=reason,
-                retries=retries,
-                kind=kind,
-                trace=trace,
-                backoff_seconds=backoff_seconds,
-            )
-        )
-
-    def _end(self, change: "partial[Job]") -> Job:
+    def end(self, transition: Transition) -> Job:
+        """Append a record that ends the lease; see `Holder.end`."""
         with self._writing:
-            return run(self._store, self._holder.end(change))
+            return run(self._store, self._holder.end(transition))
+
+    #: end a stage; training queues its evaluation in the same record, if `evaluate`
+    finish = _ending(jobs.finished)
+    #: give the job back, for whoever comes next: not a failure, and perhaps no preemption
+    release = _ending(jobs.released)
+    #: give the job back, for nobody until it is unheld: neither a failure nor a preemption
+    hold = _ending(jobs.held)
+    #: count a failure; the job is queued again until `retries` of them are used up
+    fail = _ending(jobs.failed)

@@ -10,7 +10,9 @@ import socket
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, convert
 
 _PROC = Path("/proc")
 NODE_VARIABLE = "RUNNER_NODE"  #: what an engine calls this machine, for people
@@ -36,21 +38,29 @@ def _here(pid: int) -> dict[str, str]:  # noqa: ARG001 - a fork may change its n
     }
 
 
+class _Process(Struct):
+    """What tells a process from all others."""
+
+    host: Annotated[str, Meta(min_length=1)]
+    boot: Annotated[str, Meta(min_length=1)]
+    pid_namespace: Annotated[str, Meta(min_length=1)]
+    pid: Annotated[int, Meta(gt=0)]
+    started: Annotated[str, Meta(min_length=1)]
+
+
 def is_alive(owner: Mapping[str, Any] | None) -> bool | None:
     """Whether the owner's process still exists; None where that can't be told from here."""
-    if not owner:
+    try:
+        process = convert(owner, _Process)
+    except ValueError:
         return None
     here = _here(os.getpid())
-    where = ("host", "boot", "pid_namespace")
-    if not all(here[name] and here[name] == owner.get(name) for name in where):
+    if any(getattr(process, name) != value for name, value in here.items()):
         return None
-    pid, started = owner.get("pid"), owner.get("started")
-    if type(pid) is not int or pid <= 0 or not isinstance(started, str) or not started:
-        return None
-    if not _exists(pid):
+    if not _exists(process.pid):
         return False
-    now = _started(pid)
-    return None if now is None else now == started
+    now = _started(process.pid)
+    return None if now is None else now == process.started
 
 
 def _exists(pid: int) -> bool:

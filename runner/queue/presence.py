@@ -5,15 +5,16 @@ Whether a worker that has a job lives is told by its heartbeat.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from msgspec import convert
+
 from runner.errors import StoreError
-from runner.queue import fields
 from runner.queue.drain import file_of, name_of
-from runner.queue.fields import line
 from runner.queue.owner import is_alive
+from runner.queue.record import line
 from runner.store.base import Store
 from runner.store.log import encode, parse
 
@@ -33,7 +34,7 @@ class Presence:
     gpus: tuple[str, ...] = ()  #: "NVIDIA L4, 23034 MiB"
     labels: tuple[str, ...] = ()
     version: str = ""  #: of runner
-    left: Mapping[str, str]  #: jobs that it can't run here, and why
+    left: Mapping[str, str] = field(default_factory=dict)  #: jobs that it can't run here, and why
 
     @property
     def worker(self) -> str:
@@ -84,15 +85,14 @@ def _parsed(data: bytes | StoreError | None) -> Presence | None:
     if not isinstance(data, bytes):
         return None
     try:
-        said = parse(data, "worker")
-        left = fields.maybe("left")(said) or {}
-        return Presence(
-            owner=fields.a("owner", dict)(said),
-            sent_at=fields.time("sent_at")(said),
-            gpus=fields.names("gpus")(said),
-            labels=fields.names("labels")(said),
-            version=line(str(said.get("version", ""))[:40]),
-            left={line(str(job)[:63]): line(str(why)[:500]) for job, why in left.items()},
+        one = convert(parse(data, "worker"), Presence)
+        return replace(
+            one,
+            sent_at=one.sent_at.astimezone(UTC),
+            gpus=tuple(line(gpu[:100]) for gpu in one.gpus),
+            labels=tuple(line(label[:100]) for label in one.labels),
+            version=line(one.version[:40]),
+            left={line(job[:63]): line(why[:500]) for job, why in one.left.items()},
         )
-    except (StoreError, TypeError, ValueError, KeyError, OverflowError):
+    except (StoreError, ValueError, OverflowError):
         return None

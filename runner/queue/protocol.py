@@ -11,10 +11,13 @@ randomness but what comes in as arguments. The simulator in the tests runs this 
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import islice
 from threading import Lock
 from typing import Any
+
+from msgspec import convert
 
 from runner.errors import (
     ConflictError,
@@ -25,7 +28,7 @@ from runner.errors import (
 from runner.queue import job as jobs
 from runner.queue.job import Job, Json, State, check_id, describe, from_json, to_json
 from runner.store import log
-from runner.store.log import Age, Folders, Read, ReadMany, Record, Steps
+from runner.store.log import Age, Folders, Read, ReadMany, Record, Steps, finite
 
 Nonce = Callable[[], str]
 Now = Callable[[], datetime]
@@ -122,7 +125,7 @@ def spec(job_id: str, digest: str = "", data: bytes | None = None) -> Steps[Json
 
 
 def without_spec(found: Collection[Job]) -> Steps[dict[str, StoreError]]:
-    """Return which jobs have not ended and can't go on, as their record 0 is gone, and why."""
+    """Return which jobs have not ended and can't be resumed, as their record 0 is gone, and why."""
     going = [job for job in found if not job.ended]
     replies = yield ReadMany([log.slot(base(job.id), 0) for job in going])
     errors: dict[str, StoreError] = {}
@@ -272,7 +275,7 @@ def _after_waiting(job: Job, watch: Watch, clock: Callable[[], float]) -> Steps[
 def _silence(job: Job, watch: Watch, clock: Callable[[], float]) -> Steps[float]:
     """Return the seconds since the owner's last sign of life, or less, never more.
 
-    The store's own times tell at once, even to a process that just started. The claim counts
+    The store's own times answer at once, even to a process that just started. The claim counts
     as the first sign of life.
     """
     key = beat_key(job.id, job.token)
@@ -287,13 +290,13 @@ class Heartbeat:
     """An owner's last sign of life: for people, and for nothing that must be right."""
 
     token: int
-    sequence: int  #: renewals so far
-    step: int  #: of the training, committed or not
-    epoch: int
+    sequence: int = 0  #: renewals so far
+    step: int = 0  #: of the training, committed or not
+    epoch: int = 0
     metrics: Mapping[str, float | None]  #: as of the last step; None: not a finite number
-    unsaved_seconds: float  #: of training that would be repeated if the machine died now
-    sent_at: datetime | None  #: by the owner's clock
-    details: Mapping[str, Any]  #: whatever else the worker wants to show
+    unsaved_seconds: float = 0.0  #: of training that would be repeated if the machine died now
+    sent_at: datetime | None = None  #: by the owner's clock
+    details: Mapping[str, Any] = field(default_factory=dict)  #: what else the worker wants to show
 
 
 def heartbeat(job: Job) -> Steps[Heartbeat | None]:
@@ -316,22 +319,14 @@ def heartbeats(running: Sequence[Job]) -> Steps[dict[str, Heartbeat]]:
 def parse_beat(data: bytes, token: int) -> Heartbeat | None:
     """Return the heartbeat in `data`; None for anything else, since nothing depends on it."""
     try:
-        beat = log.parse(data, "heartbeat")
-        sent = beat.get("sent_at")
-        return Heartbeat(
-            token=token,
-            sequence=int(beat.get("sequence", 0)),
-            step=int(beat.get("step", 0)),
-            epoch=int(beat.get("epoch", 0)),
-            metrics={
-                jobs.line(str(name)[:100]): None if value is None else log.finite(float(value))
-                for name, value in list(beat["metrics"].items())[:100]
-            },
-            unsaved_seconds=log.finite(float(beat.get("unsaved_seconds", 0.0))) or 0.0,
-            sent_at=None if sent is None else datetime.fromisoformat(sent),
-            details=dict(beat.get("details", {})),
+        beat = convert({**log.parse(data, "heartbeat"), "token": token}, Heartbeat)
+        shown = islice(beat.metrics.items(), 100)
+        return replace(
+            beat,
+            metrics={jobs.line(name[:100]): value and finite(value) for name, value in shown},
+            unsaved_seconds=finite(beat.unsaved_seconds) or 0.0,
         )
-    except (StoreError, TypeError, ValueError, KeyError, AttributeError, OverflowError):
+    except (StoreError, ValueError):
         return None
 
 

@@ -124,7 +124,7 @@ class Queue:
         return found
 
     def without_spec(self, jobs: Collection[Job]) -> dict[str, StoreError]:
-        """Return, by id, why jobs can't go on whose record 0 is gone or damaged; one read each."""
+        """Return, by id, why jobs can't be resumed: record 0 is gone or damaged. One read each."""
         return log.run(self.store, protocol.without_spec(jobs))
 
     def spec(self, job_id: str, digest: str = "") -> dict[str, Any]:
@@ -211,7 +211,7 @@ class Queue:
 
     def unhold(self, job_id: str) -> Job:
         """Queue a held job again."""
-        return self._bring_forward(job_id, jobs.let_go)
+        return self._bring_forward(job_id, jobs.unheld)
 
     def prioritize(self, job_id: str, priority: int) -> Job:
         """Let a job go before those of lower priority."""

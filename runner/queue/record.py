@@ -1,27 +1,35 @@
-"""A job is one record that holds its whole state: plain data, and its JSON."""
+"""A job is one record that holds its whole state: plain data, and its JSON.
+
+A bucket may hold anything. The types of `Job` say what a record may hold: all else is damage,
+named by its path in the record, never a surprise.
+"""
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, convert
 
 from runner.errors import DamagedRecordError
-from runner.queue import fields
-from runner.queue.fields import Json, line
 from runner.store.log import DAMAGED
 
+Json = Mapping[str, Any]
+Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Amount = Annotated[float, Meta(ge=0, lt=1e12)]
+
 MOST_DEATHS = 3  #: attempts that die at one step before the job is held, unless its spec says
-HOLD = "hold"  #: what a user may wish of a running job
+HOLD = "hold"  #: what a user may request of a running job
 
 
 class State(StrEnum):
     """Where a job stands."""
 
     QUEUED = "queued"  #: anyone may claim it
-    HELD = "held"  #: waits until it is let go
+    HELD = "held"  #: waits until it is unheld
     RUNNING = "running"  #: claimed; whether its owner lives is another question
     SUCCEEDED = "succeeded"  #: trained, and evaluated if asked for
     FAILED = "failed"  #: its own fault, and no retries left
@@ -39,10 +47,10 @@ class Failure(StrEnum):
     """What kind of fault ended an attempt."""
 
     SPEC = "spec"  #: spec or data can't work
-    TRAINING = "training"  #: the training says that it can't go on
+    TRAINING = "training"  #: the training says that it can't continue
     DIVERGED = "diverged"  #: the loss became NaN or infinite
     OUT_OF_MEMORY = "out_of_memory"
-    CHECKPOINT = "checkpoint"  #: nothing to go on from is whole
+    CHECKPOINT = "checkpoint"  #: nothing to resume from is whole
     STALLED = "stalled"  #: no step for longer than its spec allows
     CRASH = "crash"  #: any other exception
 
@@ -56,21 +64,20 @@ class Job:
     """One record of a job's log: all there is to know about the job at that moment."""
 
     id: str  #: the spec's name; never used again for another spec
-    number: int  #: of this record in the job's log
+    number: Count  #: of this record in the job's log
     kind: str  #: the change that wrote it: submit, claim, commit, finish, release, ...
     state: State
     stage: Stage
-    token: int = 0  #: grows by one at every claim
+    token: Count = 0  #: grows by one at every claim
     owner: Json | None = None  #: the process that made the newest claim (see owner.py)
-    lease_seconds: float = 60.0  #: without a sign of life for this long, anyone may claim
-    attempts: int = 0  #: claims
-    earlier: int = 0  #: of them, those of the stages before this one
-    preemptions: int = 0  #: attempts that ended without fault: released, or their worker died
-    died: int = 0  #: of them, those whose worker died without a word
-    failures: int = 0  #: of this stage, since it was queued or retried
-    worked_seconds: float = 0.0  #: up to the newest record of an owner; for the interval
-    epoch: int = 0  #: of the newest committed checkpoint
-    step: int = 0  #: of the newest committed checkpoint, in optimizer updates
+    #: without a sign of life for this long, anyone may claim
+    lease_seconds: Annotated[float, Meta(gt=0, lt=1e9)] = 60.0
+    attempts: Count = 0  #: claims
+    preemptions: Count = 0  #: attempts that ended without fault: released, or their worker died
+    failures: Count = 0  #: of this stage, since it was queued or retried
+    worked_seconds: Amount = 0.0  #: up to the newest record of an owner; for the interval
+    epoch: Count = 0  #: of the newest committed checkpoint
+    step: Count = 0  #: of the newest committed checkpoint, in optimizer updates
     metrics: Json | None = None  #: of the newest epoch in the newest committed checkpoint
     checkpoints: tuple[Json, ...] = ()  #: references, the newest first
     best: Json | None = None  #: reference to the best checkpoint
@@ -84,19 +91,22 @@ class Job:
     previous: str = ""  #: nonce of the record before
     spec_digest: str
     spec: Json | None = None  #: in record 0 only
-    priority: int = 0  #: higher goes first
+    # Records of the first versions lack what follows; it is written only where it says something.
+    earlier: Count = 0  #: attempts of the stages before this one
+    died: Count = 0  #: preemptions whose worker died without a word
+    priority: Annotated[int, Meta(gt=-(1 << 31), lt=1 << 31)] = 0  #: higher goes first
     after: tuple[str, ...] = ()  #: jobs that must have succeeded before
     requirements: Json | None = None  #: of a machine: gpu_memory_gb, labels
     budget: Json | None = None  #: hours and gpu_hours, compared with what is spent
-    spent_seconds: float = 0.0  #: as worked_seconds, since it was submitted or let go
-    spent_gpu_seconds: float = 0.0  #: the same, of owners that had a GPU
-    startup_seconds: float = 0.0  #: from a claim to its first new step, the last time; 0: unknown
-    deaths: int = 0  #: attempts in a row whose worker died at this step
-    most_deaths: int = MOST_DEATHS  #: so many of them hold the job
-    wait_seconds: float = 0.0  #: nobody takes it up before this record is so old
-    wish: str = ""  #: of a user's, for the owner to fulfil: HOLD, or nothing
+    spent_seconds: Amount = 0.0  #: as worked_seconds, since it was submitted or unheld
+    spent_gpu_seconds: Amount = 0.0  #: the same, of owners that had a GPU
+    startup_seconds: Amount = 0.0  #: from a claim to its first new step, the last time; 0: unknown
+    deaths: Count = 0  #: attempts in a row whose worker died at this step
+    most_deaths: Count = MOST_DEATHS  #: so many of them hold the job
+    wait_seconds: Amount = 0.0  #: nobody takes it up before this record is so old
+    wish: str = ""  #: a user's request that the owner fulfils: HOLD, or nothing
     failure: Json | None = None  #: the newest: kind, step, token, reason, trace (a key)
-    damaged: int = 0  #: records since the newest claim that can't be read, and may be claims
+    damaged: Count = 0  #: records since the newest claim that can't be read, and may be claims
 
     @property
     def ended(self) -> bool:
@@ -128,20 +138,38 @@ def _part(evaluation: Json | None, wanted: Callable[[str], bool]) -> Json | None
     return evaluation and {name: value for name, value in evaluation.items() if wanted(name)}
 
 
-# Records as JSON. A bucket may hold anything: wrong types are damage, never a surprise.
+class _Reference(Struct):
+    step: int = 0
+    manifest: str = ""
+    digest: str = ""
+
+
+class _Requirements(Struct):
+    gpu_memory_gb: float | None = None
+    labels: list[str] = []
+
+
+class _Inside(Struct):
+    """What must hold inside of objects that are kept whole, whatever else later versions add."""
+
+    checkpoints: list[_Reference] = []
+    best: _Reference | None = None
+    final: _Reference | None = None
+    requirements: _Requirements | None = None
+
+
+_NAMES = [field.name for field in fields(Job)]
+_LATER = {field.name: field.default for field in fields(Job)[_NAMES.index("earlier") :]}
+_REQUIRED = set(_NAMES) - _LATER.keys() - {"previous", "spec", "metrics", "worked_seconds"}
 
 
 def to_json(job: Job) -> dict[str, Any]:
     """Return the record of a job. What later versions added is left out where it says nothing."""
-    record: dict[str, Any] = {name: getattr(job, name) for name in _FIELDS}
+    record = {
+        name: value for name, value in vars(job).items() if value != _LATER.get(name, MISSING)
+    }
     record["submitted_at"] = job.submitted_at.isoformat()
     record["updated_at"] = job.updated_at.isoformat()
-    record["checkpoints"] = list(job.checkpoints)
-    record["notes"] = list(job.notes)
-    for name in _TERMS:
-        value = getattr(job, name)
-        if value != _DEFAULTS[name]:
-            record[name] = list(value) if isinstance(value, tuple) else value
     if job.spec is None:
         del record["spec"]
     return record
@@ -154,15 +182,14 @@ def from_json(record: Json, job_id: str) -> Job:
         DamagedRecordError: it is none of this job's, or its spec is not the one of its digest.
     """
     try:
-        if record.get("id") != job_id:
-            raise TypeError(f"it belongs to {record.get('id')!r}")
-        missing = [name for name in _FIELDS if name not in record and name not in _OPTIONAL]
-        if missing:
-            raise TypeError(f"it has no {', '.join(missing)}")
-        terms = {name: _TERMS[name](record) for name in record if name in _TERMS}
-        job = Job(**{name: take(record) for name, take in _FIELDS.items()}, **terms)
+        if missing := _REQUIRED - record.keys():
+            raise ValueError(f"it has no {', '.join(sorted(missing))}")
+        if record["id"] != job_id:
+            raise ValueError(f"it belongs to {record['id']!r}")
+        convert(record, _Inside)
+        job = _cleaned(convert(record, Job))
         changed = job.spec is not None and spec_digest(job.spec) != job.spec_digest
-    except (TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         raise DamagedRecordError(
             f"record {record.get('number')!r} of job {job_id} can't be used: {error}. It was "
             "written by another program, or by a later version of runner."
@@ -175,8 +202,50 @@ def from_json(record: Json, job_id: str) -> Job:
     return job
 
 
+def _cleaned(job: Job) -> Job:
+    """Return the job with texts that are safe to print, and numbers where people expect them."""
+    return replace(
+        job,
+        metrics=job.metrics and {line(name): number(v) for name, v in job.metrics.items()},
+        reason=line(job.reason),
+        notes=tuple(map(line, job.notes)),
+        submitted_at=job.submitted_at.astimezone(UTC),
+        updated_at=job.updated_at.astimezone(UTC),
+        after=tuple(line(name[:100]) for name in job.after),
+        budget=hours(job.budget),
+        wish=line(job.wish),
+        failure=job.failure
+        and {
+            name: line(value) if isinstance(value, str) else value
+            for name, value in job.failure.items()
+            if type(value) in (str, int)
+        },
+    )
+
+
+def line(text: str) -> str:
+    """Return a text from the bucket as one line that is safe to print."""
+    if not text.isprintable():
+        text = "".join(letter if letter.isprintable() else " " for letter in text)
+    return text.strip()
+
+
+def number(value: object) -> float | None:
+    """Return the value as a number; None for anything else."""
+    try:
+        return float(value) if type(value) in (int, float) else None  # type: ignore[arg-type]
+    except OverflowError:
+        return None
+
+
+def hours(budget: Json | None) -> Json | None:
+    """Return the hours that a job may take, by what they are hours of."""
+    found = {line(name): number(value) for name, value in (budget or {}).items()}
+    return budget and {name: value for name, value in found.items() if value and value > 0}
+
+
 def changed_spec(job_id: str) -> DamagedRecordError:
-    """Return the error for a spec that is not the one of its digest: it stands nowhere else."""
+    """Return the error for a spec that is not the one of its digest: there is no copy of it."""
     return DamagedRecordError(
         f"the spec in jobs/{job_id}/log/000000000000.json is not the one that was submitted: it was"
         " changed or damaged. Bring that object back from a copy of the store, or submit the spec "
@@ -188,67 +257,3 @@ def spec_digest(spec: Json) -> str:
     """Return a hash of the spec's content, whatever the order of its fields."""
     text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-_FIELDS = {
-    "id": fields.a("id", str),
-    "number": fields.count("number"),
-    "kind": fields.a("kind", str),
-    "state": lambda record: State(record["state"]),
-    "stage": lambda record: Stage(record["stage"]),
-    "token": fields.count("token"),
-    "owner": fields.maybe("owner"),
-    "lease_seconds": fields.seconds("lease_seconds"),
-    "attempts": fields.count("attempts"),
-    "preemptions": fields.count("preemptions"),
-    "failures": fields.count("failures"),
-    "worked_seconds": fields.amount("worked_seconds"),
-    "epoch": fields.count("epoch"),
-    "step": fields.count("step"),
-    "metrics": fields.metrics,
-    "checkpoints": fields.references,
-    "best": fields.maybe_reference("best"),
-    "final": fields.maybe_reference("final"),
-    "evaluation": fields.maybe("evaluation"),
-    "reason": lambda record: line(fields.a("reason", str, "")(record)),
-    "notes": lambda record: tuple(line(note) for note in fields.many("notes", str)(record)),
-    "submitted_at": fields.time("submitted_at"),
-    "updated_at": fields.time("updated_at"),
-    "nonce": fields.a("nonce", str),
-    "previous": fields.a("previous", str, ""),
-    "spec_digest": fields.a("spec_digest", str),
-    "spec": fields.maybe("spec"),
-}
-_OPTIONAL = ("spec", "metrics", "worked_seconds")  #: only record 0 has a spec
-#: fields that records of the first versions lack
-_TERMS = {
-    "earlier": fields.count("earlier"),
-    "died": fields.count("died"),
-    "priority": fields.whole("priority"),
-    "after": fields.names("after"),
-    "requirements": fields.requirements,
-    "budget": fields.budget,
-    "spent_seconds": fields.amount("spent_seconds"),
-    "spent_gpu_seconds": fields.amount("spent_gpu_seconds"),
-    "startup_seconds": fields.amount("startup_seconds"),
-    "deaths": fields.count("deaths"),
-    "most_deaths": fields.count("most_deaths"),
-    "wait_seconds": fields.amount("wait_seconds"),
-    "wish": fields.text("wish"),
-    "failure": fields.failure,
-    "damaged": fields.count("damaged"),
-}
-_DEFAULTS = {name: Job.__dataclass_fields__[name].default for name in _TERMS}
-
-
-def terms_of(spec: Json) -> dict[str, Any]:
-    """Return the fields of a job that its spec decides over."""
-    terms = {
-        name: spec[name]
-        for name in ("priority", "after", "requirements", "budget")
-        if spec.get(name)
-    }
-    limits = spec.get("limits")
-    if isinstance(limits, dict) and "deaths" in limits:
-        terms["most_deaths"] = limits["deaths"]
-    return {name: _TERMS[name](terms) for name in terms}

@@ -5,8 +5,9 @@ it, and the claim is how another worker finds out, or when a user brings it forw
 word of that. The word may be lost, so now and then all are looked at.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 
 from runner.errors import StoreError
@@ -19,7 +20,7 @@ MOST_AT_ONCE = 64  #: jobs looked at together, where others are at work
 
 
 class OnError(Protocol):
-    """Told of a job whose records can't be read."""
+    """Called with a job whose records can't be read."""
 
     def __call__(self, job_id: str, error: StoreError) -> None:
         """One job and why."""
@@ -30,7 +31,7 @@ class Survey:
 
     Args:
         queue: whose.
-        on_error: told of jobs that can't be read.
+        on_error: called with jobs that can't be read.
         every_change: look again at all jobs that have not ended, and once whether each new one
             has its spec: for people, to whom a job that someone has claimed waits no longer.
         clock: seconds.
@@ -60,12 +61,9 @@ class Survey:
         pause = max(FULL_SECONDS, len(self._known) * 3600 / READS_AN_HOUR)
         full = self._full_at is None or now - self._full_at >= pause or news != self._news
         names = self._queue.ids() if ids is None else ids
-        waiting = [job for job in self._known.values() if job.state is State.QUEUED]
-        waited_for = {name for job in waiting for name in job.after}
-        looked_at = {*names, *waited_for}
-        if not full:
-            looked_at = {name for name in looked_at if self._may_change(name, waited_for)}
-        self._look(looked_at)
+        waited_for = {name for job in self._waiting() for name in job.after}
+        every = {*names, *waited_for}
+        self._look(every if full else filter(partial(self._may_change, waited_for), every))
         if full:  # after it: one that fails has seen nothing
             self._full_at, self._news = now, news
         return sorted((self._known[name] for name in names if name in self._known), key=_order)
@@ -92,19 +90,24 @@ class Survey:
         """
         seen = self._known.get(job_id)
         if seen is not None:
-            queued = [job for job in self._known.values() if job.state is State.QUEUED]
-            behind = sorted((job for job in queued if _order(job) > _order(seen)), key=_order)
+            behind = sorted(
+                (job for job in self._waiting() if _order(job) > _order(seen)), key=_order
+            )
             self._look([job.id for job in behind[: self._ahead]])
             self._ahead = min(2 * self._ahead, MOST_AT_ONCE)
         return self.again(job_id)
 
-    def _may_change(self, job_id: str, waited_for: Collection[str]) -> bool:
+    def _waiting(self) -> list[Job]:
+        return [job for job in self._known.values() if job.state is State.QUEUED]
+
+    def _may_change(self, waited_for: Collection[str], job_id: str) -> bool:
         job = self._known.get(job_id)
         if job is None or job.ended:
             return job is None
         return self._every_change or job.state is State.RUNNING or job_id in waited_for
 
-    def _look(self, names: Collection[str]) -> None:
+    def _look(self, ids: Iterable[str]) -> None:
+        names = set(ids)
         found = {job.id: job for job in self._queue.look(names, self._known, self._on_error)}
         if self._every_change:
             new = [job for name, job in found.items() if name not in self._known]

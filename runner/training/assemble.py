@@ -79,7 +79,7 @@ def assemble(
     except (TypeError, ValueError) as error:
         if isinstance(error, SpecError):
             raise
-        msg = f"the network cannot be built with these arguments: {error}. Mend model.arguments."
+        msg = f"the network cannot be built with these arguments: {error}. Fix model.arguments."
         raise SpecError(msg) from error
     _check_own_methods(network)
     _check(network, classes)
@@ -174,6 +174,6 @@ def _check(network: "keras.Model", classes: int) -> None:
     if getattr(network, "output_shape", None) != (None, classes):
         msg = (
             f"the network returns {getattr(network, 'output_shape', type(network).__name__)};"
-            f" expected one probability for each of {classes} classes. Mend its build(...)."
+            f" expected one probability for each of {classes} classes. Fix its build(...)."
         )
         raise SpecError(msg)

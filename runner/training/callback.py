@@ -5,10 +5,9 @@ see: optimizer slots, metrics, every seed, other callbacks, History, the positio
 It works off the training thread and keeps no half-written file.
 """
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Self
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -17,27 +16,24 @@ from runner.checkpoint.manifest import Position, Reference
 from runner.checkpoint.policy import (
     Auto,
     Every,
-    EveryEpochs,
-    EverySteps,
-    Never,
+    Interval,
     mean_time_between,
     parse,
 )
 from runner.checkpoint.reading import Restored
 from runner.errors import TrainingError
-from runner.training import private
+from runner.training import frames
 from runner.training.best import Best
 from runner.training.folder import Folder
-from runner.training.progress import OnProgress
+from runner.training.host import Host
+from runner.training.loop import Loop
+from runner.training.progress import OnProgress, Progress
 from runner.training.settings import Settings
-from runner.training.takeover import Opened, Takeover
+from runner.training.takeover import Takeover
 from runner.training.trace import Recorder
-from runner.training.urgency import NoHurry, Urgency
-
-logger = logging.getLogger(__name__)
 
 MOST_LOSS = 600.0  #: seconds between checkpoints with every="auto", at most
-_ENDED: dict[str, int] = {}  #: by backup folder: fits of this process that have ended
+_ENDED: Counter[str] = Counter()  #: by backup folder: fits of this process that have ended
 
 
 class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
@@ -93,130 +89,68 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         self.save_freq = save_freq
         self.double_checkpoint = double_checkpoint
         self.delete_checkpoint = delete_checkpoint
-        self._folder = Folder(str(backup_dir), keep=keep, storage_options=storage_options)
-        self._open: Callable[[], Opened] = self._folder.open
         if every and save_freq != "epoch":
             raise ValueError(
                 f"Received both every={every!r} and save_freq={save_freq!r}: give one."
             )
+        self._folder = Folder(str(backup_dir), keep=keep, storage_options=storage_options)
         self._settings = Settings(
             every=_every(every) if every else _save_freq(save_freq),
             best=Best(best, best_mode) if best else None,
-            should_stop=should_stop,
-            on_progress=on_progress,
-            tell=self._say,
+            host=_Program(should_stop, on_progress or _ignore),
+            reports=on_progress is not None,
+            inform=self._inform,
+            waits=False,
             discard=self._folder.delete if delete_checkpoint else None,
-            release=self._folder.release,
+            recorder=Recorder.ordered(),
         )
-        if (recorder := Recorder.ordered()) is not None:  # in a place of its own, and at any step
-            self._open = lambda: recorder.open(
-                str(backup_dir), ended=self._settings.number, lasting=not delete_checkpoint
-            )
-            self._settings = replace(
-                self._settings,
-                every=EverySteps(1),
-                discard=None,
-                recorder=recorder,
-                warn=recorder.warn,
-            )
+        if self._settings.recorder is not None:  # in a place of its own, and at any step
+            self._settings.every, self._settings.discard = Interval(steps=1), None
+            self._settings.warn = self._settings.recorder.warn
         self._takeover: Takeover | None = None
 
-    @classmethod
-    def for_job(
-        cls,
-        checkpointer: Checkpointer,
-        *,
-        every: Every,
-        best: Best | None = None,
-        should_stop: Callable[[], str | None] = lambda: None,
-        urgency: Urgency = NoHurry(),  # noqa: B008 - without a state
-        on_progress: OnProgress | None = None,
-        restore: Callable[[], Restored | None] | None = None,
-        warn: Callable[[str], None] = logger.warning,
-        start: Position = Position(),  # noqa: B008 - frozen
-        history: Mapping[str, list[Any]] | None = None,
-        epoch_times: Sequence[float] = (),
-    ) -> Self:
-        """Return the callback for a job whose checkpoints someone else commits.
-
-        Args:
-            checkpointer: of the job, under its lease. The caller closes it.
-            every: when to save.
-            best: which metric's best epoch is kept.
-            should_stop: asked after each step and within the validation; a text means: save,
-                then raise PreemptedError. May raise LeaseLostError.
-            urgency: how much time there is for that, and whether to save before it is due.
-            on_progress: told now and then how far it is.
-            restore: gives what was restored; by default the checkpointer is asked. With it the
-                checkpoint can be fetched while the model is built.
-            warn: told what people should know.
-            start: where a fresh fit stands, if others came before it.
-            history: theirs.
-            epoch_times: when their epochs ended.
-        """
-        callback = cls.__new__(cls)
-        keras.callbacks.Callback.__init__(callback)
-        callback.delete_checkpoint = False
-        callback._settings = Settings(
-            every=every,
-            best=best,
-            should_stop=should_stop,
-            urgency=urgency,
-            on_progress=on_progress,
-            warn=warn,
-            waits=True,
-            start=start,
-            history=history or {},
-            epoch_times=epoch_times,
+    def _open(self) -> tuple[Checkpointer, Restored | None]:
+        recorder = self._settings.recorder
+        if recorder is None:
+            return self._folder.open()
+        return recorder.open(
+            str(self.backup_dir),
+            ended=self._settings.number,
+            lasting=not self.delete_checkpoint,
         )
-        fetch = restore or checkpointer.restore
-        callback._open = lambda: (checkpointer, fetch())
-        callback._takeover = None
-        return callback
+
+    @property
+    def _loop(self) -> Loop | None:
+        loop = self._takeover.loop if self._takeover is not None else None
+        return loop if loop is not None and loop.begun else None
 
     @property
     def final(self) -> Reference | None:
         """The state after on_train_end, committed; None before that, and if it was deleted."""
-        return self._takeover.final if self._takeover is not None else None
+        return self._loop.final if self._loop is not None else None
 
     @property
     def position(self) -> Position:
         """Where the training stands."""
-        return self._takeover.position if self._takeover is not None else self._settings.start
+        return self._loop.saving.position if self._loop is not None else Position()
 
-    @property
-    def history(self) -> dict[str, list[float | None]]:
-        """Every metric of every epoch, as in the last checkpoint."""
-        return (self._takeover or self._settings).history  # type: ignore[return-value]
-
-    @property
-    def epoch_times(self) -> list[float]:
-        """When each epoch of the history ended, in seconds since 1970."""
-        return list((self._takeover or self._settings).epoch_times)
-
-    @property
-    def blocked_seconds(self) -> list[float]:
-        """How long each checkpoint kept the training waiting."""
-        return self._takeover.blocked_seconds if self._takeover is not None else []
-
-    def _say(self, text: str) -> None:
+    def _inform(self, text: str) -> None:
         if (self.params or {}).get("verbose"):
             print(f"BackupAndRestore: {text}")  # noqa: T201 - as fit's own lines
 
     def set_model(self, model: Any) -> None:
         """Take over the list that fit has just put us into."""
         super().set_model(model)
-        callbacks = private.callback_list_above(self)
+        callbacks = frames.callback_list_above(self)
         if callbacks is not None and model is not None:
-            place = str(getattr(self, "backup_dir", ""))
-            self._settings.number = _ENDED.get(place, 0)
-            self._takeover = Takeover(callbacks, self, self._open, self._settings)
+            self._settings.number = _ENDED[str(self.backup_dir)]
+            self._takeover = Takeover(
+                callbacks, self, self._open, self._folder.release, self._settings
+            )
 
     def on_train_end(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
         """Count the fits of this program that have ended."""
-        place = getattr(self, "backup_dir", None)
-        if place is not None:
-            _ENDED[str(place)] = _ENDED.get(str(place), 0) + 1
+        _ENDED[str(self.backup_dir)] += 1
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
         """Check that the list was taken over."""
@@ -224,6 +158,24 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             raise TrainingError(
                 "BackupAndRestore must stand in fit's own list: callbacks=[..., BackupAndRestore()]"
             )
+
+
+class _Program(Host):
+    """The program that called fit; what it reports goes to its log."""
+
+    def __init__(self, should_stop: Callable[[], str | None], on_progress: OnProgress) -> None:
+        self._should_stop = should_stop
+        self._on_progress = on_progress
+
+    def should_stop(self) -> str | None:
+        return self._should_stop()
+
+    def progressed(self, progress: Progress) -> None:
+        self._on_progress(progress)
+
+
+def _ignore(progress: Progress) -> None:
+    pass
 
 
 def _every(text: str) -> Every:
@@ -235,11 +187,11 @@ def _every(text: str) -> Every:
 
 def _save_freq(save_freq: str | int) -> Every:
     if save_freq == "epoch":
-        return EveryEpochs(1)
+        return Interval(epochs=1)
     if save_freq is False:
-        return Never()
+        return Interval()
     if isinstance(save_freq, int) and save_freq > 0 and save_freq is not True:
-        return EverySteps(save_freq)
+        return Interval(steps=save_freq)
     raise ValueError(
         "Invalid value for argument `save_freq`. "
         f"Received: save_freq={save_freq}. "

@@ -9,14 +9,14 @@ from runner.checkpoint.manifest import Position
 from runner.checkpoint.plain import decode
 from runner.checkpoint.reading import Restored
 from runner.training import numerics, private
-from runner.training.hooks import Hooks
+from runner.training.data.sources import Source
+from runner.training.fit import Hooks
 from runner.training.logs import Logs, finite, plain_logs
-from runner.training.observers import Observers
 from runner.training.parts import Parts
 from runner.training.program import RATE, description, keeps_rate, place
 from runner.training.program import differences as program_differences
 from runner.training.settings import Settings
-from runner.training.sources import Source
+from runner.training.state.observers import Observers
 
 
 class Capture:

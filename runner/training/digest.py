@@ -8,7 +8,6 @@ of beside its variables, and so finds state that nobody saves.
 import dis
 import functools
 import random
-import sys
 import types
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable
@@ -18,12 +17,12 @@ import keras
 import numpy as np
 from blake3 import blake3
 
-from runner.training import reach
+from runner.training.state import anatomy
+from runner.training.state.anatomy import cells, is_library, is_of_keras
 
 _DEPTH = 8  #: objects within objects that are followed
 _MOST = 100_000  #: of them in one walk
-_LENGTH = 8  #: bytes of a hash: enough to tell two values apart
-_LIBRARIES = frozenset({"keras", "tensorflow", "jax", "jaxlib", "runner", *sys.stdlib_module_names})
+_LENGTH = 8  #: bytes of a hash: enough to distinguish two values
 _PLAIN = bool | int | float | complex | str | bytes | bytearray
 
 
@@ -40,49 +39,37 @@ def digest(value: Any, known: Collection[int] = ()) -> str:
     return _Walk().hash(value, frozenset(known), _DEPTH)
 
 
+def bytes_of(array: Any) -> Any:
+    """Return an array's content as bytes, or their memory, without its dtype and shape."""
+    if array.dtype.hasobject:  # texts
+        return repr(array.tolist()).encode(errors="backslashreplace")
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
 def of_array(array: Any) -> str:
     """Return the hash of an array's dtype, shape and bytes."""
     array = np.asarray(array)
-    head = f"{array.dtype} {array.shape} "
-    if array.dtype.hasobject:  # texts
-        return _of(head + repr(array.tolist()))
-    hasher = blake3(head.encode())
-    hasher.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    hasher = blake3(f"{array.dtype} {array.shape} ".encode())
+    hasher.update(bytes_of(array))
     return str(hasher.hexdigest(_LENGTH))
 
 
 @functools.cache
 def set_by_keras(kind: Any) -> frozenset[str]:
     """Return the names of the attributes that Keras's own code sets on objects of a class."""
-    codes = [
-        function.__code__
-        for base in kind.__mro__
-        if base.__module__.startswith("keras.")
-        for function in map(_plain_function, vars(base).values())
-        if isinstance(function, types.FunctionType)
-    ]
     return frozenset(
         instruction.argval
-        for code in codes
-        for instruction in dis.get_instructions(code)
+        for base in filter(is_of_keras, kind.__mro__)
+        for member in vars(base).values()
+        for function in anatomy.functions_in(member)
+        for instruction in dis.get_instructions(function.__code__)
         if instruction.opname == "STORE_ATTR"
     )
 
 
 def is_own(value: Any) -> bool:
     """Whether an object's class is the user's, and no library's that is known here."""
-    return type(value).__module__.partition(".")[0] not in _LIBRARIES
-
-
-def _plain_function(member: Any) -> Any:
-    while not isinstance(member, types.FunctionType):
-        inner = getattr(member, "fset", None) or getattr(member, "__func__", None)
-        if inner is None:
-            return None
-        member = inner
-    while hasattr(member, "__wrapped__"):
-        member = member.__wrapped__
-    return member
+    return not is_library(type(value).__module__)
 
 
 def _of(text: str) -> str:
@@ -135,7 +122,7 @@ def _of_object(value: Any) -> list[Any] | None:
 def attributes(value: Any) -> dict[str, Any]:
     """Return an object's attributes, without those that are Keras's own."""
     theirs = set_by_keras(cast(Hashable, type(value)))
-    held = reach.attributes(value).items()
+    held = anatomy.own_attributes(value).items()
     return {k: v for k, v in held if k not in theirs and not k.startswith("_self_")}  # TensorFlow's
 
 
@@ -171,5 +158,5 @@ _PARTS: tuple[tuple[Any, Callable[[Any], Iterable[Any]]], ...] = (
     (random.Random, lambda value: [value.getstate()]),
     (functools.partial, lambda value: [value.func, value.args, value.keywords]),
     (types.MethodType, lambda value: [value.__self__]),
-    (types.FunctionType, lambda value: reach.cells(value).values()),
+    (types.FunctionType, lambda value: cells(value).values()),
 )

@@ -1,24 +1,26 @@
 """A training's own folder, for use without a queue: its log says which checkpoints count.
 
 The log is the same as a job's. Whoever opens the folder claims it with the next record, so a
-second program on the same folder takes over, and the first one is told so at its next commit.
+second program on the same folder takes over, and the first one learns so at its next commit.
 """
 
 import atexit
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 from urllib.parse import unquote, urlparse
 from weakref import WeakValueDictionary
 
+from msgspec import Struct, convert
+
 from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.collection import is_own
 from runner.checkpoint.ledger import Ledger
 from runner.checkpoint.manifest import Reference
 from runner.checkpoint.reading import Restored
+from runner.commit import Commit
 from runner.errors import CheckpointError, DamagedRecordError, LeaseLostError, NotFoundError
 from runner.store import log
 from runner.store.filesystem import open_store
@@ -103,7 +105,7 @@ class Folder:
         """
         self.close()
         if self._commit is not None:
-            self._commit(step=0, epoch=0, checkpoints=[], best=None)
+            self._commit(Commit(step=0, epoch=0))
         prefix = f"{BASE}/"
         keys = [key for key in self._store.list(prefix) if is_own(key.removeprefix(prefix))]
         for key in sorted(keys, key=lambda key: (key.startswith(f"{BASE}/log/"), key)):
@@ -149,23 +151,21 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
+class _Record(Struct):
+    """What is read from a record, whatever else it holds."""
+
+    token: int
+    checkpoints: list[Reference]
+    best: Reference | None
+
+
 def _sound(record: log.Record) -> log.Record:
     """Return the record if it has what is read from it."""
-    token, checkpoints, best = (record.get(name) for name in ("token", "checkpoints", "best"))
-    problem = ""
-    if type(token) is not int or not isinstance(checkpoints, list):
-        problem = f"token is {token!r:.40}, checkpoints is {checkpoints!r:.40}"
-    else:
-        try:
-            for reference in [*checkpoints, *([] if best is None else [best])]:
-                Reference.from_json(reference)
-        except CheckpointError as error:
-            problem = str(error)
-    if "best" not in record or problem:
-        raise DamagedRecordError(
-            f"{log.slot(BASE, record['number'])} is not a training's record:"
-            f" {problem or 'no best'}."
-        )
+    try:
+        convert(record, _Record)
+    except ValueError as error:
+        key = log.slot(BASE, record["number"])
+        raise DamagedRecordError(f"{key} is not a training's record: {error}.") from error
     return record
 
 
@@ -176,16 +176,7 @@ class _Commit:
         self._store = store
         self._record = record
 
-    def __call__(
-        self,
-        *,
-        step: int,
-        epoch: int,
-        checkpoints: Sequence[Mapping[str, Any]],
-        best: Mapping[str, Any] | None,
-        notes: Sequence[str] = (),
-        metrics: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __call__(self, commit: Commit) -> None:
         token = self._record["token"]
 
         def change(record: log.Record) -> log.Record:
@@ -193,8 +184,7 @@ class _Commit:
                 raise LeaseLostError(
                     f"another program has taken over {self._store.url}: this one saves no more."
                 )
-            news = {"step": step, "epoch": epoch, "notes": list(notes), "metrics": metrics}
-            return {**record, **news, "checkpoints": list(checkpoints), "best": best}
+            return {**record, **commit.changes()}
 
         try:
             self._record = log.run(

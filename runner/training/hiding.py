@@ -5,9 +5,8 @@ computed, no batch is taken. The function is exchanged on the model, so it looks
 that was stopped in the middle leaves no model behind that never trains again.
 """
 
+from collections.abc import Callable
 from typing import Any
-
-from runner.training import private
 
 
 class HiddenSteps:
@@ -15,26 +14,26 @@ class HiddenSteps:
 
     Args:
         model: in training.
-        callbacks: the list of the fit that is to be deceived.
         count: train executions.
         logs: what the last of them returned.
+        is_calling: whether our fit calls the exchanged function.
         stop: whether the training is to stop after them.
     """
 
     def __init__(
-        self, model: Any, callbacks: Any, count: int, logs: Any, *, stop: bool = False
+        self, model: Any, count: int, logs: Any, *, is_calling: Callable[[], bool], stop: bool
     ) -> None:
         self._model = model
-        self._callbacks = callbacks
         self._real: Any = model.train_function
         self._logs = logs
+        self._is_calling = is_calling
         self._stop = stop
         self.left = count
         if count:
             model.train_function = self._function
 
     def _function(self, *state: Any) -> Any:
-        if not private.called_by_fit_with(self._callbacks):  # but by a later fit
+        if not self._is_calling():  # but a later fit
             self.end()
             return self._real(*state)
         return self._logs if len(state) == 1 else (self._logs, state[0])

@@ -1,7 +1,7 @@
-"""What in a training step can't be restored is found in its traced graph, and said.
+"""What in a training step can't be restored is found in its traced graph, and reported.
 
 `tf.random.*`, `tf.nn.dropout` and NumPy inside a layer draw from states that no checkpoint can
-hold, and so do tables and variables of texts. The graph shows them. The training goes on: it is
+hold, and so do tables and variables of texts. The graph shows them. The training continues: it is
 merely not the same after a resume.
 """
 
@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from runner.training import private
-from runner.training.pipelines import operations, stateful_operations
+from runner.training import backends, private
+from runner.training.data.pipelines import operations, stateful_operations
 
 _TABLE_WRITES = ("LookupTableInsert", "LookupTableImport", "LookupTableRemove")
 
@@ -32,7 +32,7 @@ def problems(model: Any, known_handles: Sequence[Any]) -> list[str]:
         strangers = {
             variable.name.split(":")[0]
             for variable in function.graph.variables
-            if not any(id(part.handle) in known for part in _parts(variable))
+            if not any(id(part.handle) in known for _, part in backends.current().parts(variable))
         }
         if strangers:
             found.append(
@@ -46,7 +46,7 @@ def problems(model: Any, known_handles: Sequence[Any]) -> list[str]:
 def in_background(
     model: Any, known_handles: Sequence[Any], warn: Callable[[str], None]
 ) -> threading.Thread:
-    """Look through the step while the training goes on; each problem is said once."""
+    """Look through the step while the training continues; each problem is reported once."""
 
     def look() -> None:
         for problem in problems(model, known_handles):
@@ -55,8 +55,3 @@ def in_background(
     thread = threading.Thread(target=look, name="inspection", daemon=True)
     thread.start()
     return thread
-
-
-def _parts(variable: Any) -> list[Any]:
-    values = getattr(variable, "values", None)
-    return [variable] if values is None or callable(values) else list(values)

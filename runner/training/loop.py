@@ -7,58 +7,83 @@ afterwards are those of an undisturbed epoch.
 """
 
 import time
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
+import keras
+
+from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.manifest import Position, Reference
 from runner.checkpoint.reading import Restored
 from runner.errors import TrainingError
-from runner.training import private
+from runner.training import backends, private
 from runner.training.capture import Capture, saved_logs
+from runner.training.data.sources import Source
+from runner.training.fit import Hooks, first_epoch, has_ended
 from runner.training.hiding import HiddenSteps
-from runner.training.hooks import Hooks
 from runner.training.logs import Logs
 from runner.training.parts import Parts
 from runner.training.saving import Saving
 from runner.training.settings import Settings
-from runner.training.validation import Validation
+from runner.training.shortcuts import Shortcuts
+from runner.training.state import reach
+from runner.training.state.observers import Observers
+
+if TYPE_CHECKING:
+    from runner.checkpoint.ledger import Snapshot
 
 
-class Loop:
-    """The hooks of one training that has begun; each calls the other callbacks where it sees fit.
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """What a training works with, once fit has begun."""
+
+    source: Source
+    checkpointer: Checkpointer
+    restored: Restored | None
+    variables: dict[str, Any] = field(default_factory=dict)  #: those that decide over its data
+
+
+class Loop(keras.callbacks.CallbackList):  # type: ignore[misc]
+    """The hooks of one training; each calls the other callbacks where it sees fit.
+
+    A job gives it to fit as its list of callbacks. In somebody else's fit its hooks stand in for
+    those of that fit's own list.
 
     Args:
-        hooks: of the running fit.
-        parts: what the training consists of.
-        capture: takes snapshots, and applies what was restored.
-        saving: says when.
-        settings: see there.
+        hooks: of the other callbacks.
+        model: to be trained.
         fit: the running one.
+        settings: see there.
+        open_training: gives what the training works with when fit begins; None if this fit is to
+            be passed over.
     """
 
     def __init__(
         self,
         hooks: Hooks,
-        parts: Parts,
-        capture: Capture,
-        saving: Saving,
-        settings: Settings,
+        model: Any,
         fit: Any,
+        settings: Settings,
+        open_training: Callable[[], Opened | None],
     ) -> None:
+        super().__init__(model=model)
         self._hooks = hooks
-        self._model = parts.model
-        self._parts = parts
-        self.capture = capture
-        self.saving = saving
-        self._validation = Validation(parts, saving)
-        self._settings = settings
         self._fit = fit
+        self._settings = settings
+        self._open = open_training
+        self._shortcuts = Shortcuts()
+        self._parts: Parts
+        self.begun = False  #: and not passed over
+        self.capture: Capture
+        self.saving: Saving
         self.final: Reference | None = None  #: the state after on_train_end, committed
         self._fresh = True  # no step can be resumed yet
         self._restored: Restored | None = None  # until it is applied
         self._finished: Restored | None = None  # a restored state in which no epoch is left
         self._hidden: HiddenSteps | None = None
         self._epoch_base = 0  # global step at the epoch's beginning
+        self._before_validation: Snapshot | None = None
 
     @property
     def _position(self) -> Position:
@@ -69,22 +94,59 @@ class Loop:
 
     # ------------------------------------------------------------------ the whole training
 
-    def resume(self, restored: Restored) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
+        """Let the others begin, then let everything exist that a step works with."""
+        private.self_test()
+        hooks, model, settings = self._hooks, self._model, self._settings
+        # as the program gave them
+        observers = Observers(hooks.others, warn=settings.warn, extra=reach.program_parts(model))
+        hooks.call("on_train_begin", logs)
+        observers.begin()
+        opened = self._open()
+        if opened is None:
+            return
+        restored, source = opened.restored, opened.source
+        others = [(type(other).__name__, other) for other in hooks.others]
+        self._parts = parts = Parts(
+            model,
+            self._fit,
+            roots=[*others, *opened.variables.items()],
+            ours=[hooks.ours, hooks.callbacks, self],
+            warn=settings.warn,
+        )
+        parts.prepare(restored, source)
+        if settings.recorder is not None:
+            settings.recorder.begin(model, self._fit, hooks.others)
+        self.capture = Capture(hooks, parts, observers, source, settings, self._fit)
+        parts.begin(observers.covered())
+        position = replace(settings.start, epoch=self._fit.initial_epoch)
+        notes: list[str] = []
+        if restored is not None:
+            position, notes = self.capture.begin(restored)
+        self.saving = Saving(
+            opened.checkpointer, parts, self.capture, settings, self._fit, position
+        )
+        self.begun = True
+        for note in notes:
+            self.saving.note(note)
+        if restored is not None:
+            self._resume(restored)
+        self.saving.report("train", None, force=True)
+
+    def _resume(self, restored: Restored) -> None:
         """Go on from a checkpoint; restore at once if no epoch is left."""
         self._fresh = False
         position = self._position
-        ended = position.stop and position.step == 0
-        if not ended and position.epoch < self._fit.epochs:
+        self._fit.begin_at(first_epoch(position, self._fit.epochs))
+        if not has_ended(position, self._fit.epochs):
             self._restored = restored
-            private.set_first_epoch(self._model, position.epoch)
             done = f", after {position.step} of its steps" if position.step else ""
-            self._settings.tell(f"going on with epoch {position.epoch + 1}{done}")
+            self._settings.inform(f"resuming with epoch {position.epoch + 1}{done}")
             return
         self.capture.apply(restored, position)
         self._model.stop_training = position.stop
         self._finished = restored
-        private.set_first_epoch(self._model, max(self._fit.epochs, 1))
-        self._settings.tell(f"this training has ended already, at step {position.global_step}")
+        self._settings.inform(f"this training has ended already, at step {position.global_step}")
         if position.epoch > self._fit.epochs:
             self._settings.warn(
                 f"the checkpoint is after epoch {position.epoch}, and fit is to train "
@@ -114,20 +176,24 @@ class Loop:
             self.final = self.saving.save_last()
 
     def release(self) -> None:
-        """Hold nothing any more, and hide no step."""
+        """Hold nothing any more, and let model and fit be as they were."""
+        self._fit.begin_at(None)
+        self._shortcuts.undo()
         if self._hidden is not None:
             self._hidden.end()
-        self.capture.release()
+        if self.begun:
+            self._parts.release()
+            self.capture.release()
 
     # ------------------------------------------------------------------ an epoch
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Restore what is to be restored, at the very point where it was saved."""
-        private.set_first_epoch(self._model, None)  # fit has read it
+        self._fit.begin_at(None)  # fit has read it
         restored, self._restored = self._restored, None
         if self._finished is not None:
             raise TrainingError(f"epoch {epoch} begins, although the training had ended.")
-        self._parts.shorten(self._model.train_function)
+        self._shortcuts.take(self._model.train_function)
         step = self._position.step if restored is not None else 0
         if restored is not None and step == 0:
             self.capture.apply(restored, self._position)
@@ -155,9 +221,12 @@ class Loop:
             )
         self.saving.logs = saved_logs(restored)
         self._hidden = HiddenSteps(
-            self._model, self._hooks.callbacks, -(-step // together), self.saving.logs,
+            self._model,
+            -(-step // together),
+            self.saving.logs,
+            is_calling=self._fit.is_calling,
             stop=restored.position.stop,
-        )  # fmt: skip
+        )
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Save what is due, and the best epoch for sure."""
@@ -181,6 +250,7 @@ class Loop:
         self._hooks.call("on_train_batch_begin", batch, logs)
         if self._position.global_step == 0:
             self._parts.trace_again()
+            self._shortcuts.take(self._model.train_function)
         if not self._model.run_eagerly:  # data of code may draw as well
             self._parts.tracing.begin("train", draws=self.capture.source.mid_epoch)
 
@@ -207,6 +277,7 @@ class Loop:
             self.saving.checkpointer.wait()
         first = not self.saving.first_ended_at
         if first:
+            self._settings.on_first_step()
             self.saving.first_ended_at = time.monotonic()
             if self._parts.late:
                 self._parts.find()
@@ -218,22 +289,28 @@ class Loop:
     # ------------------------------------------------------------------ validation
 
     def on_test_begin(self, logs: Logs = None) -> None:
-        """Hold the state before the validation."""
-        self._validation.begin()
+        """Hold the state before the validation: a stop within it saves that."""
+        self._shortcuts.take(self._model.test_function)
+        self._before_validation = self.saving.hold()
         self._hooks.call("on_test_begin", logs)
 
     def on_test_batch_begin(self, batch: int, logs: Logs = None) -> None:
-        """Trace the validation's first step."""
+        """Trace the validation's function as its first batch comes, as Keras does it."""
         self._hooks.call("on_test_batch_begin", batch, logs)
-        self._validation.begin_step()
+        if not self._model.run_eagerly and not self._parts.tracing.run("test", self._trace_test):
+            self._parts.tracing.begin("test", draws=self._fit.validation_is_plain())
+
+    def _trace_test(self) -> bool:
+        return backends.current().trace(self._model.test_function, self._fit.validation_dataset)
 
     def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
-        """Stop at once if asked to."""
+        """Stop at once if asked to; the validation is repeated after the resume."""
         self._parts.tracing.end()
         self._hooks.call("on_test_batch_end", batch, logs)
-        self._validation.end_step(batch, logs)
+        self.saving.after_validation_step(self._before_validation)
+        self.saving.report("validate", logs, validation_steps=batch + 1)
 
     def on_test_end(self, logs: Logs = None) -> None:
-        """Let go of the state before the validation."""
-        self._validation.end()
+        """Hold the state before the validation no longer."""
+        self._before_validation = None
         self._hooks.call("on_test_end", logs)

@@ -5,18 +5,18 @@ are looked for again now and then, and what a later process would not have is na
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
 from runner.checkpoint.manifest import PYTHON
 from runner.checkpoint.reading import Restored
-from runner.training import backends, reach
-from runner.training.attributes import Attributes
+from runner.training import backends
 from runner.training.program import Structure
-from runner.training.shortcuts import Shortcuts
-from runner.training.state import MORE, Variables
+from runner.training.state import reach
+from runner.training.state.attributes import Attributes
+from runner.training.state.variables import MORE, Variables
 from runner.training.tracing import Tracing
 
 WALK_SHARE = 1000.0  #: looks for what is new take less than a thousandth of the time
@@ -30,7 +30,7 @@ class Parts:
         fit: the running one.
         roots: names and objects from which variables are looked for, besides the model.
         ours: objects that belong to no training.
-        warn: told what no checkpoint can hold.
+        warn: called with what no checkpoint can hold.
     """
 
     def __init__(
@@ -50,7 +50,6 @@ class Parts:
         self.tracing = Tracing()
         self.late = False  #: some of the state comes only with the first step
         self.exchanged: list[str] = []  #: by a callback: no checkpoint can hold it
-        self._shortcuts = Shortcuts()
         self._walked_at = self._walk_seconds = 0.0
         self._seeded = False
         self.variables: Variables
@@ -60,10 +59,9 @@ class Parts:
     def prepare(self, restored: Restored | None, source: Any) -> None:
         """Let everything exist that a step works with, before any of it is restored or saved."""
         model, backend = self.model, backends.current()
-        saved = restored.python if restored else {}
-        names = restored.tensors if restored else {}
-        self._seeded = any(name.startswith("random/") for name in names)
-        self.tracing = Tracing(saved.get("tracing"), saved.get("baked"))
+        if restored is not None:
+            self._seeded = any(name.startswith("random/") for name in restored.tensors)
+            self.tracing = Tracing(restored.python.get("tracing"), restored.python.get("baked"))
         reset = {id(variable) for variable in model.metrics_variables}
         self.tracing.attributes = Attributes(reach.parts(model), set(), self._warn)
         self.late = not backend.prepare(model, self._fit, self._trace)
@@ -99,13 +97,8 @@ class Parts:
         if attributes is None or not attributes.capture() or not self.tracing.forget("train"):
             return
         self.model.make_train_function(force=True)
-        self.shorten(self.model.train_function)
         self._structure = Structure(self.model)
         backends.current().prepare(self.model, self._fit, self._trace)
-
-    def shorten(self, function: Any) -> None:
-        """Let a step function do without what need not be done again at each step."""
-        self._shortcuts.take(function)
 
     def state_of(self, restored: Restored) -> dict[str, Any]:
         """Return a checkpoint's variables, by the names that they have here."""
@@ -113,10 +106,9 @@ class Parts:
         return self.variables.named(state)
 
     def find(self) -> None:
-        """Look for variables again."""
+        """Look for variables again; those that are the same keep their reader."""
         found = self._found()
-        if not found.is_same(self.variables):
-            self.variables = found
+        self.variables = self.variables if found.is_same(self.variables) else found
 
     def _found(self) -> Variables:
         started = time.monotonic()
@@ -144,10 +136,11 @@ class Parts:
         if not self.exchanged and (
             not self.variables.complete or since > WALK_SHARE * self._walk_seconds
         ):
-            self._look_for_new(set(self.variables.names))
+            self._look_for_new()
         return self.exchanged
 
-    def _look_for_new(self, known: Iterable[str]) -> None:
+    def _look_for_new(self) -> None:
+        known = set(self.variables.names)
         self.find()
         for name in self.variables.names:
             if name not in known and name.startswith(MORE):
@@ -158,7 +151,6 @@ class Parts:
         self.attributes.look()
 
     def release(self) -> None:
-        """Let Keras's functions be as they were, and hold nothing any more."""
-        self._shortcuts.undo()
+        """Hold nothing any more."""
         self.tracing.end(traced=False)
         self.variables = self.attributes = None  # type: ignore[assignment]

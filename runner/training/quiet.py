@@ -11,15 +11,18 @@ import re
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TextIO
 
 from runner.errors import SpecError
 
 KNOWN = ("tensorflow", "jax")
 _OWN_PROGRAM = "/proc/self/exe"
-_NOISE = re.compile(rb"WARNING: All log messages before absl::Init|[IWE]\d{4} \d\d:|[IWE]0000 ")
-_REBUILD = b"To enable the following instructions"
+_NOISE = re.compile(
+    rb"WARNING: All log messages before absl::Init|[IWE]\d{4} \d\d:|[IWE]0000 "
+    rb"|To enable the following instructions"
+)
 #: TensorFlow counts the tracings of a line of code, across networks: each job traces Keras's anew
 _OTHER_NETWORKS = re.compile(
     r"TensorFlowTrainer\.make_\w+_function.* triggered tf\.function retracing"
@@ -78,16 +81,11 @@ def import_keras() -> None:
     """
     logging.getLogger("tensorflow").addFilter(_is_of_one_network)
     with _lock:
-        wishes = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         # a card's memory as it is needed, not all of it at once: others may work on it too
         os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-        if "keras" in sys.modules or wishes in ("0", "1"):
-            _load()
-            return
-        try:
-            _load_filtered()
-        except OSError:  # no standard error to be filtered
+        with nullcontext() if "keras" in sys.modules or level in ("0", "1") else _filtered():
             _load()
 
 
@@ -107,37 +105,29 @@ def _load() -> None:
     except Exception as error:  # a broken package raises anything
         msg = (
             f"Keras or its backend can't be imported here: {type(error).__name__}: {error}. No job"
-            " was touched: mend the installation, choose another backend with KERAS_BACKEND, or"
+            " was touched: fix the installation, choose another backend with KERAS_BACKEND, or"
             " work on another machine."
         )
         raise SpecError(msg) from error
 
 
-def _load_filtered() -> None:
-    real = os.dup(2)
-    python_stderr = sys.stderr
-    with tempfile.TemporaryFile() as said, os.fdopen(real, "w", closefd=False) as direct:
-        sys.stderr = direct  # Python's own lines still go out at once
-        os.dup2(said.fileno(), 2)
+@contextmanager
+def _filtered() -> Iterator[None]:
+    """Hold back what is written to standard error, and write it afterwards without the noise."""
+    try:
+        real = os.dup(2)
+    except OSError:  # no standard error to be filtered
+        yield
+        return
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
         try:
-            _load()
+            yield
         finally:
-            direct.flush()
+            sys.stderr.flush()
             os.dup2(real, 2)
-            sys.stderr = python_stderr
-            _hand_over(direct, python_stderr)
-            said.seek(0)
-            for line in said:
-                if not _NOISE.match(line) and not line.startswith(_REBUILD):
+            os.close(real)
+            written.seek(0)
+            for line in written:
+                if not _NOISE.match(line):
                     os.write(2, line)
-    os.close(real)
-
-
-def _hand_over(direct: TextIO, stderr: TextIO) -> None:
-    """Let the loggers that were made meanwhile go on where they are heard."""
-    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
-    for logger in loggers:
-        for handler in getattr(logger, "handlers", ()):
-            handler = getattr(handler, "python_handler", handler)  # of absl's
-            if isinstance(handler, logging.StreamHandler) and handler.stream is direct:
-                handler.setStream(stderr)

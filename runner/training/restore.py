@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from runner import registry
 from runner.checkpoint.manifest import Reference
 from runner.checkpoint.reading import read_checkpoint, read_manifest
 from runner.datasets.arrays import Dataset
 from runner.errors import CheckpointError
 from runner.spec import JobSpec
 from runner.store.base import Store
-from runner.training.assemble import Assembled, assemble
+from runner.training.assemble import Assembled
+from runner.training.build import build
 
 if TYPE_CHECKING:
     import keras
@@ -27,15 +27,7 @@ def restored_model(
         CheckpointError: missing, damaged, or another model's.
     """
     restored = read_checkpoint(store, Reference.from_json(reference))
-    assembled = assemble(
-        registry.get("models", spec.model.name),
-        spec.model.arguments,
-        image_shape=dataset.image_shape,
-        classes=dataset.classes,
-        augmentation=spec.augmentation.model_dump() if spec.augmentation else None,
-        seed=spec.seed,
-        dtype_policy=spec.training.dtype_policy,
-    )
+    assembled = build(spec, dataset)
     _assign(assembled.model, restored.tensors)
     return assembled
 
@@ -59,18 +51,14 @@ def restored_numerics(store: Store, spec: JobSpec, reference: Mapping[str, Any])
 
 def _assign(model: "keras.Model", tensors: "Mapping[str, Array]") -> None:
     """Set the model's variables from the tensors of the group `model`, which are in its order."""
-    names = sorted(name for name in tensors if name.startswith("model/"))
-    if len(names) != len(model.variables):
+    saved = [tensors[name] for name in sorted(tensors) if name.startswith("model/")]
+    shapes = [list(array.shape) for array in saved]
+    expected = [list(variable.shape) for variable in model.variables]
+    if shapes != expected:
         msg = (
-            f"the checkpoint holds {len(names)} variables of a model, and this one has"
-            f" {len(model.variables)}: it is another model's."
+            f"the checkpoint holds {len(shapes)} variables of a model, and this one has"
+            f" {len(expected)}, or others of other shapes: it is another model's."
         )
         raise CheckpointError(msg)
-    for name, variable in zip(names, model.variables, strict=True):
-        if tuple(tensors[name].shape) != tuple(variable.shape):
-            msg = (
-                f"{name} is {list(tensors[name].shape)} in the checkpoint and"
-                f" {list(variable.shape)} in the model: it is another model's."
-            )
-            raise CheckpointError(msg)
-        variable.assign(tensors[name])
+    for array, variable in zip(saved, model.variables, strict=True):
+        variable.assign(array)

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 from runner.checkpoint.checkpointer import Checkpointer
@@ -55,7 +56,7 @@ class Saving:
         self._saved, self._saved_at = position, time.monotonic()
         self._wanted = False  # a checkpoint was asked for
         self._audits = 2  # checkpoints at which to look for what is in none
-        self._notes: list[str] = []
+        self._notes = list(settings.notes)
         self._reported_at = 0.0
 
     def note(self, text: str) -> None:
@@ -77,16 +78,20 @@ class Saving:
         vouched = (epoch_end or self._capture.source.mid_epoch) and not self.exchanged()
         if vouched and self.checkpointer.overdue:
             self._pause(best=best)
-        reason = self._settings.should_stop()
-        if reason:
-            if not self._parts.exchanged and self._fits():
-                self.save(best=best, wait=True)
-            raise self._preempted(reason)
+        self._stop_if_asked(
+            None if self._parts.exchanged else lambda: self.save(best=best, wait=True)
+        )
+        self._wanted = self._settings.host.take_save_request() or self._wanted
         due = self.checkpointer.behind or self._settings.every.due(self._since(epoch_end))
-        self._wanted = self._settings.urgency.take_save_request() or self._wanted
-        due = due or self._wanted
-        if (best and not self._parts.exchanged) or (vouched and due):
+        if (best and not self._parts.exchanged) or (vouched and (due or self._wanted)):
             self.save(best=best)
+
+    def _stop_if_asked(self, save: Callable[[], object] | None) -> None:
+        reason = self._settings.host.should_stop()
+        if reason:
+            if save is not None and self._fits():
+                save()
+            raise self._preempted(reason)
 
     def exchanged(self) -> bool:
         """Say once what a callback has exchanged: a fresh program could not take its state back."""
@@ -104,7 +109,7 @@ class Saving:
 
     def _fits(self) -> bool:
         """Whether the newest state can be saved in the time left; else wait for what is begun."""
-        left = self._settings.urgency.seconds_left
+        left = self._settings.host.seconds_left
         expected = self.checkpointer.expected_seconds
         if fits(expected_seconds=expected, left_seconds=left):
             return True
@@ -120,13 +125,13 @@ class Saving:
         """Wait for a bucket that is away or slow, so that no more work than agreed is at stake."""
         step = self.position.global_step
         self._settings.warn(f"paused at step {step}: {self.checkpointer.overdue}")
-        while self.checkpointer.overdue and not self._settings.should_stop():
+        while self.checkpointer.overdue and not self._settings.host.should_stop():
             if not self.checkpointer.busy:
                 self.save(best=best)
             time.sleep(PAUSE_SECONDS)
             self.checkpointer.check()
             self.report("train", self.logs)
-        self._settings.warn(f"going on at step {step}")
+        self._settings.warn(f"resumed at step {step}")
 
     def _since(self, epoch_end: bool) -> Since:
         return Since(
@@ -163,12 +168,11 @@ class Saving:
             PreemptedError, StoreError, LeaseLostError: as `after_step`.
         """
         self.checkpointer.check()
-        reason = self._settings.should_stop()
-        if reason:
-            if before is not None and self._fits():
-                left = self._settings.urgency.seconds_left
-                self.checkpointer.save(before, wait=True, seconds=left)
-            raise self._preempted(reason)
+        self._stop_if_asked(None if before is None else lambda: self._save_before(before))
+
+    def _save_before(self, snapshot: Snapshot) -> None:
+        left = self._settings.host.seconds_left
+        self.checkpointer.save(snapshot, wait=True, seconds=left)
 
     # ------------------------------------------------------------------ saving
 
@@ -188,10 +192,10 @@ class Saving:
         if self.first_ended_at and self._audits:  # the first two after the first step
             self._audits -= 1
             self._parts.attributes.look()
-        left = self._settings.urgency.seconds_left if wait else None
+        left = self._settings.host.seconds_left if wait else None
         taken = self.checkpointer.save(snapshot, best=best, wait=wait, seconds=left)
         if wait and not taken:  # what is committed too late must not count as the end of a fit
-            raise self._preempted(self._settings.should_stop() or "no time left")
+            raise self._preempted(self._settings.host.should_stop() or "no time left")
         if not wait:
             self.blocked_seconds.append(time.perf_counter() - started)
         if taken:
@@ -208,7 +212,7 @@ class Saving:
             except StoreRefusedError:
                 raise
             except StoreError as error:
-                if not self._settings.waits or self._settings.should_stop():
+                if not self._settings.waits or self._settings.host.should_stop():
                     raise
                 self._settings.warn(f"the training has ended, its last state is unsaved: {error}")
                 time.sleep(PAUSE_SECONDS)
@@ -229,13 +233,14 @@ class Saving:
         self, stage: str, logs: Logs, *, validation_steps: int = 0, force: bool = False
     ) -> None:
         """Report how far it is, now and then."""
-        report, now = self._settings.on_progress, time.monotonic()
-        if report is None or not (force or now - self._reported_at >= PROGRESS_SECONDS):
+        now = time.monotonic()
+        due = force or now - self._reported_at >= PROGRESS_SECONDS
+        if not (due and self._settings.reports):
             return
         self._reported_at = now
         validating = stage == "validate"
         prefix = "val_" if validating else ""
-        report(
+        self._settings.host.progressed(
             Progress(
                 stage=stage,
                 epoch=self.position.epoch,
@@ -243,6 +248,7 @@ class Saving:
                 step=validation_steps if validating else self.position.step,
                 steps=0 if validating else self._fit.steps or 0,
                 global_step=self.position.global_step,
+                batch_size=self._capture.source.batch_size or 0,
                 metrics={f"{prefix}{k}": v for k, v in numbers(logs).items()},
                 interval=self._settings.every.describe(self._cost_seconds),
                 unsaved_seconds=self.unsaved_seconds,

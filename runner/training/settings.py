@@ -8,9 +8,8 @@ from typing import Any
 from runner.checkpoint.manifest import Position
 from runner.checkpoint.policy import Every
 from runner.training.best import Best
-from runner.training.progress import OnProgress
+from runner.training.host import Alone, Host
 from runner.training.trace import Recorder
-from runner.training.urgency import NoHurry, Urgency
 
 logger = logging.getLogger(__name__)
 
@@ -21,18 +20,18 @@ class Settings:
 
     every: Every
     best: Best | None = None
+    host: Host = field(default_factory=Alone)
+    reports: bool = True  #: the host wants to see the progress
     start: Position = field(
         default_factory=Position
     )  #: where a fresh fit stands, in a training of several
     history: Mapping[str, list[Any]] = field(default_factory=dict)  #: of the fits before this one
     epoch_times: Sequence[float] = ()  #: theirs: when each epoch ended, seconds since 1970
-    should_stop: Callable[[], str | None] = lambda: None  #: asked after each step: why, or None
-    urgency: Urgency = field(default_factory=NoHurry)  #: how much time there is for saving
-    on_progress: OnProgress | None = None
+    notes: Sequence[str] = ()  #: for the record of the first checkpoint
+    on_first_step: Callable[[], None] = lambda: None  #: called once it is done
     warn: Callable[[str], None] = logger.warning
-    tell: Callable[[str], None] = logger.info  #: people, where a fit goes on
+    inform: Callable[[str], None] = logger.info  #: people, where a fit resumes
     number: int = 0  #: of this program's fits with this folder, how many have ended before
-    waits: bool = False  #: for a bucket that is away when the training has ended
+    waits: bool = True  #: for a bucket that is away when the training has ended
     discard: Callable[[], None] | None = None  #: removes all at the end, instead of saving it
-    release: Callable[[], None] = lambda: None  #: the fit is over, however it ended
     recorder: Recorder | None = None  #: writes down each step, under `runner drill -- PROGRAM`

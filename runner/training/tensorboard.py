@@ -11,6 +11,8 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import google_crc32c
+
 from runner.checkpoint.manifest import Manifest
 from runner.errors import StoreError
 from runner.store.base import Store
@@ -65,41 +67,31 @@ def event_file(scalars: Mapping[str, Sequence[Any]], times: Sequence[float]) -> 
         scalars: the metrics' values; None for one that was no finite number.
         times: when the epochs ended, seconds since 1970; missing ones are 0.
     """
-    records = [_text(3, "brain.Event:2")]
+    records = [_sized(3, b"brain.Event:2")]
     for epoch in range(max(map(len, scalars.values()), default=0)):
         values = b"".join(
-            _bytes(1, _text(1, tag) + _float(2, math.nan if v[epoch] is None else v[epoch]))
+            _sized(1, _sized(1, tag.encode()) + b"\x15" + struct.pack("<f", _number(v[epoch])))
             for tag, v in sorted(scalars.items())
             if epoch < len(v)
         )
+        # as protocol buffers want it, numbers that are 0 are left out
         time = times[epoch] if epoch < len(times) else 0.0
-        records.append(_time(1, time) + _number(2, epoch) + _bytes(5, values))
+        at = b"\x09" + struct.pack("<d", time) if time else b""
+        step = b"\x10" + _varint(epoch) if epoch else b""
+        records.append(at + step + _sized(5, values))
     return b"".join(map(_framed, records))
 
 
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
 # ---------------------------------------------------------------------- the form of these files
-# Protocol buffers in TFRecord frames, written out: JAX is to need no TensorFlow for them. As
-# protocol buffers want it, numbers that are 0 are left out (but not within a oneof: `_float`).
+# Protocol buffers in TFRecord frames: JAX is to need no TensorFlow for them.
 
 
-def _bytes(field: int, content: bytes) -> bytes:
+def _sized(field: int, content: bytes) -> bytes:
     return _varint(field << 3 | 2) + _varint(len(content)) + content
-
-
-def _text(field: int, text: str) -> bytes:
-    return _bytes(field, text.encode())
-
-
-def _float(field: int, value: float) -> bytes:
-    return _varint(field << 3 | 5) + struct.pack("<f", value)
-
-
-def _time(field: int, value: float) -> bytes:
-    return _varint(field << 3 | 1) + struct.pack("<d", value) if value else b""
-
-
-def _number(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value) if value else b""
 
 
 def _varint(value: int) -> bytes:
@@ -117,17 +109,5 @@ def _framed(record: bytes) -> bytes:
 
 def _checksum(data: bytes) -> bytes:
     """CRC-32C, rotated and shifted so that a checksum of checksums stays one."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = crc >> 8 ^ _CRC[(crc ^ byte) & 255]
-    crc ^= 0xFFFFFFFF
+    crc = google_crc32c.value(data)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-def _remainder(byte: int) -> int:
-    for _ in range(8):
-        byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
-    return byte
-
-
-_CRC = [_remainder(byte) for byte in range(256)]

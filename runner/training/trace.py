@@ -3,7 +3,7 @@
 `RUNNER_DRILL` names a folder of the drill's. While it is set, `BackupAndRestore` saves in there
 instead of its own place, after each step, and writes one line of hashes for each step: the
 batches that were read, every variable, and what callbacks, layers and model hold beside them.
-The training itself is the same as without. The folder also says when to end this process.
+The training itself is the same as without. The folder also holds when this process is to end.
 """
 
 import functools
@@ -29,10 +29,11 @@ from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.manifest import Position
 from runner.checkpoint.reading import Restored
 from runner.training import private
-from runner.training.attributes import plain
 from runner.training.digest import attributes, digest, is_own, of_array
 from runner.training.folder import Folder
+from runner.training.frames import Fit
 from runner.training.orders import VARIABLE, Orders, trace_file
+from runner.training.state.attributes import plain
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ _NO_STATE |= {"_batch_start_time", "_epoch_start_time"}
 
 
 class Recorder:
-    """Writes down all trainings of this process, and ends it when it is told to."""
+    """Writes down all trainings of this process, and ends it when the drill has ordered that."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -68,7 +69,7 @@ class Recorder:
     ) -> tuple[Checkpointer, Restored | None]:
         """Open what stands for the place of the fit that begins now.
 
-        A fit after one that was stopped by an exception goes on with that one's training. What a
+        A fit after one that was stopped by an exception continues that one's training. What a
         fit would delete at its end begins anew in the next; what would last is found again.
 
         Args:
@@ -84,7 +85,7 @@ class Recorder:
         self._checkpointer = opened[0]
         return opened
 
-    def begin(self, model: Any, fit: private.Fit, callbacks: Sequence[Any]) -> None:
+    def begin(self, model: Any, fit: Fit, callbacks: Sequence[Any]) -> None:
         """Follow this fit from now on."""
         self._model, self._callbacks = model, callbacks
         self._ahead, self._taken = None, []
@@ -122,7 +123,7 @@ class Recorder:
                 }
             )
             self._taken = []
-        if not restored:
+        if not restored and moment != "start":
             self._obey(position)
 
     def warn(self, text: str) -> None:
@@ -138,14 +139,14 @@ class Recorder:
     def _seen(self, batches: Any) -> Any:
         """Return the same batches, each noted when it is read: TensorFlow reads ahead."""
         tensorflow = sys.modules.get("tensorflow")
-        if tensorflow is not None and isinstance(batches, tensorflow.data.Dataset):
-            self._ahead = []
+        is_pipeline = tensorflow is not None and isinstance(batches, tensorflow.data.Dataset)
+        if not is_pipeline and not isinstance(batches, Iterator):
+            return batches  # spread over several devices
+        self._ahead = []
+        if is_pipeline:
             note = functools.partial(self._noted, tensorflow, batches.element_spec)
             return batches.map(note)
-        if isinstance(batches, Iterator):
-            self._ahead = []
-            return self._noting(batches)
-        return batches  # spread over several devices
+        return self._noting(batches)
 
     def _noted(self, tensorflow: Any, spec: Any, *batch: Any) -> Any:
         parts = tensorflow.nest.flatten(batch, expand_composites=True)
@@ -165,27 +166,31 @@ class Recorder:
     # ------------------------------------------------------------------ orders
 
     def _obey(self, position: Position) -> None:
-        orders = self._orders
-        if position.moment == "start":
-            return
-        if orders.start and self._place not in self._copied:
-            self._copied.add(self._place)  # before the first step ends, nothing else is saved
-            shutil.copytree(self._folder / self._place, Path(orders.start) / self._place)
-        step = position.global_step
-        awaited = orders.kill if not self._killer else None
-        if awaited and orders.attempt % 2 and (self._fit, step + 1) >= awaited[:2]:
-            self._checkpointer.wait()  # quick steps would go back to the first
-        if awaited and (self._fit, step) >= awaited[:2]:
-            self._killer = threading.Timer(awaited[2], self._die)
-            self._killer.start()
-        over = _is_over(step, orders.steps) or (
-            position.moment == "epoch" and _is_over(position.epoch, orders.epochs)
-        )
+        orders, step = self._orders, position.global_step
+        if orders.start:
+            self._copy_first_checkpoint(Path(orders.start))
+        if orders.kill and not self._killer:
+            self._prepare_to_die(*orders.kill, step=step)
+        epochs = position.epoch if position.moment == "epoch" else 0
+        over = _is_over(step, orders.steps) or _is_over(epochs, orders.epochs)
         if self._killer and (over or position.moment == "final"):
             self._killer.join()  # else it would come too late
         if over:
             sys.stdout.flush()
             os._exit(0)
+
+    def _copy_first_checkpoint(self, folder: Path) -> None:
+        if self._place not in self._copied:
+            self._copied.add(self._place)  # before the first step ends, nothing else is saved
+            shutil.copytree(self._folder / self._place, folder / self._place)
+
+    def _prepare_to_die(self, fit: int, last: int, seconds: float, *, step: int) -> None:
+        """Begin to count the seconds to the kill when the last step is reached."""
+        if self._orders.attempt % 2 and (self._fit, step + 1) >= (fit, last):
+            self._checkpointer.wait()  # quick steps would go back to the first
+        if (self._fit, step) >= (fit, last):
+            self._killer = threading.Timer(seconds, self._die)
+            self._killer.start()
 
     def _die(self) -> None:
         self._write({"killed": True})
@@ -216,33 +221,40 @@ def python_state(model: Any, callbacks: Sequence[Any]) -> dict[str, str]:
         kind = "model" if owner is model else _kind(owner)
         seen[kind] += 1
         name = f"{kind}#{seen[kind]}" if seen[kind] > 1 else kind
-        found |= {f"{name}{key}": value for key, value in _held(owner, known).items()}
+        held = _of_callback(owner) if kind.startswith("callback ") else _of_part(owner, known)
+        found |= {f"{name}{key}": value for key, value in held.items()}
     return {name: digest(value, known) for name, value in found.items()}
 
 
+_WORDS = (
+    (keras.callbacks.Callback, "callback"),
+    (keras.layers.Layer, "layer"),
+    (keras.optimizers.Optimizer, "optimizer"),
+    (keras.metrics.Metric, "metric"),
+    (object, "loss"),
+)
+
+
 def _kind(owner: Any) -> str:
-    name = type(owner).__name__
-    if isinstance(owner, keras.callbacks.Callback):
-        return f"callback {name}"
-    if isinstance(owner, keras.layers.Layer):
-        return f"layer {owner.name}"
-    if isinstance(owner, keras.optimizers.Optimizer):
-        return f"optimizer {name}"
-    return f"{'metric' if isinstance(owner, keras.metrics.Metric) else 'loss'} {name}"
+    word = next(word for kind, word in _WORDS if isinstance(owner, kind))
+    return f"{word} {owner.name if word == 'layer' else type(owner).__name__}"
 
 
-def _held(owner: Any, known: Collection[int]) -> dict[str, Any]:
-    """Return what somebody holds that may be state, by attribute."""
+def _of_callback(owner: Any) -> dict[str, Any]:
+    """Return what a callback holds, by attribute."""
     if isinstance(owner, keras.callbacks.ProgbarLogger):  # only draws
         return {}
-    if isinstance(owner, keras.callbacks.Callback):
-        if hasattr(owner, "get_state") and hasattr(owner, "set_state"):
-            return {"": owner.get_state()}  # it says itself what it is
-        return {f".{key}": value for key, value in vars(owner).items() if key not in _NO_STATE}
+    if hasattr(owner, "get_state") and hasattr(owner, "set_state"):
+        return {"": owner.get_state()}  # it gives its state itself
+    return {f".{key}": value for key, value in vars(owner).items() if key not in _NO_STATE}
+
+
+def _of_part(owner: Any, known: Collection[int]) -> dict[str, Any]:
+    """Return what a layer, metric, loss or optimizer holds that may be state, by attribute."""
     held = {f".{key.lstrip('_')}": value for key, value in plain(owner).items()}
     if is_own(owner):
-        held |= {f".{key}": value for key, value in attributes(owner).items()}
-    elif isinstance(owner, keras.layers.Layer):  # such as a stateful LSTM
+        return held | {f".{key}": value for key, value in attributes(owner).items()}
+    if isinstance(owner, keras.layers.Layer):  # such as a stateful LSTM
         found = {f".{key}": _unknown(value, known) for key, value in vars(owner).items()}
         held |= {key: variables for key, variables in found.items() if variables}
     return held

@@ -16,7 +16,7 @@ import numpy as np
 from runner.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from runner.training.attributes import Attributes
+    from runner.training.state.attributes import Attributes
 
 
 class Tracing:
@@ -48,14 +48,12 @@ class Tracing:
         if name in self._ahead:
             return True
         self.begin(name, draws=True)
-        traced = False
         try:
-            traced = trace()
+            if trace():
+                self._ahead.add(name)
         finally:
-            self.end(traced=traced)
-        if traced:
-            self._ahead.add(name)
-        return traced
+            self.end(traced=name in self._ahead)
+        return name in self._ahead
 
     def forget(self, name: str) -> bool:
         """Let a function be traced again; False if it was not traced before its steps."""
@@ -67,7 +65,7 @@ class Tracing:
         return True
 
     def resume(self, attributes: Mapping[str, Any]) -> None:
-        """Hear what a checkpoint has set: functions may have been traced with other values."""
+        """Take note of what a checkpoint has set: functions may be traced with other values."""
         self._unlike = any(baked != attributes for baked in self.baked.values())
 
     def begin(self, name: str, *, draws: bool) -> None:
@@ -86,11 +84,10 @@ class Tracing:
             now = self.attributes.capture()
             self._exchanged = now, self.baked.setdefault(name, now)
             self.attributes.exchange(*self._exchanged)
-        if not draws or (name in self._before and self._before[name] is None):
-            return
-        self._begun = name, generators()
-        if name in self._before:
-            set_generators(self._before[name])
+        if draws and self._before.get(name, ...) is not None:
+            self._begun = name, generators()
+            if name in self._before:
+                set_generators(self._before[name])
 
     def end(self, *, traced: bool = True) -> None:
         """Remember where it began if it is the first, else put everything back."""

@@ -1,4 +1,4 @@
-"""Training a spec: stock `model.fit`, made exact and killable by the public callback.
+"""Training a spec: stock `model.fit` with a list of callbacks of our own.
 
 The checkpoint is fetched while TensorFlow is imported and the network built, since
 neither needs it; only the number of threads, which decides over bits, is read before.
@@ -7,68 +7,51 @@ neither needs it; only the number of threads, which decides over bits, is read b
 import gc
 import logging
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from runner.checkpoint.checkpointer import Checkpointer
-from runner.checkpoint.ledger import Commit, Ledger
-from runner.checkpoint.manifest import Position, Reference
-from runner.checkpoint.policy import Every, for_job
+from runner.checkpoint.ledger import Ledger
+from runner.checkpoint.manifest import Reference
+from runner.checkpoint.policy import for_job
 from runner.checkpoint.reading import Restored, read_manifest
 from runner.datasets.arrays import Dataset
 from runner.errors import CheckpointError, DivergedError, PreemptedError, TrainingError
-from runner.spec import EarlyStopping, JobSpec, ReduceLROnPlateau, seconds
+from runner.spec import JobSpec, seconds
 from runner.store.base import Store
 from runner.training.check import check_fit, load_data, obtaining
-from runner.training.progress import OnProgress, Progress
+from runner.training.host import Host
 from runner.training.tensorboard import Boards
-from runner.training.urgency import NoHurry, Urgency
 
 if TYPE_CHECKING:
     import keras
+
+    from runner.training.assemble import Assembled
+    from runner.training.data import Batches
+    from runner.training.loop import Loop
+    from runner.training.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Past:
-    """What a job has been through: how often it is interrupted decides how often to save."""
+    """Where a job lies, and what it has been through."""
 
+    store: Store
+    prefix: str  #: the job's folder in the store
+    token: int  #: of the lease
+    checkpoints: Sequence[Mapping[str, Any]] = ()  #: references in the job's log, newest first
+    best: Mapping[str, Any] | None = None  #: reference of the best checkpoint so far
+    #: how often a job is interrupted decides how often "auto" saves
     running_seconds: float = 0.0
     interruptions: int = 0
 
 
-def train(
-    spec: JobSpec,
-    *,
-    store: Store,
-    prefix: str,
-    token: int,
-    commit: Commit,
-    checkpoints: Sequence[Mapping[str, Any]] = (),
-    best: Mapping[str, Any] | None = None,
-    past: Past = Past(),
-    should_stop: Callable[[], str | None] = lambda: None,
-    urgency: Urgency = NoHurry(),  # noqa: B008 - without a state
-    on_progress: OnProgress = lambda _: None,
-) -> Reference:
+def train(spec: JobSpec, past: Past, host: Host) -> Reference:
     """Train from the newest checkpoint that is whole, or from the beginning, to the end.
-
-    Args:
-        spec: what to train.
-        store: where checkpoints lie.
-        prefix: the job's folder in it.
-        token: of the lease.
-        commit: makes a checkpoint count.
-        checkpoints: references in the job's log, newest first.
-        best: reference of the best checkpoint so far.
-        past: for checkpoint.every "auto".
-        should_stop: asked after each step; a text means save and stop.
-        urgency: how much time there is for that, and whether to save before it is due.
-        on_progress: told several times a second at most.
 
     Returns:
         The final checkpoint: committed, after all callbacks have ended.
@@ -78,56 +61,37 @@ def train(
         LeaseLostError: another worker owns the job.
         SpecError, TrainingError, CheckpointError: the job's own fault.
     """
-    notes: list[str] = []
-
-    def warn(text: str) -> None:
-        logger.warning(text)
-        if text not in notes:
-            notes.append(text)
-
-    boards = Boards(store, prefix) if spec.training.tensorboard else None
+    boards = Boards(past.store, past.prefix) if spec.training.tensorboard else None
     ledger = Ledger(
-        store,
-        prefix,
-        token=token,
-        commit=_with_notes(commit, notes),
-        checkpoints=checkpoints,
-        best=best,
+        past.store,
+        past.prefix,
+        token=past.token,
+        commit=host.commit,
+        checkpoints=past.checkpoints,
+        best=past.best,
         keep=spec.checkpoint.keep,
-        warn=warn,
+        warn=host.note,
     )
     checkpointer = Checkpointer(
         ledger,
         patience_seconds=seconds(spec.checkpoint.max_loss),
-        warn=warn,
+        warn=host.note,
         on_committed=boards.committed if boards else lambda _: None,
     )
-    every = for_job(
-        spec.checkpoint.every,
-        max_loss_seconds=seconds(spec.checkpoint.max_loss),
-        running_seconds=past.running_seconds,
-        interruptions=past.interruptions,
-    )
-    threads = saved_threads(store, checkpoints) or spec.training.threads
     pool = ThreadPoolExecutor(1, thread_name_prefix="restore")
     restoring = pool.submit(checkpointer.restore)
     try:
-        return _fit(
-            spec,
-            checkpointer,
-            every=every,
-            boards=boards,
-            threads=threads,
-            restore=restoring.result,
-            notes=notes,
-            should_stop=should_stop,
-            urgency=urgency,
-            on_progress=on_progress,
-        )
+        loop = _train(spec, past, host, checkpointer, restoring.result)
     finally:
         gc.unfreeze()
         pool.shutdown(wait=False)  # a stop need not wait for a download
-        checkpointer.close(urgency.seconds_left)
+        checkpointer.close(host.seconds_left)
+    if boards is not None:  # where a death came between the last commit and its files
+        boards.write(loop.capture.history(), loop.capture.epoch_times)
+    if loop.final is None:
+        msg = f"{spec.name} ended without a final checkpoint."
+        raise TrainingError(msg)
+    return loop.final
 
 
 def load_checked(spec: JobSpec) -> Dataset:
@@ -157,104 +121,160 @@ def saved_threads(store: Store, checkpoints: Sequence[Mapping[str, Any]]) -> int
     return None
 
 
-def _fit(
+def _train(
     spec: JobSpec,
+    past: Past,
+    host: Host,
     checkpointer: Checkpointer,
-    *,
-    every: Every,
-    boards: Boards | None,
-    threads: int | None,
     restore: Callable[[], Restored | None],
-    notes: list[str],
-    should_stop: Callable[[], str | None],
-    urgency: Urgency,
-    on_progress: OnProgress,
-) -> Reference:
+) -> "Loop":
+    """Import and build what is trained, then train all phases that are not over."""
     from runner.training.quiet import import_keras
 
     import_keras()
     from runner.training import numerics
-    from runner.training.best import Best
     from runner.training.build import build, compile_phase
-    from runner.training.callback import BackupAndRestore
-    from runner.training.data import Batches, Held
 
-    _leave_if_asked(should_stop)  # the imports took seconds
+    _leave_if_asked(host)  # the imports took seconds
+    threads = saved_threads(past.store, past.checkpoints) or spec.training.threads
     numerics.apply(threads=threads, deterministic=spec.training.deterministic)
     dataset = load_checked(spec)
-    _leave_if_asked(should_stop)
-    split = dataset.split(spec.data.validation_split, seed=spec.seed)
-    held = Held((dataset.x_train, dataset.y_train), own=True)
-    batches = Batches.of_rows(
-        held,
-        split.train,
-        batch_size=spec.training.batch_size,
-        seed=spec.seed,
-        repeat=spec.data.repeat,
-    )
-    validation = Batches.of_rows(
-        held,
-        split.validation,
-        batch_size=spec.training.batch_size,
-        seed=spec.seed,
-        shuffle=False,
-    ) if len(split.validation) else None  # fmt: skip
-    keep = spec.checkpoint.best
-    best = Best(keep.monitor, keep.mode) if keep else None
-    tell = _with_speed(on_progress, spec.training.batch_size)
+    _leave_if_asked(host)
+    batches, validation = _batches(spec, dataset)
     with obtaining():
         assembled = build(spec, dataset)
     del dataset  # what is held of it is all that is needed from here on
-    _leave_if_asked(should_stop)
-    phases = spec.training.phases
-    # where nothing depends on it, the checkpoint may arrive while the graph is built
-    restored = restore() if phases or assembled.pretrained is not None else None
-    if assembled.pretrained is not None and restored is None:
-        with obtaining():
-            weights = assembled.pretrained()  # part of checkpoint 0: no later attempt needs them
-        notes.append(f"began with {', '.join(f'{key} {value}' for key, value in weights.items())}")
-    position = restored.position if restored is not None else Position()
-    history: dict[str, list[Any]] = {}
-    times: list[float] = []
-    final: Reference | None = None
-    for number, phase in enumerate(phases or [None]):
-        if number < position.phase:
+    _leave_if_asked(host)
+    restored = restore()
+    settings = _settings(spec, past, host)
+    if restored is not None:
+        settings.start = restored.position
+    else:
+        settings.notes = _load_pretrained(assembled)
+    for number, phase in enumerate(spec.training.phases or [None]):
+        if number < settings.start.phase:
             continue
-        fetch = restore
-        if phases and (restored is None or number > restored.position.phase):
-            fetch = _nothing
-            position = replace(
-                position, phase=number, phase_epoch=position.epoch, step=0, stop=False
+        if number > settings.start.phase:  # it begins now: no checkpoint is of it yet
+            restored = None
+            settings.start = replace(
+                settings.start, phase=number, phase_epoch=settings.start.epoch, step=0, stop=False
             )
         compile_phase(assembled, spec, phase)
-        backup = BackupAndRestore.for_job(
-            checkpointer,
-            every=every,
-            best=best,
-            should_stop=should_stop,
-            urgency=urgency,
-            on_progress=_after_first_step(_settle, tell),
-            restore=fetch,
-            start=position,
-            history=history,
-            epoch_times=times,
-        )
-        assembled.model.fit(
+        loop = fit(
+            assembled.model,
             batches,
-            initial_epoch=position.phase_epoch,
-            epochs=position.phase_epoch + (phase.epochs if phase else spec.training.epochs),
+            validation=validation,
+            callbacks=make_callbacks(spec),
+            epochs=(phase or spec.training).epochs,
+            checkpointer=checkpointer,
+            restored=restored,
+            settings=settings,
+        )
+        settings = replace(
+            settings,
+            start=loop.saving.position,
+            history=loop.capture.history(),
+            epoch_times=loop.capture.epoch_times,
+            notes=(),
+        )
+    return loop
+
+
+def _batches(spec: JobSpec, dataset: Dataset) -> "tuple[Batches, Batches | None]":
+    """Return the data to train and to validate with, which share one copy of the images."""
+    from runner.training.data import Batches, Held
+
+    split = dataset.split(spec.data.validation_split, seed=spec.seed)
+    held = Held((dataset.x_train, dataset.y_train), own=True)
+    size = spec.training.batch_size
+    train = Batches.of_rows(
+        held, split.train, batch_size=size, seed=spec.seed, repeat=spec.data.repeat
+    )
+    if not len(split.validation):
+        return train, None
+    return train, Batches.of_rows(
+        held, split.validation, batch_size=size, seed=spec.seed, shuffle=False
+    )
+
+
+def _load_pretrained(assembled: "Assembled") -> list[str]:
+    """Load the weights that a new job begins with; return what to record about them."""
+    if assembled.pretrained is None:
+        return []
+    with obtaining():
+        weights = assembled.pretrained()  # part of checkpoint 0: no later attempt needs them
+    return [f"began with {', '.join(f'{key} {value}' for key, value in weights.items())}"]
+
+
+def _settings(spec: JobSpec, past: Past, host: Host) -> "Settings":
+    from runner.training.best import Best
+    from runner.training.settings import Settings
+
+    best = spec.checkpoint.best
+    return Settings(
+        every=for_job(
+            spec.checkpoint.every,
+            max_loss_seconds=seconds(spec.checkpoint.max_loss),
+            running_seconds=past.running_seconds,
+            interruptions=past.interruptions,
+        ),
+        best=Best(best.monitor, best.mode) if best else None,
+        host=host,
+        on_first_step=_settle,
+    )
+
+
+def fit(
+    model: "keras.Model",
+    batches: "Batches",
+    *,
+    validation: "Batches | None" = None,
+    callbacks: "Sequence[keras.callbacks.Callback]" = (),
+    epochs: int,
+    checkpointer: Checkpointer,
+    restored: Restored | None = None,
+    settings: "Settings",
+) -> "Loop":
+    """Train a compiled model by `model.fit`, from what was restored if there is something.
+
+    Args:
+        model: to be trained.
+        batches: to train with.
+        validation: to validate with after each epoch.
+        callbacks: of Keras's; they are called before our part of each hook.
+        epochs: how many this fit has, those before a kill included.
+        checkpointer: of the job, under its lease. The caller closes it.
+        restored: a checkpoint of this fit.
+        settings: see there; `start` is where this fit stands.
+    """
+    import keras
+
+    from runner.training.data.sources import of_batches
+    from runner.training.fit import Fit, Hooks, first_epoch
+    from runner.training.loop import Loop, Opened
+
+    first = settings.start.phase_epoch
+    last = first + epochs
+    if restored is not None:
+        first = first_epoch(restored.position, last)
+    others = keras.callbacks.CallbackList(
+        [*callbacks], add_history=True, model=model, verbose=0, epochs=last, steps=len(batches)
+    )
+    opened = Opened(source=of_batches(batches), checkpointer=checkpointer, restored=restored)
+    running = Fit(epochs=last, initial_epoch=first, batches=batches, validation=validation)
+    loop = Loop(Hooks(others), model, running, settings, lambda: opened)
+    try:
+        model.fit(
+            batches,
+            initial_epoch=first,
+            epochs=last,
             validation_data=validation,
-            callbacks=[*make_callbacks(spec), backup],
+            callbacks=loop,
             verbose=0,
         )
-        position, history, final = backup.position, backup.history, backup.final
-        times = backup.epoch_times
-    if boards is not None:
-        boards.write(history, times)  # where a death came between the last commit and its files
-    if final is None:
-        msg = f"{spec.name} ended without a final checkpoint."
-        raise TrainingError(msg)
-    return final
+    finally:
+        loop.release()
+    return loop
 
 
 def _settle() -> None:
@@ -266,67 +286,28 @@ def _settle() -> None:
     gc.freeze()
 
 
-def _nothing() -> None:
-    """A phase that begins now has no checkpoint of its own yet."""
-
-
-def _with_notes(commit: Commit, notes: list[str]) -> Commit:
-    """Say the notes with the next commit, once."""
-
-    def call(**record: Any) -> object:
-        said = len(notes)
-        record["notes"] = [*notes[:said], *record.get("notes", ())]
-        result = commit(**record)
-        del notes[:said]
-        return result
-
-    return call
-
-
-def _leave_if_asked(should_stop: Callable[[], str | None]) -> None:
+def _leave_if_asked(host: Host) -> None:
     """Stop before the first step, when there is nothing to save yet."""
-    if reason := should_stop():
+    if reason := host.should_stop():
         msg = f"stopped ({reason}) before this attempt's first step; nothing is lost."
         raise PreemptedError(msg)
 
 
 def make_callbacks(spec: JobSpec) -> "list[keras.callbacks.Callback]":
     """Make the Keras callbacks that the spec asks for."""
+    import keras
+
     training = spec.training
-    callbacks = []
-    if training.terminate_on_nan:
-        callbacks.append(_stop_at_nan())
-    if training.early_stopping:
-        callbacks.append(_early_stopping(training.early_stopping))
-    if training.reduce_lr_on_plateau:
-        callbacks.append(_reduce_lr(training.reduce_lr_on_plateau))
+    callbacks = [_stop_at_nan()] if training.terminate_on_nan else []
+    if early := training.early_stopping:
+        callbacks.append(
+            keras.callbacks.EarlyStopping(mode=_mode(early.monitor), **early.model_dump())
+        )
+    if plateau := training.reduce_lr_on_plateau:
+        named = plateau.model_dump()
+        named["min_lr"] = named.pop("min_learning_rate")
+        callbacks.append(keras.callbacks.ReduceLROnPlateau(mode=_mode(plateau.monitor), **named))
     return callbacks
-
-
-def _early_stopping(spec: EarlyStopping) -> "keras.callbacks.Callback":
-    import keras
-
-    return keras.callbacks.EarlyStopping(
-        monitor=spec.monitor,
-        mode=_mode(spec.monitor),
-        patience=spec.patience,
-        min_delta=spec.min_delta,
-        restore_best_weights=spec.restore_best_weights,
-    )
-
-
-def _reduce_lr(spec: ReduceLROnPlateau) -> "keras.callbacks.Callback":
-    import keras
-
-    return keras.callbacks.ReduceLROnPlateau(
-        monitor=spec.monitor,
-        mode=_mode(spec.monitor),
-        factor=spec.factor,
-        patience=spec.patience,
-        min_delta=spec.min_delta,
-        cooldown=spec.cooldown,
-        min_lr=spec.min_learning_rate,
-    )
 
 
 def _mode(monitor: str) -> str:
@@ -353,42 +334,3 @@ def _stop_at_nan() -> "keras.callbacks.Callback":
                 raise DivergedError(msg)
 
     return StopAtNaN()
-
-
-def _after_first_step(act: Callable[[], None], on_progress: OnProgress) -> OnProgress:
-    """Act once, when a fit reports its first step; it reports its beginning before."""
-    begun_at: int | None = None
-    acted = False
-
-    def tell(progress: Progress) -> None:
-        nonlocal begun_at, acted
-        begun_at = progress.global_step if begun_at is None else begun_at
-        if progress.global_step > begun_at and not acted:
-            acted = True
-            act()
-        on_progress(progress)
-
-    return tell
-
-
-def _with_speed(on_progress: OnProgress, batch_size: int) -> OnProgress:
-    """Add images per second, over the steps since the last look."""
-    first: int | None = None  # the step at which this attempt began
-    last: tuple[float, int] | None = None
-    speed: float | None = None
-
-    def tell(progress: Progress) -> None:
-        nonlocal first, last, speed
-        now = time.perf_counter()
-        step = progress.global_step
-        first = step if first is None else first
-        if progress.stage != "train":
-            last = None  # a validation's time is no training speed
-        elif step > first:  # the first step's time is the tracing's
-            if last is not None and step > last[1]:
-                newest = (step - last[1]) * batch_size / (now - last[0])
-                speed = newest if speed is None else 0.7 * speed + 0.3 * newest
-            last = (now, step)
-        on_progress(replace(progress, images_per_second=speed))
-
-    return tell

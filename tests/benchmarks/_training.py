@@ -1,7 +1,7 @@
 """What the benchmarks train: MyInception with Adam on made-up pictures, as jobs train it."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 from runner import registry
 from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.ledger import Ledger
-from runner.checkpoint.policy import Since
+from runner.checkpoint.policy import Every, Since
+from runner.commit import Commit
 from runner.store.base import Store
 from runner.store.filesystem import FileStore
 from runner.training import numerics
@@ -77,9 +78,9 @@ class Commits:
         self.newest: Mapping[str, Any] | None = None
         self.checkpointer = Checkpointer(Ledger(self.store, "", token=1, commit=self))
 
-    def __call__(self, *, checkpoints: Sequence[Mapping[str, Any]], **_: Any) -> None:
-        self.newest = checkpoints[0]
-        self.manifests.append(checkpoints[0]["manifest"])
+    def __call__(self, commit: Commit) -> None:
+        self.newest = commit.checkpoints[0]
+        self.manifests.append(self.newest["manifest"])
         self.bytes_written.append(self.checkpointer.ledger.bytes_written)
 
     def again(self) -> Checkpointer:
@@ -87,6 +88,21 @@ class Commits:
         assert self.newest is not None
         ledger = Ledger(self.store, "", token=2, commit=self, checkpoints=[self.newest])
         return Checkpointer(ledger)
+
+
+def trained(model: Any, data: Batches, commits: Commits, every: Every, callbacks: list[Any]) -> Any:
+    """Train for an epoch as a job does, and return its loop."""
+    from runner.training.settings import Settings
+    from runner.training.trainer import fit
+
+    return fit(
+        model,
+        data,
+        callbacks=callbacks,
+        epochs=1,
+        checkpointer=commits.checkpointer,
+        settings=Settings(every=every),
+    )
 
 
 class OnDemand:

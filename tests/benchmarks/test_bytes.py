@@ -12,10 +12,11 @@ from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.ledger import Ledger, Snapshot
 from runner.checkpoint.manifest import Position
 from runner.checkpoint.reading import read_manifest
+from runner.commit import Commit
 from runner.queue.queue import Queue
 from runner.store.memory import MemoryStore
 from tests.benchmarks._tables import REPEATS, spread, table
-from tests.benchmarks._training import Commits, batches, compiled
+from tests.benchmarks._training import Commits, batches, compiled, trained
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 
@@ -25,28 +26,20 @@ FROZEN = 249  #: layers of InceptionV3 below its two top blocks
 
 def test_transfer(tmp_path: Path) -> None:
     """Two blocks of InceptionV3 are trained: what is written, against what has changed."""
-    from runner.checkpoint.policy import EverySteps
-    from runner.training.callback import BackupAndRestore
+    from runner.checkpoint.policy import Interval
 
     arguments = {"weights": None, "image_size": None, "train_from": FROZEN}
     model = compiled("transfer", arguments, image_size=96)
     manifests: list[Any] = []
 
     class Reading(Commits):
-        def __call__(self, **record: Any) -> None:
-            super().__call__(**record)
+        def __call__(self, commit: Commit) -> None:
+            super().__call__(commit)
             manifests.append(read_manifest(self.store, self.manifests[-1]))
 
     commits = Reading(tmp_path)
-    model.fit(
-        batches(2 * (REPEATS + 1), image_size=96, batch=4),
-        epochs=1,
-        callbacks=[
-            BackupAndRestore.for_job(commits.checkpointer, every=EverySteps(2)),
-            waiting(commits.checkpointer),
-        ],
-        verbose=0,
-    )
+    data = batches(2 * (REPEATS + 1), image_size=96, batch=4)
+    trained(model, data, commits, Interval(steps=2), [waiting(commits.checkpointer)])
     # the last one is that of the end: nothing has changed since the one before
     manifests.pop()
     written = np.diff(commits.bytes_written[:-1]).tolist()

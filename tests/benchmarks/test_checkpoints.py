@@ -20,6 +20,7 @@ from tests.benchmarks._training import (
     batches,
     myinception,
     seconds,
+    trained,
 )
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
@@ -45,13 +46,11 @@ class Method:
 
 
 def test_one_checkpoint(tmp_path: Path) -> None:
-    from runner.training.callback import BackupAndRestore
-    from runner.training.state import Variables
+    from runner.training.state.variables import Variables
 
     model = myinception()
     methods, missing = others(model, tmp_path)
     commits, every = Commits(tmp_path / "ours"), OnDemand()
-    ours = BackupAndRestore.for_job(commits.checkpointer, every=every)
     memory: list[int] = []
     cycle = 2 * len(methods) + 6  # steps: each method has one and a pause after it; ours has six
     names = list(methods)
@@ -81,13 +80,8 @@ def test_one_checkpoint(tmp_path: Path) -> None:
 
     begun, alone = [0], [0]
     steps = cycle * (REPEATS + 1) + 1
-    model.fit(
-        batches(steps),
-        epochs=1,
-        callbacks=[at_each_step(before, after), ours],
-        verbose=0,
-    )
-    blocked = ours.blocked_seconds[1:]  # the first is that of step 0, waited for on purpose
+    loop = trained(model, batches(steps), commits, every, [at_each_step(before, after)])
+    blocked = loop.saving.blocked_seconds[1:]  # the first is that of step 0, waited for on purpose
     written = commits.bytes_written[1] - commits.bytes_written[0]
     variables = Variables(model)
 

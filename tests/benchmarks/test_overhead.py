@@ -25,6 +25,7 @@ from tests.benchmarks._training import (
     myinception,
     pictures,
     settle,
+    trained,
 )
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
@@ -73,14 +74,11 @@ class Blocks:
 @pytest.mark.parametrize(("batch", "saves"), PAIRS)
 def test_overhead(tmp_path: Path, batch: int, saves: tuple[int, ...]) -> None:
     """A checkpoint every 6 steps, and from it one every 30 seconds; in a process like a job's."""
-    from runner.training.callback import BackupAndRestore
-
     model = myinception()
     commits, every = Commits(tmp_path), OnDemand()
     pairs = PAIRS[batch, saves]
     plan: list[tuple[int, ...]] = [(), *([(), saves] * pairs), (), ()]
     blocks = Blocks(commits, every, plan)
-    ours = BackupAndRestore.for_job(commits.checkpointer, every=every)
 
     # a step's end, seen at the next step's beginning, comes after our part of it
     def before(step: int) -> None:
@@ -91,12 +89,8 @@ def test_overhead(tmp_path: Path, batch: int, saves: tuple[int, ...]) -> None:
         blocks.before(step)
 
     try:
-        model.fit(
-            batches(BLOCK * len(plan), batch=batch),
-            epochs=1,
-            callbacks=[at_each_step(before, blocks.after), ours],
-            verbose=0,
-        )
+        data = batches(BLOCK * len(plan), batch=batch)
+        trained(model, data, commits, every, [at_each_step(before, blocks.after)])
     finally:
         gc.unfreeze()
     rows = []
@@ -193,7 +187,12 @@ class Turns:
         self._batches = batches(self._steps)
 
     def bare(self) -> Took:
-        return self._fit([], x=self._x, y=self._y, batch_size=BATCH)
+        def fit(callbacks: list[Any]) -> object:
+            return self._model.fit(
+                self._x, self._y, batch_size=BATCH, epochs=1, callbacks=callbacks, verbose=0
+            )
+
+        return self._fit(fit)
 
     def loose(self) -> Took:
         """A bare fit whose operations may be faster and give other bits each time."""
@@ -209,28 +208,25 @@ class Turns:
             enable_op_determinism()
 
     def ours(self, *, saves: bool = False) -> Took:
-        from runner.training.callback import BackupAndRestore
-
         every = OnDemand()
 
         def ask(step: int) -> None:
             every.wanted = saves and step == TURN // 2
 
-        callback = BackupAndRestore.for_job(
-            self._commits.checkpointer, every=every, restore=lambda: None
-        )
+        def fit(callbacks: list[Any]) -> object:
+            return trained(self._model, self._batches, self._commits, every, callbacks)
+
         try:
-            return self._fit([callback], x=self._batches, ask=ask, traced=gc.freeze)
+            return self._fit(fit, ask=ask, traced=gc.freeze)
         finally:
             gc.unfreeze()
 
     def _fit(
         self,
-        callbacks: list[Any],
+        fit: Callable[[list[Any]], object],
         *,
         ask: Callable[[int], object] = lambda _: None,
         traced: Callable[[], object] = lambda: None,
-        **data: Any,
     ) -> Took:
         """Time the steps from FIRST on, with what they leave to do."""
         took: list[tuple[float, float]] = []
@@ -248,8 +244,7 @@ class Turns:
                 took.append((time.perf_counter(), time.process_time()))
 
         # no hook at a step's end: Keras would wait for the metrics of each step then
-        timer = at_each_step(before)
-        self._model.fit(**data, epochs=1, callbacks=[timer, *callbacks], verbose=0)
+        fit([at_each_step(before)])
         (began, cpu_began), (ended, cpu_ended) = took
         return Took(ended - began, cpu_ended - cpu_began)
 

@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ def train(attempt: Attempt) -> None:
         attempt.store,
         attempt.prefix,
         token=attempt.lease.token,
-        commit=partial(commit, attempt),
+        commit=attempt.commit,
         checkpoints=job.checkpoints,
     )
     saver = Checkpointer(ledger, patience_seconds=600.0)
@@ -81,7 +80,7 @@ def evaluate(attempt: Attempt) -> None:
     assert job.final is not None
     state = np.frombuffer(first(0), "uint8")
     ledger = Ledger(
-        attempt.store, attempt.prefix, token=attempt.lease.token, commit=lambda **_: None,
+        attempt.store, attempt.prefix, token=attempt.lease.token, commit=lambda _: None,
         checkpoints=[job.final],
     )  # fmt: skip
     restored = ledger.restore()
@@ -93,11 +92,6 @@ def evaluate(attempt: Attempt) -> None:
         time.sleep(attempt.spec["step_seconds"])
         tell(attempt, "evaluate", step, EVALUATION_STEPS)
     attempt.lease.finish(evaluation={"top_1": float(state.mean()) / 255})
-
-
-def commit(attempt: Attempt, **record: Any) -> object:
-    attempt.before_commit()
-    return attempt.lease.commit(**record, startup_seconds=attempt.startup_seconds())
 
 
 def first(seed: int) -> bytes:
@@ -115,7 +109,7 @@ def snapshot(state: bytes, step: int) -> Snapshot:
 
 def tell(attempt: Attempt, stage: str, step: int, steps: int) -> None:
     done = step if stage == "train" else attempt.lease.job.step
-    attempt.on_progress(
+    attempt.progressed(
         Progress(stage=stage, epochs=1, step=step, steps=steps, global_step=done)
     )  # fmt: skip
 

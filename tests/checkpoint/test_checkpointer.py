@@ -16,6 +16,7 @@ from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.ledger import Ledger, Snapshot
 from runner.checkpoint.manifest import Position, Reference
 from runner.checkpoint.reading import Restored, read_checkpoint, read_manifest
+from runner.commit import Commit
 from runner.errors import CheckpointError, LeaseLostError, StoreError, StoreRefusedError
 from runner.store.memory import Killed, MemoryStore
 
@@ -30,11 +31,11 @@ class Log:
         self.records: list[dict[str, Any]] = []
         self.token = 0
 
-    def commit(self, token: int) -> Callable[..., None]:
-        def commit(**record: Any) -> None:
+    def commit(self, token: int) -> Callable[[Commit], None]:
+        def commit(made: Commit) -> None:
             if token != self.token:
                 raise LeaseLostError("another worker owns the job.")
-            self.records.append(record)
+            self.records.append(made.changes())
 
         return commit
 
@@ -134,7 +135,7 @@ def test_manifest_is_committed_after_everything_it_refers_to() -> None:
     store = MemoryStore(hook=lambda n, op, key: seen.append(f"{op} {key}"))
     log = Log()
     saver = log.claim(store)
-    saver.ledger._commit = lambda **record: seen.append("commit")
+    saver.ledger._commit = lambda _: seen.append("commit")
     saver.save(snapshot(1), wait=True)
     kinds = [("packs" in s and "pack") or ("checkpoints" in s and "manifest") or s for s in seen]
     assert kinds == ["pack", "manifest", "commit"]
@@ -286,7 +287,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(how: str) -> Non
             store,
             PREFIX,
             token=9,
-            commit=lambda **record: None,
+            commit=lambda _: None,
             checkpoints=log.last["checkpoints"],
             warn=warnings.append,
         )

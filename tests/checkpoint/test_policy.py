@@ -7,12 +7,8 @@ import pytest
 
 from runner.checkpoint.policy import (
     Auto,
-    EveryEpochs,
-    EverySeconds,
-    EverySteps,
-    Never,
+    Interval,
     Since,
-    Within,
     daly,
     fits,
     for_job,
@@ -29,20 +25,20 @@ def since(**changes: Any) -> Since:
 @pytest.mark.parametrize(
     ("policy", "moment", "due"),
     [
-        (EverySteps(3), since(steps=2), False),
-        (EverySteps(3), since(steps=3), True),
-        (EverySteps(3), since(steps=7), True),
-        (EverySeconds(30), since(seconds=29.9), False),
-        (EverySeconds(30), since(seconds=30), True),
-        (EverySeconds(30), since(seconds=99, steps=0), False),
-        (EveryEpochs(2), since(epochs=1, epoch_end=True), False),
-        (EveryEpochs(2), since(epochs=2, epoch_end=True), True),
-        (EveryEpochs(1), since(epochs=1, epoch_end=False), False),
-        (Within(EveryEpochs(1), 600), since(seconds=299), False),
-        (Within(EveryEpochs(1), 600), since(seconds=300), True),
-        (Within(EveryEpochs(1), 600), since(seconds=300, steps=0), False),
-        (Within(EverySteps(3), 600), since(steps=3), True),
-        (Never(), since(steps=10**9, seconds=1e9, epochs=9, epoch_end=True), False),
+        (Interval(steps=3), since(steps=2), False),
+        (Interval(steps=3), since(steps=3), True),
+        (Interval(steps=3), since(steps=7), True),
+        (Interval(seconds=30), since(seconds=29.9), False),
+        (Interval(seconds=30), since(seconds=30), True),
+        (Interval(seconds=30), since(seconds=99, steps=0), False),
+        (Interval(epochs=2), since(epochs=1, epoch_end=True), False),
+        (Interval(epochs=2), since(epochs=2, epoch_end=True), True),
+        (Interval(epochs=1), since(epochs=1, epoch_end=False), False),
+        (Interval(epochs=1, seconds=300), since(seconds=299), False),
+        (Interval(epochs=1, seconds=300), since(seconds=300), True),
+        (Interval(epochs=1, seconds=300), since(seconds=300, steps=0), False),
+        (Interval(steps=3, seconds=300), since(steps=3), True),
+        (Interval(), since(steps=10**9, seconds=1e9, epochs=9, epoch_end=True), False),
     ],
 )
 def test_due(policy: Any, moment: Since, due: bool) -> None:
@@ -52,13 +48,13 @@ def test_due(policy: Any, moment: Since, due: bool) -> None:
 @pytest.mark.parametrize(
     ("text", "policy"),
     [
-        ("30s", EverySeconds(30)),
-        ("10m", EverySeconds(600)),
-        ("1.5 h", EverySeconds(5400)),
-        ("200 steps", EverySteps(200)),
-        ("1 step", EverySteps(1)),
-        ("1 epoch", EveryEpochs(1)),
-        ("2 Epochs", EveryEpochs(2)),
+        ("30s", Interval(seconds=30)),
+        ("10m", Interval(seconds=600)),
+        ("1.5 h", Interval(seconds=5400)),
+        ("200 steps", Interval(steps=200)),
+        ("1 step", Interval(steps=1)),
+        ("1 epoch", Interval(epochs=1)),
+        ("2 Epochs", Interval(epochs=2)),
     ],
 )
 def test_parse(text: str, policy: Any) -> None:
@@ -69,6 +65,20 @@ def test_parse(text: str, policy: Any) -> None:
 def test_parse_refuses(text: str) -> None:
     with pytest.raises(SpecError, match="30s"):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        (Interval(), "never"),
+        (Interval(steps=200), "every 200 steps"),
+        (Interval(epochs=1), "every epoch"),
+        (Interval(epochs=2, seconds=300), "every 2 epochs, at most 300 s"),
+        (Interval(seconds=1.5), "every 1.5 s"),
+    ],
+)
+def test_an_interval_is_described_in_words(policy: Interval, words: str) -> None:
+    assert policy.describe() == words
 
 
 def test_daly_is_young_for_small_costs() -> None:
@@ -117,7 +127,7 @@ def test_the_interval_of_a_job_follows_what_it_has_been_through() -> None:
             interruptions=interruptions,
         )
 
-    assert interval("200 steps", 1, 0) == Within(EverySteps(200), 600)
+    assert interval("200 steps", 1, 0) == Interval(steps=200, seconds=300)
     calm, wild = interval("auto", 10, 0), interval("auto", 10, 99)
     assert calm.interval_seconds(0.1) > 3 * wild.interval_seconds(0.1)
     assert interval("auto", 1e6, 0).interval_seconds(1.0) == 300, "half of max_loss"

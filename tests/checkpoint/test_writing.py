@@ -19,7 +19,7 @@ def written(sizes: dict[str, int], *, keep: int = 2) -> tuple[list[int], list[di
     store = MemoryStore()
     commits: list[Any] = []
     ledger = Ledger(
-        store, "jobs/a", token=1, commit=lambda **record: commits.append(record), keep=keep
+        store, "jobs/a", token=1, commit=lambda commit: commits.append(vars(commit)), keep=keep
     )
     saver = Checkpointer(ledger)
     frozen = np.ones(sizes["frozen"], "uint8")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from runner.commit import Commit
 from runner.engine import running, worker
 from runner.engine.preemption import StopRequest
 from runner.engine.stages import Attempt
@@ -34,18 +35,18 @@ class Counting:
             return
         step = attempt.lease.job.step
         self.ran.append(attempt.lease.job.id)
-        attempt.on_progress(self.progress(step))
+        attempt.progressed(self.progress(step))
         while step < self.steps:
             self.leave_if_asked(attempt, step)
             step += 1
-            attempt.on_progress(self.progress(step))
+            attempt.progressed(self.progress(step))
             self.on_step(attempt.lease.job, step)
             self.commit(attempt, step)
         attempt.lease.finish(final={"step": step, "digest": "d"})
 
     def evaluate(self, attempt: Attempt) -> None:
         self.leave_if_asked(attempt, attempt.lease.job.step)
-        attempt.on_progress(Progress(stage="evaluate", step=1, steps=1))
+        attempt.progressed(Progress(stage="evaluate", step=1, steps=1))
         attempt.lease.finish(evaluation={"top_1": 1.0})
 
     def leave_if_asked(self, attempt: Attempt, step: int) -> None:
@@ -55,13 +56,7 @@ class Counting:
             raise PreemptedError(f"stopped ({reason}); saved at step {step}.")
 
     def commit(self, attempt: Attempt, step: int) -> None:
-        attempt.before_commit()
-        attempt.lease.commit(
-            step=step,
-            epoch=0,
-            checkpoints=[{"step": step}],
-            startup_seconds=attempt.startup_seconds(),
-        )
+        attempt.commit(Commit(step=step, epoch=0, checkpoints=[{"step": step}]))
 
     def progress(self, step: int) -> Progress:
         return Progress(

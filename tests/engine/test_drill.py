@@ -41,7 +41,7 @@ TINY = {
 #: a worker that is not exact
 OTHER_ORDER = """
 import sys
-from runner.training import data
+from runner.training.data import batches as data
 real = data.permutation
 data.permutation = lambda n, seed, epoch: real(n, seed + 1, epoch)
 from runner.cli.main import main

@@ -107,7 +107,7 @@ class Taken:
 
 def whole(restored: Restored) -> str:
     """All that a training goes on with, in a word."""
-    plain = [restored.python, restored.position.to_json(), restored.history, restored.numerics]
+    plain = [restored.python, vars(restored.position), restored.history, restored.numerics]
     tensors = [(name, hash_bytes(a.tobytes()), a.shape) for name, a in restored.tensors.items()]
     return hash_bytes(json.dumps([plain, tensors], default=str).encode())
 

@@ -74,7 +74,7 @@ def test_a_flipped_bit_or_a_lost_record_ends_no_job(tmp_path: Path) -> None:
                 runner.queue().store,
                 "jobs/quickstart",
                 token=9,
-                commit=lambda **record: None,
+                commit=lambda _: None,
                 checkpoints=job.checkpoints,
                 warn=lambda text: None,
             )

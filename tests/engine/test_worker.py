@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from runner.commit import Commit
 from runner.engine import choosing, requirements, running, worker
 from runner.engine.preemption import StopRequest
 from runner.engine.requirements import Looking, Machine, missing_here
@@ -468,7 +469,7 @@ def test_a_job_that_has_begun_needs_its_first_weights_no_more(shop: Shop) -> Non
     """They are in its checkpoints."""
     shop.submit("cats", model={"name": "transfer", "arguments": {"weights": "/nowhere/w.h5"}})
     lease = shop.queue.claim(shop.queue.job("cats"), {"host": "there"})
-    lease.commit(step=1, epoch=0, checkpoints=[{"step": 1}])
+    lease.commit(Commit(step=1, epoch=0, checkpoints=[{"step": 1}]))
     lease.release("going home")
     shop.work()
     assert shop.queue.job("cats").state is State.SUCCEEDED
@@ -576,4 +577,4 @@ def test_an_owner_notices_that_its_job_was_removed(shop: Shop) -> None:
     with pytest.raises(LeaseLostError, match="its records were removed"):
         lease.renew()
     with pytest.raises(LeaseLostError):
-        lease.commit(step=1, epoch=0, checkpoints=[])
+        lease.commit(Commit(step=1, epoch=0, checkpoints=[]))

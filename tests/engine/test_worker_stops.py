@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from runner.commit import Commit
 from runner.engine.notices.watcher import watching
 from runner.engine.preemption import SIGNALS
 from runner.engine.session import Session, container_age, known_limit
@@ -224,7 +225,7 @@ def test_nothing_is_begun_that_could_not_make_a_step(shop: Shop) -> None:
     assert shop.queue.job("cats").startup_seconds > 0
     for name, seconds in (("slow", 300.0), ("fast", 1.0)):
         lease = shop.queue.claim(shop.submit(name), {"host": "h"})
-        lease.commit(step=1, epoch=0, checkpoints=[], startup_seconds=seconds)
+        lease.commit(Commit(step=1, epoch=0, checkpoints=[], startup_seconds=seconds))
         lease.release("x")
     shop.submit("new")
     session = Session.lasting(50.0, "--max-duration 50s", clock=lambda: shop.now)

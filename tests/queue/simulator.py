@@ -17,6 +17,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
+from runner.commit import Commit
 from runner.errors import ConflictError, LeaseLostError, StoreError
 from runner.queue import job as jobs
 from runner.queue import protocol
@@ -409,7 +410,7 @@ class Simulation:
         job_id, tools = self.random.choice(self.ids), self._tools(client)
         changes: dict[str, Callable[[Job], Job]] = {
             "hold": jobs.put_on_hold,
-            "unhold": jobs.let_go,
+            "unhold": jobs.unheld,
             "retry": jobs.retried,
             "priority": partial(jobs.prioritized, priority=self.random.randrange(-3, 4)),
             "evaluate": jobs.to_evaluate,
@@ -503,14 +504,8 @@ class Simulation:
         before = holder.job
         reference = yield from self._write(holder, "checkpoints")
         kept = [reference, *before.checkpoints][:KEEP]
-        change = partial(
-            jobs.committed,
-            step=before.step + 1,
-            epoch=0,
-            checkpoints=kept,
-            best=None,
-            notes=(),
-        )
+        commit = Commit(step=before.step + 1, epoch=0, checkpoints=kept)
+        change = partial(jobs.committed, commit=commit)
         job = yield from self._insist(lambda: holder.commit(change))
         self._believes(client, job)
         for old in before.checkpoints:

@@ -18,6 +18,7 @@ from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.ledger import Ledger, Snapshot
 from runner.checkpoint.manifest import Position
 from runner.cli import status
+from runner.commit import Commit
 from runner.engine.identity import Identity
 from runner.engine.requirements import Looking
 from runner.errors import ConflictError, StoreError
@@ -80,7 +81,7 @@ def test_requests_of_a_jobs_life(server: Server) -> None:
         # renew: the heartbeat, and that nothing follows the last record
         assert count(lambda: lease.renew(step=1)) == {"write": 1, "read": 1}
         # commit: that nothing follows, the record, the hint
-        commit = lambda: lease.commit(step=1, epoch=0, checkpoints=[])  # noqa: E731
+        commit = lambda: lease.commit(Commit(step=1, epoch=0, checkpoints=[]))  # noqa: E731
         assert count(commit) == {"read": 1, "write": 2}
         # whether someone asks this worker, or all, to stop
         listening = drain.Drain(queue.store, "here:1")
@@ -321,7 +322,9 @@ def write_jobs(root: Path, jobs: int) -> None:
             lease = queue.claim(job, ME)
             lease.renew(step=1, metrics={"loss": 1.0})
             for step in range(commits):
-                lease.commit(step=step, epoch=0, checkpoints=[{"step": step, "key": "k" * 100}] * 2)
+                lease.commit(
+                    Commit(step=step, epoch=0, checkpoints=[{"step": step, "key": "k" * 100}] * 2)
+                )
         samples.append([(key, memory.read(key) or b"") for key in memory.list(f"jobs/{job.id}/")])
     for number in range(jobs):
         name = f"job-{number:05d}"

@@ -1,15 +1,19 @@
 """Every change a job may go through, and no other."""
 
 import json
+import math
+import re
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 import pytest
 
-from runner.errors import ConflictError, LeaseLostError, SpecError, StoreError
+from runner.commit import Commit
+from runner.errors import ConflictError, DamagedRecordError, LeaseLostError, SpecError, StoreError
 from runner.queue import job as jobs
 from runner.queue.job import Job, Stage, State
 
@@ -59,7 +63,7 @@ CHANGES: dict[str, Callable[[Job], Job]] = {
     "fail with a retry": partial(fail, retries=1),
     "cancel": jobs.cancelled,
     "hold": jobs.put_on_hold,
-    "unhold": jobs.let_go,
+    "unhold": jobs.unheld,
     "retry": jobs.retried,
     "prioritize": partial(jobs.prioritized, priority=3),
     "evaluate": lambda job: jobs.to_evaluate(replace(job, final=REFERENCE)),
@@ -174,14 +178,12 @@ def test_the_time_that_owners_worked_is_counted() -> None:
 def test_notes_and_checkpoints_are_bounded() -> None:
     job = a_job(State.RUNNING)
     for number in range(50):
-        job = jobs.committed(
-            job, step=1, epoch=0, checkpoints=[], best=None, notes=[f"{number}" + "x" * 1000]
-        )
+        job = jobs.committed(job, Commit(step=1, epoch=0, notes=[f"{number}" + "x" * 1000]))
     assert len(job.notes) == 20
     assert job.notes[-1].startswith("49")
     assert len(job.notes[-1]) == 500
     with pytest.raises(ConflictError, match="65 checkpoints"):
-        jobs.committed(job, step=1, epoch=0, checkpoints=[{}] * 65, best=None, notes=())
+        jobs.committed(job, Commit(step=1, epoch=0, checkpoints=[{}] * 65))
 
 
 @pytest.mark.parametrize("name", ["", "Cats", "a/b", "../x", ".a", "-a", "a" * 64, "a b", "ä"])
@@ -218,17 +220,17 @@ def test_what_the_spec_asks_of_the_queue_is_in_every_record() -> None:
 def test_attempts_that_die_at_one_step_hold_the_job() -> None:
     """A poison job takes three workers with it, no more; a step of progress starts anew."""
     job = claim(a_job(State.QUEUED))
-    commit = partial(jobs.committed, epoch=0, checkpoints=[], best=None, notes=())
+    commit = Commit(step=1, epoch=0)
     for _ in range(2):
         job = claim(job)
-    job = claim(commit(job, step=1))
+    job = claim(jobs.committed(job, commit))
     for _ in range(2):
         assert job.state is State.RUNNING
-        job = claim(commit(job, step=1))  # no progress
+        job = claim(jobs.committed(job, commit))  # no progress
     assert (job.state, job.kind, job.owner) == (State.HELD, "quarantine", None)
     assert "its last 3 attempts died after step 1" in job.reason
     assert job.preemptions == 5
-    again = jobs.let_go(job)
+    again = jobs.unheld(job)
     assert (again.state, again.deaths) == (State.QUEUED, 0)
     assert claim(claim(again)).state is State.RUNNING
 
@@ -255,9 +257,9 @@ def test_a_running_job_is_held_by_its_owner_or_for_a_dead_one() -> None:
     ended = finish(asked)
     assert (ended.state, ended.stage, ended.wish) == (State.HELD, Stage.EVALUATE, "")
     assert ended.reason == "held by its user"
-    assert jobs.let_go(ended).state is State.QUEUED
+    assert jobs.unheld(ended).state is State.QUEUED
     assert finish(replace(asked, stage=Stage.EVALUATE)).state is State.SUCCEEDED
-    assert jobs.let_go(asked).wish == ""
+    assert jobs.unheld(asked).wish == ""
     with pytest.raises(ConflictError, match="asked to already"):
         jobs.put_on_hold(asked)
 
@@ -296,11 +298,11 @@ def test_a_budget_counts_the_time_of_owners_and_is_given_again() -> None:
     running = jobs.dated(running, queued, NOW)
     assert jobs.over_budget(running, 7190.0) == ""
     assert "budget of 4 GPU hours is spent" in jobs.over_budget(running, 7200.0)
-    commit = jobs.committed(running, step=1, epoch=0, checkpoints=[], best=None, notes=())
+    commit = jobs.committed(running, Commit(step=1, epoch=0))
     later = jobs.dated(commit, running, NOW + timedelta(hours=2))
     held = jobs.dated(jobs.held(later, reason="spent"), later, NOW + timedelta(hours=3))
     assert (held.spent_seconds, held.spent_gpu_seconds) == (10800.0, 21600.0)
-    free = jobs.dated(jobs.let_go(held), held, NOW + timedelta(hours=9))
+    free = jobs.dated(jobs.unheld(held), held, NOW + timedelta(hours=9))
     assert (free.spent_seconds, free.spent_gpu_seconds, free.worked_seconds) == (0, 0, 10800.0)
 
 
@@ -365,6 +367,31 @@ def test_a_hostile_record_is_a_store_error(field: str, value: object) -> None:
     record = {**jobs.to_json(a_job(State.RUNNING)), field: value}
     with pytest.raises(StoreError, match="can't be used"):
         jobs.from_json(record, "cats")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "path"),
+    [
+        ("checkpoints", [{"step": 1}, {"step": "2"}], "$.checkpoints[1].step"),
+        ("best", {"manifest": 3}, "$.best.manifest"),
+        ("final", {"digest": None}, "$.final.digest"),
+        ("requirements", {"labels": ["lab", 1]}, "$.requirements.labels[1]"),
+        ("token", -1, "$.token"),
+    ],
+)
+def test_damage_is_named_by_its_path(field: str, value: object, path: str) -> None:
+    record = {**jobs.to_json(a_job(State.RUNNING)), field: value}
+    with pytest.raises(DamagedRecordError, match=re.escape(path)):
+        jobs.from_json(record, "cats")
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Job)])
+def test_forged_types_are_damage_and_no_error_of_python(field: str) -> None:
+    record = jobs.to_json(jobs.submitted("cats", TERMS, NOW))
+    odd: list[Any] = [None, True, -1, 1.5, 10**400, "x", [], {}, [{}], {"a": {}}, math.nan]
+    for value in odd:
+        with suppress(DamagedRecordError):
+            jobs.from_json({**record, field: value}, "cats")
 
 
 def test_a_digest_does_not_depend_on_the_order_of_fields() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.commit import Commit
 from runner.errors import ConflictError, LeaseLostError, StoreError
 from runner.queue.job import State
 from runner.queue.lease import Lease
@@ -42,7 +43,7 @@ def test_a_lost_lease_stays_lost() -> None:
         with pytest.raises(LeaseLostError):
             lease.renew()
         with pytest.raises(LeaseLostError):
-            lease.commit(step=1, epoch=0, checkpoints=[])
+            lease.commit(Commit(step=1, epoch=0, checkpoints=[]))
         with pytest.raises(LeaseLostError):
             lease.fail("x")
 
@@ -52,7 +53,7 @@ def test_a_lease_that_ended_writes_nothing_more() -> None:
     lease = claimed(queue)
     job = lease.release("going home")
     with pytest.raises(LeaseLostError, match="has ended"):
-        lease.commit(step=1, epoch=0, checkpoints=[])
+        lease.commit(Commit(step=1, epoch=0, checkpoints=[]))
     assert queue.job("cats") == job
 
 
@@ -149,10 +150,10 @@ def test_a_takeover_is_refused_if_the_owner_showed_life_after_it_was_judged() ->
     seen = queue.job("cats")
     verdict = queue.availability(seen)
     assert verdict.claimable
-    lease.commit(step=1, epoch=0, checkpoints=[])
+    lease.commit(Commit(step=1, epoch=0, checkpoints=[]))
     with pytest.raises(ConflictError):
         queue.claim(seen, YOU, judged=verdict)
-    lease.commit(step=2, epoch=0, checkpoints=[])
+    lease.commit(Commit(step=2, epoch=0, checkpoints=[]))
 
 
 # When the bucket is away
@@ -165,10 +166,10 @@ def test_while_the_bucket_is_away_the_lease_is_not_lost() -> None:
     with pytest.raises(StoreError):
         lease.renew(step=1)
     with pytest.raises(StoreError):
-        lease.commit(step=1, epoch=0, checkpoints=[])
+        lease.commit(Commit(step=1, epoch=0, checkpoints=[]))
     store.hook = None
     lease.renew(step=2)
-    assert lease.commit(step=2, epoch=0, checkpoints=[]).step == 2
+    assert lease.commit(Commit(step=2, epoch=0, checkpoints=[])).step == 2
 
 
 def test_a_renewal_that_fails_still_sees_a_cancel() -> None:
@@ -218,7 +219,7 @@ def test_renewals_do_not_wait_for_a_slow_commit() -> None:
 
     store.hook = hook
     commit = threading.Thread(
-        target=lambda: lease.commit(step=1, epoch=0, checkpoints=[]), daemon=True
+        target=lambda: lease.commit(Commit(step=1, epoch=0, checkpoints=[])), daemon=True
     )
     commit.start()
     assert waiting.wait(10)
@@ -239,7 +240,7 @@ def test_threads_may_renew_and_commit_at_once() -> None:
             for step in range(20):
                 lease.renew(step=step)
                 if number == 0:
-                    lease.commit(step=step, epoch=0, checkpoints=[])
+                    lease.commit(Commit(step=step, epoch=0, checkpoints=[]))
         except BaseException as error:  # noqa: BLE001
             errors.append(error)
 
@@ -257,6 +258,7 @@ def test_threads_may_renew_and_commit_at_once() -> None:
 
 WORKER = """
 import sys, time
+from runner.commit import Commit
 from runner.errors import LeaseLostError
 from runner.queue.owner import this_process
 from runner.queue.queue import Queue
@@ -268,7 +270,7 @@ try:
     while True:
         step += 1
         lease.renew(step=step)
-        lease.commit(step=step, epoch=0, checkpoints=[])
+        lease.commit(Commit(step=step, epoch=0, checkpoints=[]))
         print(step, flush=True)
         time.sleep(0.01)
 except LeaseLostError:
@@ -298,12 +300,12 @@ def test_a_frozen_worker_that_thaws_changes_nothing(
     while not queue.availability(queue.job("cats")).claimable:
         time.sleep(0.05)
     lease = queue.claim(queue.job("cats"), YOU)
-    taken = lease.commit(step=1000, epoch=0, checkpoints=[{"step": 1000}])
+    taken = lease.commit(Commit(step=1000, epoch=0, checkpoints=[{"step": 1000}]))
     os.kill(worker.pid, signal.SIGCONT)
     output, _ = worker.communicate(timeout=30)
     assert output.strip().endswith("lost")
     assert queue.job("cats") == taken
-    assert lease.commit(step=1001, epoch=0, checkpoints=[]).step == 1001
+    assert lease.commit(Commit(step=1001, epoch=0, checkpoints=[])).step == 1001
 
 
 def test_a_killed_worker_is_followed_at_once_on_its_own_machine(

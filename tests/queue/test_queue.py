@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.commit import Commit
 from runner.errors import (
     ConflictError,
     DamagedRecordError,
@@ -45,7 +46,7 @@ def test_a_whole_life(queue: Queue) -> None:
     queue.submit("cats", SPEC)
     lease = queue.claim(queue.job("cats"), ME)
     lease.renew(step=3, epoch=0, metrics={"loss": 1.5}, unsaved_seconds=2.0)
-    lease.commit(step=5, epoch=0, checkpoints=[reference(5)], notes=["threads 2 -> 4"])
+    lease.commit(Commit(step=5, epoch=0, checkpoints=[reference(5)], notes=["threads 2 -> 4"]))
     trained = lease.finish(final=reference(5))
     assert (trained.state, trained.stage) == (State.QUEUED, Stage.EVALUATE)
     second = queue.claim(queue.job("cats"), YOU)
@@ -99,7 +100,7 @@ def test_a_second_claim_after_the_lease_lapsed_fences_the_first_worker() -> None
     second = queue.claim(queue.job("cats"), YOU)
     assert (second.token, second.job.preemptions) == (2, 1)
     with pytest.raises(LeaseLostError, match="running on there"):
-        first.commit(step=9, epoch=0, checkpoints=[reference(9)])
+        first.commit(Commit(step=9, epoch=0, checkpoints=[reference(9)]))
     with pytest.raises(LeaseLostError):
         first.renew(step=10)
     with pytest.raises(LeaseLostError):
@@ -108,7 +109,7 @@ def test_a_second_claim_after_the_lease_lapsed_fences_the_first_worker() -> None
     assert (after.kind, after.token, after.checkpoints) == ("claim", second.token, ()), (
         "a record of the fenced worker landed, whatever it was told"
     )
-    assert second.commit(step=2, epoch=0, checkpoints=[reference(2)]).step == 2
+    assert second.commit(Commit(step=2, epoch=0, checkpoints=[reference(2)])).step == 2
 
 
 def test_cancel_reaches_the_owner_at_its_next_renewal(queue: Queue) -> None:
@@ -156,13 +157,13 @@ def test_a_job_whose_newest_record_is_gone_is_claimed_where_it_stood(seen_by: st
     store = MemoryStore()
     queue = Queue(store)
     lease = queue.claim(queue.submit("cats", SPEC), ME)
-    lease.commit(step=5, epoch=0, checkpoints=[reference(5)])
+    lease.commit(Commit(step=5, epoch=0, checkpoints=[reference(5)]))
     store.delete("jobs/cats/log/000000000002.json")
     if seen_by == "listing":
         store.delete("jobs/cats/head.json")
     claimed = queue.claim(queue.job("cats"), YOU, judged=LAPSED)
     assert (claimed.job.token, claimed.job.step) == (2, 5 if seen_by == "copy" else 0)
-    claimed.commit(step=6, epoch=0, checkpoints=[reference(6)])
+    claimed.commit(Commit(step=6, epoch=0, checkpoints=[reference(6)]))
     assert queue.job("cats").step == 6
 
 
@@ -177,7 +178,7 @@ def test_a_job_whose_newest_record_is_damaged_goes_on_from_the_one_before_it() -
     store = MemoryStore()
     queue = Queue(store)
     lease = queue.claim(queue.submit("cats", SPEC), ME)
-    lease.commit(step=5, epoch=0, checkpoints=[reference(5)])
+    lease.commit(Commit(step=5, epoch=0, checkpoints=[reference(5)]))
     lease.release("going home")
     before = store.read("jobs/cats/head.json") or b""
     queue.claim(queue.job("cats"), ME)
@@ -202,7 +203,7 @@ def test_an_owner_goes_on_over_a_damaged_record_of_a_user() -> None:
     store.put("jobs/cats/head.json", before)
     for _ in range(20):
         lease.renew()
-    job = lease.commit(step=1, epoch=0, checkpoints=[reference(1)])
+    job = lease.commit(Commit(step=1, epoch=0, checkpoints=[reference(1)]))
     assert (job.number, job.token, job.priority) == (3, 1, 0)
     assert lease.finish(final=reference(1)).state is State.QUEUED
 

@@ -4,6 +4,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from runner.commit import Commit
 from runner.errors import ConflictError, LeaseLostError
 from runner.queue.job import Job, Stage, State
 from runner.queue.lease import Lease
@@ -102,7 +103,7 @@ class QueueMachine(RuleBasedStateMachine):
             return
         name = lease.job.id
         step = self.steps[name] + 1
-        if self.expect(lease, lambda: lease.commit(step=step, epoch=0, checkpoints=[])):
+        if self.expect(lease, lambda: lease.commit(Commit(step=step, epoch=0, checkpoints=[]))):
             self.steps[name], self.deaths[name] = step, 0
 
     @rule(lease=consumes(leases))
@@ -112,7 +113,8 @@ class QueueMachine(RuleBasedStateMachine):
         name = lease.job.id
         if self.expect(lease, lambda: lease.finish(final={"step": 1}, evaluation={"a": 1})):
             last = self.stages[name] is Stage.EVALUATE
-            self.became(name, State.SUCCEEDED if last else State.QUEUED)
+            waits = State.HELD if self.wishes[name] else State.QUEUED
+            self.became(name, State.SUCCEEDED if last else waits)
             self.stages[name], self.deaths[name] = Stage.EVALUATE, 0
 
     @rule(lease=consumes(leases), retries=st.integers(0, 2))

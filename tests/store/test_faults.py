@@ -11,6 +11,7 @@ from secrets import token_hex
 
 import pytest
 
+from runner.commit import Commit
 from runner.errors import StoreError, StoreRefusedError
 from runner.queue.queue import Queue
 from runner.store import faults, log
@@ -294,7 +295,7 @@ def test_a_whole_job_over_a_bad_line(server: Server, proxy: Proxy) -> None:
         for step in range(1, 6):
             with contextlib.suppress(StoreError):
                 lease.renew(step=step)
-            lease.commit(step=step, epoch=0, checkpoints=[{"step": step}])
+            lease.commit(Commit(step=step, epoch=0, checkpoints=[{"step": step}]))
         job = lease.finish(final={"step": 5}, evaluation=None)
     commits = [
         log.decode(store.read(key) or b"", key)["kind"] for key in store.list("jobs/cats/log/")

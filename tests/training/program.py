@@ -333,8 +333,8 @@ def main() -> None:
 
 
 def result(model: Any, backup: Any, history: Any, chosen: list[Any]) -> dict[str, Any]:
-    from runner.training.observers import Observers
-    from runner.training.state import Variables
+    from runner.training.state.observers import Observers
+    from runner.training.state.variables import Variables
 
     store = backup._folder._store
     final = read_checkpoint(store, backup.final)

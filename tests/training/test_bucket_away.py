@@ -11,9 +11,10 @@ from runner.checkpoint.manifest import Reference
 from runner.errors import PreemptedError, StoreError
 from runner.queue.queue import Queue
 from runner.store.memory import Fault, MemoryStore
+from runner.training.host import Host
 from runner.training.loop import Loop
 from runner.training.progress import OnProgress, Progress
-from runner.training.trainer import train
+from runner.training.trainer import Past, train
 
 SPEC: dict[str, Any] = {
     "name": "away",
@@ -66,21 +67,24 @@ def run(
     job = queue.submit("away", spec.effective())
     lease = queue.claim(job, {"host": "here", "pid": 1})
 
-    def should_stop() -> str | None:
-        store.stepped()
-        return "SIGTERM" if store.step >= stop_after else None
+    class Worker(Host):
+        commit = staticmethod(lease.commit)
 
-    final = train(
-        spec,
+        def should_stop(self) -> str | None:
+            store.stepped()
+            return "SIGTERM" if store.step >= stop_after else None
+
+        def progressed(self, progress: Progress) -> None:
+            on_progress(progress)
+
+    past = Past(
         store=store,
         prefix="jobs/away",
         token=lease.token,
-        commit=lease.commit,
         checkpoints=job.checkpoints,
         best=job.best,
-        should_stop=should_stop,
-        on_progress=on_progress,
     )
+    final = train(spec, past, Worker())
     assert queue.job("away").checkpoints[0] == final.to_json()
     return final
 
@@ -99,7 +103,7 @@ def test_the_training_pauses_and_goes_on_when_the_bucket_is_back(
         final = run(store)
     assert final.digest == undisturbed.digest
     assert "paused at step" in caplog.text
-    assert "going on at step" in caplog.text
+    assert "resumed at step" in caplog.text
 
 
 def test_the_end_waits_for_the_bucket(

@@ -9,7 +9,7 @@ import pytest
 
 from runner.datasets.arrays import kept
 from runner.errors import DataError
-from runner.training.data import Batches, Held, permutation
+from runner.training.data.batches import Batches, Held, permutation
 from runner.training.private import ArrayDataAdapter
 from tests.datasets.test_npz import anonymous_mb
 

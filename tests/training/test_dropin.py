@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from runner import BackupAndRestore, Batches
 from runner.errors import CheckpointError, LeaseLostError, PreemptedError, TrainingError
-from runner.training import private
+from runner.training import frames, private
 
 EPOCHS, STEPS = 5, 3
 
@@ -262,7 +262,7 @@ def test_where_a_fit_goes_on_is_said_if_fit_says_anything(
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             at = backup.position
             within = f", after {at.step} of its steps" if at.step else ""
-            seen.append(f"BackupAndRestore: going on with epoch {at.epoch + 1}{within}")
+            seen.append(f"BackupAndRestore: resuming with epoch {at.epoch + 1}{within}")
 
     def said(verbose: int, epochs: int, **interrupting: int) -> str:
         seen.clear()
@@ -453,9 +453,10 @@ def test_a_fit_after_a_restored_fit_begins_at_its_own_first_epoch(tmp_path: Path
 
 def test_private_api_is_all_there() -> None:
     private.self_test()
+    frames.self_test()
 
 
 def test_missing_private_api_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(private, "_FIT_LOCALS", ("callbacks", "renamed"))
+    monkeypatch.setattr(frames, "_LOCALS", ("callbacks", "renamed"))
     with pytest.raises(TrainingError, match=r"'renamed' in Model\.fit"):
-        private.self_test()
+        frames.self_test()

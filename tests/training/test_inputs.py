@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from runner import BackupAndRestore
-from runner.training.arrays import FitArrays
+from runner.training.data.arrays import FitArrays
 from runner.training.private import ArrayDataAdapter
 
 N, BATCH = 23, 5

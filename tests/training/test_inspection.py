@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from runner.training.backends.tensorflow import captured
 from runner.training.inspection import problems
-from runner.training.state import Variables
+from runner.training.state.variables import Variables
 
 IN_CLOSURE = keras.random.SeedGenerator(5)
 COUNTER = tf.Variable(0.0)

@@ -288,7 +288,7 @@ def test_what_the_first_trace_has_baked_in_stays_after_a_resume(tmp_path: Path) 
 DONATED = """
 import numpy as np, keras
 from runner import Batches
-from runner.training.state import Variables
+from runner.training.state.variables import Variables
 
 class Look(keras.callbacks.Callback):
     held = None

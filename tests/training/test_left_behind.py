@@ -8,6 +8,7 @@ import hashlib
 import random
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -593,7 +594,7 @@ def test_several_fits_with_one_folder_are_resumed_at_the_one_that_was_killed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fits before it had ended: they are passed over, and no epoch is trained twice."""
-    ended: dict[str, int] = {}
+    ended: Counter[str] = Counter()
     monkeypatch.setattr("runner.training.callback._ENDED", ended)
 
     def rounds(folder: Path, interrupting: Any) -> Any:

@@ -30,8 +30,8 @@ import pytest
 from runner import BackupAndRestore
 from runner.checkpoint.plain import encode
 from runner.errors import CheckpointError
-from runner.training import looking
-from runner.training.observers import Observers
+from runner.training.state import looking
+from runner.training.state.observers import Observers
 
 
 class Score(NamedTuple):
@@ -540,7 +540,7 @@ def test_a_file_is_put_back_to_its_length_and_position(tmp_path: Path, mode: str
 
 
 def test_a_large_file_is_cut_to_its_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.training.files.MOST_BYTES", 3)
+    monkeypatch.setattr("runner.training.state.files.MOST_BYTES", 3)
     path = tmp_path / "log"
     callback = Holding(file=path.open("a"))
     process = Process(callback)

@@ -2,18 +2,20 @@
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import pytest
 
 from runner import spec as specs
+from runner.checkpoint.reading import read_manifest
 from runner.errors import PreemptedError
 from runner.queue.queue import Queue
 from runner.store.memory import MemoryStore
+from runner.training.host import Host
 from runner.training.progress import Progress
-from runner.training.trainer import train
+from runner.training.trainer import Past, train
 
 ONE: dict[str, Any] = {
     "name": "one",
@@ -29,15 +31,17 @@ def run(look: Callable[[Progress], None], stop: Callable[[], str | None] = lambd
     spec = specs.parse(ONE, source="test")
     job = queue.submit("one", spec.effective())
     lease = queue.claim(job, {"host": "here", "pid": 1})
-    train(
-        spec,
-        store=store,
-        prefix="jobs/one",
-        token=lease.token,
-        commit=lease.commit,
-        should_stop=stop,
-        on_progress=look,
-    )
+
+    class Worker(Host):
+        commit = staticmethod(lease.commit)
+
+        def should_stop(self) -> str | None:
+            return stop()
+
+        def progressed(self, progress: Progress) -> None:
+            look(progress)
+
+    train(spec, Past(store=store, prefix="jobs/one", token=lease.token), Worker())
 
 
 def test_an_earlier_training_is_gone_after_the_first_step_of_the_next(
@@ -61,6 +65,47 @@ def test_an_earlier_training_is_gone_after_the_first_step_of_the_next(
     for _ in range(3):
         run(look)
     assert alive == [1, 1, 1]
+
+
+@pytest.mark.parametrize("phased", [False, True])
+def test_a_job_that_was_stopped_twice_ends_with_the_same_bits(phased: bool) -> None:
+    """Within an epoch, a validation or a phase: it resumes by arguments of fit alone."""
+    phases = [{"epochs": 1, "train_from": 1}, {"epochs": 2}]
+    kind = {"phases": phases} if phased else {"epochs": 3}
+    training = {"batch_size": 128, "threads": 1, **kind}
+    spec = specs.parse({**ONE, "training": training}, source="test")
+
+    def trained(*stops: int) -> tuple[list[int], str, Any]:
+        queue = Queue(MemoryStore())
+        job = queue.submit("one", spec.effective())
+        stopped = []
+        for stop in (*stops, 10**9):
+            lease = queue.claim(job, {"host": "here", "pid": 1})
+            questions = iter(range(stop))
+
+            class Worker(Host):
+                commit = staticmethod(lease.commit)
+
+                def should_stop(self, left: Iterator[int] = questions) -> str | None:
+                    return "SIGTERM" if next(left, None) is None else None
+
+            past = Past(
+                store=queue.store,
+                prefix="jobs/one",
+                token=lease.token,
+                checkpoints=lease.job.checkpoints,
+            )
+            try:
+                final = train(spec, past, Worker())
+            except PreemptedError as error:
+                lease.release(str(error))
+                job = queue.job("one")
+                stopped.append(job.step)
+        return stopped, final.digest, read_manifest(queue.store, final.manifest).history
+
+    stopped, *ended = trained(8, 14)
+    assert len(set(stopped)) == 2
+    assert tuple(ended) == trained()[1:]
 
 
 def test_it_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:

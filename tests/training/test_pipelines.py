@@ -13,7 +13,7 @@ from tensorflow.python.framework.config import (
     is_op_determinism_enabled,
 )
 
-from runner.training.pipelines import captured, doubt, order, stale, stateful_operations
+from runner.training.data.pipelines import captured, doubt, order, stale, stateful_operations
 
 Data = tf.data.Dataset
 VARIABLE = tf.Variable(1.0, name="one")

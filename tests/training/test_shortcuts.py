@@ -9,8 +9,7 @@ import pytest
 import tensorflow as tf
 
 from runner import BackupAndRestore, Batches
-from runner.training.backends.tensorflow import Direct, shortcut
-from runner.training.shortcuts import Shortcuts
+from runner.training.shortcuts import Direct, Shortcuts, shortcut
 
 EPOCHS = 3
 

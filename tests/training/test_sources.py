@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 
 from runner import BackupAndRestore, Batches
-from runner.training import sources
-from runner.training.private import fit_in_progress
+from runner.training.data import sources
+from runner.training.frames import fit_in_progress
 from tests.training.test_dropin import Interrupting
 
 Data = tf.data.Dataset

@@ -51,20 +51,20 @@ class Backend(Protocol):
     def assign(self, values: Sequence[tuple[Any, Array]]) -> None:
         """Set parts to arrays."""
 
-    def prepare(self, model: Any, fit: Any, trace: Callable[[Callable[[], bool]], bool]) -> bool:
+    def prepare(self, model: Any, fit: Any, run: Callable[[Callable[[], bool]], bool]) -> bool:
         """Create all state that the running fit will have, before its first step.
 
         Args:
             model: in training.
             fit: the running one.
-            trace: calls what it is given, which traces the step, and returns what that returns.
+            run: calls what it is given, which traces the step, and returns what that returns.
 
         Returns:
             False where some of the state comes only with the first step.
         """
 
-    def trace(self, function: Any, epoch_iterator: Any) -> bool:
-        """Trace a step function for this data, without running it; False where it can't be."""
+    def trace(self, function: Any, dataset: Callable[[], Any]) -> bool:
+        """Trace a step function for this pipeline, without running it; False where it can't be."""
 
     def captured(self, model: Any) -> list[tuple[str, Any]]:
         """Return names and variables that the traced step works with."""
@@ -87,11 +87,8 @@ class Backend(Protocol):
     def look_through(self, model: Any, reader: Any, warn: Callable[[str], None]) -> None:
         """Say what the step, now that it was run once, remembers and no checkpoint holds."""
 
-    def shortcut(self, called: Any) -> Any:
-        """Return what does the same with less work, for what a step calls; None if nothing does."""
-
     def missing(self) -> list[str]:
-        """Return what this version of Keras lacks of the private API that is used."""
+        """Return what this version of Keras and the library lacks of what is used."""
 
 
 def name() -> str:

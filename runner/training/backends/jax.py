@@ -9,11 +9,11 @@ host begins at once and is waited for by the checkpoint's own thread.
 import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import keras
 
 from runner.checkpoint.plain import Array
@@ -27,24 +27,20 @@ _FLAGS = "XLA_FLAGS"
 # ---------------------------------------------------------------------- numerics
 
 
+_fixed = False  # XLA reads its environment once: later changes would count for nothing
+
+
 def fix(*, threads: int | None, deterministic: bool) -> int:
-    """Fix threads and determinism, if JAX has not begun yet; the threads in use."""
-    if _running():
+    """Fix threads and determinism, once for this process; the threads in use."""
+    global _fixed
+    if _fixed:
         return _threads()
+    _fixed = True
     os.environ[_THREADS] = str(threads or _threads())
     flags = os.environ.get(_FLAGS, "")
     if deterministic and "xla_gpu_deterministic_ops" not in flags:
         os.environ[_FLAGS] = f"{flags} {_DETERMINISTIC}".strip()
     return _threads()
-
-
-def _running() -> bool:
-    try:
-        from jax._src import xla_bridge
-
-        return bool(xla_bridge.backends_are_initialized())
-    except (ImportError, AttributeError):  # moved: the environment is set, and counts if it can
-        return False
 
 
 def _threads() -> int:
@@ -61,7 +57,7 @@ def fingerprint(model: Any) -> dict[str, Any]:  # noqa: ARG001 - the seam's sign
     flags = os.environ.get(_FLAGS, "").split()
     found: dict[str, Any] = {
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": metadata.version("jaxlib"),
         "platform": platform,
         "threads": _threads(),
         "deterministic": platform == "cpu" or _DETERMINISTIC in flags,
@@ -171,7 +167,7 @@ def is_variable(value: Any) -> bool:
 # ---------------------------------------------------------------------- fit
 
 
-def prepare(model: Any, fit: Any, trace: Callable[[Callable[[], bool]], bool]) -> bool:  # noqa: ARG001 - the seam's signature
+def prepare(model: Any, fit: Any, run: Callable[[Callable[[], bool]], bool]) -> bool:  # noqa: ARG001 - the seam's signature
     """Make sure of the optimizer's slots; fit itself has built everything before its callbacks."""
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and not optimizer.built:
@@ -179,7 +175,7 @@ def prepare(model: Any, fit: Any, trace: Callable[[Callable[[], bool]], bool]) -
     return True
 
 
-def trace(function: Any, epoch_iterator: Any) -> bool:  # noqa: ARG001 - likewise
+def trace(function: Any, dataset: Callable[[], Any]) -> bool:  # noqa: ARG001 - likewise
     """Return False: a step is traced by its first call."""
     return False
 
@@ -209,23 +205,6 @@ def look_through(model: Any, reader: Reader, warn: Callable[[str], None]) -> Non
     """Say nothing: a compiled step can't remember, all it has is what fit hands to it."""
 
 
-class Untracked(Sequence[Any]):
-    """Arrays that Keras does not look through.
-
-    Between two steps fit makes the state an attribute of the model, and in attributes of its
-    own types Keras looks for layers and variables: one array after the other, at every step.
-    """
-
-    def __init__(self, arrays: Sequence[Any]) -> None:
-        self.arrays = arrays
-
-    def __getitem__(self, place: Any) -> Any:
-        return self.arrays[place]
-
-    def __len__(self) -> int:
-        return len(self.arrays)
-
-
 def random_state() -> Any:
     """Return None: JAX has no generator of its own."""
     return None
@@ -233,19 +212,6 @@ def random_state() -> Any:
 
 def set_random_state(state: Any) -> None:
     """Do nothing."""
-
-
-def shortcut(called: Any) -> Callable[[Any, Any], Any] | None:
-    """Return a compiled step whose state costs fit no time."""
-    if not isinstance(called, jax.stages.Wrapped):
-        return None
-
-    def step(state: Any, data: Any) -> Any:
-        plain = tuple(part.arrays if isinstance(part, Untracked) else part for part in state)
-        logs, state = called(plain, data)
-        return logs, tuple(Untracked(part) if isinstance(part, list) else part for part in state)
-
-    return step
 
 
 def missing() -> list[str]:

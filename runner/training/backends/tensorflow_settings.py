@@ -33,18 +33,20 @@ _OPTIMIZER = {"disable_model_pruning": False, "disable_meta_optimizer": False}
 
 def not_default(*, gpu: bool) -> dict[str, Any]:
     """Return the settings that are no defaults, by name. What only a GPU heeds needs one."""
-    found: dict[str, Any] = {name: flags for name in _FLAGS if (flags := _flags(name))}
-    for name in (*_ON_CPU, *(_ON_GPU if gpu else ())):
-        if text := os.environ.get(name, "").strip():
-            found[name] = text
-    if jit := tf.config.optimizer.get_jit():
-        found["jit"] = jit
+    names = (*_ON_CPU, *(_ON_GPU if gpu else ()))
     options = tf.config.optimizer.get_experimental_options()
-    changed = {name: value for name, value in options.items() if _OPTIMIZER.get(name) != value}
-    if changed:
-        found["optimizer_options"] = [f"{name}={value}" for name, value in sorted(changed.items())]
-    if tf.config.functions_run_eagerly():
-        found["eager_functions"] = True
+    known = {
+        **{name: _flags(name) for name in _FLAGS},
+        **{name: os.environ.get(name, "").strip() for name in names},
+        "jit": tf.config.optimizer.get_jit(),
+        "optimizer_options": [
+            f"{name}={value}"
+            for name, value in sorted(options.items())
+            if _OPTIMIZER.get(name) != value
+        ],
+        "eager_functions": tf.config.functions_run_eagerly(),
+    }
+    found = {name: value for name, value in known.items() if value}
     if gpu and not tf.config.experimental.tensor_float_32_execution_enabled():
         found["tf32"] = False
     return found

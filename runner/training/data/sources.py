@@ -1,0 +1,308 @@
+"""Where in the data a training stands, for every kind of data that fit takes.
+
+Batches can be sought exactly. Arrays in memory, of whatever kind, get an order of their own that
+a resume repeats. A tf.data pipeline that gives the same batches in every process is skipped
+through. For anything else a warning names once what may differ, and a resume begins at an
+epoch's beginning. Likewise for validation data that may be others in each pass.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from runner.errors import TrainingError
+from runner.training import backends, private
+from runner.training.data.arrays import FitArrays
+from runner.training.data.batches import Batches, Ordered
+from runner.training.frames import Fit
+
+Warn = Callable[[str], None]
+
+_ENDLESS = -1  #: tf.data.INFINITE_CARDINALITY
+_NOT_ENDLESS = "with steps_per_epoch it must be endless: add .repeat() at its end"
+
+
+class Source:
+    """The training data of one fit."""
+
+    mid_epoch = True  #: a position within an epoch can be found again
+    #: examples of an epoch and of a full step, where they are ours to count; their order depends
+    #: on no batch
+    examples: int | None = None
+    batch_size: int | None = None
+
+    def seek(self, epoch: int, step: int) -> None:
+        """Let the epoch that begins now begin at this step."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what of the data decides over bits, and is cheap to know."""
+        raise NotImplementedError
+
+    def variables(self) -> list[Any]:
+        """Return the variables that decide over the batches, always in the same order."""
+        return []
+
+    def to_json(self) -> Any:
+        """Return what a resume has to know."""
+        return None
+
+    def from_json(self, saved: Any) -> None:
+        """Take over what was saved, before the first seek."""
+
+
+def of_batches(batches: Ordered) -> Source:
+    """Return the source for our own data."""
+    amount = f"{batches.examples} examples x {batches.repeat}"
+    return _Seekable(batches, amount, f"seed {batches.seed}")
+
+
+def source_of(model: Any, fit: Fit, *, warn: Warn) -> Source:
+    """Return the source for the data that fit was given."""
+    adapter = fit.epoch_iterator.data_adapter
+    if isinstance(adapter, Batches):
+        if fit.class_weight is not None:
+            raise TrainingError(
+                "fit(class_weight=...) has no effect on Batches: give class_weight to Batches."
+            )
+        return of_batches(adapter)
+    if isinstance(adapter, private.ArrayDataAdapter):
+        reason = _order_of_keras(fit)
+        return _EpochsOnly("arrays", reason, warn) if reason else _Arrays(model, fit)
+    if isinstance(adapter, private.TFDatasetAdapter):
+        reason = _pipeline_doubt(fit.x)
+        if not reason and fit.epoch_iterator.steps_per_epoch:
+            endless = int(fit.x.cardinality()) == _ENDLESS
+            reason = None if endless else _NOT_ENDLESS
+        if not reason:
+            return _Skipped(model, fit, warn)
+        return _EpochsOnly("tf.data pipeline", reason, warn, variables=_captured(fit.x))
+    kind = type(adapter).__name__.removesuffix("DataAdapter").removesuffix("Adapter")
+    return _EpochsOnly(kind, "only its own code knows where it stands", warn)
+
+
+def _order_of_keras(fit: Fit) -> str | None:
+    """Return why arrays are left in the order that Keras gives them; None if they are not."""
+    if fit.shuffle not in (True, False, None):
+        return f"shuffle={fit.shuffle!r} is an order of Keras's own; use True or False"
+    steps, whole = fit.epoch_iterator.steps_per_epoch, fit.epoch_iterator.data_adapter.num_batches
+    if steps and steps < whole:
+        return (
+            f"with steps_per_epoch={steps} an epoch ends within the arrays, which are {whole} "
+            "steps; leave it out"
+        )
+    return None
+
+
+def check_validation(fit: Fit, *, warn: Warn) -> list[Any]:
+    """Warn once why a validation may have other results after a resume.
+
+    Returns:
+        The variables that decide over the validation data.
+    """
+    data = fit.validation
+    is_pipeline = private.is_tf_dataset(data)
+    if reason := _validation_doubt(data):
+        name = "tf.data pipeline" if is_pipeline else type(data).__name__
+        warn(
+            f"a validation after a resume is not exact: the data ({name}) may be others in "
+            f"each pass, {reason}. So may be what callbacks decide by it. Give arrays, or "
+            "runner.Batches with shuffle=False."
+        )
+    return _captured(data) if is_pipeline else []
+
+
+def _validation_doubt(data: Any) -> str | None:
+    if isinstance(data, Batches):
+        return "in another order" if data.shuffle else None
+    if private.can_convert_arrays((data,)):
+        return None
+    if not private.is_tf_dataset(data):
+        return "since only its own code decides over them"
+    return _pipeline_doubt(data) or _pipelines().stale(data, one_iterator=False)
+
+
+# ---------------------------------------------------------------------- tf.data
+
+
+def _pipelines() -> Any:
+    """Return the module for pipelines, which needs TensorFlow."""
+    from runner.training.data import pipelines
+
+    return pipelines
+
+
+def _is_distributed(dataset: Any) -> bool:
+    return not hasattr(dataset, "_inputs")
+
+
+def _captured(dataset: Any) -> list[Any]:
+    """Return the variables that a pipeline reads, where the backend can save them."""
+    if backends.name() != "tensorflow" or _is_distributed(dataset):
+        return []
+    found: list[Any] = _pipelines().captured(dataset)
+    return found
+
+
+def _pipeline_doubt(dataset: Any) -> str | None:
+    if _is_distributed(dataset):
+        return "it is distributed already"
+    if backends.name() != "tensorflow" and (read := _pipelines().captured(dataset)):
+        names = ", ".join(variable.name for variable in read)
+        return f"it reads variables ({names}), which only the TensorFlow backend saves"
+    reason: str | None = _pipelines().doubt(dataset)
+    return reason
+
+
+# ---------------------------------------------------------------------- kinds of sources
+
+
+class _Seekable(Source):
+    """Our own data.
+
+    Args:
+        batches: in an order that can be sought.
+        amount: how much there is, in words.
+        order: in which order, if it is shuffled.
+    """
+
+    def __init__(self, batches: Ordered, amount: str, order: str) -> None:
+        self._batches = batches
+        self._words = amount, order if batches.shuffle else "in order"
+        self.examples = batches.examples * batches.repeat
+        self.batch_size = batches.batch_size
+
+    def seek(self, epoch: int, step: int) -> None:
+        self._batches.seek(epoch, step)
+
+    def fingerprint(self) -> dict[str, Any]:
+        amount, order = self._words
+        return {
+            "data": f"{amount}, batches of {self.batch_size}, {order}",
+            "data_content": self._batches.content(),
+        }
+
+
+class _Arrays(_Seekable):
+    """Arrays that fit was given, put in our own order; its seed travels in the checkpoints.
+
+    The seed is the one that the program gave to Keras, else a new one, without drawing from any.
+    """
+
+    def __init__(self, model: Any, fit: Fit) -> None:
+        given = private.get_random_seed()
+        seed = int(given) if given is not None else int.from_bytes(os.urandom(4))
+        adapter = fit.epoch_iterator.data_adapter
+        batches = FitArrays(adapter, seed=seed, shuffle=bool(fit.shuffle))
+        super().__init__(batches, f"{batches.examples} examples", "shuffled")
+        backends.current().replace_data(model, fit, batches)
+
+    def to_json(self) -> Any:
+        return {"seed": self._batches.seed}
+
+    def from_json(self, saved: Any) -> None:
+        if saved:
+            self._batches.seed = int(saved["seed"])
+
+
+class _Skipped(Source):
+    """A tf.data pipeline that repeats itself: its beginning is skipped after a resume.
+
+    With `steps_per_epoch` one pass extends over all epochs. Then what was taken of it is
+    counted from the epoch that the training began with, in whichever attempt that was, and with
+    the steps that each attempt's epochs had.
+    """
+
+    def __init__(self, model: Any, fit: Fit, warn: Warn) -> None:
+        self._replace = partial(backends.current().replace_dataset, model, fit)
+        self._fit = fit
+        self._whole = fit.epoch_iterator.data_adapter.get_tf_dataset()
+        self._skipping = False
+        self._first = True
+        self._steps = fit.epoch_iterator.steps_per_epoch or 0  # 0: each epoch is a pass
+        self._counted = {"epoch": fit.initial_epoch, "taken": 0, "steps": self._steps}
+        self._read = _Read(self._whole, warn, one_iterator=bool(self._steps))
+
+    def seek(self, epoch: int, step: int) -> None:
+        if self._first:
+            step += self._count_up_to(epoch)
+        if step or self._skipping:  # the epoch after the first: from its beginning
+            self._replace(self._whole.skip(step) if step else self._whole)
+        self._first, self._skipping = False, bool(step)
+
+    def _count_up_to(self, epoch: int) -> int:
+        counted = self._counted
+        taken = counted["taken"] + (epoch - counted["epoch"]) * counted["steps"]
+        self._counted = {"epoch": epoch, "taken": taken, "steps": self._steps}
+        return taken
+
+    def fingerprint(self) -> dict[str, Any]:
+        steps = f"tf.data pipeline of {self._fit.steps or 'unknown many'} steps"
+        return {"data": ", ".join(filter(None, [steps, _pipelines().order(self._whole)]))}
+
+    def variables(self) -> list[Any]:
+        return self._read.variables
+
+    def to_json(self) -> Any:
+        self._read.look()
+        return self._counted if self._steps else None
+
+    def from_json(self, saved: Any) -> None:
+        if saved and self._steps:
+            self._counted = {name: int(saved[name]) for name in self._counted}
+
+
+class _Read:
+    """The variables that a pipeline reads, and whether their change can be repeated."""
+
+    def __init__(self, dataset: Any, warn: Warn, *, one_iterator: bool) -> None:
+        self.variables: list[Any] = _pipelines().captured(dataset)
+        self._warn = warn
+        self._reason = _pipelines().stale(dataset, one_iterator=one_iterator)
+        self._first = self._values()
+
+    def _values(self) -> list[Any]:
+        return [variable.numpy() for variable in self.variables] if self._reason else []
+
+    def look(self) -> None:
+        """Warn once which variable has changed, where that is not seen the same after a resume."""
+        pairs = zip(self._first, self._values(), strict=True)
+        changed = [i for i, (one, other) in enumerate(pairs) if not np.array_equal(one, other)]
+        if changed:
+            self._warn(
+                f"the data (tf.data pipeline) read {self.variables[changed[0]].name}, which has "
+                f"changed, and {self._reason}: a resume is not exact."
+            )
+            self._first, self._reason = [], None
+
+
+class _EpochsOnly(Source):
+    """Data whose place within an epoch, or whose order, nobody can find again."""
+
+    mid_epoch = False
+
+    def __init__(
+        self, kind: str, reason: str, warn: Warn, *, variables: Sequence[Any] = ()
+    ) -> None:
+        self._kind = kind
+        self._variables = list(variables)
+        warn(
+            f"a resume with this data ({kind}) is not exact: {reason}. It begins at the last "
+            "saved end of an epoch. Use runner.Batches to resume at any step, bit for bit."
+        )
+
+    def seek(self, epoch: int, step: int) -> None:
+        if step:
+            raise TrainingError(
+                f"the checkpoint is within epoch {epoch}, and this data ({self._kind}) can't be "
+                f"sought to step {step}. Give the data in the form in which it was saved."
+            )
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"data": self._kind}
+
+    def variables(self) -> list[Any]:
+        return self._variables
