@@ -1,4 +1,4 @@
-"""What cannot work is refused at once, with the field, the value and the mend."""
+"""What cannot work is refused at once, with the field, the value and the fix."""
 
 import importlib
 import json
