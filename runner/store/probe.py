@@ -103,7 +103,7 @@ def check_once(store: Store) -> None:
 
 
 def convicted(store: Store, verdict: Verdict) -> str:
-    """Return the sentence about a store that failed, with the mend."""
+    """Return the sentence about a store that failed, with the fix."""
     return (
         f"{store.url} can't be shared: {'; '.join(verdict.findings)}. Two workers could both "
         "believe that they own a job. Use a gs://, s3:// or az:// bucket whose service keeps "

@@ -17,7 +17,7 @@ from runner.checkpoint.ledger import Ledger, Snapshot
 from runner.checkpoint.manifest import Position, Reference
 from runner.checkpoint.reading import Restored, read_checkpoint, read_manifest
 from runner.errors import CheckpointError, LeaseLostError, StoreError, StoreRefusedError
-from runner.store.memory import Killed, MemoryStore
+from tests.store.memory import Killed, MemoryStore
 
 PREFIX = "jobs/cats"
 LOGGER = logging.getLogger("tests")

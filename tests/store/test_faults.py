@@ -183,6 +183,13 @@ def test_a_missing_bucket_is_not_an_empty_one(server: Server, use: Use) -> None:
         use(FsspecStore(url, storage_options=server.options, patience_seconds=5.0))
 
 
+def test_objects_of_a_missing_bucket_are_not_absent(server: Server) -> None:
+    url = server.url("runs").replace("//bucket", "//no-such-bucket")
+    store = FsspecStore(url, storage_options=server.options, patience_seconds=5.0)
+    for _ in range(2):
+        assert [type(one) for one in store.read_many(["a", "b"])] == [StoreRefusedError] * 2
+
+
 @pytest.mark.parametrize("fault", [answer(500), answer(503), RESET], ids=["500", "503", "reset"])
 def test_a_bucket_behind_a_bad_line_is_not_missing(
     server: Server, proxy: Proxy, fault: Fault

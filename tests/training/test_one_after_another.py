@@ -11,9 +11,9 @@ import pytest
 from runner import spec as specs
 from runner.errors import PreemptedError
 from runner.queue.queue import Queue
-from runner.store.memory import MemoryStore
 from runner.training.progress import Progress
 from runner.training.trainer import train
+from tests.store.memory import MemoryStore
 
 ONE: dict[str, Any] = {
     "name": "one",
