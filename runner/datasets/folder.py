@@ -90,7 +90,7 @@ class _Source:
         if places.here(path) is None:
             msg = f"{path}: no such folder. Fix data.path, or copy the folder there."
             raise MissingHereError(msg)
-        self._place = places.Place(path)
+        self._place = places.DataPlace(path)
         files = map(PurePosixPath, self._place.names())
         self._visible = [file for file in files if not any(part[0] == "." for part in file.parts)]
 

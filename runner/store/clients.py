@@ -2,7 +2,7 @@
 
 gcsfs has no timeout of its own (a stalled request still hung after 330 s) and makes six tries in
 half a minute, whatever it is told; s3fs and botocore both retry, each inside the other. Retrying
-is done in one place, `faults.patiently`, which says so. Only uploads in parts have tries of their
+is done in one place, `patience.patiently`, which says so. Only uploads in parts have tries of their
 own for each part, else a long one would never end on a bad line.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 from runner.errors import StoreError, StoreRefusedError
 from runner.store.allowed import check_address
-from runner.store.faults import OPTIONS_FIX, brief, fix_for
+from runner.store.patience import OPTIONS_FIX, brief, fix_for
 from runner.store.schemes import PACKAGES, WEB, split
 from runner.store.settings import mask
 

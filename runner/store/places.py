@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from runner.errors import DataAwayError, DataError, MissingHereError, StoreError
 from runner.store.clients import make_client, modified_at
-from runner.store.faults import PATIENCE_SECONDS, patiently, status_of
+from runner.store.patience import PATIENCE_SECONDS, patiently, status_of
 from runner.store.schemes import HONEST, LOCAL, WEB, split
 from runner.store.settings import mask, settings_for
 
@@ -37,13 +37,13 @@ class Mapped(mmap.mmap):
 
 
 def read(path: str, *, field: str = "data.path") -> bytes:
-    """Return the bytes of a file; the errors are those of `Place`."""
-    return Place(path, field=field).read()
+    """Return the bytes of a file; the errors are those of `DataPlace`."""
+    return DataPlace(path, field=field).read()
 
 
 def view(path: str) -> bytes | Mapped:
     """Return a file's bytes; those of a file on this machine are mapped and not read."""
-    return Place(path).view()
+    return DataPlace(path).view()
 
 
 def version(path: str) -> str:
@@ -52,12 +52,12 @@ def version(path: str) -> str:
         return ""
     tags = [
         (name, one.get("size"), one.get("ETag") or one.get("etag"), modified_at(one))
-        for name, one in sorted(Place(path).details().items())
+        for name, one in sorted(DataPlace(path).details().items())
     ]
     return hashlib.sha256(repr(tags).encode()).hexdigest()
 
 
-class Place:
+class DataPlace:
     """A file, or a folder of files.
 
     Args:

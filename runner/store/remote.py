@@ -16,7 +16,7 @@ from secrets import token_hex
 from typing import Any, TypeVar
 
 from runner.errors import NotFoundError, StoreError, StoreRefusedError
-from runner.store import faults
+from runner.store import patience
 from runner.store.base import (
     MAX_READ,
     MAX_RECORD,
@@ -54,7 +54,7 @@ class FsspecStore:
         *,
         storage_options: dict[str, Any] | None = None,
         single_writer: bool = False,
-        patience_seconds: float = faults.PATIENCE_SECONDS,
+        patience_seconds: float = patience.PATIENCE_SECONDS,
     ) -> None:
         self.url = mask(url.rstrip("/"))
         self.single_writer = single_writer
@@ -64,7 +64,7 @@ class FsspecStore:
         self._options = dict(storage_options or {})
         self._client: tuple[int, Any, str] | None = None
         self._reached = False  # the bucket is there: an absent object is just absent
-        self._trust = faults.Trust()
+        self._trust = patience.Trust()
         self._clock: tuple[float, float] | None = None  # the store's time, at our time
         self._clock_lock = threading.Lock()  # one of many askers writes the object
 
@@ -87,7 +87,7 @@ class FsspecStore:
         try:
             return bytes(self._fs.cat_file(path, start=start, end=end))
         except Exception as error:
-            if faults.status_of(error) == 416 or "InvalidRange" in str(error):
+            if patience.status_of(error) == 416 or "InvalidRange" in str(error):
                 return b""  # it begins beyond the end
             raise
 
@@ -132,16 +132,16 @@ class FsspecStore:
         try:
             self._fs.pipe_file(path, data, mode="create")
         except Exception as error:  # clients raise anything
-            if isinstance(error, FileExistsError) or faults.status_of(error) == 412:
+            if isinstance(error, FileExistsError) or patience.status_of(error) == 412:
                 self._trust.worked(kind)
                 return Created.EXISTS
-            fix = faults.fix_for(error)
-            passes = faults.status_of(error) == 409 or (
-                faults.is_access(error) and self._trust.is_blip(kind)
+            fix = patience.fix_for(error)
+            passes = patience.status_of(error) == 409 or (
+                patience.is_access(error) and self._trust.is_blip(kind)
             )
             if fix is not None and not passes:
-                raise faults.refused(f"create of {key} in {self.url}", error, fix) from error
-            logger.warning("create of %s: no clear reply (%s)", key, faults.brief(error))
+                raise patience.refused(f"create of {key} in {self.url}", error, fix) from error
+            logger.warning("create of %s: no clear reply (%s)", key, patience.brief(error))
             return Created.UNKNOWN
         self._reached = True
         self._trust.worked(kind)
@@ -244,7 +244,7 @@ class FsspecStore:
         try:
             info = self._fs.info(bucket)
         except Exception as error:  # noqa: BLE001  (it takes a permission workers may not have)
-            logger.debug("looking at bucket %s: %s", bucket, faults.brief(error))
+            logger.debug("looking at bucket %s: %s", bucket, patience.brief(error))
             return ""
         zonal = info.get("locationType") == "zone"
         return "zonal buckets ignore the condition of a create" if zonal else ""
@@ -280,12 +280,12 @@ class FsspecStore:
 
     def _no_bucket(self, doing: str) -> StoreRefusedError:
         missing = FileNotFoundError(self._root.split("/", 1)[0])
-        return faults.refused(doing, missing, faults.fix_for(missing) or "")
+        return patience.refused(doing, missing, patience.fix_for(missing) or "")
 
     def _patiently(self, doing: str, key: str, work: Callable[[], T]) -> T:
         kind = _kind(doing, key)
         try:
-            found = faults.patiently(
+            found = patience.patiently(
                 f"{doing} of {key} in {self.url}",
                 work,
                 patience_seconds=self.patience_seconds,
