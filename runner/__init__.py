@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from runner.cli.inline import run, show
     from runner.store.filesystem import open_store
-    from runner.store.memory import MemoryStore
     from runner.training.callback import BackupAndRestore
     from runner.training.data import Batches
 
-__all__ = ["BackupAndRestore", "Batches", "MemoryStore", "open_store", "run", "show"]
+__all__ = ["BackupAndRestore", "Batches", "open_store", "run", "show"]
 
 _WHERE = {
     "BackupAndRestore": "runner.training.callback",
     "Batches": "runner.training.data",
-    "MemoryStore": "runner.store.memory",
     "open_store": "runner.store.filesystem",
     "run": "runner.cli.inline",
     "show": "runner.cli.inline",

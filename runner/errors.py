@@ -2,7 +2,7 @@
 
 RunnerError
 ├── SpecError (ValueError)            the user edits the spec
-│   └── DataError                     the user mends the data file that the spec names
+│   └── DataError                     the user fixes the data file that the spec names
 │       └── MissingHereError          this machine lacks it: leave the job to another
 ├── NotFoundError (LookupError)       unknown job, model, dataset or checkpoint
 │   └── NotReadyError                 not there yet: wait for the training
@@ -10,7 +10,7 @@ RunnerError
 │   └── LeaseLostError                stop; write nothing more
 ├── StoreError (OSError)              the bucket failed for now: back off, retry
 │   ├── DataAwayError                what a job reads can't be had here: another machine may have it
-│   ├── StoreRefusedError             it will not work until someone mends it: stop, lose nothing
+│   ├── StoreRefusedError             it will not work until someone fixes it: stop, lose nothing
 │   └── DamagedRecordError            one record is not what was written: use its copy, or ask
 ├── CheckpointError                   incomplete or damaged: use the one before
 ├── TrainingError                     the job's own fault: counts as a failed attempt
@@ -24,7 +24,7 @@ class RunnerError(Exception):
 
 
 class SpecError(RunnerError, ValueError):
-    """The spec cannot work. The text names file, field, value and the mend."""
+    """The spec cannot work. The text names file, field, value and the fix."""
 
 
 class DataError(SpecError):
@@ -56,7 +56,7 @@ class StoreError(RunnerError, OSError):
 
 
 class StoreRefusedError(StoreError):
-    """The bucket will not do what was asked until someone mends access, name or space."""
+    """The bucket will not do what was asked until someone fixes access, name or space."""
 
 
 class DataAwayError(StoreError):

@@ -39,11 +39,7 @@ def sentence(
     path = ".".join(str(part) for part in (*prefix, *detail["loc"])) or "the spec"
     given = detail.get("input")
     if detail["type"] == "extra_forbidden":
-        name = str(detail["loc"][-1])
-        elsewhere = [place for place in places if place.rpartition(".")[2] == name]
-        hint = registry.nearest(name, known)
-        if elsewhere:
-            hint = f" Did you mean {' or '.join(map(repr, elsewhere[:3]))}?"
+        hint = _meant(str(detail["loc"][-1]), known, places)
         return f"{path}: no such field.{hint} Known: {', '.join(known) or 'none'}."
     if detail["type"] == "missing":
         return f"{path}: is missing."
@@ -61,6 +57,13 @@ def sentence(
         )
     expected = detail["msg"][0].lower() + detail["msg"][1:]
     return f"{path}: received {short(given)}; {expected}."
+
+
+def _meant(name: str, known: list[str], places: Sequence[str]) -> str:
+    elsewhere = [place for place in places if place.rpartition(".")[2] == name]
+    if not elsewhere:
+        return registry.nearest(name, known)
+    return f" Did you mean {' or '.join(map(repr, elsewhere[:3]))}?"
 
 
 def short(value: Any) -> str:

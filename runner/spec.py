@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -27,30 +27,48 @@ from runner import mistakes, registry
 from runner.checkpoint.policy import parse as parse_interval
 from runner.errors import NotFoundError, SpecError
 
-#: Keras's built-in optimizers, by the names of their classes in lower case
-OPTIMIZERS = (
-    "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl",
-    "lamb", "lion", "muon", "nadam", "rmsprop", "sgd",
-)  # fmt: skip
+#: Keras's built-in optimizers, by the names of their classes in lower case: what each may be given
+#: besides _ANY_OPTIMIZER. Keras takes seconds to import, and a spec is checked before that
+OPTIMIZERS = {
+    "adadelta": "rho epsilon",
+    "adafactor": "beta_2_decay epsilon_1 epsilon_2 clip_threshold relative_step",
+    "adagrad": "initial_accumulator_value epsilon",
+    "adam": "beta_1 beta_2 epsilon amsgrad",
+    "adamax": "beta_1 beta_2 epsilon",
+    "adamw": "beta_1 beta_2 epsilon amsgrad",
+    "ftrl": "learning_rate_power initial_accumulator_value l1_regularization_strength"
+    " l2_regularization_strength l2_shrinkage_regularization_strength beta",
+    "lamb": "beta_1 beta_2 epsilon",
+    "lion": "beta_1 beta_2",
+    "muon": "adam_beta_1 adam_beta_2 adam_weight_decay epsilon exclude_layers exclude_embeddings"
+    " muon_a muon_b muon_c adam_lr_ratio momentum ns_steps nesterov rms_rate",
+    "nadam": "beta_1 beta_2 epsilon",
+    "rmsprop": "rho momentum epsilon centered",
+    "sgd": "momentum nesterov",
+}
+_ANY_OPTIMIZER = (
+    "clipnorm clipvalue ema_momentum ema_overwrite_frequency global_clipnorm"
+    " gradient_accumulation_steps loss_scale_factor use_ema weight_decay"
+)
 TRAINING_METRICS = ("loss", "top_1", "top_5")
 METRICS = (*TRAINING_METRICS, *(f"val_{name}" for name in TRAINING_METRICS))
 
 
-def seconds(duration: str) -> float:
+def seconds(duration: Any) -> float:
     """`30s`, `10m` or `11h` in seconds.
 
     Raises:
-        ValueError: the text is no such duration, or zero.
+        ValueError: it is no such text, or zero.
     """
     with suppress(SpecError):
-        if (found := parse_interval(duration).seconds) < math.inf:
+        if isinstance(duration, str) and (found := parse_interval(duration).seconds) < math.inf:
             return found
     msg = f"received {duration!r}; expected a duration such as '30s', '10m' or '11h'"
     raise ValueError(msg)
 
 
 def _check_duration(value: Any) -> Any:
-    seconds(value if isinstance(value, str) else repr(value))
+    seconds(value)
     return value
 
 
@@ -343,24 +361,27 @@ class JobSpec(_Part):
 
 def parse(raw: Mapping[str, Any], *, source: str) -> JobSpec:
     """Check a spec that was read from somewhere; `source` names it in errors."""
+    spec, found = None, list[str]()
     try:
         spec = JobSpec.model_validate_json(json.dumps(raw))
     except ValidationError as error:
-        wrong = mistakes.explain(error, JobSpec)
-        raise SpecError(mistakes.report(source, [*wrong, *_argument_mistakes(raw)])) from None
+        found += mistakes.explain(error, JobSpec)
     except (TypeError, ValueError, RecursionError) as error:
         msg = f"{source}: {error}"
         raise SpecError(msg) from None
-    found: list[str] = []
-    data = _with_defaults("datasets", spec.data.name, spec.data.arguments, "data", found)
-    model = _with_defaults("models", spec.model.name, spec.model.arguments, "model", found)
-    found += _optimizer_mistakes(spec.optimizer)
-    if found:
+    arguments = {
+        "data": _with_defaults("datasets", raw.get("data", {}), Data().name, "data", found),
+        "model": _with_defaults("models", raw.get("model", {}), Model().name, "model", found),
+    }
+    if spec is not None:
+        found += _optimizer_mistakes(spec.optimizer)
+    if spec is None or found:
         raise SpecError(mistakes.report(source, found))
+    parts = {"data": spec.data, "model": spec.model}
     return spec.model_copy(
         update={
-            "data": spec.data.model_copy(update={"arguments": data}),
-            "model": spec.model.model_copy(update={"arguments": model}),
+            name: part.model_copy(update={"arguments": arguments[name]})
+            for name, part in parts.items()
         }
     )
 
@@ -382,26 +403,13 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _argument_mistakes(raw: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the arguments in a spec that is wrong elsewhere too."""
-    found: list[str] = []
-    for part, kind, default in (
-        ("data", "datasets", Data().name),
-        ("model", "models", Model().name),
-    ):
-        given = raw.get(part, {})
-        if not isinstance(given, Mapping):
-            continue
-        name, arguments = given.get("name", default), given.get("arguments", {})
-        if isinstance(name, str) and isinstance(arguments, Mapping):
-            _with_defaults(cast("registry.Kind", kind), name, arguments, part, found)
-    return found
+def optimizer_arguments(name: str) -> set[str]:
+    """What the optimizer of this name may be given besides its learning rate."""
+    return {*OPTIMIZERS[name].split(), *_ANY_OPTIMIZER.split()}
 
 
 def _optimizer_mistakes(optimizer: Optimizer) -> list[str]:
-    known = registry.optimizer_arguments(optimizer.name)
-    if known is None:
-        return []
+    known = optimizer_arguments(optimizer.name)
     return [
         f"optimizer.arguments.{name}: {optimizer.name} has no such argument."
         f"{registry.nearest(name, known)} Known: {', '.join(sorted(known))}."
@@ -425,19 +433,33 @@ def _arguments_model(function: Callable[..., Any], kind: registry.Kind) -> type[
 
 
 def _with_defaults(
-    kind: registry.Kind, name: str, arguments: Mapping[str, Any], part: str, found: list[str]
+    kind: registry.Kind, given: Any, default: str, part: str, found: list[str]
 ) -> dict[str, Any]:
-    """Check an entry's arguments against its signature; fill in what was left out."""
+    """Check an entry's arguments against its signature; fill in what was left out.
+
+    Args:
+        kind: of the entry.
+        given: that part of the spec, which may be wrong in other ways.
+        default: name of the entry where the spec names none.
+        part: its name.
+        found: takes the mistakes.
+    """
+    name, arguments = (
+        (given.get("name", default), given.get("arguments", {}))
+        if isinstance(given, Mapping)
+        else (None, None)
+    )
+    if not isinstance(name, str) or not isinstance(arguments, Mapping):
+        return {}  # which the spec's own check has told
     try:
         checked = _arguments_model(registry.get(kind, name), kind)
+        values = checked.model_validate_json(json.dumps(arguments))
     except NotFoundError as error:
         found.append(f"{part}.name: {error}")
-        return dict(arguments)
-    try:
-        values = checked.model_validate_json(json.dumps(arguments))
+        return {}
     except ValidationError as error:
         prefix, known = (part, "arguments"), list(checked.model_fields)
         found += [mistakes.sentence(prefix, detail, known) for detail in error.errors()]
-        return dict(arguments)
+        return {}
     dumped: dict[str, Any] = values.model_dump(mode="json")
     return dumped

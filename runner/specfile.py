@@ -62,9 +62,7 @@ def changed(raw: Mapping[str, Any], changes: Iterable[str]) -> dict[str, Any]:
     """
     result = copy.deepcopy(dict(raw))
     for change in changes:
-        if _apply(result, change) == "data.path":
-            result["data"].pop("given", None)  # of the path before
-            _resolve_data_path(result, Path.cwd())
+        _place(result, *_parted(change), folder=Path.cwd())
     return result
 
 
@@ -85,41 +83,33 @@ def _variants(raw: dict[str, Any], path: Path) -> Iterator[tuple[dict[str, Any],
         if isinstance(one.get("name"), str):
             one["name"] = f"{one['name']}-{number}"
         for key, value in variant.items():
-            _place(one, key, value)
-        if "data.path" in variant:
-            one["data"].pop("given", None)
-            _resolve_data_path(one, path.parent)
+            _place(one, key, value, folder=path.parent)
         yield one, f"{path}: sweep[{number - 1}]"
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         if path.exists() and not path.is_file():
-            msg = f"{path}: is no regular file. Give the path of a spec."
-            raise SpecError(msg)
+            raise ValueError("is no regular file. Give the path of a spec.")
         # utf-8-sig: editors on Windows begin files with a byte order mark
         raw = json.loads(
             path.read_text(encoding="utf-8-sig"),
             object_pairs_hook=_no_duplicates,
             parse_constant=_no_constant,
         )
-    except SpecError:
-        raise
+        if not isinstance(raw, dict):
+            raise ValueError(
+                f"received a JSON {type(raw).__name__}; expected an object with a name"
+            )
     except FileNotFoundError:
         msg = f"{path}: no such file. Give the path of a spec, such as jobs/quickstart.json."
-        raise SpecError(msg) from None
-    except (OSError, UnicodeDecodeError) as error:
-        msg = f"{path}: cannot be read: {error}"
         raise SpecError(msg) from None
     except json.JSONDecodeError as error:
         msg = f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}"
         raise SpecError(msg) from None
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         msg = f"{path}: {error}"
         raise SpecError(msg) from None
-    if not isinstance(raw, dict):
-        msg = f"{path}: received a JSON {type(raw).__name__}; expected an object with a name"
-        raise SpecError(msg)
     return raw
 
 
@@ -157,25 +147,24 @@ def _resolve_data_path(raw: dict[str, Any], folder: Path) -> None:
                 raise SpecError(msg) from None
 
 
-def _apply(raw: dict[str, Any], change: str) -> str:
+def _parted(change: str) -> tuple[str, Any]:
+    """Return the field and the value of a `--set` text."""
     key, separator, text = change.partition("=")
     key = key.strip()
     if not separator or not key or not all(key.split(".")):
         msg = f"--set received {change!r}; expected key=value such as training.epochs=2"
         raise SpecError(msg)
     try:
-        value = json.loads(text, parse_constant=_no_constant)
+        return key, json.loads(text, parse_constant=_no_constant)
     except json.JSONDecodeError:
-        value = text
+        return key, text
     except (ValueError, RecursionError) as error:
         msg = f"--set {key}: received {mistakes.short(text)}; {error}"
         raise SpecError(msg) from None
-    _place(raw, key, value)
-    return key
 
 
-def _place(raw: dict[str, Any], key: str, value: Any) -> None:
-    """Set a field by its path, `training.epochs`."""
+def _place(raw: dict[str, Any], key: str, value: Any, *, folder: Path) -> None:
+    """Set a field by its path, `training.epochs`; a data path is relative to the folder."""
     *parents, last = key.split(".")
     place = raw
     for parent in parents:
@@ -184,3 +173,6 @@ def _place(raw: dict[str, Any], key: str, value: Any) -> None:
             child = place[parent] = {}
         place = child
     place[last] = value
+    if key == "data.path":
+        place.pop("given", None)  # of the path before
+        _resolve_data_path(raw, folder)

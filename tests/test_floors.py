@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from importlib import metadata
 from pathlib import Path
 
@@ -30,6 +31,9 @@ FLOORS: list[set[str]] = [
 ]
 FLOOR_OF = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 
+#: packages whose modules still import each other somewhere
+CYCLIC = {"training", "cli"}
+
 #: heavy packages and the only places that may import them, at module level or inside a function
 ZONES = {
     "pydantic": ("spec.py", "mistakes.py"),
@@ -47,6 +51,21 @@ ZONES = {
     "pickle": (),
     "dill": (),
     "cloudpickle": (),
+}
+
+#: what promises nothing from one version to the next, and the only files that may import it
+PRIVATE = (
+    "keras.src",
+    "tensorflow.python",
+    "tensorflow.core",
+    "jax._src",
+    "jaxlib",
+    "ray._private",
+)
+PRIVATE_IN = {
+    "training/private.py",
+    "training/data/pipelines.py",
+    "training/backends/tensorflow.py",
 }
 
 #: what `runner status` has no time for
@@ -69,6 +88,17 @@ def imports(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute here"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imports_that_run(tree: ast.AST) -> Iterator[str]:
+    """Yield what is imported, also inside functions, but for `if TYPE_CHECKING:`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from imports(ast.Module([node], []))
+        else:
+            yield from imports_that_run(node)
 
 
 def part_of(dotted: str) -> str | None:
@@ -96,6 +126,46 @@ def test_imports_go_down_only() -> None:
             if FLOOR_OF[other] >= FLOOR_OF[own] and own != "__init__":
                 wrong.append(f"{name} imports {dotted}")
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param(part, marks=pytest.mark.xfail(reason="to be cut") if part in CYCLIC else ())
+        for part in sorted(FLOOR_OF)
+    ],
+)
+def test_no_modules_import_each_other(part: str) -> None:
+    """Within a package too there are floors; an import inside a function counts like any other."""
+    trees = {
+        f"runner/{name}".removesuffix(".py").removesuffix("/__init__").replace("/", "."): tree
+        for name, tree in modules()
+        if name.split("/")[0] == part
+    }
+    below = {
+        module: {
+            found if found in trees else found.rpartition(".")[0]
+            for found in imports_that_run(tree)
+        }
+        & trees.keys() - {module}
+        for module, tree in trees.items()
+    }
+    try:
+        TopologicalSorter(below).prepare()
+    except CycleError as error:
+        pytest.fail(f"they import each other: {' <- '.join(error.args[1])}")
+
+
+def test_private_modules_are_imported_in_few_files() -> None:
+    """What other packages may change without a word is used where its page names it."""
+    found = {
+        f"{name} imports {dotted}"
+        for name, tree in modules()
+        for dotted in imports(tree)
+        if any(f"{dotted}.".startswith(f"{private}.") for private in PRIVATE)
+        and name not in PRIVATE_IN
+    }
+    assert not found
 
 
 def test_heavy_packages_stay_in_their_zones() -> None:

@@ -1,11 +1,16 @@
-"""Whoever has only a clone or its URL can follow each hint to install something."""
+"""Each hint to install something can be followed with a clone alone, and what is built is whole."""
 
+import os
 import re
+import subprocess
+import sys
+import sysconfig
 import tomllib
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.harness import REPOSITORY
+from tests.harness import ENVIRONMENT, QUICKSTART, REPOSITORY
 
 PLACES = ("README.md", "Makefile", "docker", "jobs", "runner", "tests")
 
@@ -29,3 +34,34 @@ def test_nothing_is_installed_from_an_index_that_does_not_have_it() -> None:
         assert named is None or named["url"], f"{path}: pip install{text}"
         for extras in re.findall(r"\.\[([\w,]+)\]", text):
             assert set(extras.split(",")) <= set(project["optional-dependencies"]), path
+
+
+def test_the_wheel_is_whole(tmp_path: Path) -> None:
+    """Built from a clone and installed elsewhere: command, networks, templates and notebooks."""
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(tmp_path), str(REPOSITORY)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    fresh = tmp_path / "fresh"
+    venv.create(fresh)
+    python = str(fresh / "bin" / "python")
+    subprocess.run([*pip, "--python", python, "install", "--no-deps", str(wheel)], check=True)
+    packages = sysconfig.get_path("purelib", vars={"base": str(fresh)})
+    # the packages that runner needs are those of this environment, which has runner editable: a
+    # folder that is named in a .pth file has no say with .pth files of its own
+    (Path(packages) / "needed.pth").write_text(sysconfig.get_path("purelib"))
+    env = {**os.environ, **ENVIRONMENT, "RUNNER_STORE": str(tmp_path / "store")}
+    env.pop("PYTHONPATH", None)
+
+    def run(*command: str) -> str:
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    assert run(python, "-c", "import runner; print(runner.__file__)").startswith(str(fresh))
+    runner = str(fresh / "bin" / "runner")
+    assert "submit" in run(runner, "--help")
+    assert run(runner, "submit", str(QUICKSTART), "--set", "training.epochs=1") == "quickstart\n"
+    run(runner, "report", "-o", "report")
+    assert "<h1" in (tmp_path / "report" / "report.html").read_text()
+    run(runner, "notebook", "colab", str(QUICKSTART), "-o", "colab.ipynb")
+    assert (tmp_path / "colab.ipynb").stat().st_size

@@ -1,4 +1,4 @@
-"""What cannot work is refused at once, with the field, the value and the mend."""
+"""What cannot work is refused at once, with the field, the value and the fix."""
 
 import importlib
 import json
@@ -280,7 +280,7 @@ def test_a_sweep_that_makes_no_sense_is_told(tmp_path: Path, sweep: Any, words: 
 
 @pytest.mark.parametrize("name", spec.OPTIMIZERS)
 def test_optimizer_arguments_are_known_without_keras(name: str) -> None:
-    """As its signature says, read from its source."""
+    """They are those of its signature."""
     import inspect
 
     import keras
@@ -288,7 +288,7 @@ def test_optimizer_arguments_are_known_without_keras(name: str) -> None:
     classes = {key.lower(): value for key, value in vars(keras.optimizers).items()}
     signature = inspect.signature(classes[name].__init__).parameters
     known = set(signature) - {"self", "learning_rate", "name", "kwargs"}
-    assert registry.optimizer_arguments(name) == known
+    assert spec.optimizer_arguments(name) == known
 
 
 def test_a_wrong_optimizer_argument_is_refused_before_anything_is_stored(tmp_path: Path) -> None:

@@ -47,8 +47,9 @@ class Checkpointer:
     Example:
         >>> import numpy as np
         >>> from runner.checkpoint.manifest import Position
-        >>> from runner.store.memory import MemoryStore
-        >>> ledger = Ledger(MemoryStore(), "jobs/a", token=1, commit=lambda _: None)
+        >>> from runner.store.filesystem import open_store
+        >>> store = open_store("/tmp/jobs")
+        >>> ledger = Ledger(store, "jobs/a", token=1, commit=lambda _: None)
         >>> saver = Checkpointer(ledger)
         >>> state = [("weights", np.ones(3))]
         >>> saver.save(Snapshot(tensors=state, python={}, position=Position()), wait=True)

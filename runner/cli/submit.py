@@ -59,9 +59,6 @@ def run(options: argparse.Namespace) -> int:
 
     check_data(specs, tell=Count("checked", len(specs)))
     queue, store = open_queue(options)
-    if options.detach and store.url.startswith("memory:"):
-        msg = "--detach stores jobs for other processes, and no other sees this one's memory"
-        raise SpecError(f"{msg}. Choose a folder or a bucket as --store.")
     _check_after(queue, specs)
     ids: list[str] = []
     count = Count("stored", len(specs))

@@ -187,17 +187,8 @@ def checked(
     if mistakes:
         raise DataError("\n  ".join([f"{source} cannot be used:", *mistakes]))
     if class_names is None:
-        highest = max(int(y.max()) for y in labels.values())
-        different = len(np.union1d(labels["y_train"], labels["y_test"]))
-        if highest >= SPARSE * different:
-            msg = (
-                f"{source} cannot be used:\n  the labels reach {highest}, but only {different} of"
-                f" them are different: the network would have {highest + 1} outputs. Number the"
-                " classes from 0 without gaps, or save class_names."
-            )
-            raise DataError(msg)
         columns = max(_columns(arrays[name]) for name in labels)
-        class_names = [str(label) for label in range(max(highest + 1, columns))]
+        class_names = _numbered(source, np.concatenate([*labels.values()]), columns)
     return Dataset(
         source=source,
         class_names=tuple(str(name) for name in class_names),
@@ -207,6 +198,19 @@ def checked(
         x_test=np.ascontiguousarray(images["x_test"]),
         y_test=np.ascontiguousarray(labels["y_test"], dtype=np.int32),
     )
+
+
+def _numbered(source: str, labels: NDArray[Any], columns: int) -> list[str]:
+    """Return names for classes that have none; `columns` of one-hot rows are classes too."""
+    highest, different = int(labels.max()), len(np.unique(labels))
+    if highest >= SPARSE * different:
+        msg = (
+            f"{source} cannot be used:\n  the labels reach {highest}, but only {different} of"
+            f" them are different: the network would have {highest + 1} outputs. Number the"
+            " classes from 0 without gaps, or save class_names."
+        )
+        raise DataError(msg)
+    return [str(label) for label in range(max(highest + 1, columns))]
 
 
 def _pixels(x: Any) -> NDArray[Any]:
@@ -239,35 +243,35 @@ def _columns(y: Any) -> int:
 def _wrong_pixels(name: str, x: NDArray[Any]) -> str | None:
     if x.dtype == np.uint8:
         return None
-    mend = "Scale to that range and save with .astype('uint8')."
+    fix = "Scale to that range and save with .astype('uint8')."
     if x.dtype.kind in "iuf" and x.size:
         low, high = x.min(), x.max()
-        mend = f"Its values go from {low:g} to {high:g}: save {_scaled(name, x, low, high)}."
-    return f"{name} holds {x.dtype}; expected uint8 pixels from 0 to 255. {mend}"
+        fix = f"Its values go from {low:g} to {high:g}: save {_scaled(name, x, low, high)}."
+    return f"{name} holds {x.dtype}; expected uint8 pixels from 0 to 255. {fix}"
 
 
 def _scaled(name: str, x: NDArray[Any], low: Any, high: Any) -> str:
     """Return what makes pixels of images, by the range of their values."""
-    if x.dtype.kind == "f" and low >= 0 and high <= 1:
-        scaled = f"({name} * 255).round()"
-    elif x.dtype.kind == "f" and low >= -1 and high <= 1:
-        scaled = f"(({name} + 1) * 127.5).round()"
-    elif x.dtype.kind == "f" and low >= 0 and high <= 255:
-        scaled = f"{name}.round()"
-    elif low >= 0 and 255 < high <= 65535:
-        scaled = f"({name} // 257)"
-    else:
-        scaled = f"(({name} - low) / (high - low) * 255).round()"
+    of_floats = {
+        (0, 1): f"({name} * 255).round()",
+        (-1, 1): f"(({name} + 1) * 127.5).round()",
+        (0, 255): f"{name}.round()",
+    }
+    fits = (to for (least, most), to in of_floats.items() if least <= low and high <= most)
+    rest = f"(({name} - low) / (high - low) * 255).round()"
+    if low >= 0 and 255 < high <= 65535:
+        rest = f"({name} // 257)"
+    scaled = next(fits, rest) if x.dtype.kind == "f" else rest
     return f"{scaled}.astype('uint8')"
 
 
 def _wrong_numbers(name: str, y: NDArray[Any]) -> str | None:
     if np.issubdtype(y.dtype, np.integer):
         return None
-    mend = "Save the class numbers: np.unique(labels, return_inverse=True) gives them."
+    fix = "Save the class numbers: np.unique(labels, return_inverse=True) gives them."
     if y.dtype.kind == "f" and (y == np.floor(y)).all():
-        mend = f"Save {name}.astype('int32')."
-    return f"{name} holds {y.dtype}; expected whole numbers from 0. {mend}"
+        fix = f"Save {name}.astype('int32')."
+    return f"{name} holds {y.dtype}; expected whole numbers from 0. {fix}"
 
 
 def _wrong_images(name: str, x: NDArray[Any], expected: tuple[int, ...]) -> str | None:
@@ -287,7 +291,7 @@ def _wrong_images(name: str, x: NDArray[Any], expected: tuple[int, ...]) -> str 
         )
     if x.shape[1:] != expected:
         wanted, found = " x ".join(map(str, expected)), " x ".join(map(str, x.shape[1:]))
-        return f"{name} has images of {found}; expected {wanted}. Resize them, or mend the file."
+        return f"{name} has images of {found}; expected {wanted}. Resize them, or fix the file."
     return None
 
 

@@ -88,25 +88,16 @@ class _Source:
     def __init__(self, path: str) -> None:
         self._path = path
         if places.here(path) is None:
-            msg = f"{path}: no such folder. Mend data.path, or copy the folder there."
+            msg = f"{path}: no such folder. Fix data.path, or copy the folder there."
             raise MissingHereError(msg)
-        self._place = places.Place(path)
+        self._place = places.DataPlace(path)
         files = map(PurePosixPath, self._place.names())
         self._visible = [file for file in files if not any(part[0] == "." for part in file.parts)]
 
     def parts(self, test_split: float) -> tuple[list[Named], list[Named]]:
         """Return the training and the test pictures, by class and name."""
         pictures = [file for file in self._visible if file.suffix.lower() in ENDINGS]
-        of_parts = [file for file in pictures if file.parts[0] in ("train", "test")]
-        train: list[Named] = []
-        test: list[Named] = []
-        if any(len(file.parts) == 3 for file in of_parts):
-            named = [(file.parts[1], file) for file in of_parts if len(file.parts) >= 3]
-            train = [(name, file) for name, file in named if file.parts[0] == "train"]
-            test = [(name, file) for name, file in named if file.parts[0] == "test"]
-        elif any(len(file.parts) == 2 for file in pictures):
-            named = [(file.parts[0], file) for file in pictures if len(file.parts) >= 2]
-            train, test = _divided(named, test_split)
+        train, test = _in_parts(pictures) or _in_classes(pictures, test_split)
         if not train or not test:
             msg = (
                 f"{self._path} has {len(train)} training and {len(test)} test pictures;"
@@ -144,7 +135,7 @@ class _Source:
         except (
             UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError,
         ) as error:  # fmt: skip
-            msg = f"{self._path}: {file} is no readable picture: {error}. Mend or remove it."
+            msg = f"{self._path}: {file} is no readable picture: {error}. Fix or remove it."
             raise DataError(msg) from None
         return np.asarray(resized, dtype=np.uint8)
 
@@ -160,6 +151,24 @@ def _of_8_bits(image: Any) -> Any:
     # what a palette says of transparency is to be dropped without a warning
     transparent = image.mode == "P" and "transparency" in image.info
     return image.convert("RGBA") if transparent else image
+
+
+def _in_parts(pictures: Sequence[PurePosixPath]) -> tuple[list[Named], list[Named]] | None:
+    """Return what lies in train/CLASS and in test/CLASS; None where there are no such folders."""
+    deep = [file for file in pictures if len(file.parts) >= 3]
+    train = [(file.parts[1], file) for file in deep if file.parts[0] == "train"]
+    test = [(file.parts[1], file) for file in deep if file.parts[0] == "test"]
+    return (train, test) if any(len(file.parts) == 3 for _, file in (*train, *test)) else None
+
+
+def _in_classes(
+    pictures: Sequence[PurePosixPath], test_split: float
+) -> tuple[list[Named], list[Named]]:
+    """Return what lies in CLASS, divided."""
+    if all(len(file.parts) != 2 for file in pictures):
+        return [], []
+    named = [(file.parts[0], file) for file in pictures if len(file.parts) >= 2]
+    return _divided(named, test_split)
 
 
 def _divided(named: Sequence[Named], test_split: float) -> tuple[list[Named], list[Named]]:

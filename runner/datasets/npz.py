@@ -59,16 +59,7 @@ def read(path: str) -> dict[str, NDArray[Any]]:
         raise DataError(msg)
     try:
         with zipfile.ZipFile(file) as members:
-            found = [name.removesuffix(".npy") for name in members.namelist()]
-            missing = [key for key in KEYS if key not in found]
-            if missing:
-                msg = (
-                    f"{path} has no {', '.join(missing)}. Found: {', '.join(found) or 'nothing'}."
-                    f" Save all of {', '.join(KEYS)} with numpy.savez_compressed."
-                )
-                raise DataError(msg)
-            wanted = [key for key in (*KEYS, "class_names") if key in found]
-            return {key: _array(members, f"{key}.npy", content) for key in wanted}
+            return _arrays(path, members, content)
     except DataError:
         raise
     except (ValueError, KeyError) as error:  # object arrays, and headers that are none
@@ -77,6 +68,19 @@ def read(path: str) -> dict[str, NDArray[Any]]:
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         msg = f"{path} is damaged: {error}. Copy or save it anew."
         raise DataError(msg) from None
+
+
+def _arrays(path: str, members: zipfile.ZipFile, content: Any) -> dict[str, NDArray[Any]]:
+    found = [name.removesuffix(".npy") for name in members.namelist()]
+    missing = [key for key in KEYS if key not in found]
+    if missing:
+        msg = (
+            f"{path} has no {', '.join(missing)}. Found: {', '.join(found) or 'nothing'}."
+            f" Save all of {', '.join(KEYS)} with numpy.savez_compressed."
+        )
+        raise DataError(msg)
+    wanted = [key for key in (*KEYS, "class_names") if key in found]
+    return {key: _array(members, f"{key}.npy", content) for key in wanted}
 
 
 def _array(members: zipfile.ZipFile, name: str, content: Any) -> NDArray[Any]:

@@ -3,7 +3,10 @@
 The bounds are plain annotations; the spec's check reads them from the signature of `build`.
 """
 
-from typing import Annotated, Literal
+import functools
+import inspect
+from collections.abc import Callable, Collection
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -25,3 +28,20 @@ Initializer = Literal[
 ]
 Stem = Literal["plain", "gentle"]
 Attention = Literal["channel"]
+
+
+def variant(
+    build: Callable[..., Any], *, fixed: Collection[str] = (), **defaults: Any
+) -> Callable[..., Any]:
+    """Return a network's `build` with other defaults.
+
+    Args:
+        build: Of the network.
+        fixed: Arguments that a spec can't set.
+        defaults: Arguments whose defaults differ from those of the network.
+    """
+    made = functools.partial(build, **defaults)
+    whole = inspect.signature(made)
+    free = [one for name, one in whole.parameters.items() if name not in fixed]
+    made.__signature__ = whole.replace(parameters=free)  # type: ignore[attr-defined]
+    return made

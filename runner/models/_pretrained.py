@@ -52,7 +52,7 @@ class Pretrained:
         if self._expected not in (None, found):
             msg = (
                 f"{self._weights} has the BLAKE3 {found}; expected {self._expected}."
-                " Copy the right file there, or mend model.arguments.weights_blake3."
+                " Copy the right file there, or fix model.arguments.weights_blake3."
             )
             raise DataError(msg)
         with tempfile.TemporaryDirectory() as folder:

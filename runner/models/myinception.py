@@ -2,7 +2,7 @@
 
 At the default arguments and 100 classes it has exactly 5,741,188 parameters in 78 convolutions,
 5,725,988 of them trainable; a test counts them. The other networks of the family (channel
-dropout, the small one) are this builder with other defaults, so a mend here reaches them all.
+dropout, the small one) are this builder with other defaults, so a fix here reaches them all.
 
 Every layer has a name of its own: Keras would number them by what else the process has built,
 and a checkpoint's names must not depend on that.

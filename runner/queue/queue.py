@@ -46,8 +46,8 @@ def random_nonce() -> str:
 class Queue:
     """The jobs in one store.
 
-    >>> from runner.store.memory import MemoryStore
-    >>> queue = Queue(MemoryStore())
+    >>> from runner.store.filesystem import open_store
+    >>> queue = Queue(open_store("/tmp/jobs"))
     >>> job = queue.submit("cats", {"seed": 1})
     >>> lease = queue.claim(job, {"host": "here", "pid": 1})
     >>> lease.release("going home").state, queue.job("cats").preemptions

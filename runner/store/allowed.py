@@ -15,11 +15,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from runner.errors import StoreRefusedError
-from runner.store.schemes import HONEST
+from runner.store.schemes import HONEST, LOCAL, split
 
 DATA_VARIABLE = "RUNNER_DATA_FROM"  #: folders and URLs below which data may lie, by commas
-_UNASKED = HONEST | {"https"}
-_FOLDERS = frozenset({"file", "local", "memory"})
 #: what clouds tell and give their machines, beside the link-local addresses
 _SERVICES = {"fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16"}
 _SERVICE_NAMES = ("metadata", "metadata.google.internal", "instance-data")
@@ -28,18 +26,20 @@ _submitted: set[str] = set()  # by this process
 
 def paths_of(spec: Mapping[str, Any], *, begun: bool = False) -> Iterator[str]:
     """Yield the files and URLs that a spec names: its data, and unless begun, its first weights."""
-    data, model = spec.get("data"), spec.get("model")
-    path = data.get("path") if isinstance(data, dict) else None
-    arguments = model.get("arguments") if isinstance(model, dict) else None
-    weights = arguments.get("weights") if isinstance(arguments, dict) else None
+    path = _at(spec, "data", "path")
     if isinstance(path, str):
         yield path
-    if (
-        not begun
-        and isinstance(weights, str)
-        and ("/" in weights or weights.endswith((".h5", ".keras")))
-    ):
-        yield weights
+    weights = _at(spec, "model", "arguments", "weights")
+    is_file = isinstance(weights, str) and ("/" in weights or weights.endswith((".h5", ".keras")))
+    if is_file and not begun:
+        yield str(weights)
+
+
+def _at(spec: object, *names: str) -> object:
+    """Return what a spec that nobody checked has under these names, or None."""
+    for name in names:
+        spec = spec.get(name) if isinstance(spec, Mapping) else None
+    return spec
 
 
 def refusal(path: str, store_url: str) -> str:
@@ -47,22 +47,26 @@ def refusal(path: str, store_url: str) -> str:
     shown = f"it reads {path[:200]}"
     if "::" in path:
         return f"{shown}, and no worker opens chained URLs"
-    scheme, separator, rest = path.partition("://")
-    scheme = scheme.lower() if separator else "file"
-    if separator and scheme not in HONEST and _is_service(path):
+    scheme, rest = split(path)
+    if scheme not in HONEST | LOCAL and _is_service(path):
         return f"{shown}, an address that only this machine's cloud or link answers"
-    of_folder = store_url.partition("://")[0] in _FOLDERS
-    if scheme in _UNASKED or (of_folder and scheme in _FOLDERS):
+    of_folder = split(store_url)[0] in LOCAL
+    if scheme in HONEST | {"https"} or (of_folder and scheme in LOCAL):
         return ""
-    place = rest if separator and scheme in _FOLDERS else path
-    allowed = filter(None, (one.strip() for one in os.environ.get(DATA_VARIABLE, "").split(",")))
-    if path in _submitted_here() or any(_is_below(place, one) for one in allowed):
+    place = rest if scheme in LOCAL else path
+    if path in _submitted_here() or _is_named(place):
         return ""
-    mend = place.rpartition("/")[0] if scheme in _FOLDERS else f"{scheme}://{rest.split('/')[0]}/"
+    fix = place.rpartition("/")[0] if scheme in LOCAL else f"{scheme}://{rest.split('/')[0]}/"
     return (
         f"{shown}, and was not submitted on this machine. If you trust whoever writes this store: "
-        f"{DATA_VARIABLE}={mend}"
+        f"{DATA_VARIABLE}={fix}"
     )
+
+
+def _is_named(place: str) -> bool:
+    """Whether this machine's user has named the folder or server of a place."""
+    named = (one.strip() for one in os.environ.get(DATA_VARIABLE, "").split(","))
+    return any(_is_below(place, one) for one in named if one)
 
 
 def remember(spec: Mapping[str, Any], store_url: str) -> None:

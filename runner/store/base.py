@@ -34,7 +34,7 @@ class Store(Protocol):
     """Bytes under keys.
 
     Transient faults are waited out inside; what is raised is `StoreError` (try later) or
-    `StoreRefusedError` (someone has to mend it). All methods may be called from many threads.
+    `StoreRefusedError` (someone has to fix it). All methods may be called from many threads.
     """
 
     url: str  #: for people: passwords and tokens are masked
@@ -113,6 +113,14 @@ def check_record(data: bytes) -> bytes:
 def is_key(name: str) -> bool:
     """Whether a name found in the store is one of ours (temporary files and strays are not)."""
     return len(name) <= _MAX_KEY and _KEY.fullmatch(name) is not None
+
+
+def read_or_error(store: Store, key: str, max_bytes: int) -> bytes | StoreError | None:
+    """Return what a store reads under a key, or its error: one of many spoils no other."""
+    try:
+        return store.read(key, max_bytes=max_bytes)
+    except StoreError as error:
+        return error
 
 
 def pieces(data: Buffer | Sequence[Buffer]) -> list[memoryview]:

@@ -29,6 +29,7 @@ from runner.store.base import (
     check_record,
     is_key,
     pieces,
+    read_or_error,
     too_large,
 )
 from runner.store.disk import write_all
@@ -40,12 +41,12 @@ _ONE_READ = 0x7FFFF000  # bytes that Linux reads at once, at most
 _STALE_SECONDS = 3600.0  # a temporary file this old belongs to a process that died
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
 _ABSENT = {errno.ENOENT, errno.ENOTDIR}
-_MEND = {
+_FIX = {
     errno.ENOSPC: "The disk is full: make room, then run it again.",
     errno.EDQUOT: "The disk quota is used up: make room, then run it again.",
     errno.EROFS: "It is mounted read-only: mount it writable or choose another --store.",
-    errno.EACCES: "This user may not do that: mend the permissions or choose another --store.",
-    errno.EPERM: "This user may not do that: mend the permissions or choose another --store.",
+    errno.EACCES: "This user may not do that: fix the permissions or choose another --store.",
+    errno.EPERM: "This user may not do that: fix the permissions or choose another --store.",
     errno.ENOENT: "A folder can't be made there: choose another --store.",
     errno.ENOTDIR: "A file is in the way of a folder: choose another --store.",
     errno.EFBIG: "It is larger than a file may be: raise `ulimit -f` or choose another --store.",
@@ -69,41 +70,24 @@ def open_store(
     >>> open_store("/tmp/quick").url
     'file:///tmp/quick'
     """
-    from runner.store.settings import mask, settings_for
+    from runner.store.schemes import check_folder, check_url, split
+    from runner.store.settings import settings_for
 
-    scheme, separator, rest = url.partition("://")
-    scheme = scheme.lower() if separator else scheme
-    url = f"{scheme}{separator}{rest}"
-    if not separator or scheme in ("file", "local"):
-        from runner.store.schemes import check_folder, check_slashes
+    check_url(url)
+    scheme, rest = split(url)
+    settings = settings_for(f"{scheme}://{rest}" if "://" in url else url)
+    alone = settings.single_writer if single_writer is None else single_writer
+    if scheme not in ("file", "local"):
+        from runner.store.remote import FsspecStore
 
-        check_slashes(url)
-        path = _folder_of(rest) if separator else _absolute(url)
-        there = next(one for one in (path, *path.parents) if os.path.lexists(one))
-        if not there.is_dir():
-            raise StoreRefusedError(
-                f"{there} is no folder: name a folder, or one that may be made."
-            )
-        alone = settings_for(url).single_writer if single_writer is None else single_writer
-        check_folder(path, single_writer=alone)
-        return FileStore(path, single_writer=alone)
-    if scheme == "memory":
-        from runner.store.memory import MemoryStore
-
-        return _memories.setdefault(rest, MemoryStore(rest))
-    if not rest.split("/", 1)[0]:
-        raise StoreRefusedError(f"{mask(url)} names no bucket: write {scheme}://BUCKET/FOLDER.")
-    from runner.store.remote import FsspecStore
-    from runner.store.schemes import check_no_credentials, check_slashes
-
-    check_slashes(url)
-    check_no_credentials(scheme, rest)
-    settings = settings_for(url)
-    return FsspecStore(
-        url,
-        storage_options=settings.storage_options if storage_options is None else storage_options,
-        single_writer=settings.single_writer if single_writer is None else single_writer,
-    )
+        options = settings.storage_options if storage_options is None else storage_options
+        return FsspecStore(f"{scheme}://{rest}", storage_options=options, single_writer=alone)
+    path = _folder_of(rest) if "://" in url else _absolute(url)
+    there = next(one for one in (path, *path.parents) if os.path.lexists(one))
+    if not there.is_dir():
+        raise StoreRefusedError(f"{there} is no folder: name a folder, or one that may be made.")
+    check_folder(path, single_writer=alone)
+    return FileStore(path, single_writer=alone)
 
 
 def _folder_of(rest: str) -> Path:
@@ -114,9 +98,6 @@ def _folder_of(rest: str) -> Path:
 
 def _absolute(text: str) -> Path:
     return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100  (links stay)
-
-
-_memories: dict[str, Store] = {}  # memory://NAME is the same store in the whole process
 
 
 class FileStore:
@@ -151,13 +132,7 @@ class FileStore:
     def read_many(  # noqa: D102
         self, keys: Sequence[str], *, max_bytes: int = MAX_RECORD
     ) -> list[bytes | StoreError | None]:
-        return [self._read_or_error(key, max_bytes) for key in map(check_key, keys)]
-
-    def _read_or_error(self, key: str, max_bytes: int) -> bytes | StoreError | None:
-        try:
-            return self.read(key, max_bytes=max_bytes)
-        except StoreError as error:
-            return error
+        return [read_or_error(self, key, max_bytes) for key in map(check_key, keys)]
 
     def read_range(self, key: str, start: int, length: int) -> bytes:  # noqa: D102
         path = self._path(key)
@@ -298,9 +273,9 @@ class FileStore:
             raise
         except OSError as error:
             text = f"{doing} of {key} in {self.url} failed: {error.strerror or error}."
-            mend = _MEND.get(error.errno or 0)
-            if mend:
-                raise StoreRefusedError(f"{text} {mend}") from error
+            fix = _FIX.get(error.errno or 0)
+            if fix:
+                raise StoreRefusedError(f"{text} {fix}") from error
             raise StoreError(text) from error
 
     def _make_folder(self, folder: Path) -> None:

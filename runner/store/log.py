@@ -355,32 +355,39 @@ def heads(
     Of a log in `known`, by its base, one is enough. A log that can't be read is returned as its
     error, so that it hides no other.
     """
-    known = known or {}
     found: list[Record | StoreError | None] = [None] * len(bases)
-    walking = {index: known[base] for index, base in enumerate(bases) if base in known}
-    new = [index for index, base in enumerate(bases) if base not in known]
-    hints = yield ReadMany([hint(bases[index]) for index in new])
-    for index, data in zip(new, hints, strict=True):
-        try:
-            walking[index] = decode(data, hint(bases[index])) if isinstance(data, bytes) else {}
-        except StoreError:
-            walking[index] = {}
-    for index in [index for index, record in walking.items() if not record]:
-        del walking[index]
-        try:
-            found[index] = yield from head(bases[index])
-        except StoreError as error:
-            found[index] = error
+    walking = yield from _starts(bases, known or {})
+    for index in set(range(len(bases))) - walking.keys():
+        found[index] = yield from _or_error(head(bases[index]))
     for _ in range(FAR):
         if walking:
             walking = yield from _walk_together(bases, found, walking)
     for index, record in walking.items():  # whose start was far behind
-        try:
-            newer = yield from _jump(bases[index], record["number"])
-            found[index] = yield from head(bases[index], newer)
-        except StoreError as error:
-            found[index] = error
+        found[index] = yield from _or_error(_far_head(bases[index], record["number"]))
     return found
+
+
+def _starts(bases: Sequence[str], known: Mapping[str, Record]) -> Steps[dict[int, Record]]:
+    """Return where to start walking, by the place in `bases`: what is known, or a sound copy."""
+    found = {index: known[base] for index, base in enumerate(bases) if base in known}
+    new = [index for index in range(len(bases)) if index not in found]
+    hints = yield ReadMany([hint(bases[index]) for index in new])
+    for index, data in zip(new, hints, strict=True):
+        with suppress(StoreError):
+            found[index] = decode(data if isinstance(data, bytes) else b"", hint(bases[index]))
+    return found
+
+
+def _far_head(base: str, number: int) -> Steps[Record | None]:
+    newer = yield from _jump(base, number)
+    return (yield from head(base, newer))
+
+
+def _or_error(steps: Steps[Record | None]) -> Steps[Record | StoreError | None]:
+    try:
+        return (yield from steps)
+    except StoreError as error:
+        return error
 
 
 def _walk_together(

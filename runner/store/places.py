@@ -13,13 +13,11 @@ from typing import Any, TypeVar
 
 from runner.errors import DataAwayError, DataError, MissingHereError, StoreError
 from runner.store.clients import make_client, modified_at
-from runner.store.faults import PATIENCE_SECONDS, patiently, status_of
-from runner.store.schemes import HONEST
+from runner.store.patience import PATIENCE_SECONDS, patiently, status_of
+from runner.store.schemes import HONEST, LOCAL, WEB, split
 from runner.store.settings import mask, settings_for
 
 T = TypeVar("T")
-_WEB = ("http", "https")
-_LOCAL = ("file", "local", "memory")
 
 
 class Mapped(mmap.mmap):
@@ -39,27 +37,27 @@ class Mapped(mmap.mmap):
 
 
 def read(path: str, *, field: str = "data.path") -> bytes:
-    """Return the bytes of a file; the errors are those of `Place`."""
-    return Place(path, field=field).read()
+    """Return the bytes of a file; the errors are those of `DataPlace`."""
+    return DataPlace(path, field=field).read()
 
 
 def view(path: str) -> bytes | Mapped:
     """Return a file's bytes; those of a file on this machine are mapped and not read."""
-    return Place(path).view()
+    return DataPlace(path).view()
 
 
 def version(path: str) -> str:
     """Return what changes whenever the files at a bucket's URL do; "" where nothing tells."""
-    if path.partition("://")[0].lower() not in HONEST:
+    if split(path)[0] not in HONEST:
         return ""
     tags = [
         (name, one.get("size"), one.get("ETag") or one.get("etag"), modified_at(one))
-        for name, one in sorted(Place(path).details().items())
+        for name, one in sorted(DataPlace(path).details().items())
     ]
     return hashlib.sha256(repr(tags).encode()).hexdigest()
 
 
-class Place:
+class DataPlace:
     """A file, or a folder of files.
 
     Args:
@@ -75,15 +73,13 @@ class Place:
     def __init__(self, path: str, *, field: str = "data.path") -> None:
         self._path = mask(path)
         self._field = field
-        self._scheme = path.partition("://")[0].lower() if "://" in path else "file"
-        if "::" in path:
-            msg = f"{self._path}: chained URLs are not opened. Mend {field}."
-            raise DataError(msg)
+        self._scheme, _ = split(path)
         try:
+            if "::" in path:
+                raise ValueError("chained URLs are not opened")
             _check(self._scheme)
         except ValueError as error:
-            msg = f"{self._path}: {error}. Mend {field}."
-            raise DataError(msg) from None
+            raise self._explained(error) from None
         self._files, self._root = self._ask("opening", lambda: _opened(path, self._scheme))
 
     def names(self) -> list[str]:
@@ -104,7 +100,7 @@ class Place:
 
     def details(self) -> dict[str, dict[str, Any]]:
         """Return the file, or all of the folder's, by name, as the client describes them."""
-        strict = {"on_error": "raise"} if self._scheme in _WEB else {}  # else away looks empty
+        strict = {"on_error": "raise"} if self._scheme in WEB else {}  # else away looks empty
         found: dict[str, dict[str, Any]] = self._ask(
             "listing", lambda: self._files.find(self._root, detail=True, **strict)
         )
@@ -112,29 +108,34 @@ class Place:
 
     def _ask(self, doing: str, work: Callable[[], T]) -> T:
         try:
-            if self._scheme in _LOCAL:
+            if self._scheme in LOCAL:
                 return work()
             doing = f"{doing} of {self._path}"
             return patiently(doing, lambda: self._of_web(work), patience_seconds=PATIENCE_SECONDS)
-        except FileNotFoundError:
-            msg = f"{self._path}: no such file. Mend {self._field}, or copy the file there."
-            raise (MissingHereError if self._scheme in _LOCAL else DataError)(msg) from None
-        except StoreError as error:
-            raise DataAwayError(str(error)) from error
-        except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
-            why = error.strerror or error
-            msg = f"{self._path} cannot be read: {why}. Mend {self._field} or its access."
-            of_machine = isinstance(error, PermissionError)
-            raise (MissingHereError if of_machine else DataError)(msg) from None
-        except ImportError as error:  # a scheme without its package
-            msg = f"{self._path}: {error}."
-            raise MissingHereError(msg) from None
-        except ValueError as error:  # a scheme that nobody knows, a path that is none
-            msg = f"{self._path}: {error}. Mend {self._field}."
-            raise DataError(msg) from None
-        except OSError as error:
-            msg = f"{self._path} could not be read just now: {error}. Try again."
-            raise DataAwayError(msg) from error
+        except (OSError, ImportError, ValueError) as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: Exception) -> Exception:
+        """Return what an error means for a job: wrong everywhere, missing here, or away for now."""
+        of_machine = self._scheme in LOCAL
+        match error:
+            case FileNotFoundError():
+                text = f": no such file. Fix {self._field}, or copy the file there."
+            case StoreError():
+                return DataAwayError(str(error))
+            case IsADirectoryError() | NotADirectoryError() | PermissionError():
+                of_machine = isinstance(error, PermissionError)
+                why = error.strerror or error
+                text = f" cannot be read: {why}. Fix {self._field} or its access."
+            case ImportError():  # a scheme without its package
+                return MissingHereError(f"{self._path}: {error}.")
+            case ValueError():  # a scheme that nobody knows, a path that is none
+                return DataError(f"{self._path}: {error}. Fix {self._field}.")
+            case _:
+                return DataAwayError(
+                    f"{self._path} could not be read just now: {error}. Try again."
+                )
+        return (MissingHereError if of_machine else DataError)(self._path + text)
 
     def _of_web(self, work: Callable[[], T]) -> T:
         """Do it; a web server that refuses is no bucket to log in to."""
@@ -142,8 +143,8 @@ class Place:
             return work()
         except Exception as error:
             status = status_of(error)
-            if self._scheme in _WEB and status in (401, 403):
-                msg = f"{self._path}: its server refuses it ({status}). Mend {self._field}, or ask"
+            if self._scheme in WEB and status in (401, 403):
+                msg = f"{self._path}: its server refuses it ({status}). Fix {self._field}, or ask"
                 raise DataAwayError(f"{msg} for access.") from error
             raise
 
@@ -166,7 +167,7 @@ def _mapped(path: Path) -> bytes | Mapped:
 
 
 def _opened(path: str, scheme: str) -> tuple[Any, str]:
-    plain = scheme in (*_WEB, *_LOCAL)
+    plain = scheme in WEB | LOCAL
     return make_client(path, {} if plain else settings_for(path).storage_options)
 
 

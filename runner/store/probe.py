@@ -20,7 +20,7 @@ _SHORT_ROUNDS, _SHORT_RACERS = 2, 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class ProbeResult:
     """What a probe found."""
 
     findings: tuple[str, ...]  #: what the store did wrong; empty: nothing was found
@@ -33,7 +33,7 @@ class Verdict:
         return not self.findings
 
 
-def probe(store: Store, *, rounds: int = 5, racers: int = 8) -> Verdict:
+def probe(store: Store, *, rounds: int = 5, racers: int = 8) -> ProbeResult:
     """Race on keys below "probe/", and remove them again.
 
     Raises StoreError or StoreRefusedError where the store can't be used at all.
@@ -52,7 +52,7 @@ def probe(store: Store, *, rounds: int = 5, racers: int = 8) -> Verdict:
             store.delete(key)
     if store.read(keys[0]) is not None:
         findings.add("a deleted object is still there")
-    return Verdict(findings=tuple(sorted(findings)), rounds=rounds, racers=racers)
+    return ProbeResult(findings=tuple(sorted(findings)), rounds=rounds, racers=racers)
 
 
 def _race(store: Store, key: str, racers: int) -> set[str]:
@@ -102,8 +102,8 @@ def check_once(store: Store) -> None:
     store.put(MARKER, b'{"probe": "passed"}\n')
 
 
-def convicted(store: Store, verdict: Verdict) -> str:
-    """Return the sentence about a store that failed, with the mend."""
+def convicted(store: Store, verdict: ProbeResult) -> str:
+    """Return the sentence about a store that failed, with the fix."""
     return (
         f"{store.url} can't be shared: {'; '.join(verdict.findings)}. Two workers could both "
         "believe that they own a job. Use a gs://, s3:// or az:// bucket whose service keeps "

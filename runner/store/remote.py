@@ -16,7 +16,7 @@ from secrets import token_hex
 from typing import Any, TypeVar
 
 from runner.errors import NotFoundError, StoreError, StoreRefusedError
-from runner.store import faults
+from runner.store import patience
 from runner.store.base import (
     MAX_READ,
     MAX_RECORD,
@@ -27,10 +27,11 @@ from runner.store.base import (
     check_record,
     is_key,
     pieces,
+    read_or_error,
     too_large,
 )
 from runner.store.clients import has_bucket, make_client, modified_at
-from runner.store.schemes import check_url
+from runner.store.schemes import PACKAGES, split
 from runner.store.settings import mask
 
 T = TypeVar("T")
@@ -53,24 +54,19 @@ class FsspecStore:
         *,
         storage_options: dict[str, Any] | None = None,
         single_writer: bool = False,
-        patience_seconds: float = faults.PATIENCE_SECONDS,
+        patience_seconds: float = patience.PATIENCE_SECONDS,
     ) -> None:
-        check_url(url)
         self.url = mask(url.rstrip("/"))
         self.single_writer = single_writer
         self.patience_seconds = patience_seconds
         self._location = url.rstrip("/")
-        self._scheme = url.partition("://")[0].lower()
+        self._scheme, _ = split(url)
         self._options = dict(storage_options or {})
         self._client: tuple[int, Any, str] | None = None
         self._reached = False  # the bucket is there: an absent object is just absent
-        self._trust = faults.Trust()
+        self._trust = patience.Trust()
         self._clock: tuple[float, float] | None = None  # the store's time, at our time
         self._clock_lock = threading.Lock()  # one of many askers writes the object
-
-    def __reduce__(self) -> tuple[Callable[..., "FsspecStore"], tuple[Any, ...]]:
-        """Travel to another process as a URL: clients and their threads stay here."""
-        return _rebuild, (self._location, self._options, self.single_writer, self.patience_seconds)
 
     def read(self, key: str, *, max_bytes: int = MAX_READ) -> bytes | None:  # noqa: D102
         path = self._path(key)
@@ -80,20 +76,19 @@ class FsspecStore:
                 return None
             if size > max_bytes:
                 raise too_large(key, size, max_bytes)
-            return self._absent_or("read", key, lambda: self._read(path, None))
-        data = self._absent_or("read", key, lambda: self._read(path, max_bytes + 1))
+            return self._ask("read", key, lambda: bytes(self._fs.cat_file(path)))
+        data = self._ask("read", key, lambda: self._read(path, 0, max_bytes + 1))
         if data is not None and len(data) > max_bytes:
             raise too_large(key, len(data), max_bytes)
         return data
 
-    def _read(self, path: str, limit: int | None) -> bytes:
-        if limit is None:
-            return bytes(self._fs.cat_file(path))
+    def _read(self, path: str, start: int, end: int) -> bytes:
+        """Return the bytes from `start` to `end`, fewer where the object ends before."""
         try:
-            return bytes(self._fs.cat_file(path, start=0, end=limit))
+            return bytes(self._fs.cat_file(path, start=start, end=end))
         except Exception as error:
-            if _beyond_the_end(error) and self._fs.info(path)["size"] == 0:
-                return b""
+            if patience.status_of(error) == 416 or "InvalidRange" in str(error):
+                return b""  # it begins beyond the end
             raise
 
     def read_many(  # noqa: D102
@@ -102,42 +97,30 @@ class FsspecStore:
         if not keys:
             return []
         paths = [self._path(key) for key in keys]
-
-        def work() -> list[Any]:
-            found: list[Any] = self._fs.cat_ranges(
+        replies: Sequence[Any] = self._patiently(  # absent objects are told apart one by one
+            f"read of {len(keys)} objects, the first",
+            keys[0],
+            lambda: self._fs.cat_ranges(
                 paths, 0, max_bytes + 1, batch_size=_AT_ONCE, on_error="return"
-            )
-            return found
-
-        replies = self._patiently(f"reading {len(keys)} objects", work)
-        return [self._reply(*one, max_bytes) for one in zip(keys, replies, strict=True)]
+            ),
+        )
+        each = zip(keys, replies, strict=True)
+        return [self._reply(key, reply, max_bytes) for key, reply in each]
 
     def _reply(self, key: str, reply: object, max_bytes: int) -> bytes | StoreError | None:
         if isinstance(reply, FileNotFoundError) and self._reached:
             return None
         if isinstance(reply, bytes) and len(reply) <= max_bytes:
             self._reached = True
-            self._trust.worked(_kind(f"read of {key}"))
+            self._trust.worked(_kind("read", key))
             return reply
-        try:
-            return self.read(key, max_bytes=max_bytes)
-        except StoreError as error:
-            return error
+        return read_or_error(self, key, max_bytes)
 
     def read_range(self, key: str, start: int, length: int) -> bytes:  # noqa: D102
         path = self._path(key)
         if length == 0:
             return b""
-
-        def work() -> bytes:
-            try:
-                return bytes(self._fs.cat_file(path, start=start, end=start + length))
-            except Exception as error:
-                if _beyond_the_end(error):
-                    return b""
-                raise
-
-        data = self._absent_or("read", key, work)
+        data = self._ask("read", key, lambda: self._read(path, start, start + length))
         if data is None:
             raise NotFoundError(f"{key} is not in {self.url}.")
         if len(data) != length:
@@ -145,40 +128,39 @@ class FsspecStore:
         return data
 
     def create(self, key: str, data: bytes) -> Created:  # noqa: D102
-        data, path, doing = check_record(data), self._path(key), f"create of {key}"
+        data, path, kind = check_record(data), self._path(key), _kind("create", key)
         try:
             self._fs.pipe_file(path, data, mode="create")
         except Exception as error:  # clients raise anything
-            if isinstance(error, FileExistsError) or faults.status_of(error) == 412:
-                self._trust.worked(_kind(doing))
+            if isinstance(error, FileExistsError) or patience.status_of(error) == 412:
+                self._trust.worked(kind)
                 return Created.EXISTS
-            mend = faults.mend_for(error)
-            passes = faults.status_of(error) == 409 or (
-                faults.is_access(error) and self._trust.is_blip(_kind(doing))
+            fix = patience.fix_for(error)
+            passes = patience.status_of(error) == 409 or (
+                patience.is_access(error) and self._trust.is_blip(kind)
             )
-            if mend is not None and not passes:
-                raise faults.refused(f"{doing} in {self.url}", error, mend) from error
-            logger.warning("create of %s: no clear reply (%s)", key, faults.brief(error))
+            if fix is not None and not passes:
+                raise patience.refused(f"create of {key} in {self.url}", error, fix) from error
+            logger.warning("create of %s: no clear reply (%s)", key, patience.brief(error))
             return Created.UNKNOWN
         self._reached = True
-        self._trust.worked(_kind(doing))
+        self._trust.worked(kind)
         return Created.YES
 
     def put(self, key: str, data: Buffer | Sequence[Buffer]) -> None:  # noqa: D102
         path, views = self._path(key), pieces(data)
-        if sum(view.nbytes for view in views) < _STREAMED:
-            whole = b"".join(views)
-            self._written(key, lambda: self._fs.pipe_file(path, whole))
-        else:
-            self._written(key, lambda: self._stream(path, views))
-        self._reached = True
+        small = sum(view.nbytes for view in views) < _STREAMED
+        whole = b"".join(views) if small else b""
 
-    def _written(self, key: str, work: Callable[[], None]) -> None:
-        try:
-            self._patiently(f"put of {key}", work)
-        except FileNotFoundError as error:
-            mend = faults.mend_for(error) or ""
-            raise faults.refused(f"put of {key} in {self.url}", error, mend) from error
+        def work() -> bool:
+            if small:
+                self._fs.pipe_file(path, whole)
+            else:
+                self._stream(path, views)
+            return True
+
+        if self._ask("put", key, work) is None:
+            raise self._no_bucket(f"put of {key} in {self.url}")
 
     def _stream(self, path: str, views: Sequence[memoryview]) -> None:
         client, _ = make_client(self._location, self._options, tries=_PART_TRIES)
@@ -196,13 +178,7 @@ class FsspecStore:
 
     def folders(self, prefix: str) -> list[str]:  # noqa: D102
         path = self._folder(prefix)
-
-        def work() -> list[Any]:
-            self._fs.invalidate_cache()
-            found: list[Any] = self._fs.ls(path, detail=True)
-            return found
-
-        entries = self._listed(prefix, work)
+        entries = self._listed(prefix, lambda: self._fs.ls(path, detail=True))
         names = [e["name"].rstrip("/").rsplit("/", 1)[-1] for e in entries if _is_folder(e)]
         return sorted(name for name in set(names) if is_key(name))
 
@@ -212,87 +188,80 @@ class FsspecStore:
 
     def delete(self, key: str) -> None:  # noqa: D102
         path = self._path(key)
-        self._absent_or("delete", key, lambda: self._fs.rm_file(path))
+        self._ask("delete", key, lambda: self._fs.rm_file(path))
 
     def age(self, key: str) -> float | None:  # noqa: D102
-        info = self._info(key)
-        written = None if info is None else modified_at(info)
+        written = modified_at(self._info(key) or {})
+        if written is None:
+            return None
         try:
-            with self._clock_lock:
-                now = None if written is None else self._now()
+            now = self._now()
         except StoreRefusedError:
             return None  # for someone who may only look, the store has no clock
-        return None if written is None or now is None else max(0.0, now - written)
+        return None if now is None else max(0.0, now - written)
 
     def clock_ahead(self) -> float | None:
         """Return the seconds by which the store's clock is ahead of this machine's, or None."""
-        with self._clock_lock:
-            there = self._now()
+        there = self._now()
         return None if there is None else there - time.time()
 
     def _now(self) -> float | None:
         """Return the store's time or less: when it last wrote for us, and what passed since."""
-        here = _boot_seconds()
-        if self._clock is None or not 0 <= here - self._clock[1] < _CLOCK_SECONDS:
-            key = f"clock/{token_hex(8)}.json"
-            self.put(key, b"{}\n")
+        with self._clock_lock:
             here = _boot_seconds()
-            info = self._info(key)
-            self.delete(key)
-            there = None if info is None else modified_at(info)
-            if there is None:
-                return None
-            self._clock = (there, here)
-        return self._clock[0] + here - self._clock[1]
+            if self._clock is None or not 0 <= here - self._clock[1] < _CLOCK_SECONDS:
+                key = f"clock/{token_hex(8)}.json"
+                self.put(key, b"{}\n")
+                here = _boot_seconds()
+                there = modified_at(self._info(key) or {})
+                self.delete(key)
+                if there is None:
+                    return None
+                self._clock = (there, here)
+            return self._clock[0] + here - self._clock[1]
 
     def list(self, prefix: str, *, after: str = "") -> list[str]:  # noqa: D102
         path, root = self._folder(prefix), f"{self._root}/"
-
-        def work() -> list[Any]:
-            self._fs.invalidate_cache()
-            found: list[Any] = self._fs.find(path)
-            return found
-
-        keys = [found.lstrip("/").removeprefix(root) for found in self._listed(prefix, work)]
+        found = self._listed(prefix, lambda: self._fs.find(path))
+        keys = [name.lstrip("/").removeprefix(root) for name in found]
         return sorted(k for k in keys if k.startswith(prefix) and k > after and is_key(k))
+
+    def _listed(self, prefix: str, work: Callable[[], Sequence[Any]]) -> Sequence[Any]:
+        def fresh() -> Sequence[Any]:
+            self._fs.invalidate_cache()
+            return work()
+
+        found = self._ask("listing", prefix or "the store", fresh)
+        if not found:
+            self._require_bucket()
+        return found or []
 
     def ignores_conditions(self) -> str:
         """Return why this bucket is known to take every create; "" if nothing is known."""
-        if self._scheme not in ("gs", "gcs"):
+        if PACKAGES.get(self._scheme) != "gcsfs":
             return ""
         bucket = self._root.split("/", 1)[0]
         try:
             info = self._fs.info(bucket)
         except Exception as error:  # noqa: BLE001  (it takes a permission workers may not have)
-            logger.debug("looking at bucket %s: %s", bucket, faults.brief(error))
+            logger.debug("looking at bucket %s: %s", bucket, patience.brief(error))
             return ""
         zonal = info.get("locationType") == "zone"
         return "zonal buckets ignore the condition of a create" if zonal else ""
 
-    def _listed(self, prefix: str, work: Callable[[], Sequence[Any]]) -> Sequence[Any]:
-        try:
-            found = self._patiently(f"listing of {prefix or 'the store'}", work)
-        except FileNotFoundError:
-            self._require_bucket()
-            return []
-        if found:
-            self._reached = True
-        else:
-            self._require_bucket()
-        return found
-
     def _info(self, key: str) -> dict[str, Any] | None:
         path = self._path(key)
-        info = self._absent_or("look at", key, lambda: self._fs.info(path))
+        info: dict[str, Any] | None = self._ask("stat", key, lambda: self._fs.info(path))
         return None if info is None or _is_folder(info) else info
 
-    def _absent_or(self, doing: str, key: str, work: Callable[[], T]) -> T | None:
+    def _ask(self, doing: str, key: str, work: Callable[[], T]) -> T | None:
+        """Return `work()`, transient faults waited out; None where there is no such object."""
         try:
-            found = self._patiently(f"{doing} of {key}", work)
+            found = self._patiently(doing, key, work)
         except FileNotFoundError:
             self._require_bucket()
             return None
-        self._reached = True
+        self._reached = self._reached or found != []  # a bucket that is absent lists nothing
         return found
 
     def _require_bucket(self) -> None:
@@ -305,16 +274,19 @@ class FsspecStore:
             self._fs.invalidate_cache()
             return has_bucket(self._fs, self._scheme, bucket)
 
-        if not self._patiently(f"looking for bucket {bucket}", work):
-            missing = FileNotFoundError(bucket)
-            raise faults.refused(f"opening {self.url}", missing, faults.mend_for(missing) or "")
+        if not self._patiently("stat", f"bucket {bucket}", work):
+            raise self._no_bucket(f"opening {self.url}")
         self._reached = True
 
-    def _patiently(self, doing: str, work: Callable[[], T]) -> T:
-        kind = _kind(doing)
+    def _no_bucket(self, doing: str) -> StoreRefusedError:
+        missing = FileNotFoundError(self._root.split("/", 1)[0])
+        return patience.refused(doing, missing, patience.fix_for(missing) or "")
+
+    def _patiently(self, doing: str, key: str, work: Callable[[], T]) -> T:
+        kind = _kind(doing, key)
         try:
-            found = faults.patiently(
-                f"{doing} in {self.url}",
+            found = patience.patiently(
+                f"{doing} of {key} in {self.url}",
                 work,
                 patience_seconds=self.patience_seconds,
                 reached=self._reached,
@@ -348,20 +320,9 @@ class FsspecStore:
         return self._client
 
 
-def _rebuild(
-    url: str, storage_options: dict[str, Any], single_writer: bool, patience_seconds: float
-) -> FsspecStore:
-    return FsspecStore(
-        url,
-        storage_options=storage_options,
-        single_writer=single_writer,
-        patience_seconds=patience_seconds,
-    )
-
-
-def _kind(doing: str) -> str:
-    """Return what permissions are about: `put of jobs/cats/head.json` is a `put of jobs`."""
-    return doing.partition("/")[0]
+def _kind(doing: str, key: str) -> str:
+    """Return what permissions are about: a put of jobs/cats/head.json is a "put of jobs"."""
+    return f"{doing} of {key.partition('/')[0]}"
 
 
 def _boot_seconds() -> float:
@@ -370,7 +331,3 @@ def _boot_seconds() -> float:
 
 def _is_folder(info: dict[str, Any]) -> bool:
     return info.get("type") == "directory"
-
-
-def _beyond_the_end(error: BaseException) -> bool:
-    return faults.status_of(error) == 416 or "InvalidRange" in str(error)

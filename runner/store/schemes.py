@@ -1,8 +1,9 @@
-"""Where several machines may share a store, and why not elsewhere.
+"""What the scheme of a URL means: which client opens it, and whether machines may share it.
 
-Only an honest create-if-absent makes sharing safe. On the places named here every racer was
-told that it had won (measured), or nothing says that it would not be. They are refused. A folder
-that is a mount of one may be used by one process at a time: that is what `single_writer` promises.
+Only an honest create-if-absent makes sharing safe. Buckets have one; everywhere else every racer
+was told that it had won (measured, for instance on SFTP), or nothing says that it would not be. A
+folder that is a mount of a bucket or a drive may be used by one process at a time: that is what
+`single_writer` promises.
 """
 
 import re
@@ -11,70 +12,72 @@ from pathlib import Path
 from runner.errors import StoreRefusedError
 from runner.store.settings import mask
 
-HONEST = frozenset({"gs", "gcs", "s3", "s3a", "az", "abfs", "abfss"})
-
-_REASONS = {
-    "sftp": "SFTP has no create-if-absent: every racer wins",
-    "ssh": "SFTP has no create-if-absent: every racer wins",
-    "ftp": "FTP has no create-if-absent",
-    "hf": "a Hugging Face repository takes every commit. Its buckets work through their S3 gateway",
-    "smb": "its client checks and then writes",
-    "webdav": "WebDAV servers differ in what they do with conditions",
-    "dropbox": "Dropbox keeps both of two racers' files",
-    "gdrive": "Drive keeps two files of one name",
-    "github": "it is a repository, not a bucket",
-    "http": "it can be read only",
-    "https": "it can be read only",
+#: the buckets with an honest create, and the package of each one's client
+PACKAGES = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
 }
+HONEST = frozenset(PACKAGES)
+LOCAL = frozenset({"file", "local", "memory"})  #: what is this machine's own
+WEB = frozenset({"http", "https"})
+
 # Mounts show a bucket or a drive as a folder, and promise more than they can keep.
+_BUCKET = "use the bucket's own URL instead"
 _MOUNTS = {
     "fuse.drive": "Drive keeps two files of one name",
     "fuse.rclone": "rclone's mount checks and then writes",
-    "fuse.gcsfuse": "use the gs:// URL instead",
-    "gcsfuse": "use the gs:// URL instead",
-    "fuse.s3fs": "use the s3:// URL instead",
-    "fuse.goofys": "use the s3:// URL instead",
-    "fuse.mountpoint-s3": "use the s3:// URL instead",
     "fuse.sshfs": "SFTP has no create-if-absent",
-    "fuse.blobfuse2": "use the az:// URL instead",
+    **dict.fromkeys(("fuse.gcsfuse", "gcsfuse", "fuse.s3fs", "fuse.goofys"), _BUCKET),
+    **dict.fromkeys(("fuse.mountpoint-s3", "fuse.blobfuse2"), _BUCKET),
 }
 _DRIVE = "/content/drive"
 _MOUNT_TABLE = Path("/proc/self/mounts")
 
 
+def split(url: str) -> tuple[str, str]:
+    """Return the scheme of a URL in lower case, and the rest; a plain path is a file's."""
+    scheme, separator, rest = url.partition("://")
+    return (scheme.lower(), rest) if separator else ("file", url)
+
+
 def check_url(url: str) -> None:
-    """Raise StoreRefusedError where several writers could both believe that they own a job."""
-    scheme = url.partition("://")[0].lower()
-    if scheme not in HONEST:
-        reason = _REASONS.get(scheme, "it is not known to create objects exclusively")
-        raise StoreRefusedError(
-            f"{mask(url)} can't hold jobs: {reason}. Use a gs://, s3:// or az:// bucket, or a "
-            "local folder. Data may lie there (data.path)."
-        )
-
-
-def check_slashes(url: str) -> None:
-    """Raise StoreRefusedError for a URL with too few slashes or too many, and say it right."""
-    scheme, colon, rest = url.partition(":")
-    if not colon or scheme.lower() not in HONEST | _REASONS.keys() | {"file", "memory"}:
+    """Raise StoreRefusedError for a URL that is not that of a store which machines may share."""
+    _check_slashes(url)
+    scheme, rest = split(url)
+    if scheme in ("file", "local"):
         return
-    right = f"{scheme}://" + re.sub("/+", "/", rest.lstrip("/"))
-    if scheme.lower() == "file":
-        right = f"{scheme}:///{rest.lstrip('/')}"
-    wrong = not rest.startswith("//") or (scheme.lower() in HONEST and "//" in rest[2:])
-    if wrong:
-        raise StoreRefusedError(f"{mask(url)} is no URL of a store: write {mask(right)}")
-
-
-def check_no_credentials(scheme: str, rest: str) -> None:
-    """Raise StoreRefusedError for a bucket's URL that holds a user or a password."""
-    user = re.match(r"[^/@]*@|[^/@]*:.*@", rest)
-    if user and scheme in ("gs", "gcs", "s3", "s3a"):
+    if scheme not in HONEST:
+        raise StoreRefusedError(
+            f"{mask(url)} can't hold jobs: of two writers, both could be told there that they were "
+            "first. Use a gs://, s3:// or az:// bucket, or a local folder. Data may lie there "
+            "(data.path)."
+        )
+    if rest.startswith("/") or not rest:
+        raise StoreRefusedError(f"{mask(url)} names no bucket: write {scheme}://BUCKET/FOLDER.")
+    if PACKAGES[scheme] != "adlfs" and re.match(r"[^/@]*@|[^/@]*:.*@", rest):
         raise StoreRefusedError(
             f"{scheme}://***@... holds credentials, and URLs are shown and stored. Write "
             f"{scheme}://BUCKET/FOLDER; log in with the bucket's own tools, or give key and secret "
             "in RUNNER_STORAGE_OPTIONS."
         )
+
+
+def _check_slashes(url: str) -> None:
+    """Raise StoreRefusedError for a URL with too few slashes or too many, with the right one."""
+    scheme, colon, rest = url.partition(":")
+    scheme = scheme.lower()
+    if not colon or scheme not in HONEST | {"file"}:
+        return
+    if rest.startswith("//") and (scheme not in HONEST or "//" not in rest[2:]):
+        return
+    path = rest.lstrip("/")
+    right = f"file:///{path}" if scheme == "file" else f"{scheme}://{re.sub('/+', '/', path)}"
+    raise StoreRefusedError(f"{mask(url)} is no URL of a store: write {mask(right)}")
 
 
 def check_folder(folder: Path, *, single_writer: bool, table: Path = _MOUNT_TABLE) -> None:

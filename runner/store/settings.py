@@ -91,7 +91,7 @@ def _load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} can't be read ({error}). Mend or remove it.") from error
+        raise SpecError(f"{path} can't be read ({error}). Fix or remove it.") from error
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:

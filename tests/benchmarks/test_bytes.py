@@ -14,9 +14,9 @@ from runner.checkpoint.manifest import Position
 from runner.checkpoint.reading import read_manifest
 from runner.commit import Commit
 from runner.queue.queue import Queue
-from runner.store.memory import MemoryStore
 from tests.benchmarks._tables import REPEATS, spread, table
 from tests.benchmarks._training import Commits, batches, compiled, trained
+from tests.store.memory import MemoryStore
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 

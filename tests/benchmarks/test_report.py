@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.store.memory import MemoryStore
 from tests.report.fakes import dump, study
+from tests.store.memory import MemoryStore
 
 pytestmark = pytest.mark.bench
 

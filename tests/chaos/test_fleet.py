@@ -32,9 +32,9 @@ from runner.queue.queue import Queue
 from runner.store.base import Store
 from runner.store.filesystem import open_store
 from runner.store.log import decode
-from runner.store.memory import MemoryStore
 from tests.chaos import hashing
 from tests.harness import REPOSITORY
+from tests.store.memory import MemoryStore
 from tests.store.servers import Server, serving
 
 EVERY = 10  # steps between two checkpoints

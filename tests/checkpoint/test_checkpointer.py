@@ -18,7 +18,7 @@ from runner.checkpoint.manifest import Position, Reference
 from runner.checkpoint.reading import Restored, read_checkpoint, read_manifest
 from runner.commit import Commit
 from runner.errors import CheckpointError, LeaseLostError, StoreError, StoreRefusedError
-from runner.store.memory import Killed, MemoryStore
+from tests.store.memory import Killed, MemoryStore
 
 PREFIX = "jobs/cats"
 LOGGER = logging.getLogger("tests")

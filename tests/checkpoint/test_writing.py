@@ -9,7 +9,7 @@ from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.ledger import Ledger, Snapshot
 from runner.checkpoint.manifest import Position
 from runner.checkpoint.reading import read_manifest
-from runner.store.memory import MemoryStore
+from tests.store.memory import MemoryStore
 
 FROZEN = "model/00000/frozen"
 

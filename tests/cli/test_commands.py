@@ -94,12 +94,6 @@ def test_data_of_one_machine_are_said_and_their_job_waits_for_it(
     assert runner.status("quickstart")["state"] == "queued"
 
 
-def test_jobs_are_detached_into_no_memory(runner: Runner) -> None:
-    done = runner.run("submit", str(QUICKSTART), "--detach", "--store", "memory://")
-    assert done.returncode == 2
-    assert "no other sees this one's memory" in done.stderr
-
-
 def test_a_batch_larger_than_the_data_is_refused_before_anything_is_stored(
     runner: Runner,
 ) -> None:

@@ -4,8 +4,8 @@ import pytest
 
 from runner.cli.status import describe, view_all
 from runner.queue.queue import Queue
-from runner.store.memory import MemoryStore
 from tests.report.fakes import World, history
+from tests.store.memory import MemoryStore
 
 
 @pytest.mark.parametrize("length", [0, 40])

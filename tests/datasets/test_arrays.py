@@ -51,7 +51,7 @@ def test_whole_numbers_of_another_kind_and_one_hot_rows_are_read_as_what_they_ar
 
 
 @pytest.mark.parametrize(
-    ("x", "mend"),
+    ("x", "fix"),
     [
         (np.array([0, 0.5, 1]), "from 0 to 1: save (x_train * 255).round().astype('uint8')"),
         (np.array([-1, 0.5, 1]), "from -1 to 1: save ((x_train + 1) * 127.5).round().astype("),
@@ -60,10 +60,10 @@ def test_whole_numbers_of_another_kind_and_one_hot_rows_are_read_as_what_they_ar
         (np.array([-7, 2, 99]), "from -7 to 99: save ((x_train - low) / (high - low) * 255)"),
     ],
 )
-def test_other_pixels_are_refused_with_what_makes_pixels_of_them(x: Any, mend: str) -> None:
+def test_other_pixels_are_refused_with_what_makes_pixels_of_them(x: Any, fix: str) -> None:
     with pytest.raises(DataError) as caught:
         checked("a.npz", GOOD | {"x_train": np.resize(x, (10, 4, 5, 3))})
-    assert mend in str(caught.value)
+    assert fix in str(caught.value)
     names: dict[str, Any] = {"x_train": np.resize(x, 30), "low": x.min(), "high": x.max()}
     made = eval(str(caught.value).partition("save ")[2].rstrip("."), names)
     assert (made.dtype, made.max() > 200) == (np.uint8, True)

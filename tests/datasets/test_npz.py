@@ -41,7 +41,7 @@ def test_without_a_path() -> None:
 
 
 def test_missing_file_names_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nothing.npz: no such file. Mend data.path"):
+    with pytest.raises(DataError, match=r"nothing.npz: no such file. Fix data.path"):
         npz.load(path=str(tmp_path / "nothing.npz"))
     with pytest.raises(DataError, match=r"memory://nothing.npz: no such file"):
         npz.load(path="memory://nothing.npz")

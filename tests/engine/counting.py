@@ -14,8 +14,8 @@ from runner.engine.worker import Owned, Worker
 from runner.errors import PreemptedError
 from runner.queue.job import Job, Stage
 from runner.queue.queue import Queue
-from runner.store.memory import MemoryStore
 from runner.training.progress import Progress
+from tests.store.memory import MemoryStore
 
 LEASE_SECONDS = 60.0
 OnStep = Callable[[Job, int], None]

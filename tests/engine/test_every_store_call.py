@@ -18,8 +18,8 @@ from runner.cli.status import View, describe
 from runner.engine.preemption import StopRequest
 from runner.engine.worker import Worker
 from runner.queue.queue import Queue
-from runner.store.memory import MemoryStore
 from tests.harness import assert_same
+from tests.store.memory import MemoryStore
 
 LEASE_SECONDS = 60.0
 SPEC: dict[str, Any] = {

@@ -35,9 +35,9 @@ from runner.queue import protocol
 from runner.queue.queue import Queue
 from runner.store import log
 from runner.store.filesystem import FileStore
-from runner.store.memory import MemoryStore
 from tests.engine.counting import Notes
 from tests.harness import Runner
+from tests.store.memory import MemoryStore
 
 BASE = "jobs/half"
 SPEC = {

@@ -33,9 +33,9 @@ from runner.queue.survey import Survey
 from runner.store import log
 from runner.store.base import MAX_RECORD, Buffer
 from runner.store.filesystem import FileStore
-from runner.store.memory import MemoryStore
 from tests.engine.counting import Counting as Training
 from tests.engine.counting import Shop
+from tests.store.memory import MemoryStore
 from tests.store.servers import Server, serving
 from tests.store.servers.proxy import Proxy
 

@@ -16,7 +16,7 @@ from runner.queue.job import State
 from runner.queue.lease import Lease
 from runner.queue.queue import Queue
 from runner.store.filesystem import FileStore
-from runner.store.memory import Fault, MemoryStore
+from tests.store.memory import Fault, MemoryStore
 
 ME = {"host": "here", "pid": 1}
 YOU = {"host": "there", "pid": 2}

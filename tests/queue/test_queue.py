@@ -19,7 +19,7 @@ from runner.queue.queue import Queue
 from runner.store import log
 from runner.store.base import Store
 from runner.store.filesystem import FileStore
-from runner.store.memory import MemoryStore
+from tests.store.memory import MemoryStore
 
 ME = {"host": "here", "pid": 1}
 YOU = {"host": "there", "pid": 2}

@@ -10,7 +10,7 @@ from runner.queue.job import Job, Stage, State
 from runner.queue.lease import Lease
 from runner.queue.queue import Queue
 from runner.store import log
-from runner.store.memory import Fault, MemoryStore
+from tests.store.memory import Fault, MemoryStore
 
 NAMES = st.sampled_from(["cats", "dogs"])
 WORKERS = st.sampled_from(["w1", "w2", "w3"])

@@ -7,8 +7,8 @@ import pytest
 from runner.errors import ConflictError
 from runner.report.attempts import Ending
 from runner.report.collect import Run, collect
-from runner.store.memory import MemoryStore
 from tests.report.fakes import STEPS, World, history
+from tests.store.memory import MemoryStore
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 
 from runner.report.collect import collect
 from runner.report.page import render
-from runner.store.memory import MemoryStore
 from tests.report.chromium import Browser, binary, browsing
 from tests.report.fakes import World, history, store_evaluation
+from tests.store.memory import MemoryStore
 
 SIZES = "[...document.querySelectorAll('svg, img')].map(e => e.getBoundingClientRect().width)"
 NATURAL = "[...document.images].map(e => e.complete && e.naturalWidth)"

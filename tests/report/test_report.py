@@ -15,8 +15,8 @@ from sklearn import metrics as sk
 from runner.errors import NotFoundError
 from runner.report.collect import Report, collect
 from runner.report.page import Page, render
-from runner.store.memory import MemoryStore
 from tests.report.fakes import World, history, predictions
+from tests.store.memory import MemoryStore
 
 VOID = {"meta", "img", "br"}
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> \x1b[31m\u202ered & $x_{$'

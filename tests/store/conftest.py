@@ -16,6 +16,7 @@ import pytest
 
 from runner.store.base import Store
 from runner.store.filesystem import open_store
+from tests.store.memory import MemoryStore
 from tests.store.servers import Server, serving
 
 REAL_STORE = os.environ.get("RUNNER_TEST_STORE")
@@ -34,6 +35,13 @@ class Place:
         """Return a store of its own at this place."""
         options = self.environment.get("RUNNER_STORAGE_OPTIONS")
         return open_store(self.url, storage_options=json.loads(options) if options else None)
+
+
+class InMemory(Place):
+    """The tests' own store."""
+
+    def open(self) -> Store:
+        return MemoryStore(self.url.removeprefix("memory://"))
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +63,7 @@ def place_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], 
         if kind == "url":
             return Place(url=f"{REAL_STORE}/{name}")
         if kind == "memory":
-            return Place(url=f"memory://{name}")
+            return InMemory(url=f"memory://{name}")
         if kind == "file":
             return Place(url=str(tmp_path / name))
         server: Server = request.getfixturevalue(f"{kind}_server")

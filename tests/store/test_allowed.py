@@ -10,7 +10,7 @@ from runner.errors import DataError
 from runner.queue.queue import Queue
 from runner.store import allowed, places
 from runner.store.allowed import refusal
-from runner.store.memory import MemoryStore
+from tests.store.memory import MemoryStore
 
 BUCKET, FOLDER = "s3://bucket/runs", "file:///runs"
 

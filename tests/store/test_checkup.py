@@ -15,7 +15,7 @@ from runner.store import log
 from runner.store.base import Buffer, Store
 from runner.store.checkup import Finding, Verdict, check_up
 from runner.store.filesystem import FileStore
-from runner.store.memory import MemoryStore
+from tests.store.memory import MemoryStore
 from tests.store.servers import serving
 
 NAMES = [

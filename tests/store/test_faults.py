@@ -14,7 +14,7 @@ import pytest
 from runner.commit import Commit
 from runner.errors import StoreError, StoreRefusedError
 from runner.queue.queue import Queue
-from runner.store import faults, log
+from runner.store import log, patience
 from runner.store.base import Created
 from runner.store.filesystem import FileStore
 from runner.store.remote import FsspecStore
@@ -184,6 +184,13 @@ def test_a_missing_bucket_is_not_an_empty_one(server: Server, use: Use) -> None:
         use(FsspecStore(url, storage_options=server.options, patience_seconds=5.0))
 
 
+def test_objects_of_a_missing_bucket_are_not_absent(server: Server) -> None:
+    url = server.url("runs").replace("//bucket", "//no-such-bucket")
+    store = FsspecStore(url, storage_options=server.options, patience_seconds=5.0)
+    for _ in range(2):
+        assert [type(one) for one in store.read_many(["a", "b"])] == [StoreRefusedError] * 2
+
+
 @pytest.mark.parametrize("fault", [answer(500), answer(503), RESET], ids=["500", "503", "reset"])
 def test_a_bucket_behind_a_bad_line_is_not_missing(
     server: Server, proxy: Proxy, fault: Fault
@@ -216,7 +223,7 @@ def test_a_blip_of_refused_credentials_is_waited_for(
 def test_credentials_that_stay_refused_stop_the_work(
     store: FsspecStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(faults, "_BLIP_SECONDS", 1.0)
+    monkeypatch.setattr(patience, "_BLIP_SECONDS", 1.0)
     queue = Queue(store)
     queue.submit("cats", {"seed": 1})
     proxy.rule = lambda _request: answer(403, REFUSED_S3)
@@ -233,7 +240,7 @@ def test_an_endpoint_that_is_wrong_is_told_in_seconds(
     server: Server, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A closed port, an unknown host, no TLS there: patience is for servers that once answered."""
-    monkeypatch.setattr(faults, "_FIRST_SECONDS", 0.5)
+    monkeypatch.setattr(patience, "_FIRST_SECONDS", 0.5)
     options = {**server.options, "endpoint_url": endpoint.format(port=server.port)}
     store = FsspecStore(server.url("runs"), storage_options=options, patience_seconds=600.0)
     with pytest.raises(StoreError, match="endpoint_url"):
@@ -244,7 +251,7 @@ def test_an_endpoint_that_is_wrong_is_told_in_seconds(
 def test_an_endpoint_that_is_no_store_is_told_in_seconds(
     server: Server, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(faults, "_FIRST_SECONDS", 0.5)
+    monkeypatch.setattr(patience, "_FIRST_SECONDS", 0.5)
     with Proxy(server.port, lambda _request: answer(status, b"<html>Hello")) as other:
         store = server.store("runs", port=other.port, patience_seconds=600.0)
         with pytest.raises(StoreError, match="endpoint_url"):

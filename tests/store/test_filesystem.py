@@ -192,7 +192,7 @@ def test_nothing_is_made_by_looking(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(StoreRefusedError, match="mend the permissions"):
+    with pytest.raises(StoreRefusedError, match="fix the permissions"):
         FileStore(tmp_path).put("a", b"1")
 
 

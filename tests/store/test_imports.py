@@ -7,7 +7,7 @@ import pytest
 
 HEAVY = (
     *("tensorflow", "keras", "numpy", "pydantic", "fsspec", "gcsfs", "s3fs", "aiohttp"),
-    *("tenacity", "rich", "sklearn", "blake3", "safetensors", "difflib", "asyncio"),
+    *("rich", "sklearn", "blake3", "safetensors", "difflib", "asyncio"),
 )
 
 
@@ -22,7 +22,7 @@ def loaded_by(code: str) -> set[str]:
 @pytest.mark.parametrize(
     "code",
     [
-        "import runner.store.filesystem, runner.store.log, runner.store.memory",
+        "import runner.store.filesystem, runner.store.log",
         "import runner.store.probe, runner.store.schemes, runner.store.settings",
         "import runner.queue.queue, runner.queue.owner, runner.queue.lease",
         "from runner.queue.queue import Queue; from runner.store.filesystem import open_store;"

@@ -15,7 +15,7 @@ from runner.errors import (
 from runner.store import log
 from runner.store.base import Created
 from runner.store.log import Operation, Record, Steps, append, head, heads, run, settle
-from runner.store.memory import Fault, Killed, MemoryStore
+from tests.store.memory import Fault, Killed, MemoryStore
 
 
 def first(nonce: str = "n0") -> Record:

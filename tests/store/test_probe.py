@@ -10,9 +10,9 @@ from runner.errors import StoreRefusedError
 from runner.queue.queue import Queue
 from runner.store.base import Created, Store
 from runner.store.filesystem import FileStore
-from runner.store.memory import Fault, MemoryStore
 from runner.store.probe import MARKER, probe
 from tests.store.conftest import REAL_STORE
+from tests.store.memory import Fault, MemoryStore
 from tests.store.servers import Server, serving
 from tests.store.servers import proxy as wire
 from tests.store.servers.proxy import Proxy

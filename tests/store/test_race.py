@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 
 from runner.store.base import Created
-from runner.store.memory import MemoryStore
 from tests.store.conftest import Place
+from tests.store.memory import MemoryStore
 from tests.store.racing import PROCESSES, THREADS, Attempt, race, race_in_threads
 
 ROUNDS = 200

@@ -118,6 +118,7 @@ def test_no_output_of_a_store_shows_its_password(caplog: pytest.LogCaptureFixtur
         "ftp://h/x",
         "webdav://h/x",
         "simplecache::s3://b",
+        "memory://x",
     ],
 )
 def test_places_without_an_honest_create_are_refused(url: str, settings_file: Path) -> None:
@@ -190,9 +191,3 @@ def test_the_url_that_is_shown_may_be_given_back(tmp_path: Path, name: str) -> N
 def test_slashes_too_few_or_too_many_are_told(url: str, right: str) -> None:
     with pytest.raises(StoreRefusedError, match=f"write {right}$"):
         open_store(url)
-
-
-def test_a_memory_url_is_one_store_in_the_process() -> None:
-    open_store("memory://one").put("a", b"1")
-    assert open_store("memory://one").read("a") == b"1"
-    assert open_store("memory://other").read("a") is None

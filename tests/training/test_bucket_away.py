@@ -10,11 +10,11 @@ from runner import spec as specs
 from runner.checkpoint.manifest import Reference
 from runner.errors import PreemptedError, StoreError
 from runner.queue.queue import Queue
-from runner.store.memory import Fault, MemoryStore
 from runner.training.host import Host
 from runner.training.loop import Loop
 from runner.training.progress import OnProgress, Progress
 from runner.training.trainer import Past, train
+from tests.store.memory import Fault, MemoryStore
 
 SPEC: dict[str, Any] = {
     "name": "away",

@@ -12,10 +12,10 @@ from runner import spec as specs
 from runner.checkpoint.reading import read_manifest
 from runner.errors import PreemptedError
 from runner.queue.queue import Queue
-from runner.store.memory import MemoryStore
 from runner.training.host import Host
 from runner.training.progress import Progress
 from runner.training.trainer import Past, train
+from tests.store.memory import MemoryStore
 
 ONE: dict[str, Any] = {
     "name": "one",

@@ -1,6 +1,6 @@
 """A store in this process's memory, honest like the others, with faults on request.
 
-For tests and for trying things in a notebook. A hook sees every operation before it happens
+A hook sees every operation before it happens
 and may raise (for instance `Killed`, as a machine's death between two calls), or return a
 `Fault` that says how the operation goes wrong.
 """
@@ -20,6 +20,7 @@ from runner.store.base import (
     check_prefix,
     check_record,
     pieces,
+    read_or_error,
     too_large,
 )
 
@@ -72,7 +73,7 @@ class MemoryStore:
         twin.url, twin._objects, twin._writes = self.url, dict(self._objects), self._writes
         return twin
 
-    def read(self, key: str, *, max_bytes: int = MAX_READ) -> bytes | None:  # noqa: D102
+    def read(self, key: str, *, max_bytes: int = MAX_READ) -> bytes | None:
         self._enter("read", check_key(key))
         with self._lock:
             found = self._objects.get(key)
@@ -82,18 +83,12 @@ class MemoryStore:
             raise too_large(key, len(found[0]), max_bytes)
         return found[0]
 
-    def read_many(  # noqa: D102
+    def read_many(
         self, keys: Sequence[str], *, max_bytes: int = MAX_RECORD
     ) -> list[bytes | StoreError | None]:
-        return [self._read_or_error(key, max_bytes) for key in map(check_key, keys)]
+        return [read_or_error(self, key, max_bytes) for key in map(check_key, keys)]
 
-    def _read_or_error(self, key: str, max_bytes: int) -> bytes | StoreError | None:
-        try:
-            return self.read(key, max_bytes=max_bytes)
-        except StoreError as error:
-            return error
-
-    def read_range(self, key: str, start: int, length: int) -> bytes:  # noqa: D102
+    def read_range(self, key: str, start: int, length: int) -> bytes:
         self._enter("read_range", check_key(key))
         with self._lock:
             found = self._objects.get(key)
@@ -106,7 +101,7 @@ class MemoryStore:
             )
         return data
 
-    def create(self, key: str, data: bytes) -> Created:  # noqa: D102
+    def create(self, key: str, data: bytes) -> Created:
         data = check_record(data)
         fault = self._fault("create", check_key(key))
         if fault is Fault.NOT_DONE:
@@ -119,7 +114,7 @@ class MemoryStore:
             return Created.UNKNOWN
         return Created.EXISTS if fault is Fault.SAYS_EXISTS else Created.YES
 
-    def put(self, key: str, data: Buffer | Sequence[Buffer]) -> None:  # noqa: D102
+    def put(self, key: str, data: Buffer | Sequence[Buffer]) -> None:
         whole = b"".join(pieces(data))
         fault = self._fault("put", check_key(key))
         if fault is not Fault.NOT_DONE:
@@ -128,19 +123,19 @@ class MemoryStore:
         if fault in (Fault.NOT_DONE, Fault.REPLY_LOST):
             raise StoreError(f"put of {key}: no reply.")
 
-    def folders(self, prefix: str) -> list[str]:  # noqa: D102
+    def folders(self, prefix: str) -> list[str]:
         self._enter("folders", check_prefix(prefix))
         with self._lock:
             below = [key[len(prefix) :] for key in self._objects if key.startswith(prefix)]
         return sorted({name.split("/", 1)[0] for name in below if "/" in name})
 
-    def size(self, key: str) -> int | None:  # noqa: D102
+    def size(self, key: str) -> int | None:
         self._enter("size", check_key(key))
         with self._lock:
             found = self._objects.get(key)
         return None if found is None else len(found[0])
 
-    def delete(self, key: str) -> None:  # noqa: D102
+    def delete(self, key: str) -> None:
         fault = self._fault("delete", check_key(key))
         if fault is not Fault.NOT_DONE:
             with self._lock:
@@ -148,7 +143,7 @@ class MemoryStore:
         if fault in (Fault.NOT_DONE, Fault.REPLY_LOST):
             raise StoreError(f"delete of {key}: no reply.")
 
-    def age(self, key: str) -> float | None:  # noqa: D102
+    def age(self, key: str) -> float | None:
         self._enter("age", check_key(key))
         with self._lock:
             found = self._objects.get(key)
@@ -170,7 +165,7 @@ class MemoryStore:
         if self._fault(operation, key) in (Fault.NOT_DONE, Fault.REPLY_LOST):
             raise StoreError(f"{operation} of {key}: no reply.")
 
-    def list(self, prefix: str, *, after: str = "") -> list[str]:  # noqa: D102
+    def list(self, prefix: str, *, after: str = "") -> list[str]:
         fault = self._fault("list", check_prefix(prefix))
         if fault in (Fault.NOT_DONE, Fault.REPLY_LOST):
             raise StoreError(f"listing of {prefix}: no reply.")

@@ -1,4 +1,4 @@
-"""Which faults of a bucket pass by themselves, and which need someone to mend them.
+"""Which faults of a bucket pass by themselves, and which need someone to fix them.
 
 The clients raise what they like: OSError with and without errno, HttpError, ClientError,
 aiohttp's and google.auth's errors. They are told apart here by HTTP status, errno and name,
@@ -9,7 +9,9 @@ import errno
 import logging
 import time
 from collections.abc import Callable
+from itertools import count
 from json import JSONDecodeError
+from random import random
 from typing import Any, TypeVar
 
 from runner.errors import StoreError, StoreRefusedError
@@ -31,27 +33,42 @@ _NO_CREDENTIALS = (
     "No credentials were found. Log in (gcloud auth application-default login, aws configure), "
     "set the client's environment variables, or RUNNER_STORAGE_OPTIONS."
 )
-_NO_BUCKET = "There is no such bucket: make it, or mend the URL. runner makes none by itself."
+_NO_BUCKET = "There is no such bucket: make it, or fix the URL. runner makes none by itself."
 _REGION = "The bucket lives in another region: set it with AWS_DEFAULT_REGION or in the profile."
 _REQUEST = "The bucket does not take such requests: is the URL that of an object store?"
 _NO_SERVER = (
     "Nothing was reached there yet. Is the network up, and the address right (endpoint_url in the "
     "storage_options)?"
 )
-OPTIONS_MEND = (
-    "Mend the URL, or the storage_options in RUNNER_STORAGE_OPTIONS or the settings file."
-)
+OPTIONS_FIX = "Fix the URL, or the storage_options in RUNNER_STORAGE_OPTIONS or the settings file."
 _SPACE = "The place is full or its quota used up: make room, then run it again."
 
-_NO_CREDENTIAL_ERRORS = {
-    "NoCredentialsError",
-    "PartialCredentialsError",
-    "DefaultCredentialsError",
-    "ProfileNotFound",
-    "TokenRetrievalError",
-    "UnauthorizedSSOTokenError",
-    "SSOTokenLoadError",
+_BY_NAME = {
+    "NoCredentialsError": _NO_CREDENTIALS,
+    "PartialCredentialsError": _NO_CREDENTIALS,
+    "DefaultCredentialsError": _NO_CREDENTIALS,
+    "ProfileNotFound": _NO_CREDENTIALS,
+    "TokenRetrievalError": _NO_CREDENTIALS,
+    "UnauthorizedSSOTokenError": _NO_CREDENTIALS,
+    "SSOTokenLoadError": _NO_CREDENTIALS,
+    "ParamValidationError": _REQUEST,
 }
+_BY_NUMBER = {  # HTTP status or errno
+    301: _REGION,
+    401: _ACCESS,
+    403: _ACCESS,
+    404: _NO_BUCKET,
+    507: _SPACE,
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+}
+_BY_TYPE: tuple[tuple[type[Exception], str | None], ...] = (
+    (FileNotFoundError, _NO_BUCKET),
+    (JSONDecodeError, None),  # a reply that was cut
+    (UnicodeError, None),
+    (ValueError, _REQUEST),
+)
+_ELSEWHERE = ("PermanentRedirect", "AuthorizationHeaderMalformed")
 _NO_CONNECTION = (  # parts of the names of errors: a closed port, an unknown host, no TLS there
     "EndpointConnection",
     "ClientConnector",
@@ -80,34 +97,33 @@ def status_of(error: BaseException) -> int | None:
     return None
 
 
-def mend_for(error: BaseException) -> str | None:
+def fix_for(error: BaseException) -> str | None:
     """Return what a person has to do about a permanent fault; None for one that may pass."""
-    text, status = str(error), status_of(error)
-    if type(error).__name__ in _NO_CREDENTIAL_ERRORS:
-        return _NO_CREDENTIALS
+    text, name = str(error), type(error).__name__
+    if name in _BY_NAME:
+        return _BY_NAME[name]
     if any(word in text.lower().replace("_", "") for word in _THROTTLED):
         return None
-    denied = isinstance(error, PermissionError) and status != 405
-    if denied or status in (401, 403) or text.startswith("Forbidden"):
+    if _is_refused(error):
         return _ACCESS
-    if type(error).__name__ == "RefreshError" and not getattr(error, "retryable", False):
-        return _ACCESS
-    if isinstance(error, FileNotFoundError) or status == 404:
-        return _NO_BUCKET
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or status == 507:
-        return _SPACE
-    if "PermanentRedirect" in text or "AuthorizationHeaderMalformed" in text or status == 301:
+    number = status_of(error) or getattr(error, "errno", None)
+    if number in _BY_NUMBER:
+        return _BY_NUMBER[number]
+    if any(word in text for word in _ELSEWHERE):
         return _REGION
-    if isinstance(error, JSONDecodeError | UnicodeError):
-        return None  # a reply that was cut
-    if isinstance(error, ValueError) or type(error).__name__ == "ParamValidationError":
-        return _REQUEST
-    return None
+    return next((fix for kind, fix in _BY_TYPE if isinstance(error, kind)), None)
+
+
+def _is_refused(error: BaseException) -> bool:
+    if type(error).__name__ == "RefreshError":
+        return not getattr(error, "retryable", False)
+    denied = isinstance(error, PermissionError) and status_of(error) != 405
+    return denied or str(error).startswith("Forbidden")
 
 
 def is_access(error: BaseException) -> bool:
     """Return whether a fault is that of credentials which are refused."""
-    return mend_for(error) is _ACCESS
+    return fix_for(error) is _ACCESS
 
 
 class Trust:
@@ -136,9 +152,9 @@ class Trust:
         return False
 
 
-def refused(doing: str, error: BaseException, mend: str) -> StoreRefusedError:
-    """Return the error that says what failed and who mends it how."""
-    return StoreRefusedError(f"{doing} failed ({brief(error)}). {mend}")
+def refused(doing: str, error: BaseException, fix: str) -> StoreRefusedError:
+    """Return the error that says what failed and who fixes it how."""
+    return StoreRefusedError(f"{doing} failed ({brief(error)}). {fix}")
 
 
 def brief(error: BaseException) -> str:
@@ -154,7 +170,6 @@ def patiently(
     patience_seconds: float = PATIENCE_SECONDS,
     reached: bool = True,
     is_blip: Callable[[], bool] = lambda: False,
-    sleep: Callable[[float], None] = time.sleep,
 ) -> T:
     """Return `work()`, again and again while it fails for causes that pass.
 
@@ -163,71 +178,53 @@ def patiently(
     FileNotFoundError goes through: only the caller knows whether an absent object is news.
     Raises StoreRefusedError for a permanent fault at once, StoreError when patience is over.
     """
-    from tenacity import (
-        RetryCallState,
-        Retrying,
-        retry_if_exception_type,
-        stop_after_delay,
-        wait_random_exponential,
-    )
-
     began = time.monotonic()
-
-    def once() -> T:
+    for attempt in count():
         try:
             return work()
         except (FileNotFoundError, StoreError):
             raise
         except Exception as error:  # clients raise anything
-            lost = not reached and time.monotonic() - began >= _FIRST_SECONDS
-            raise (_given_up(doing, error, is_blip, lost) or _TransientError()) from error
-
-    def say(state: RetryCallState) -> None:
-        cause = _cause(state.outcome.exception() if state.outcome else None)
-        pause = state.next_action.sleep if state.next_action else 0.0
-        left = patience_seconds - (state.seconds_since_start or 0.0)
-        logger.warning(
-            "%s failed (%s); trying again in %.1f s, for %.0f s more",
-            doing,
-            brief(cause),
-            pause,
-            max(0.0, left),
-        )
-
-    retrying = Retrying(
-        retry=retry_if_exception_type(_TransientError),
-        stop=stop_after_delay(patience_seconds),
-        wait=wait_random_exponential(multiplier=0.3, max=_LONGEST_PAUSE),
-        before_sleep=say,
-        sleep=sleep,
-        reraise=True,
-    )
-    try:
-        return retrying(once)
-    except _TransientError as error:
-        cause = _cause(error)
-        if is_access(cause):
-            raise refused(doing, cause, _ACCESS) from cause
-        raise StoreError(
-            f"{doing} failed for {patience_seconds:.0f} s on end ({brief(cause)}). Is the network "
-            "up, and the bucket's service?"
-        ) from cause
+            left = patience_seconds - (time.monotonic() - began)
+            lost = not reached and patience_seconds - left >= _FIRST_SECONDS
+            given_up = _given_up(doing, error, is_blip, lost=lost)
+            if given_up is None and left <= 0:
+                given_up = _exhausted(doing, error, patience_seconds)
+            if given_up is not None:
+                raise given_up from error
+            pause = random() * min(_LONGEST_PAUSE, 0.3 * 2**attempt)
+            logger.warning(
+                "%s failed (%s); trying again in %.1f s, for %.0f s more",
+                doing, brief(error), pause, left,
+            )  # fmt: skip
+        time.sleep(pause)
+    raise AssertionError  # never: it is tried until it is given up
 
 
 def _given_up(
-    doing: str, error: Exception, is_blip: Callable[[], bool], lost: bool
+    doing: str, error: Exception, is_blip: Callable[[], bool], *, lost: bool
 ) -> StoreError | None:
     """Return what is raised where there is no use in trying again."""
     if isinstance(error.__cause__, StoreRefusedError):  # ours, inside a client's
         return error.__cause__
     if isinstance(error, _PROGRAMMING):  # options that the client can't use, or a bug in it
-        return refused(doing, error, OPTIONS_MEND)
-    mend = mend_for(error)
-    if mend is not None and not (mend is _ACCESS and is_blip()):
-        return refused(doing, error, mend)
+        return refused(doing, error, OPTIONS_FIX)
+    fix = fix_for(error)
+    if fix is not None and not (fix is _ACCESS and is_blip()):
+        return refused(doing, error, fix)
     if lost and _is_no_store(error):
         return StoreError(f"{doing} failed ({brief(error)}). {_NO_SERVER}")
     return None
+
+
+def _exhausted(doing: str, error: Exception, patience_seconds: float) -> StoreError:
+    """Return what is raised when patience is over."""
+    if is_access(error):
+        return refused(doing, error, _ACCESS)
+    return StoreError(
+        f"{doing} failed for {patience_seconds:.0f} s on end ({brief(error)}). Is the network "
+        "up, and the bucket's service?"
+    )
 
 
 def _is_no_store(error: BaseException) -> bool:
@@ -239,11 +236,3 @@ def _is_no_store(error: BaseException) -> bool:
     return getattr(error, "errno", None) == errno.ENOSYS or any(
         name in type(one).__name__ for one in chain for name in _NO_CONNECTION
     )
-
-
-class _TransientError(Exception):
-    """A fault that may pass; its cause is the client's error."""
-
-
-def _cause(error: BaseException | None) -> BaseException:
-    return (error and error.__cause__) or error or StoreError("unknown")
