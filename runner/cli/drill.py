@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Self
 from runner.cli import script_drill
 from runner.cli.common import add_store_option, open_queue, say, store_url
 from runner.cli.exit import Exit
-from runner.cli.render import duration, show
+from runner.cli.render import show
 from runner.cli.specs import add_set_option
 from runner.cli.working import catch_signals
 from runner.errors import PreemptedError, SpecError
+from runner.queue.view import duration
 
 if TYPE_CHECKING:
     from runner.engine.drill import Drill, Event, Kill, Verdict

@@ -3,11 +3,12 @@
 import argparse
 import json
 import signal
+from contextlib import suppress
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from runner.cli.common import Count, add_store_option, open_queue, say
+from runner.cli.common import add_store_option, open_queue, say
 from runner.cli.exit import Exit
 from runner.cli.specs import add_spec_arguments, load_all
 from runner.cli.working import add_session_option, catch_signals, session_of, work
@@ -47,45 +48,48 @@ def run(options: argparse.Namespace) -> int:
     session = session_of(options)
     if not (options.detach or options.dry_run):
         check_backend()
-    if options.priority is not None:
-        options.changes = [*options.changes, f"priority={options.priority}"]
-    specs = [(path, _after(spec, options.after)) for path, spec in load_all(options)]
-    specs = in_order(specs)
+    specs = _specs(options)
     if options.dry_run:
         for _, spec in specs:
             print(json.dumps(spec.effective(), indent=2))
         return Exit.DONE
     from runner.training.check import check_data
 
-    check_data(specs, tell=Count("checked", len(specs)))
+    check_data(specs)
     queue, store = open_queue(options)
     if options.detach and store.url.startswith("memory:"):
         msg = "--detach stores jobs for other processes, and no other sees this one's memory"
         raise SpecError(f"{msg}. Choose a folder or a bucket as --store.")
     _check_after(queue, specs)
     ids: list[str] = []
-    count = Count("stored", len(specs))
     for _, spec in specs:
-        count(len(ids))
         if stop.reason is not None:
             say(f"{len(ids)} of {len(specs)} jobs are stored; the same command stores the rest")
             return Exit.INTERRUPTED if stop.signal == signal.SIGINT else Exit.PREEMPTED
-        known = queue.find(spec.name)
-        try:
-            job = _submit(queue, spec, known)
-        except ConflictError as error:
-            say(f"runner: {error}")
-            return Exit.USAGE
-        if known is not None:
-            say(f"{job.id}: already there, {job.state.value}")
-        print(job.id, flush=True)
-        ids.append(job.id)
-    if options.detach:
-        local = {s.data.path for _, s in specs if s.data.path and "://" not in s.data.path}
-        for path in sorted(local):
+        ids.append(_store(queue, spec))
+    if not options.detach:
+        return work(queue, ids, stop, session=session)
+    for path in sorted({spec.data.path for _, spec in specs if spec.data.path}):
+        if "://" not in path:
             say(f"data.path {path} is of this machine: others leave these jobs unless they have it")
-        return Exit.DONE
-    return work(queue, store, ids, stop, session=session)
+    return Exit.DONE
+
+
+def _specs(options: argparse.Namespace) -> list[tuple[Path, JobSpec]]:
+    """Return the specs with what the options add to them, in the order of their storing."""
+    if options.priority is not None:
+        options.changes = [*options.changes, f"priority={options.priority}"]
+    return in_order([(path, _after(spec, options.after)) for path, spec in load_all(options)])
+
+
+def _store(queue: Queue, spec: JobSpec) -> str:
+    """Store a job, which may be there already, and print its id."""
+    known = queue.find(spec.name)
+    job = _submit(queue, spec, known)
+    if known is not None:
+        say(f"{job.id}: already there, {job.state.value}")
+    print(job.id, flush=True)
+    return job.id
 
 
 def _submit(queue: Queue, spec: JobSpec, known: Job | None) -> Job:
@@ -95,13 +99,10 @@ def _submit(queue: Queue, spec: JobSpec, known: Job | None) -> Job:
     except ConflictError:
         if known is None:
             raise
-        try:
-            stored = parse(queue.spec(spec.name), source=spec.name)
-        except SpecError:
-            stored = None
-        if stored is None or _content(stored) != _content(spec):
-            raise
-        return known
+        with suppress(SpecError):
+            if _content(parse(queue.spec(spec.name), source=spec.name)) == _content(spec):
+                return known
+        raise
 
 
 def _content(spec: JobSpec) -> dict[str, Any]:

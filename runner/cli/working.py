@@ -5,19 +5,19 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from runner.cli.common import exit_code, say
-from runner.cli.exit import Exit
+from runner.cli.common import command, say
+from runner.cli.exit import Exit, exit_code
 from runner.cli.live import make_reporter
-from runner.cli.render import duration
 from runner.engine.notices.kubernetes import grace_seconds
 from runner.engine.preemption import StopRequest
 from runner.errors import SpecError
 from runner.queue.job import Job, State
 from runner.queue.queue import Queue
-from runner.store.base import Store
+from runner.queue.view import duration
 
 if TYPE_CHECKING:
     from runner.engine.session import Session
+    from runner.engine.worker import Owned
 
 
 def catch_signals() -> StopRequest:
@@ -61,7 +61,6 @@ def seconds_of(text: str) -> float:
 
 def work(
     queue: Queue,
-    store: Store,
     ids: Sequence[str] | None,
     stop: StopRequest,
     *,
@@ -77,18 +76,17 @@ def work(
     if session is not None:
         say(f"{session.why}: {duration(max(0.0, session.left_seconds))} to work in")
     looking = Looking(labels)
-    touched: list[str] = []
-    with make_reporter(touched) as reporter, watching(stop, reporter.note, session=session):
+    with make_reporter() as reporter, watching(stop, reporter.note, session=session):
         stop.say = reporter.note  # which knows what else is on the terminal
+        stop.again = command("resume")
         worker = Worker(
-            queue, store, stop=stop, reporter=reporter, looking=looking, session=session
+            queue, queue.store, stop=stop, reporter=reporter, looking=looking, session=session
         )
         owned = worker.work(ids, until_empty=until_empty)
-    for other in owned:
-        if other.job.state is State.RUNNING:
-            say(f"{other.job.id}: {other.availability.why}")
+    _say_running(owned)
     if stop.signal == signal.SIGINT:
-        say("stopped; 'runner resume' goes on from the last checkpoint")
+        if reporter.touched:
+            say(f"stopped; {command('resume')} goes on from the last checkpoint")
         return Exit.INTERRUPTED
     if worker.drained and ids is None:
         say("drained: it takes no more")
@@ -99,10 +97,16 @@ def work(
         return Exit.PREEMPTED
     if worker.unreadable:
         return Exit.STORAGE
-    if ids is None and not touched:
+    if ids is None and not reporter.touched:
         say("nothing to resume" if not owned else "nothing else to resume")
     left = {other.job.id: other.job for other in owned}
-    return exit_code(_now(queue, {*ids} if ids else {*touched, *worker.held, *left}, left))
+    return exit_code(_now(queue, {*(ids or (*reporter.touched, *worker.held, *left))}, left))
+
+
+def _say_running(owned: "Sequence[Owned]") -> None:
+    for other in owned:
+        if other.job.state is State.RUNNING:
+            say(f"{other.job.id}: {other.availability.why}")
 
 
 def _now(queue: Queue, names: set[str], known: Mapping[str, Job]) -> list[Job]:

@@ -68,6 +68,8 @@ class StopRequest:
         self._save_wanted = False
         self.reason: str | None = None  #: None while the work may go on
         self.signal: int | None = None  #: the signal that asked, if one did
+        self.idle = False  #: no job is being worked on
+        self.again = "'runner resume'"  #: goes on from what is saved, for people
         self.at_once = False  #: there is nothing to save: a signal raises where it arrives
 
     # ------------------------------------------------------------------ asking
@@ -105,6 +107,13 @@ class StopRequest:
     def seconds_left(self) -> float | None:
         """Seconds that may be spent on saving; None where nothing limits them."""
         return None if self._deadline is None else self._deadline - self._clock()
+
+    @property
+    def doing(self) -> str:
+        """What follows a request to stop, for people."""
+        if self.idle:
+            return "stopping"
+        return "letting go" if self.at_once else "saving and letting go"
 
     # ------------------------------------------------------------------ interrupting
 
@@ -174,17 +183,14 @@ class StopRequest:
             if name == "SIGHUP":
                 return  # the kernel, a shell and a terminal each say that somebody is gone
             shown = "\x1b[?25h" if sys.stderr.isatty() else ""  # a cursor that was hidden
-            words = (
-                f"{name} again, leaving at once; 'runner resume' goes on from the last checkpoint"
-            )
+            words = f"{name} again, leaving at once; {self.again} goes on from the last checkpoint"
             os.write(sys.stderr.fileno(), f"{shown}\nrunner: {words}\n".encode())
             os._exit(128 + number)
         self.signal = number
         self.reason = self.reason or name
         if name != "SIGINT":
             self._shorten(self._grace)
-        at_once = self.at_once
-        doing = "letting go" if at_once else "saving and letting go"
+        at_once, doing = self.at_once, self.doing
         # a closed terminal, or one that is just being written to, must not fail what is to be saved
         with contextlib.suppress(OSError, RuntimeError):
             self.say(f"{name}: {doing}; once more to leave at once")

@@ -149,7 +149,7 @@ class Worker:
             SpecError: no job can be trained on this machine; none was claimed.
         """
         check_backend()
-        self._patient = not until_empty
+        self._patient, self._stop.idle = not until_empty, True
         try:
             return self._work(ids, until_empty=until_empty)
         finally:
@@ -366,6 +366,7 @@ class Worker:
     def _run(self, lease: Lease, spec: Json) -> None:
         job_id = lease.job.id
         attempt = RunningAttempt(lease, spec, self._around)
+        self._stop.idle = False
         try:
             attempt.run()
         except StoreRefusedError:
@@ -374,6 +375,8 @@ class Worker:
             if not self._patient:
                 raise
             self._release_when_back(lease, error)
+        finally:
+            self._stop.idle = True
         after = self._survey.again(job_id)
         if attempt.lost and (after is None or after.state is not State.CANCELLED):
             self._reporter.note(attempt.lost)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from runner.cli.status import describe, view_all
 from runner.queue.queue import Queue
+from runner.queue.view import describe, view_all
 from runner.store.memory import MemoryStore
 from tests.report.fakes import World, history
 

@@ -126,7 +126,7 @@ class _Watcher:
         left = notice.seconds_left
         if notice.certain and (left is None or left <= self._lead):
             text = notice.text if left is None else f"{notice.text}, {left:.0f} s left"
-            self._say(f"{text}: saving and letting go")
+            self._say(f"{text}: {self._stop.doing}")
             self._stop.set(text, seconds_left=left)
             return True
         if notice.text != self._heeded:

@@ -1,0 +1,84 @@
+"""The lines that a worker writes about a job: its attempts and their progress."""
+
+from runner.cli.common import command
+from runner.queue.job import Job, Stage, State
+from runner.queue.view import count, duration, finite, metric_texts
+from runner.training.progress import Progress
+
+
+def started(job: Job) -> str:
+    """The line that opens an attempt."""
+    what = "training" if job.stage is Stage.TRAIN else "evaluating"
+    if job.stage is Stage.TRAIN and job.checkpoints:
+        after = f"after epoch {job.epoch}, " if job.epoch else ""
+        what = f"resuming {after}at step {job.checkpoints[0].get('step', 0)}"
+    tries = f" (attempt {job.tries})" if job.tries > 1 else ""
+    return f"{job.id}: {what}{tries}"
+
+
+def ended(job: Job, epochs: int = 0) -> str:
+    """The line that closes an attempt; `epochs`: that its training was to have, if known."""
+    why = f": {job.reason}" if job.reason else ""
+    text = job.state.value + why
+    if job.state is State.SUCCEEDED:
+        text = f"succeeded{_result(job)}"
+    elif job.state is State.CANCELLED:
+        text = job.reason or text
+    elif job.state is State.HELD and "runner release" not in why:
+        text += f"; {command('release', job.id)} lets it go on"
+    elif job.state is State.QUEUED and job.stage is Stage.EVALUATE and job.kind == "finish":
+        # an early end of a phase before the last one is not seen here
+        how = "stopped early" if job.epoch < epochs else "ended"
+        text = f"training {how} after {count(job.epoch, 'epoch')}, at step {job.step};"
+        text += " evaluation queued"
+    elif job.state is State.QUEUED:
+        text = f"queued again at step {job.step}{why}"
+    return f"{job.id}: {text}"
+
+
+def _result(job: Job) -> str:
+    found = job.evaluation or {}
+    names = ("top_1", "top_5", "loss", "certainty")
+    known = [f"{name} {found[name]:.4f}" for name in names if finite(found.get(name)) is not None]
+    return f": test {', '.join(known)}" if known else ""
+
+
+def position(progress: Progress) -> str:
+    """Epoch and step."""
+    if progress.stage == "evaluate":
+        return f"evaluating {progress.step}/{progress.steps}"
+    in_validation = progress.stage == "validate"
+    inside = progress.step > 0 or in_validation or not progress.epoch
+    text = f"epoch {progress.epoch + inside}/{progress.epochs}"
+    if progress.step or not progress.epoch:
+        text += f", {'validation ' if in_validation else ''}step {progress.step}"
+        text += f"/{progress.steps}" if progress.steps else ""
+    return text
+
+
+def unsaved(progress: Progress) -> str:
+    """How much would be lost now, if anything could be."""
+    safe = progress.unsaved_seconds is None or progress.stage == "evaluate"
+    return "" if safe else f"unsaved {duration(progress.unsaved_seconds)}"
+
+
+def pace(progress: Progress, eta: float | None) -> str:
+    """Time left and speed; metrics last, to be cut off."""
+    parts = [
+        "" if eta is None else f"ETA {duration(eta)}",
+        f"{progress.images_per_second:.0f} img/s" if progress.images_per_second else "",
+        "  ".join(metric_texts(progress.metrics)),
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def progress_line(job: Job, progress: Progress, eta: float | None) -> str:
+    """Where the stage is, what would be lost now, how fast it is."""
+    parts = position(progress), unsaved(progress), pace(progress, eta)
+    return f"{job.id}: {', '.join(filter(None, parts))}"
+
+
+def epoch_line(progress: Progress) -> str:
+    """The line that an epoch leaves behind."""
+    metrics = "  ".join(metric_texts(progress.metrics))
+    return f"  epoch {progress.epoch}/{progress.epochs}, {metrics}"
