@@ -14,7 +14,7 @@ from runner.cli.common import add_store_option, open_queue, say, write_file
 from runner.cli.exit import Exit
 from runner.errors import NotReadyError, SpecError
 from runner.queue.job import Job, Json
-from runner.queue.view import history_of, read_manifest
+from runner.queue.view import History, history_of, read_manifest
 
 ENDINGS = (".keras", ".csv")
 
@@ -78,7 +78,7 @@ def _reference(job: Job, wished: str) -> Json:
     return reference
 
 
-def _write_history(job: Job, history: dict[str, list[float | None]], path: Path) -> str:
+def _write_history(job: Job, history: History, path: Path) -> str:
     """Write the CSV; how much it holds, in words."""
     epochs = list(zip_longest(*history.values()))
     if not epochs:

@@ -27,6 +27,7 @@ AT_ONCE = 16  #: requests under way together
 LOOKS = 3  #: at what reads like damage: an answer may have been cut on its way
 MOST_MANIFEST = 32 << 20  #: bytes; a network of 10,000 variables has 3 MB
 MOST_DEPTH = 50  #: of what a record nests
+History = dict[str, tuple[float | None, ...]]  #: metric -> one value an epoch
 STEERED_BY = ("loss", "top_1", "val_loss", "val_top_1")  #: the metrics that are shown first
 
 # ---------------------------------------------------------------------- numbers in words
@@ -242,7 +243,7 @@ class Onlooker:
             NotFoundError: there is no job of a name.
         """
         self.unreadable.clear()
-        jobs = self._survey.jobs(list(names) or None)
+        jobs = self._survey.jobs(list(dict.fromkeys(names)) or None)
         for name in {*names} - {job.id for job in jobs} - self.unreadable.keys():
             self.queue.job(name)  # NotFoundError, with names that are like it
         jobs.sort(key=lambda job: (job.submitted_at, job.id))
@@ -292,12 +293,12 @@ def read_manifest(store: Store, reference: Json | None) -> dict[str, Any]:
     return manifest
 
 
-def history_of(manifest: Json) -> dict[str, list[Any]]:
+def history_of(manifest: Json) -> History:
     """Return the metrics of each finished epoch; None for what is no number."""
     history = manifest.get("history")
     lists = history.items() if isinstance(history, dict) else ()
     return {
-        line(str(name)[:100]): [finite(value) for value in values]
+        line(str(name)[:100]): tuple(map(finite, values))
         for name, values in lists
         if isinstance(values, list)
     }

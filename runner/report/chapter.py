@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from datetime import datetime
 from itertools import zip_longest
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from runner.queue.view import count
 from runner.report import pictures, words
 from runner.report.collect import Measured, Run, clean
 from runner.report.examples import Images, Library, TestPart, mistaken, strip
@@ -54,8 +55,7 @@ class Gallery:
 
 def chapter(run: Run, gallery: Gallery, library: Library, now: datetime) -> dict[str, Any]:
     """Return what the template shows of a run, its pictures drawn."""
-    bases = {name.removeprefix("val_") for name in run.history}
-    metrics = [*(name for name in FIRST if name in bases), *sorted(bases - set(FIRST))]
+    metrics = _first(FIRST, {name.removeprefix("val_") for name in run.history})
     columns = [n for metric in metrics for n in (metric, f"val_{metric}") if n in run.history]
     spec = json.dumps(dict(run.spec), indent=2, ensure_ascii=False, default=str)
     return {
@@ -68,6 +68,11 @@ def chapter(run: Run, gallery: Gallery, library: Library, now: datetime) -> dict
         "environment": _environment(run),
         "spec": Markup.escape(clean(spec, limit=LONGEST_SPEC, lines=True)),
     }
+
+
+def _first(names: Iterable[str], known: Set[str]) -> list[str]:
+    """Return what is known, these first and in this order."""
+    return [*(name for name in names if name in known), *sorted(known - {*names})]
 
 
 def _results(run: Run, measured: Measured, gallery: Gallery, library: Library) -> dict[str, Any]:
@@ -95,7 +100,7 @@ def _results(run: Run, measured: Measured, gallery: Gallery, library: Library) -
                 yield text, None
                 continue
             other = "another class" if taken_for is None else words.class_name(names, taken_for)
-            what = f"{words.count(len(images), 'test image')} of {words.class_name(names, true)}"
+            what = f"{count(len(images), 'test image')} of {words.class_name(names, true)}"
             name = f"{run.job.id}-{true}-as-{'other' if taken_for is None else taken_for}"
             yield text, gallery.photos(name, images, f"{what}, each taken for {other}")
 
@@ -121,7 +126,7 @@ def _environment(run: Run) -> dict[str, Any]:
         return {}
     commits = list(dict.fromkeys(one.git_commit for one in run.attempts if one.git_commit))
     known = {**run.numerics, "git_commit": commits or "none: not started in a repository"}
-    ordered = [*(name for name in LABELS if name in known), *sorted(known.keys() - LABELS.keys())]
     return {
-        LABELS.get(name, name.replace("_", " ").capitalize()): known[name] for name in ordered[:60]
+        LABELS.get(name, name.replace("_", " ").capitalize()): known[name]
+        for name in _first(LABELS, known.keys())[:60]
     }

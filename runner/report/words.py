@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from runner.queue.job import Stage
+from runner.queue.view import count, duration, finite
 from runner.report.attempts import Attempt
-from runner.report.collect import Counts, Floats, Measured, Run, number
+from runner.report.collect import Counts, Floats, Measured, Run
 
 ABSENT = "—"  #: where there is no number
 TITLES = {"loss": "Loss", "top_1": "Top-1 accuracy", "top_5": "Top-5 accuracy"}
@@ -34,27 +35,9 @@ def decimal(value: float | None, digits: int = 4) -> str:
     return ABSENT if value is None else f"{value:.{digits}f}"
 
 
-def whole(value: float) -> str:
-    """Return `1,200`."""
-    return f"{value:,.0f}"
-
-
-def count(number: int, word: str, plural: str = "") -> str:
-    """Return `1 epoch`, `2 epochs`, `1,200 images`."""
-    return f"{number:,} {word if number == 1 else plural or word + 's'}"
-
-
-def duration(seconds: float) -> str:
-    """Return `42 s`, `3 min 05 s`, `2 h 05 min`, `3 d 04 h`."""
-    rest = round(seconds)
-    for large, small, size, part in (
-        ("d", "h", 86400, 3600),
-        ("h", "min", 3600, 60),
-        ("min", "s", 60, 1),
-    ):
-        if rest >= size:
-            return f"{rest // size} {large} {rest % size // part:02d} {small}"
-    return f"{rest} s"
+def whole(value: float | None) -> str:
+    """Return `1,200`, or a dash."""
+    return ABSENT if value is None else f"{value:,.0f}"
 
 
 def moment(time: datetime) -> str:
@@ -75,7 +58,7 @@ def column(name: str) -> str:
 
 def shown(metric: str, value: Any) -> str:
     """Return a metric's value in its own form: shares in percent."""
-    known = number(value)
+    known = finite(value)
     return percent(known) if metric.startswith(("top_", *SHARES)) else decimal(known)
 
 

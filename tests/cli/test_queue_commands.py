@@ -460,12 +460,18 @@ def test_what_does_not_fit_this_machine_is_not_to_be_run_here_again(queue: Queue
     assert (code, "left for another machine" in said) == (4, True), said
 
 
+def until_it_works(queue: Queue) -> None:
+    """Wait until a worker has looked at the queue: what is asked from now on is meant for it."""
+    end = time.monotonic() + 60
+    while not presence.everyone(queue.store) and time.monotonic() < end:
+        time.sleep(0.1)
+
+
 def test_an_idle_worker_obeys_a_drain_from_another_machine(queue: Queue) -> None:
     worker = subprocess.Popen(
         [sys.executable, "-m", "runner", "work"], stderr=subprocess.PIPE, text=True, cwd=REPOSITORY
     )  # fmt: skip
-    time.sleep(3)
-    assert worker.poll() is None
+    until_it_works(queue)
     assert main(["work", "--drain"]) == 0
     _, said = worker.communicate(timeout=60)
     assert worker.returncode == 0, said
@@ -476,9 +482,7 @@ def test_an_idle_worker_that_is_stopped_has_nothing_to_save(queue: Queue) -> Non
     worker = subprocess.Popen(
         [sys.executable, "-m", "runner", "work"], stderr=subprocess.PIPE, text=True, cwd=REPOSITORY
     )  # fmt: skip
-    end = time.monotonic() + 60
-    while not presence.everyone(queue.store) and time.monotonic() < end:
-        time.sleep(0.1)
+    until_it_works(queue)
     worker.send_signal(signal.SIGTERM)
     _, said = worker.communicate(timeout=60)
     assert worker.returncode == 75, said
