@@ -10,7 +10,7 @@ from runner.errors import NotFoundError, StoreError
 from runner.queue import presence
 from runner.queue.job import Job, Json, Stage, State, line
 from runner.queue.queue import Queue
-from runner.queue.view import View, ago, count, describe, duration, finite
+from runner.queue.view import View, ago, count, describe, duration
 from runner.store import places
 from runner.store.base import Store
 
@@ -34,29 +34,33 @@ def detail(queue: Queue, view: View) -> str:
     return "\n".join(["", head, *known, *_failure_lines(queue.store, job)])
 
 
-def _facts(queue: Queue, view: View, document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _facts(queue: Queue, view: View, document: dict[str, Any]) -> list[tuple[str, str]]:
     """What is known of the job; nothing is said of what has no text."""
     job, parameters = view.job, document["parameters"]
-    node = f" ({view.node})" if view.node else ""
-    yield "worker", f"{view.worker}{node}" if view.worker else ""
-    yield "parameters", f"{parameters:,}" if parameters else ""
-    for name in ("checkpoint", "best", "final"):
-        yield name, _position(document[name])
-    for name, values in document["history"].items():
-        yield name, _curve(values)
-    for name, value in {**(job.results or {}), **(job.evaluation_run or {})}.items():
-        shown = isinstance(value, float) and finite(value) is not None
-        yield f"test {line(name):<12}", f"{value:.4f}" if shown else ""
+    return [
+        ("worker", f"{view.worker} ({view.node})" if view.node else view.worker or ""),
+        ("parameters", f"{parameters:,}" if parameters else ""),
+        *((name, _position(document[name])) for name in ("checkpoint", "best", "final")),
+        *((name, _curve(values)) for name, values in document["history"].items()),
+        *_measured(document["evaluation"] or {}),
+        *_measured(document["evaluation_run"] or {}),
+        ("saves", _saves(view)),
+        *(("budget", text) for text in _budget(job)),
+        *(("waits for", text) for text in _waits(queue, view)),
+        *(("note", text) for text in job.notes),
+        ("priority", str(job.priority or "")),
+        ("reason", job.reason),
+    ]
+
+
+def _measured(found: Json) -> Iterator[tuple[str, str]]:
+    for name, value in found.items():
+        yield f"test {name:<12}", f"{value:.4f}" if isinstance(value, float) else ""
+
+
+def _saves(view: View) -> str:
     saves = view.interval if view.state == "running" else ""
-    yield "saves", f"{saves}; unsaved {duration(view.unsaved_seconds)}" if saves else ""
-    for text in _budget(job):
-        yield "budget", text
-    for text in _waits(queue, job) if view.state in ("queued", "lost") else ():
-        yield "waits for", text
-    for text in job.notes:
-        yield "note", text
-    yield "priority", str(job.priority or "")
-    yield "reason", job.reason
+    return f"{saves}; unsaved {duration(view.unsaved_seconds)}" if saves else ""
 
 
 def _position(position: Json | None) -> str:
@@ -75,8 +79,11 @@ def _budget(job: Job) -> Iterator[str]:
         yield f"{used:.2f} of {hours:g} {words} spent, {max(0.0, hours - used):.2f} left"
 
 
-def _waits(queue: Queue, job: Job) -> Iterator[str]:
+def _waits(queue: Queue, view: View) -> Iterator[str]:
     """What a job that could be run waits for, one thing a line."""
+    if view.state not in ("queued", "lost"):
+        return
+    job = view.job
     others = list(_others(queue, job)) if job.state is State.QUEUED else []
     pause = queue.availability(job).lapses_in
     if pause:

@@ -11,11 +11,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from queue import Queue
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from runner.cli.exit import Exit
 from runner.cli.live import IN_PLACE
@@ -38,26 +36,25 @@ def run(*arguments: str) -> int:
         [sys.executable, "-m", "runner", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         env={**environment, IN_PLACE: "1"},
         start_new_session=True,  # it hears of an interruption from us, once
         preexec_fn=(lambda: _tie_to(kernel)) if sys.platform == "linux" else None,
     )
-    pieces: Queue[str | None] = Queue()
-    for stream in (process.stdout, process.stderr):
-        threading.Thread(target=_read, args=(stream, pieces), daemon=True).start()
-    place, streams = _place(), 2
-    while streams:  # in this thread, since a notebook tells cells apart by it
+    place = _place()
+    output = io.TextIOWrapper(cast(BinaryIO, process.stdout), "utf-8", "replace", newline="")
+    while True:  # in this thread, since a notebook tells cells apart by it
         try:
-            piece = pieces.get()
-            if piece is None:
-                streams -= 1
-            elif piece.endswith("\r"):
-                place(piece.rstrip("\r"))
-            else:
-                sys.stdout.write(f"{piece.rstrip()}\n")
+            line = output.readline()
         except KeyboardInterrupt:
             process.send_signal(signal.SIGINT)
+            continue
+        if not line:
+            break
+        if line.endswith("\r"):  # progress
+            place(line.rstrip("\r"))
+        else:
+            sys.stdout.write(f"{line.rstrip()}\n")
     code = process.wait()
     place("")
     if code in (Exit.PREEMPTED, Exit.INTERRUPTED):
@@ -95,10 +92,3 @@ def _place() -> Callable[[str], None]:
         return lambda _: None
     handle = display({"text/plain": ""}, raw=True, display_id=True)  # type: ignore[no-untyped-call]
     return lambda text: handle.update({"text/plain": text}, raw=True)
-
-
-def _read(stream: IO[bytes] | None, pieces: "Queue[str | None]") -> None:
-    """Pass lines on; what ends in a carriage return is progress and belongs in its place."""
-    for line in io.TextIOWrapper(cast(BinaryIO, stream), "utf-8", "replace", newline=""):
-        pieces.put(line)
-    pieces.put(None)

@@ -21,13 +21,14 @@ from typing import Any
 from runner import registry
 from runner.cli.common import say, write_file
 from runner.cli.exit import Exit
-from runner.cli.specs import add_set_option, load_all
+from runner.cli.specs import add_set_option, load_all, local_paths
 from runner.errors import SpecError
 from runner.spec import JobSpec
 from runner.store.settings import mask
 
 FOLDER = Path(__file__).parent / "notebooks"
 PACKAGE = "keras-runner"
+S3_CLIENT = "s3fs>=2024.12"  #: of the extra s3
 _CODE = re.compile(r"^```python *(?P<tags>[a-z ]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 #: the store's scheme → which text tells of it; "" where no store is named
 _STORES = {
@@ -56,7 +57,7 @@ import base64, pathlib, tempfile
 wheel = pathlib.Path(tempfile.gettempdir(), "{name}")
 wheel.write_bytes(base64.b64decode(\"\"\"
 {content}\"\"\"))
-%pip install --quiet "{{wheel}}[{extras}]"
+%pip install --quiet "{{wheel}}"{client}
 """
 
 
@@ -125,13 +126,14 @@ def make(
     given = [
         spec.model_dump(mode="json", exclude={"schema_"}, exclude_unset=True) for spec in specs
     ]
-    extras = _extras([store, *(spec.data.path or "" for spec in specs)], specs)
+    urls = [store, *(spec.data.path or "" for spec in specs)]
+    client = f' "{S3_CLIENT}"' if any(url.startswith(("s3://", "s3a://")) for url in urls) else ""
     if requirement:
-        install = f"%pip install --quiet {_quoted(requirement, extras)}"
+        install = f'%pip install --quiet "{_checked(requirement)}"{client}'
     else:
         name, wheel = _wheel()
         content = base64.encodebytes(wheel).decode()
-        install = _CARRIED.format(name=name, content=content, extras=extras)
+        install = _CARRIED.format(name=name, content=content, client=client)
     text = text.replace("{{store}}", json.dumps(store))
     text = text.replace("{{jobs}}", pprint.pformat(given, width=100, sort_dicts=False))
     text = text.replace("{{install}}", install)
@@ -156,7 +158,11 @@ def _cells(text: str) -> Iterator[dict[str, Any]]:
     for block in [*_CODE.finditer(text), None]:
         words = text[end : block.start() if block else len(text)].strip()
         if words:
-            yield {"cell_type": "markdown", "metadata": {}, "source": _lines(words)}
+            yield {
+                "cell_type": "markdown",
+                "metadata": {},
+                "source": words.splitlines(keepends=True),
+            }
         if block:
             end = block.end()
             code = block["code"].strip()
@@ -165,37 +171,18 @@ def _cells(text: str) -> Iterator[dict[str, Any]]:
             yield {
                 "cell_type": "code",
                 "metadata": {"tags": block["tags"].split()} if block["tags"] else {},
-                "source": _lines(code),
+                "source": code.splitlines(keepends=True),
                 "execution_count": None,
                 "outputs": [],
             }
 
 
-def _lines(text: str) -> list[str]:
-    return text.splitlines(keepends=True)
-
-
-def _extras(urls: Sequence[str], specs: Sequence[JobSpec]) -> str:
-    """Which extras of this package the notebook needs, as a requirement names them."""
-    wanted = ["report"]
-    if any(spec.data.name == "folder" for spec in specs):
-        wanted.append("images")
-    if any(url.startswith(("s3://", "s3a://")) for url in urls):
-        wanted.append("s3")
-    return ",".join(wanted)
-
-
-def _quoted(requirement: str, extras: str) -> str:
-    """The requirement for a `%pip` line, with the extras that the notebook needs."""
+def _checked(requirement: str) -> str:
+    """Return the requirement if it may stand between quotes in a `%pip` line."""
     if any(not character.isprintable() or character in "\"'$`\\" for character in requirement):
         msg = f"--install received {requirement!r}: expected what pip installs, without quotes,"
         raise SpecError(f"{msg} variables or line breaks, such as git+https://HOST/REPOSITORY")
-    named = re.fullmatch(r"([\w.-]+)(?:\[([^\]]*)\])?(.*)", requirement)
-    if "://" in requirement:
-        requirement = f"{PACKAGE}[{extras}] @ {requirement}"
-    elif named:
-        requirement = f"{named[1]}[{','.join(filter(None, (named[2], extras)))}]{named[3]}"
-    return f'"{requirement}"'
+    return requirement
 
 
 def _wheel() -> tuple[str, bytes]:
@@ -251,7 +238,7 @@ def _sum(content: bytes) -> str:
 
 def _say_what_is_missing(specs: Sequence[JobSpec]) -> None:
     """Name what the jobs need and the notebook does not bring."""
-    for path in sorted({s.data.path for s in specs if s.data.path and "://" not in s.data.path}):
+    for path in local_paths(specs):
         say(
             f"data.path {path} is of this machine: give a URL, or where the file is in the notebook"
         )

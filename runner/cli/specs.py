@@ -1,6 +1,7 @@
 """Spec files on the command line: `SPEC… [--set key=value]`."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from runner import specfile
@@ -24,6 +25,12 @@ def add_set_option(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="change a field, such as training.epochs=2 (again for more)",
     )
+
+
+def local_paths(specs: Iterable[JobSpec]) -> list[str]:
+    """The data of these jobs that only this machine may have."""
+    paths = (spec.data.path for spec in specs)
+    return sorted({path for path in paths if path and "://" not in path})
 
 
 def load_all(options: argparse.Namespace) -> list[tuple[Path, JobSpec]]:

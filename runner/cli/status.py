@@ -72,19 +72,22 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(jobs, views, alone=len(options.job) == 1)
     elif views or jobs.unreadable:
-        show(*table(views, jobs.unreadable))
+        _print(jobs, views, details=bool(options.job))
     elif isinstance(store, FileStore) and not store.is_there:
         say(f"no jobs: {store.url} is not there yet")
     else:
         say("no jobs" + (" like that" if _filters(options) else ""))
-    if options.job and not options.json:
-        from runner.cli.detail import detail
-
-        for view in views:
-            print(detail(queue, view))
     for problem in jobs.problems:
         say(problem)
     return Exit.STORAGE if jobs.unreadable else Exit.DONE
+
+
+def _print(jobs: Onlooker, views: Sequence[View], *, details: bool) -> None:
+    from runner.cli.detail import detail
+
+    show(*table(views, jobs.unreadable))
+    for view in views if details else ():
+        print(detail(jobs.queue, view))
 
 
 def _filters(options: argparse.Namespace) -> list[str]:

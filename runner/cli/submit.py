@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.cli.common import add_store_option, open_queue, say
 from runner.cli.exit import Exit
-from runner.cli.specs import add_spec_arguments, load_all
+from runner.cli.specs import add_spec_arguments, load_all, local_paths
 from runner.cli.working import add_session_option, catch_signals, session_of, work
 from runner.errors import ConflictError, NotFoundError, SpecError
 from runner.queue.job import Job
@@ -69,9 +69,8 @@ def run(options: argparse.Namespace) -> int:
         ids.append(_store(queue, spec))
     if not options.detach:
         return work(queue, ids, stop, session=session)
-    for path in sorted({spec.data.path for _, spec in specs if spec.data.path}):
-        if "://" not in path:
-            say(f"data.path {path} is of this machine: others leave these jobs unless they have it")
+    for path in local_paths(spec for _, spec in specs):
+        say(f"data.path {path} is of this machine: others leave these jobs unless they have it")
     return Exit.DONE
 
 

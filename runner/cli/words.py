@@ -1,5 +1,7 @@
 """The lines that a worker writes about a job: its attempts and their progress."""
 
+from collections.abc import Callable, Mapping
+
 from runner.cli.common import command
 from runner.queue.job import Job, Stage, State
 from runner.queue.view import count, duration, finite, metric_texts
@@ -18,29 +20,40 @@ def started(job: Job) -> str:
 
 def ended(job: Job, epochs: int = 0) -> str:
     """The line that closes an attempt; `epochs`: that its training was to have, if known."""
+    say = _ENDED.get(job.state)
     why = f": {job.reason}" if job.reason else ""
-    text = job.state.value + why
-    if job.state is State.SUCCEEDED:
-        text = f"succeeded{_result(job)}"
-    elif job.state is State.CANCELLED:
-        text = job.reason or text
-    elif job.state is State.HELD and "runner release" not in why:
-        text += f"; {command('release', job.id)} lets it go on"
-    elif job.state is State.QUEUED and job.stage is Stage.EVALUATE and job.kind == "finish":
+    return f"{job.id}: {say(job, epochs) if say else f'{job.state.value}{why}'}"
+
+
+def _held(job: Job, _: int) -> str:
+    if "runner release" in job.reason:
+        return f"held: {job.reason}"
+    why = f"held: {job.reason}" if job.reason else "held"
+    return f"{why}; {command('release', job.id)} lets it go on"
+
+
+def _queued(job: Job, epochs: int) -> str:
+    if job.stage is Stage.EVALUATE and job.kind == "finish":
         # an early end of a phase before the last one is not seen here
         how = "stopped early" if job.epoch < epochs else "ended"
-        text = f"training {how} after {count(job.epoch, 'epoch')}, at step {job.step};"
-        text += " evaluation queued"
-    elif job.state is State.QUEUED:
-        text = f"queued again at step {job.step}{why}"
-    return f"{job.id}: {text}"
+        after = f"after {count(job.epoch, 'epoch')}, at step {job.step}"
+        return f"training {how} {after}; evaluation queued"
+    return f"queued again at step {job.step}: {job.reason}"
 
 
-def _result(job: Job) -> str:
+def _succeeded(job: Job, _: int) -> str:
     found = job.evaluation or {}
     names = ("top_1", "top_5", "loss", "certainty")
     known = [f"{name} {found[name]:.4f}" for name in names if finite(found.get(name)) is not None]
-    return f": test {', '.join(known)}" if known else ""
+    return f"succeeded: test {', '.join(known)}" if known else "succeeded"
+
+
+_ENDED: Mapping[State, Callable[[Job, int], str]] = {
+    State.SUCCEEDED: _succeeded,
+    State.QUEUED: _queued,
+    State.HELD: _held,
+    State.CANCELLED: lambda job, _: job.reason or "cancelled",
+}
 
 
 def position(progress: Progress) -> str:

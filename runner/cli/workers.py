@@ -1,7 +1,7 @@
 """`runner status --workers`: who works here, idle or not, and what each left to others."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from runner.cli.render import show
 from runner.queue import presence
 from runner.queue.presence import Presence
 from runner.queue.queue import Queue
-from runner.queue.view import Onlooker, ago
+from runner.queue.view import Onlooker, View, ago
 
 SILENT_SECONDS = 2 * presence.RENEW_SECONDS + 60  #: without a sign, a worker without a job is gone
 COLUMNS = ("WORKER", "DOES", "SEEN", "GPU", "LABELS", "NODE")
@@ -39,26 +39,29 @@ def all_workers(queue: Queue) -> Iterator[dict[str, Any]]:
     """Return what is known of each, as JSON."""
     views = [view for view in Onlooker(queue).look() if view.worker]
     known = {one.worker: one for one in presence.everyone(queue.store)}
-    now = datetime.now(UTC)
     for name in sorted({*known, *(view.worker or "" for view in views)}):
-        mine = [view for view in views if view.worker == name]
-        one = known.get(name, Presence(owner={}, sent_at=now, left={}))
-        seconds = [view.seen_seconds for view in mine if view.seen_seconds is not None]
-        if not mine:
-            seconds = [max(0.0, (now - one.sent_at).total_seconds())]
-        seen = min(seconds, default=None)
-        idle = "idle" if seen is not None and seen < SILENT_SECONDS else "silent"
-        yield {
-            "worker": name,
-            "state": min((view.state for view in mine), default=idle),
-            "jobs": [view.job.id for view in mine],
-            "seen_seconds": seen,
-            "gpus": list(one.gpus),
-            "labels": list(one.labels),
-            "node": one.node or None,
-            "version": one.version or None,
-            "left": dict(one.left),
-        }
+        one = known.get(name, Presence(owner={}, sent_at=datetime.now(UTC), left={}))
+        yield _worker(name, one, [view for view in views if view.worker == name])
+
+
+def _worker(name: str, one: Presence, views: Sequence[View]) -> dict[str, Any]:
+    """What a worker says of itself, and its jobs."""
+    seconds = [view.seen_seconds for view in views if view.seen_seconds is not None]
+    if not views:
+        seconds = [max(0.0, (datetime.now(UTC) - one.sent_at).total_seconds())]
+    seen = min(seconds, default=None)
+    idle = "idle" if seen is not None and seen < SILENT_SECONDS else "silent"
+    return {
+        "worker": name,
+        "state": min((view.state for view in views), default=idle),
+        "jobs": [view.job.id for view in views],
+        "seen_seconds": seen,
+        "gpus": list(one.gpus),
+        "labels": list(one.labels),
+        "node": one.node or None,
+        "version": one.version or None,
+        "left": dict(one.left),
+    }
 
 
 def _row(worker: dict[str, Any]) -> tuple[str, ...]:

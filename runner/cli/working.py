@@ -2,7 +2,7 @@
 
 import argparse
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from runner.cli.common import command, say
@@ -83,7 +83,6 @@ def work(
             queue, queue.store, stop=stop, reporter=reporter, looking=looking, session=session
         )
         owned = worker.work(ids, until_empty=until_empty)
-    _say_running(owned)
     if stop.signal == signal.SIGINT:
         if reporter.touched:
             say(f"stopped; {command('resume')} goes on from the last checkpoint")
@@ -95,29 +94,31 @@ def work(
         return _after_session(queue, ids, session)
     if stop.reason is not None:
         return Exit.PREEMPTED
+    _say_running(owned)
     if worker.unreadable:
         return Exit.STORAGE
     if ids is None and not reporter.touched:
         say("nothing to resume" if not owned else "nothing else to resume")
-    left = {other.job.id: other.job for other in owned}
-    return exit_code(_now(queue, {*(ids or (*reporter.touched, *worker.held, *left))}, left))
+    others = [other.job.id for other in owned]
+    return exit_code(_now(queue, ids or [*reporter.touched, *worker.held, *others]))
 
 
 def _say_running(owned: "Sequence[Owned]") -> None:
+    """Name the jobs that other workers run."""
     for other in owned:
         if other.job.state is State.RUNNING:
             say(f"{other.job.id}: {other.availability.why}")
 
 
-def _now(queue: Queue, names: set[str], known: Mapping[str, Job]) -> list[Job]:
+def _now(queue: Queue, names: Sequence[str]) -> list[Job]:
     """Return jobs as they are now. Raises NotFoundError for one that was removed meanwhile."""
-    found = queue.look(names, known)
-    return [*found, *map(queue.job, names - {job.id for job in found})]
+    found = queue.look({*names}, {})
+    return [*found, *map(queue.job, {*names} - {job.id for job in found})]
 
 
 def _after_session(queue: Queue, ids: Sequence[str] | None, session: "Session | None") -> Exit:
     """75 where something is left that another session could go on with."""
-    jobs = queue.jobs() if ids is None else _now(queue, {*ids}, {})
+    jobs = queue.jobs() if ids is None else _now(queue, ids)
     left = [job.id for job in jobs if job.state in (State.QUEUED, State.RUNNING)]
     if not left:
         return exit_code(jobs)

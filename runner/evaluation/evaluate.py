@@ -48,17 +48,25 @@ class Evaluation:
         return buffer.getvalue()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Looks:
+    """How an evaluation looks at the images."""
+
+    augmented_passes: int  #: through the augmentation; none where there is none
+    batch_size: int  #: it divides the random numbers too: another size sees other changes
+    seed: int  #: of the random changes
+    #: flip, rotation and zoom as in a spec, for a model that was trained without them or with
+    #: others; None: those that it was trained with
+    augmentation: Mapping[str, Any] | None = None
+
+
 def evaluate(
     parts: Assembled,
     x: NDArray[np.uint8],
     y: NDArray[Any],
-    *,
     class_names: Sequence[str],
-    augmented_passes: int,
-    batch_size: int,
-    seed: int,
-    augmentation: Mapping[str, Any] | None = None,
-    jit_compile: bool | None = None,
+    looks: Looks,
+    *,
     should_stop: Callable[[], str | None] = lambda: None,
     on_progress: OnProgress = lambda _: None,
 ) -> Evaluation:
@@ -69,14 +77,7 @@ def evaluate(
         x: uint8 images, N x height x width x channels.
         y: True classes.
         class_names: One per class.
-        augmented_passes: How often the images go through the augmentation; where there is
-            none, they do not.
-        batch_size: Images at a time; it divides the random numbers too, so another size sees
-            other random changes.
-        seed: Of the random changes.
-        augmentation: flip, rotation and zoom as in a spec, for a model that was trained without
-            them or with others; null for those that it was trained with.
-        jit_compile: Compile with XLA; None for what the backend does by itself.
+        looks: How often and how they are looked at.
         should_stop: Asked before every batch; a text ends the evaluation.
         on_progress: Told after every batch.
 
@@ -87,10 +88,10 @@ def evaluate(
     if len(x) == 0 or len(x) != len(y):
         msg = f"received {len(x)} test images and {len(y)} labels; expected one label each."
         raise SpecError(msg)
-    layers = augmentation_layers(augmentation or parts.augmentation, seed=seed)
-    passes = augmented_passes if layers else 0
-    network = _network(parts, jit_compile=jit_compile)
-    run = _Run(network, x, batch_size, passes, should_stop, on_progress)
+    seed = looks.seed
+    layers = augmentation_layers(looks.augmentation or parts.augmentation, seed=seed)
+    passes = looks.augmented_passes if layers else 0
+    run = _Run(_network(parts), x, looks.batch_size, passes, should_stop, on_progress)
     run.warm_up()
     began = time.perf_counter()
     results = [run.predict([], 0, seed)]
@@ -104,15 +105,14 @@ def evaluate(
     )
 
 
-def _network(parts: Assembled, *, jit_compile: bool | None) -> "keras.Model":
+def _network(parts: Assembled) -> "keras.Model":
     """Wrap the trained network, so that compiling for this leaves the original as it is."""
     import keras
 
     pixels = keras.Input(parts.image_shape, name="pixels")
     model = keras.Model(pixels, parts.network(pixels, training=False), name="evaluation")
-    if jit_compile is None:  # TensorFlow has graphs; JAX has XLA or single operations
-        jit_compile = keras.config.backend() != "tensorflow"
-    model.compile(jit_compile=jit_compile)
+    # TensorFlow has graphs; JAX has XLA or single operations
+    model.compile(jit_compile=keras.config.backend() != "tensorflow")
     return model
 
 

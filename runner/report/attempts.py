@@ -105,26 +105,31 @@ def _attempt(
 ) -> Attempt:
     """Return the attempt of a claim and the records after it; `gone`: its worker is."""
     claim, *later = records
-    kinds = [record.kind for record in later]
+    owner, trains = claim.owner or {}, claim.stage is Stage.TRAIN
     end = next((record for record in later if record.kind in _ENDS), None)
     newest = end or next((one for one in reversed(later) if one.kind == "commit"), claim)
-    ending = Ending.LOST if gone or _GONE in kinds else Ending.RUNNING
-    ending = _ENDS[end.kind] if end else ending
-    ended_at = newest.updated_at
-    if beat and beat.sent_at and not end:
-        ended_at = max(ended_at, beat.sent_at)
-    owner = claim.owner or {}
+    ending, ended_at = Ending.RUNNING, None
+    if end:
+        ending, ended_at = _ENDS[end.kind], newest.updated_at
+    elif gone or _GONE in [record.kind for record in later]:
+        ending, ended_at = Ending.LOST, _last_sign(newest, beat)
     return Attempt(
         number=claim.attempts,
         stage=claim.stage,
         host=str(owner.get("host", "?")),
         began_at=claim.updated_at,
-        ended_at=None if ending is Ending.RUNNING else ended_at,
+        ended_at=ended_at,
         ending=ending,
         reason=end.reason if end else "",
         first_step=claim.step,
         saved_step=newest.step,
         saved_epoch=newest.step / steps_per_epoch if steps_per_epoch else newest.epoch,
-        done_step=beat.step if beat and claim.stage is Stage.TRAIN else None,
+        done_step=beat.step if beat and trains else None,
         git_commit=str(owner.get("git_commit", "")),
     )
+
+
+def _last_sign(newest: Job, beat: Heartbeat | None) -> datetime:
+    """When a worker that died was last known to live."""
+    sent_at = beat.sent_at if beat else None
+    return max(newest.updated_at, sent_at or newest.updated_at)
