@@ -126,14 +126,7 @@ def make(
     given = [
         spec.model_dump(mode="json", exclude={"schema_"}, exclude_unset=True) for spec in specs
     ]
-    urls = [store, *(spec.data.path or "" for spec in specs)]
-    client = f' "{S3_CLIENT}"' if any(url.startswith(("s3://", "s3a://")) for url in urls) else ""
-    if requirement:
-        install = f'%pip install --quiet "{_checked(requirement)}"{client}'
-    else:
-        name, wheel = _wheel()
-        content = base64.encodebytes(wheel).decode()
-        install = _CARRIED.format(name=name, content=content, client=client)
+    install = _install(requirement, [store, *(spec.data.path or "" for spec in specs)])
     text = text.replace("{{store}}", json.dumps(store))
     text = text.replace("{{jobs}}", pprint.pformat(given, width=100, sort_dicts=False))
     text = text.replace("{{install}}", install)
@@ -177,12 +170,18 @@ def _cells(text: str) -> Iterator[dict[str, Any]]:
             }
 
 
-def _checked(requirement: str) -> str:
-    """Return the requirement if it may stand between quotes in a `%pip` line."""
+def _install(requirement: str, urls: Sequence[str]) -> str:
+    """The code that installs this package, and what opens these URLs."""
+    s3 = any(url.startswith(("s3://", "s3a://")) for url in urls)
+    client = f' "{S3_CLIENT}"' if s3 else ""
+    if not requirement:
+        name, wheel = _wheel()
+        content = base64.encodebytes(wheel).decode()
+        return _CARRIED.format(name=name, content=content, client=client)
     if any(not character.isprintable() or character in "\"'$`\\" for character in requirement):
         msg = f"--install received {requirement!r}: expected what pip installs, without quotes,"
         raise SpecError(f"{msg} variables or line breaks, such as git+https://HOST/REPOSITORY")
-    return requirement
+    return f'%pip install --quiet "{requirement}"{client}'
 
 
 def _wheel() -> tuple[str, bytes]:

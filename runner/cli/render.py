@@ -36,23 +36,21 @@ def fitting(rows: Sequence[Sequence[str]], styles: Sequence[str], width: int) ->
     from rich.table import Table
     from rich.text import Text
 
-    header, *body = rows
-    filled = {column[0]: column for column in zip(*rows, strict=True) if any(column[1:])}
-    wide = {name: max(map(len, column)) + 2 for name, column in filled.items()}
+    names = [column[0] for column in zip(*rows, strict=True) if any(column[1:])]
+    cells = [dict(zip(rows[0], row, strict=True)) for row in rows]
+    wide = {name: max(len(row[name]) for row in cells) + 2 for name in names}
     wide[COLOURED] = min(wide.get(COLOURED, 0), LEAST)
     for name in FIRST_TO_GO:
-        if sum(wide.values()) > width and name != header[0]:
-            wide.pop(name, None)
-            filled.pop(name, None)
+        if sum(wide.values()) > width and name in names[1:]:
+            names.remove(name)
+            del wide[name]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    for name in filled:
+    for name in names:
         table.add_column(name, no_wrap=name != COLOURED)  # rich narrows what may be wrapped
-    for row, style in zip(body, styles or [""] * len(body), strict=True):
-        cells = dict(zip(header, row, strict=True))
-        styled = {name: style if name == COLOURED else "" for name in filled}
-        table.add_row(
-            *(Text(cells[name], styled[name], no_wrap=True, overflow="ellipsis") for name in filled)
-        )
+    for row, style in zip(cells[1:], styles or [""] * len(cells[1:]), strict=True):
+        texts = {name: Text(row[name], no_wrap=True, overflow="ellipsis") for name in names}
+        texts.get(COLOURED, Text()).style = style
+        table.add_row(*texts.values())
     return table
 
 

@@ -50,9 +50,7 @@ def run(options: argparse.Namespace) -> int:
         check_backend()
     specs = _specs(options)
     if options.dry_run:
-        for _, spec in specs:
-            print(json.dumps(spec.effective(), indent=2))
-        return Exit.DONE
+        return _dry_run(specs)
     from runner.training.check import check_data
 
     check_data(specs)
@@ -67,8 +65,16 @@ def run(options: argparse.Namespace) -> int:
             say(f"{len(ids)} of {len(specs)} jobs are stored; the same command stores the rest")
             return Exit.INTERRUPTED if stop.signal == signal.SIGINT else Exit.PREEMPTED
         ids.append(_store(queue, spec))
-    if not options.detach:
-        return work(queue, ids, stop, session=session)
+    return _detached(specs) if options.detach else work(queue, ids, stop, session=session)
+
+
+def _dry_run(specs: list[tuple[Path, JobSpec]]) -> Exit:
+    for _, spec in specs:
+        print(json.dumps(spec.effective(), indent=2))
+    return Exit.DONE
+
+
+def _detached(specs: list[tuple[Path, JobSpec]]) -> Exit:
     for path in local_paths(spec for _, spec in specs):
         say(f"data.path {path} is of this machine: others leave these jobs unless they have it")
     return Exit.DONE

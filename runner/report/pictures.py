@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -54,20 +55,7 @@ MARKS = 200  #: interruptions in a picture, the newest
 COUNTED_CLASSES = 12  #: and up to so many their counts in the cells
 TIMELINE_ROWS = 30
 LARGEST = 1e30  #: beyond this an axis has no sensible ticks
-STYLE: dict[str, Any] = {
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 8.5,
-    "text.color": INK, "text.parse_math": False,
-    "axes.edgecolor": MUTED, "axes.labelcolor": MUTED, "axes.labelsize": 8.5,
-    "axes.titlesize": 9.5, "axes.titleweight": "bold", "axes.titlelocation": "left",
-    "axes.titlepad": 10, "axes.linewidth": 0.7, "axes.facecolor": "none", "axes.axisbelow": True,
-    "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": False, "grid.color": GRID, "grid.linewidth": 0.6,
-    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": 8, "ytick.labelsize": 8,
-    "legend.frameon": False, "legend.fontsize": 7.5, "legend.handlelength": 1.8,
-    "legend.handletextpad": 0.5, "legend.columnspacing": 0.9, "legend.borderpad": 0,
-    "lines.linewidth": 1.6, "lines.solid_capstyle": "round",
-    "figure.facecolor": "none", "svg.fonttype": "none",
-}  # fmt: skip
+STYLE = Path(__file__).parent / "templates" / "pictures.mplstyle"
 
 Values = Sequence[float | None]
 
@@ -100,8 +88,7 @@ def draw(
     width, height = size
     png, svg = io.BytesIO(), io.StringIO()
     quick: Any = {"compress_level": 1}  # the usual 6 takes a fifth of a report's time
-    settings: Any = {**STYLE, "svg.hashsalt": name}
-    with warnings.catch_warnings(), mpl.rc_context(settings):
+    with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": name}, STYLE):
         # letters that the PNG's typeface lacks; the page has them in its own
         warnings.filterwarnings("ignore", message="Glyph")
         figure = Figure(figsize=size)
