@@ -91,7 +91,8 @@ def evaluate(
     seed = looks.seed
     layers = augmentation_layers(looks.augmentation or parts.augmentation, seed=seed)
     passes = looks.augmented_passes if layers else 0
-    run = _Run(_network(parts), x, looks.batch_size, passes, should_stop, on_progress)
+    batch_size = min(looks.batch_size, len(x))
+    run = _Run(_network(parts), x, batch_size, passes, should_stop, on_progress)
     run.warm_up()
     began = time.perf_counter()
     results = [run.predict([], 0, seed)]
@@ -127,25 +128,21 @@ def _pixels(layers: "Sequence[keras.layers.Layer]", images: NDArray[np.uint8]) -
     return np.asarray(keras.ops.convert_to_numpy(x))
 
 
+@dataclass(frozen=True)
 class _Run:
     """Passes over the images, batch by batch."""
 
-    def __init__(
-        self,
-        network: "keras.Model",
-        x: NDArray[np.uint8],
-        batch_size: int,
-        passes: int,
-        should_stop: Callable[[], str | None],
-        on_progress: OnProgress,
-    ) -> None:
-        self._network = network
-        self._x = x
-        self._batch_size = min(batch_size, len(x))
-        self._should_stop = should_stop
-        self._on_progress = on_progress
-        self._per_pass = -(-len(x) // self._batch_size)
-        self._steps = self._per_pass * (passes + 1)
+    network: "keras.Model"
+    x: NDArray[np.uint8]
+    batch_size: int
+    passes: int
+    should_stop: Callable[[], str | None]
+    on_progress: OnProgress
+
+    @property
+    def per_pass(self) -> int:
+        """Batches of one pass."""
+        return -(-len(self.x) // self.batch_size)
 
     def warm_up(self) -> None:
         """Trace before the clock runs."""
@@ -156,18 +153,18 @@ class _Run:
     ) -> NDArray[np.float32]:
         """Return the probabilities of pass `number`, images x classes."""
         began, done = time.perf_counter(), []
-        for batch in range(self._per_pass):
-            if reason := self._should_stop():
+        for batch in range(self.per_pass):
+            if reason := self.should_stop():
                 msg = f"evaluation stopped before its end: {reason}"
                 raise PreemptedError(msg)
             _seed(layers, f"evaluation {seed} {number} {batch}")
             done.append(self._ask(layers, batch))
-            seen = min((batch + 1) * self._batch_size, len(self._x))
-            self._on_progress(
+            seen = min((batch + 1) * self.batch_size, len(self.x))
+            self.on_progress(
                 Progress(
                     stage="evaluate",
-                    step=number * self._per_pass + batch + 1,
-                    steps=self._steps,
+                    step=number * self.per_pass + batch + 1,
+                    steps=self.per_pass * (self.passes + 1),
                     images_per_second=seen / (time.perf_counter() - began),
                 )
             )
@@ -175,10 +172,10 @@ class _Run:
 
     def _ask(self, layers: "Sequence[keras.layers.Layer]", batch: int) -> NDArray[np.float32]:
         """Return the probabilities of a batch; the last is filled up: a new size is traced anew."""
-        places = np.arange(batch * self._batch_size, (batch + 1) * self._batch_size)
-        images = self._x.take(places, axis=0, mode="wrap")
-        answer = self._network.predict_on_batch(_pixels(layers, images))
-        probabilities = np.asarray(answer, dtype=np.float32)[places < len(self._x)]
+        places = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
+        images = self.x.take(places, axis=0, mode="wrap")
+        answer = self.network.predict_on_batch(_pixels(layers, images))
+        probabilities = np.asarray(answer, dtype=np.float32)[places < len(self.x)]
         if not np.isfinite(probabilities).all():
             msg = "the network's probabilities are not finite: its training has diverged."
             raise TrainingError(msg)

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -317,55 +318,49 @@ def parameters_of(manifest: Json) -> int | None:
         return None
 
 
+#: the names of `runner status JOB --json`, which is a contract
+CONTRACT = (
+    "id", "name", "state", "stage", "reason", "attempts", "tries", "preemptions", "deaths",
+    "failures", "failure", "priority", "after", "requirements", "budget", "spent_hours",
+    "spent_gpu_hours", "stalled_seconds", "eta_seconds", "epoch", "step", "checkpoint", "best",
+    "final", "history", "evaluation", "evaluation_run", "parameters", "interval",
+    "unsaved_seconds", "notes", "worker", "node", "seen_seconds", "submitted_at", "updated_at",
+    "store",
+)  # fmt: skip
+_OF_VIEW = (
+    "state", "stalled_seconds", "eta_seconds", "interval", "worker", "node", "seen_seconds"
+)  # fmt: skip
+
+
 def describe(store: Store, view: View) -> dict[str, Any]:
     """Return the contract of `runner status JOB --json`; what is no finite number is null."""
     job = view.job
     checkpoint = job.checkpoints[0] if job.checkpoints else None
-    try:
+    manifest: Json = {}
+    with suppress(StoreError):
         manifest = read_manifest(store, job.final or checkpoint)
-    except StoreError:
-        manifest = {}
-    document: dict[str, Any] = _strict(
-        {
-            "id": job.id,
-            "name": job.id,
-            "state": view.state,
-            "stage": job.stage.value,
-            "reason": job.reason,
-            "attempts": job.attempts,
-            "tries": job.tries,
-            "preemptions": job.preempted,
-            "deaths": job.died,
-            "failures": job.failures,
-            "failure": job.failure or None,
-            "priority": job.priority,
-            "after": job.after,
-            "requirements": job.requirements or None,
-            "budget": job.budget or None,
-            "spent_hours": job.spent_seconds / 3600,
-            "spent_gpu_hours": job.spent_gpu_seconds / 3600,
-            "stalled_seconds": view.stalled_seconds,
-            "eta_seconds": view.eta_seconds,
-            "epoch": job.epoch,
-            "step": job.step,
-            "checkpoint": _position(checkpoint),
-            "best": _position(job.best),
-            "final": _position(job.final),
-            "history": history_of(manifest),
-            "evaluation": job.results,
-            "evaluation_run": job.evaluation_run,
-            "parameters": parameters_of(manifest),
-            "interval": view.interval,
-            "unsaved_seconds": view.beat.unsaved_seconds if view.beat else None,
-            "notes": job.notes,
-            "worker": view.worker,
-            "node": view.node,
-            "seen_seconds": view.seen_seconds,
-            "submitted_at": job.submitted_at.isoformat(),
-            "updated_at": job.updated_at.isoformat(),
-            "store": store.url,
-        }
-    )
+    known: dict[str, Any] = {
+        **vars(job),
+        **{name: getattr(view, name) for name in _OF_VIEW},
+        "name": job.id,
+        "tries": job.tries,
+        "preemptions": job.preempted,
+        "deaths": job.died,
+        "spent_hours": job.spent_seconds / 3600,
+        "spent_gpu_hours": job.spent_gpu_seconds / 3600,
+        "checkpoint": _position(checkpoint),
+        "best": _position(job.best),
+        "final": _position(job.final),
+        "history": history_of(manifest),
+        "evaluation": job.results,
+        "evaluation_run": job.evaluation_run,
+        "parameters": parameters_of(manifest),
+        "unsaved_seconds": view.beat.unsaved_seconds if view.beat else None,
+        "submitted_at": job.submitted_at.isoformat(),
+        "updated_at": job.updated_at.isoformat(),
+        "store": store.url,
+    }
+    document: dict[str, Any] = _strict({name: known[name] for name in CONTRACT})
     return document
 
 

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import zip_longest
 from typing import Any
@@ -20,15 +20,6 @@ FIRST = ("loss", "top_1", "top_5")
 PANELS = 6  #: metrics that are drawn
 ROWS = 2_000  #: of a table
 LONGEST_SPEC = 50_000  #: characters
-#: what an environment's entries are called, in the order of the page
-LABELS = {
-    "backend": "Keras backend", "tensorflow": "TensorFlow", "jax": "JAX", "keras": "Keras",
-    "threads": "Threads of an operation", "deterministic": "Deterministic operations",
-    "onednn": "oneDNN", "cpu": "Processor", "accelerators": "GPUs", "xla": "XLA",
-    "xla_flags": "Flags of XLA", "eager": "Eager", "precision": "Precision",
-    "replicas": "Replicas", "data": "Training data", "data_content": "Fingerprint of the data",
-    "git_commit": "Git commit",
-}  # fmt: skip
 
 
 class Gallery:
@@ -55,7 +46,8 @@ class Gallery:
 
 def chapter(run: Run, gallery: Gallery, library: Library, now: datetime) -> dict[str, Any]:
     """Return what the template shows of a run, its pictures drawn."""
-    metrics = _first(FIRST, {name.removeprefix("val_") for name in run.history})
+    bases = {name.removeprefix("val_") for name in run.history}
+    metrics = sorted(bases, key=lambda name: ([*FIRST, name].index(name), name))
     columns = [n for metric in metrics for n in (metric, f"val_{metric}") if n in run.history]
     spec = json.dumps(dict(run.spec), indent=2, ensure_ascii=False, default=str)
     return {
@@ -68,11 +60,6 @@ def chapter(run: Run, gallery: Gallery, library: Library, now: datetime) -> dict
         "environment": _environment(run),
         "spec": Markup.escape(clean(spec, limit=LONGEST_SPEC, lines=True)),
     }
-
-
-def _first(names: Iterable[str], known: Set[str]) -> list[str]:
-    """Return what is known, these first and in this order."""
-    return [*(name for name in names if name in known), *sorted(known - {*names})]
 
 
 def _results(run: Run, measured: Measured, gallery: Gallery, library: Library) -> dict[str, Any]:
@@ -121,12 +108,8 @@ def _results(run: Run, measured: Measured, gallery: Gallery, library: Library) -
 
 
 def _environment(run: Run) -> dict[str, Any]:
-    """Return versions, hardware and data in words; none before the first checkpoint."""
+    """Return versions, hardware and data; none before the first checkpoint."""
     if not run.numerics:
         return {}
     commits = list(dict.fromkeys(one.git_commit for one in run.attempts if one.git_commit))
-    known = {**run.numerics, "git_commit": commits or "none: not started in a repository"}
-    return {
-        LABELS.get(name, name.replace("_", " ").capitalize()): known[name]
-        for name in _first(LABELS, known.keys())[:60]
-    }
+    return {**run.numerics, "git_commit": commits or "none: not started in a repository"}
