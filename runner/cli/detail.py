@@ -36,10 +36,10 @@ def detail(queue: Queue, view: View) -> str:
 
 def _facts(queue: Queue, view: View, document: dict[str, Any]) -> list[tuple[str, str]]:
     """What is known of the job; nothing is said of what has no text."""
-    job, parameters = view.job, document["parameters"]
+    job = view.job
     return [
         ("worker", f"{view.worker} ({view.node})" if view.node else view.worker or ""),
-        ("parameters", f"{parameters:,}" if parameters else ""),
+        ("parameters", f"{document['parameters'] or 0:,}".removeprefix("0")),
         *((name, _position(document[name])) for name in ("checkpoint", "best", "final")),
         *((name, _curve(values)) for name, values in document["history"].items()),
         *_measured(document["evaluation"] or {}),

@@ -21,15 +21,11 @@ ENDINGS = (".keras", ".csv")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `export`."""
-    parser.add_argument("job", metavar="JOB")
-    parser.add_argument(
-        "path", metavar="FILE", type=Path, help="FILE.keras: the model; FILE.csv: the history"
-    )
-    parser.add_argument(
-        "--checkpoint",
-        choices=("final", "best", "latest"),
-        help="which state (default: final; of a history also latest, while the training runs)",
-    )
+    add = parser.add_argument
+    add("job", metavar="JOB")
+    add("path", metavar="FILE", type=Path, help="FILE.keras: the model; FILE.csv: the history")
+    state = "which state (default: final; of a history also latest, while the training runs)"
+    add("--checkpoint", choices=("final", "best", "latest"), help=state)
     add_store_option(parser)
 
 

@@ -92,10 +92,12 @@ class PlainReporter:
 
     def __init__(self) -> None:
         self.touched: list[str] = []  #: the jobs that are worked on
+        self._name = ""  # of the one that is
         self._pace = Pace()
         self._shown_at = 0.0
         self._epoch = 0
         self._epoch_shown_at = -math.inf
+        self._eta: float | None = None  # seconds to the stage's end
 
     def note(self, text: str) -> None:
         """Write the line."""
@@ -104,19 +106,17 @@ class PlainReporter:
     def started(self, job: Job) -> None:
         """Show what begins."""
         self.touched.append(job.id)
-        self._pace, self._epoch = Pace(), job.epoch
+        self._name, self._pace, self._epoch = job.id, Pace(), job.epoch
         self._shown_at, self._epoch_shown_at = monotonic(), -math.inf
         self.note(words.started(job))
 
-    def progressed(self, job: Job, progress: Progress) -> None:
+    def progressed(self, job: Job, progress: Progress) -> None:  # noqa: ARG002 - the one begun
         """Show where the stage is, now and then."""
-        eta, ends_epoch = self._pace.eta_seconds(progress), progress.epoch > self._epoch
-        self._epoch = progress.epoch
-        self._progressed(job, progress, eta, ends_epoch)
+        before, self._epoch = self._epoch, progress.epoch
+        self._eta = self._pace.eta_seconds(progress)
+        self._show(progress, ends_epoch=progress.epoch > before)
 
-    def _progressed(
-        self, job: Job, progress: Progress, eta: float | None, ends_epoch: bool
-    ) -> None:
+    def _show(self, progress: Progress, *, ends_epoch: bool) -> None:
         now = monotonic()
         if ends_epoch:
             last = progress.epoch == progress.epochs
@@ -126,7 +126,7 @@ class PlainReporter:
             due = now - self._shown_at >= PLAIN_SECONDS
         if due:
             self._shown_at = now
-            self.note(words.progress_line(job, progress, eta))
+            self.note(words.progress_line(self._name, progress, self._eta))
 
     def ended(self, job: Job) -> None:
         """Show what became of it."""
@@ -143,14 +143,12 @@ class InPlaceReporter(PlainReporter):
         self._write(text, "\n")
         self._width = 0
 
-    def _progressed(
-        self, job: Job, progress: Progress, eta: float | None, ends_epoch: bool
-    ) -> None:
+    def _show(self, progress: Progress, *, ends_epoch: bool) -> None:
         if ends_epoch:
             self.note(words.epoch_line(progress))
         elif monotonic() - self._shown_at >= IN_PLACE_SECONDS:
             self._shown_at = monotonic()
-            self._write(words.progress_line(job, progress, eta), "\r")
+            self._write(words.progress_line(self._name, progress, self._eta), "\r")
 
     def _write(self, text: str, end: str) -> None:
         to_stderr(f"{text.ljust(self._width)}{end}")
@@ -165,15 +163,16 @@ class LiveReporter(PlainReporter):
         self._console = console
         self._spinner = Spinner("dots", style="progress.spinner")
         self._bar = ProgressBar(total=None, width=12)
+        self._seen: Progress | None = None
         self._begun_at: int | None = None  # the optimizer step at which the attempt began
-        self._show("", "starting, or waiting for a job")
+        self._begin("", "starting, or waiting for a job")
         self.live = Live(  #: to be entered
             console=console, transient=True, refresh_per_second=4, get_renderable=self._draw
         )
 
-    def _show(self, name: str, doing: str, seen: Progress | None = None, pace: str = "") -> None:
-        """Let the line show this from now on."""
-        self._name, self._doing, self._seen, self._speed = name, doing, seen, pace
+    def _begin(self, name: str, doing: str) -> None:
+        """Let the line show a clock from now on."""
+        self._name, self._doing, self._seen = name, doing, None
         self._moved_at = monotonic()
 
     def _draw(self) -> Constrain:
@@ -182,15 +181,15 @@ class LiveReporter(PlainReporter):
         bar.total, bar.completed = None, 0  # it pulses
         if seen is not None:
             still = f"no step for {duration(silent)}" if silent >= SILENT_SECONDS else ""
-            parts = [words.unsaved(seen), still, words.position(seen), self._speed]
+            pace = words.pace(seen, self._eta)
+            parts = [words.unsaved(seen), still, words.position(seen), pace]
             bar.total, bar.completed = seen.steps or None, seen.step
-        text = ", ".join(filter(None, parts))
+        text = Text(", ".join(filter(None, parts)), no_wrap=True, overflow="ellipsis")
         line = Table.grid(padding=(0, 1))
         for _ in range(3):
             line.add_column(no_wrap=True)
         line.add_column()  # rich narrows what may be wrapped
-        words_cell = Text(text, no_wrap=True, overflow="ellipsis")
-        line.add_row(self._spinner, Text(self._name, "bold"), bar, words_cell)
+        line.add_row(self._spinner, Text(self._name, "bold"), bar, text)
         return Constrain(line, self._console.width - ROOM)
 
     def note(self, text: str) -> None:
@@ -201,22 +200,20 @@ class LiveReporter(PlainReporter):
         """Show what begins; until the first step the bar pulses."""
         super().started(job)
         self._begun_at = None
-        self._show(job.id, "building the network")
+        self._begin(job.id, "building the network")
 
-    def _progressed(
-        self, job: Job, progress: Progress, eta: float | None, ends_epoch: bool
-    ) -> None:
+    def _show(self, progress: Progress, *, ends_epoch: bool) -> None:
         if ends_epoch:
             self.note(words.epoch_line(progress))
         if self._begun_at is None:
             self._begun_at = progress.global_step
         # the first step may still have to be compiled
         if progress.stage != "train" or progress.global_step != self._begun_at:
-            self._show(job.id, "", progress, words.pace(progress, eta))
+            self._seen, self._moved_at = progress, monotonic()
 
     def ended(self, job: Job) -> None:
         """Take the line away and show what became of the job."""
-        self._show("", "waiting for a job")
+        self._begin("", "waiting for a job")
         super().ended(job)
 
 

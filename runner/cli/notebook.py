@@ -63,25 +63,20 @@ wheel.write_bytes(base64.b64decode(\"\"\"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `notebook`."""
-    parser.add_argument("platform", choices=sorted(_STORES), help="where it is to run")
-    parser.add_argument(
-        "spec", metavar="SPEC", nargs="*", type=Path, help="your jobs (default: a small example)"
-    )
+    add = parser.add_argument
+    add("platform", choices=sorted(_STORES), help="where it is to run")
+    specs = "your jobs (default: a small example)"
+    add("spec", metavar="SPEC", nargs="*", type=Path, help=specs)
     add_set_option(parser)
-    parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="default: runner-PLATFORM.ipynb"
+    file = "default: runner-PLATFORM.ipynb"
+    add("-o", "--output", metavar="FILE", type=Path, help=file)
+    store = "bucket of the jobs (default: your Drive on Colab, /kaggle/working on Kaggle)"
+    add("--store", metavar="URL", help=store)
+    install = (
+        "what pip installs there: a URL such as git+https://…, or a wheel's path there (default:"
+        " the notebook carries this package inside itself)"
     )
-    parser.add_argument(
-        "--store",
-        metavar="URL",
-        help="bucket of the jobs (default: your Drive on Colab, /kaggle/working on Kaggle)",
-    )
-    parser.add_argument(
-        "--install",
-        metavar="REQUIREMENT",
-        help="what pip installs there: a URL such as git+https://…, or a wheel's path there"
-        " (default: the notebook carries this package inside itself)",
-    )
+    add("--install", metavar="REQUIREMENT", help=install)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -36,14 +36,8 @@ def fitting(rows: Sequence[Sequence[str]], styles: Sequence[str], width: int) ->
     from rich.table import Table
     from rich.text import Text
 
-    names = [column[0] for column in zip(*rows, strict=True) if any(column[1:])]
+    names = _columns(rows, width)
     cells = [dict(zip(rows[0], row, strict=True)) for row in rows]
-    wide = {name: max(len(row[name]) for row in cells) + 2 for name in names}
-    wide[COLOURED] = min(wide.get(COLOURED, 0), LEAST)
-    for name in FIRST_TO_GO:
-        if sum(wide.values()) > width and name in names[1:]:
-            names.remove(name)
-            del wide[name]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     for name in names:
         table.add_column(name, no_wrap=name != COLOURED)  # rich narrows what may be wrapped
@@ -52,6 +46,19 @@ def fitting(rows: Sequence[Sequence[str]], styles: Sequence[str], width: int) ->
         texts.get(COLOURED, Text()).style = style
         table.add_row(*texts.values())
     return table
+
+
+def _columns(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Return the columns that have content and fit."""
+    filled = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    wide = {column[0]: max(map(len, column)) + 2 for column in filled}
+    wide[COLOURED] = min(wide.get(COLOURED, 0), LEAST)
+    names = [column[0] for column in filled]
+    for name in FIRST_TO_GO:
+        if sum(wide.values()) > width and name in names[1:]:
+            names.remove(name)
+            del wide[name]
+    return names
 
 
 def sparkline(values: Sequence[float]) -> str:

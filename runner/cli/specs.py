@@ -17,13 +17,9 @@ def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_set_option(parser: argparse.ArgumentParser) -> None:
     """`--set KEY=VALUE`."""
+    words = "change a field, such as training.epochs=2 (again for more)"
     parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        dest="changes",
-        action="append",
-        default=[],
-        help="change a field, such as training.epochs=2 (again for more)",
+        "--set", metavar="KEY=VALUE", dest="changes", action="append", default=[], help=words
     )
 
 

@@ -38,20 +38,17 @@ COLOURS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `status`."""
-    parser.add_argument("job", metavar="JOB", nargs="*", help="only these (default: all)")
-    parser.add_argument("--json", action="store_true", help="for programs: one JSON document")
-    parser.add_argument("-w", "--watch", action="store_true", help="go on showing, until Ctrl-C")
-    parser.add_argument(
-        "--state",
-        action="append",
-        choices=[*(state.value for state in State), "lost", "stalled"],
-        help="only jobs in this state (again for more)",
-    )
-    parser.add_argument("--worker", metavar="TEXT", help="only jobs whose worker's name has this")
-    parser.add_argument("--match", metavar="GLOB", help="only jobs named so, such as 'wide-*'")
-    parser.add_argument(
-        "--workers", action="store_true", help="the workers instead, and what each left to others"
-    )
+    add = parser.add_argument
+    states = [*(state.value for state in State), "lost", "stalled"]
+    add("job", metavar="JOB", nargs="*", help="only these (default: all)")
+    add("--json", action="store_true", help="for programs: one JSON document")
+    add("-w", "--watch", action="store_true", help="go on showing, until Ctrl-C")
+    chosen = "only jobs in this state (again for more)"
+    add("--state", action="append", choices=states, help=chosen)
+    add("--worker", metavar="TEXT", help="only jobs whose worker's name has this")
+    add("--match", metavar="GLOB", help="only jobs named so, such as 'wide-*'")
+    workers = "the workers instead, and what each left to others"
+    add("--workers", action="store_true", help=workers)
     add_store_option(parser)
 
 
@@ -73,10 +70,10 @@ def run(options: argparse.Namespace) -> int:
         _print_json(jobs, views, alone=len(options.job) == 1)
     elif views or jobs.unreadable:
         _print(jobs, views, details=bool(options.job))
-    elif isinstance(store, FileStore) and not store.is_there:
-        say(f"no jobs: {store.url} is not there yet")
     else:
-        say("no jobs" + (" like that" if _filters(options) else ""))
+        away = isinstance(store, FileStore) and not store.is_there
+        filtered = " like that" if _filters(options) else ""
+        say(f"no jobs: {store.url} is not there yet" if away else f"no jobs{filtered}")
     for problem in jobs.problems:
         say(problem)
     return Exit.STORAGE if jobs.unreadable else Exit.DONE

@@ -21,23 +21,14 @@ from runner.training.quiet import check_backend
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `submit`."""
+    add = parser.add_argument
     add_spec_arguments(parser)
-    parser.add_argument(
-        "--detach", action="store_true", help="only store the jobs; a worker takes them up"
-    )
-    parser.add_argument(
-        "--priority", metavar="N", type=int, help="higher goes first (the spec's `priority`)"
-    )
-    parser.add_argument(
-        "--after",
-        metavar="JOB",
-        action="append",
-        default=[],
-        help="begin when this job has succeeded (again for more; added to the spec's `after`)",
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="check and print the specs, store nothing"
-    )
+    add("--detach", action="store_true", help="only store the jobs; a worker takes them up")
+    first = "higher goes first (the spec's `priority`)"
+    add("--priority", metavar="N", type=int, help=first)
+    after = "begin when this job has succeeded (again for more; added to the spec's `after`)"
+    add("--after", metavar="JOB", action="append", default=[], help=after)
+    add("--dry-run", action="store_true", help="check and print the specs, store nothing")
     add_session_option(parser)
     add_store_option(parser)
 
@@ -141,8 +132,6 @@ def in_order(specs: list[tuple[Path, JobSpec]]) -> list[tuple[Path, JobSpec]]:
         circle = " after ".join(error.args[1])
         msg = f"after: jobs that wait for each other: {circle}. None of them could ever begin."
         raise SpecError(msg) from None
-    if not any(spec.after for _, spec in specs):
-        return specs
     return [by_name[name] for name in order]
 
 

@@ -85,10 +85,10 @@ def pace(progress: Progress, eta: float | None) -> str:
     return ", ".join(filter(None, parts))
 
 
-def progress_line(job: Job, progress: Progress, eta: float | None) -> str:
+def progress_line(name: str, progress: Progress, eta: float | None) -> str:
     """Where the stage is, what would be lost now, how fast it is."""
     parts = position(progress), unsaved(progress), pace(progress, eta)
-    return f"{job.id}: {', '.join(filter(None, parts))}"
+    return f"{name}: {', '.join(filter(None, parts))}"
 
 
 def epoch_line(progress: Progress) -> str:

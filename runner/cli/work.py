@@ -13,58 +13,36 @@ EVERYONE = "all"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `work`."""
-    parser.add_argument(
-        "--until-empty", action="store_true", help="end when there is nothing left to do here"
-    )
+    add = parser.add_argument
+    add("--until-empty", action="store_true", help="end when there is nothing left to do here")
     add_session_option(parser)
-    parser.add_argument(
-        "--label",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="of this machine, for jobs that require it (again for more; also $RUNNER_LABELS)",
+    labels = "of this machine, for jobs that require it (again for more; also $RUNNER_LABELS)"
+    add("--label", metavar="NAME", action="append", default=[], help=labels)
+    cards = "a worker for each GPU that this machine has, or CUDA_VISIBLE_DEVICES names"
+    add("--each-gpu", action="store_true", help=cards)
+    drain = (
+        "work on nothing; ask the worker host:pid, or all that work now, to finish their step,"
+        " save, and take no more"
     )
-    parser.add_argument(
-        "--each-gpu",
-        action="store_true",
-        help="a worker for each GPU that this machine has, or CUDA_VISIBLE_DEVICES names",
-    )
-    parser.add_argument(
-        "--drain",
-        metavar="WORKER",
-        nargs="?",
-        const=EVERYONE,
-        help="work on nothing; ask the worker host:pid, or all that work now, to finish their"
-        " step, save, and take no more",
-    )
+    add("--drain", metavar="WORKER", nargs="?", const=EVERYONE, help=drain)
     _add_engine_options(parser)
     add_store_option(parser)
 
 
 def _add_engine_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("many machines")
-    group.add_argument(
-        "--engine",
-        choices=("here", "ray"),
-        default="here",
-        help="where the workers run: in this process (default), or on a Ray cluster"
-        " (pip install ray)",
+    add = parser.add_argument_group("many machines").add_argument
+    engine = (
+        "where the workers run: in this process (default), or on a Ray cluster (pip install ray)"
     )
-    group.add_argument(
-        "--address",
-        metavar="HOST:PORT",
-        help="of the Ray cluster's head (default: $RAY_ADDRESS, the cluster that runs on this"
-        " machine, or else a new one of this machine alone)",
+    add("--engine", choices=("here", "ray"), default="here", help=engine)
+    address = (
+        "of the Ray cluster's head (default: $RAY_ADDRESS, the cluster that runs on this machine,"
+        " or else a new one of this machine alone)"
     )
-    group.add_argument(
-        "--workers",
-        metavar="N",
-        type=int,
-        help="on the cluster (default: one for each GPU, or for each node if there is none)",
-    )
-    group.add_argument(
-        "--gpus", metavar="N", type=float, help="for each worker, such as 1 or 0.5 (default: 1)"
-    )
+    add("--address", metavar="HOST:PORT", help=address)
+    workers = "on the cluster (default: one for each GPU, or for each node if there is none)"
+    add("--workers", metavar="N", type=int, help=workers)
+    add("--gpus", metavar="N", type=float, help="for each worker, such as 1 or 0.5 (default: 1)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -97,7 +97,7 @@ def work(
     _say_running(owned)
     if worker.unreadable:
         return Exit.STORAGE
-    if ids is None and not reporter.touched:
+    if not (ids or reporter.touched):
         say("nothing to resume" if not owned else "nothing else to resume")
     others = [other.job.id for other in owned]
     return exit_code(_now(queue, ids or [*reporter.touched, *worker.held, *others]))

@@ -104,15 +104,9 @@ def _attempt(
     records: Sequence[Job], beat: Heartbeat | None, steps_per_epoch: float | None, gone: bool
 ) -> Attempt:
     """Return the attempt of a claim and the records after it; `gone`: its worker is."""
-    claim, *later = records
-    owner, trains = claim.owner or {}, claim.stage is Stage.TRAIN
-    end = next((record for record in later if record.kind in _ENDS), None)
-    newest = end or next((one for one in reversed(later) if one.kind == "commit"), claim)
-    ending, ended_at = Ending.RUNNING, None
-    if end:
-        ending, ended_at = _ENDS[end.kind], newest.updated_at
-    elif gone or _GONE in [record.kind for record in later]:
-        ending, ended_at = Ending.LOST, _last_sign(newest, beat)
+    claim, trains = records[0], records[0].stage is Stage.TRAIN
+    newest, ending, ended_at = _fate(records, beat, gone)
+    owner = claim.owner or {}
     return Attempt(
         number=claim.attempts,
         stage=claim.stage,
@@ -120,7 +114,7 @@ def _attempt(
         began_at=claim.updated_at,
         ended_at=ended_at,
         ending=ending,
-        reason=end.reason if end else "",
+        reason=newest.reason if newest.kind in _ENDS else "",
         first_step=claim.step,
         saved_step=newest.step,
         saved_epoch=newest.step / steps_per_epoch if steps_per_epoch else newest.epoch,
@@ -129,7 +123,15 @@ def _attempt(
     )
 
 
-def _last_sign(newest: Job, beat: Heartbeat | None) -> datetime:
-    """When a worker that died was last known to live."""
-    sent_at = beat.sent_at if beat else None
-    return max(newest.updated_at, sent_at or newest.updated_at)
+def _fate(
+    records: Sequence[Job], beat: Heartbeat | None, gone: bool
+) -> tuple[Job, Ending, datetime | None]:
+    """Return the record where an attempt stands, how it ended, and when."""
+    for record in records[1:]:
+        if record.kind in _ENDS:
+            return record, _ENDS[record.kind], record.updated_at
+    newest = [records[0], *(record for record in records if record.kind == "commit")][-1]
+    if not gone and _GONE not in [record.kind for record in records]:
+        return newest, Ending.RUNNING, None
+    sign = beat.sent_at if beat else None
+    return newest, Ending.LOST, max(newest.updated_at, sign or newest.updated_at)

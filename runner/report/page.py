@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from runner.queue.view import count, duration
 from runner.report import pictures, words
 from runner.report.chapter import FIRST, Gallery, chapter
 from runner.report.collect import Report, Run, clean
@@ -50,6 +51,8 @@ def render(report: Report) -> Page:
         comparison=_comparison(report.runs, gallery) if len(report.runs) > 1 else None,
         chapters=(chapter(run, gallery, library, report.made_at) for run in report.runs),
         words=words,
+        count=count,
+        duration=duration,
     )
     return Page(html=html, pictures=gallery.files)
 

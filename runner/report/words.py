@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from runner.queue.job import Stage
-from runner.queue.view import count, duration, finite
+from runner.queue.view import count, finite
 from runner.report.attempts import Attempt
-from runner.report.collect import Counts, Floats, Measured, Run
+from runner.report.collect import Counts, Measured, Run
 
 ABSENT = "—"  #: where there is no number
 TITLES = {"loss": "Loss", "top_1": "Top-1 accuracy", "top_5": "Top-5 accuracy"}
@@ -147,33 +147,6 @@ def worst(counts: Counts, names: Sequence[str], most: int = WORST) -> Sequence[M
     ][:most]
 
 
-def confusion(counts: Counts, names: Sequence[str]) -> str:
-    """Describe a confusion matrix."""
-    total, right = int(counts.sum()), int(np.trace(counts))
-    top = [text for _, _, text in mistakes(counts, names, 3)]
-    often = f" Most frequent mistakes: {'; '.join(top)}." if top else " There is no mistake."
-    return (
-        f"Confusion matrix of {count(len(counts), 'class', 'classes')}: {right:,} of {total:,}"
-        f" predictions lie on the diagonal.{often}"
-    )
-
-
-def class_bars(shares: Floats, names: Sequence[str]) -> str:
-    """Describe the accuracy of the classes."""
-    known = [int(i) for i in np.argsort(-shares, kind="stable") if np.isfinite(shares[i])]
-    if not known:
-        return "Accuracy by class: no class has test images."
-
-    def named(some: Sequence[int]) -> str:
-        return ", ".join(f"{class_name(names, i)} {percent(float(shares[i]), 0)}" for i in some)
-
-    mean = percent(float(np.nanmean(shares)))
-    return (
-        f"Accuracy by class: mean {mean}. Best: {named(known[:3])}."
-        f" Worst: {named(known[::-1][:3])}."
-    )
-
-
 def calibration(measured: Measured) -> str:
     """Say whether the network is as sure as it is right."""
     bins = measured.reliability
@@ -200,13 +173,3 @@ def best(runs: Sequence[Run]) -> str:
         f"{name} recognises most: {percent(-value)} of the test images, before {second}"
         f" with {percent(-other)}."
     )
-
-
-def timeline(attempts: Sequence[Attempt], now: datetime) -> str:
-    """Describe the attempts."""
-    some = "; ".join(
-        f"{one.number}: {one.stage.value} on {one.host}, {duration(one.seconds(now))},"
-        f" {one.ending.value}"
-        for one in attempts[-20:]
-    )
-    return f"Timeline of {count(len(attempts), 'attempt')}. {some}."
