@@ -40,7 +40,9 @@ def _facts(queue: Queue, view: View, document: dict[str, Any]) -> list[tuple[str
     return [
         ("worker", f"{view.worker} ({view.node})" if view.node else view.worker or ""),
         ("parameters", f"{document['parameters'] or 0:,}".removeprefix("0")),
-        *((name, _position(document[name])) for name in ("checkpoint", "best", "final")),
+        ("checkpoint", _position(document["checkpoint"])),
+        ("best", _position(document["best"])),
+        ("final", _position(document["final"])),
         *((name, _curve(values)) for name, values in document["history"].items()),
         *_measured(document["evaluation"] or {}),
         *_measured(document["evaluation_run"] or {}),

@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print a table, or JSON; exit code 6 if a job's records can't be read."""
     _check(options)
-    queue, store = open_queue(options, quiet=options.json)
+    queue, _ = open_queue(options, quiet=options.json)
     if options.workers:
         from runner.cli.workers import list_workers
 
@@ -65,26 +65,11 @@ def run(options: argparse.Namespace) -> int:
         from runner.cli.live import watch
 
         watch(lambda: (*table(look(jobs, options), jobs.unreadable), jobs.problems))
-    views = look(jobs, options)
-    if options.json:
-        _print_json(jobs, views, alone=len(options.job) == 1)
-    elif views or jobs.unreadable:
-        _print(jobs, views, details=bool(options.job))
-    else:
-        away = isinstance(store, FileStore) and not store.is_there
-        filtered = " like that" if _filters(options) else ""
-        say(f"no jobs: {store.url} is not there yet" if away else f"no jobs{filtered}")
+    write = _print_json if options.json else _print
+    write(jobs, look(jobs, options), options)
     for problem in jobs.problems:
         say(problem)
     return Exit.STORAGE if jobs.unreadable else Exit.DONE
-
-
-def _print(jobs: Onlooker, views: Sequence[View], *, details: bool) -> None:
-    from runner.cli.detail import detail
-
-    show(*table(views, jobs.unreadable))
-    for view in views if details else ():
-        print(detail(jobs.queue, view))
 
 
 def _filters(options: argparse.Namespace) -> list[str]:
@@ -113,13 +98,29 @@ def look(jobs: Onlooker, options: argparse.Namespace) -> list[View]:
     ]
 
 
-def _print_json(jobs: Onlooker, views: Sequence[View], *, alone: bool) -> None:
+def _print_json(jobs: Onlooker, views: Sequence[View], options: argparse.Namespace) -> None:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = list(pool.map(lambda view: describe(jobs.queue.store, view), views))
     found += [
         {"id": name, "state": "unreadable", "reason": why} for name, why in jobs.unreadable.items()
     ]
-    print(json.dumps(found[0] if alone and len(found) == 1 else found, indent=2))
+    alone = len(options.job) == len(found) == 1
+    print(json.dumps(found[0] if alone else found, indent=2))
+
+
+def _print(jobs: Onlooker, views: Sequence[View], options: argparse.Namespace) -> None:
+    store = jobs.queue.store
+    if views or jobs.unreadable:
+        show(*table(views, jobs.unreadable))
+    elif isinstance(store, FileStore) and not store.is_there:
+        say(f"no jobs: {store.url} is not there yet")
+    else:
+        say("no jobs like that" if _filters(options) else "no jobs")
+    if options.job:
+        from runner.cli.detail import detail
+
+        for view in views:
+            print(detail(jobs.queue, view))
 
 
 def table(

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from blake3 import blake3
-
 from runner.errors import StoreError
 from runner.queue.drain import name_of
 from runner.queue.job import HOLD, Job, Json, Stage, State, line
@@ -265,6 +263,8 @@ def read_named(store: Store, key: Any, most: int) -> bytes:
     Raises:
         StoreError: it is not there, or damaged.
     """
+    from blake3 import blake3  # which imports asyncio: 30 ms that a table does without
+
     name = str(key or "")
     _, _, named = name.rpartition(".")[0].rpartition("-")
     for _ in range(LOOKS):
