@@ -45,7 +45,7 @@ def command(*words: str) -> str:
 
 
 def to_stderr(text: str) -> None:
-    """Write to standard error. Where its reader is gone, nobody is left to be told.
+    """Write to standard error. Where its reader is gone, nobody is left to read it.
 
     A terminal that was closed, a pipe that broke or a full disk must not end the work.
     """

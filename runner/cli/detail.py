@@ -44,8 +44,8 @@ def _facts(queue: Queue, view: View, document: dict[str, Any]) -> list[tuple[str
         ("best", _position(document["best"])),
         ("final", _position(document["final"])),
         *((name, _curve(values)) for name, values in document["history"].items()),
-        *_measured(document["evaluation"] or {}),
-        *_measured(document["evaluation_run"] or {}),
+        *_measured(document["evaluation"]),
+        *_measured(document["evaluation_run"]),
         ("saves", _saves(view)),
         *(("budget", text) for text in _budget(job)),
         *(("waits for", text) for text in _waits(queue, view)),
@@ -55,8 +55,8 @@ def _facts(queue: Queue, view: View, document: dict[str, Any]) -> list[tuple[str
     ]
 
 
-def _measured(found: Json) -> Iterator[tuple[str, str]]:
-    for name, value in found.items():
+def _measured(found: Json | None) -> Iterator[tuple[str, str]]:
+    for name, value in (found or {}).items():
         yield f"test {name:<12}", f"{value:.4f}" if isinstance(value, float) else ""
 
 

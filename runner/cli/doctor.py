@@ -109,7 +109,7 @@ def _machine() -> Finding:
 
 
 def _memory(queue: Queue) -> Iterator[Finding]:
-    """Whether the pending jobs fit into this machine, as far as their data tell."""
+    """Whether the pending jobs fit into this machine, as far as their data show."""
     from runner.training.check import memory_needed, memory_words, short_of_memory
 
     try:

@@ -62,14 +62,14 @@ def _check(path: Path) -> None:
         raise SpecError(msg)
 
 
-def _reference(job: Job, wished: str) -> Json:
+def _reference(job: Job, wanted: str) -> Json:
     latest = job.checkpoints[0] if job.checkpoints else None
     known = {"final": job.final, "best": job.best, "latest": latest}
-    reference = known[wished]
+    reference = known[wanted]
     if reference is None:
         available = [name for name in ("best", "latest") if known[name]]
         hint = f" Try --checkpoint {available[-1]}." if available else ""
-        msg = f"{job.id} has no {wished} checkpoint yet ({job.state.value}).{hint}"
+        msg = f"{job.id} has no {wanted} checkpoint yet ({job.state.value}).{hint}"
         raise NotReadyError(msg)
     return reference
 

@@ -1,8 +1,8 @@
 """Commands of `runner` in a notebook's cell, with a progress that stays in its place.
 
 The command is a process of its own: the kernel stays free of TensorFlow, and the stop button asks
-the process to save and let go, which takes longer than an interrupted cell. When the kernel ends,
-on Linux the process is asked the same.
+the process to save and release its job, which takes longer than an interrupted cell. When the
+kernel ends, on Linux the process is asked the same.
 """
 
 import html
@@ -24,7 +24,7 @@ def run(*arguments: str) -> int:
     """Run `runner ARGUMENTS…` below this cell; its exit code.
 
     What it says appears as it comes, its progress in one line above. Interrupting the cell saves
-    and lets go; again: leaves at once.
+    and ends; again: leaves at once.
 
     Example:
         >>> run("resume")  # doctest: +SKIP
@@ -58,7 +58,7 @@ def run(*arguments: str) -> int:
     code = process.wait()
     place("")
     if code in (Exit.PREEMPTED, Exit.INTERRUPTED):
-        print("stopped with the progress saved: run this cell again to go on")
+        print("stopped with the progress saved: run this cell again to resume")
     return code
 
 
@@ -78,7 +78,7 @@ def show(page: str | Path, *, height: int = 800) -> None:
 
 def _tie_to(kernel: int) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a notebook's server may ignore it: nohup
-    tether.tie_to(kernel, signal.SIGHUP)  # which is no second wish to stop
+    tether.tie_to(kernel, signal.SIGHUP)  # which is no second request to stop
 
 
 def _place() -> Callable[[str], None]:

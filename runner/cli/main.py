@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("logs", "what a job's attempts said"),
     "retry": ("verbs", "queue a failed or cancelled job again"),
     "cancel": ("verbs", "end a job for good"),
-    "hold": ("verbs", "keep a job from being taken up; a running one is saved and let go first"),
+    "hold": ("verbs", "keep a job from being taken up; a running one is saved first"),
     "release": ("verbs", "let a held job be taken up again"),
     "priority": ("verbs", "let jobs go before others, or after them"),
     "evaluate": ("verbs", "evaluate a finished training again"),
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:
-        # the reader of our output went away (`| head`); nobody is left to be told
+        # the reader of our output went away (`| head`); nobody is left to read more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.DONE
     except RunnerError as error:

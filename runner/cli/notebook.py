@@ -1,4 +1,4 @@
-"""`runner notebook`: write a notebook that trains on Colab or Kaggle, and goes on the next day.
+"""`runner notebook`: write a notebook that trains on Colab or Kaggle, and resumes the next day.
 
 The text lies beside this file, in `notebooks/`, as Markdown: a block of Python is a cell, the words
 after "python" are the cell's tags. Cells that only the platform itself can run (its mount, its
@@ -30,7 +30,7 @@ FOLDER = Path(__file__).parent / "notebooks"
 PACKAGE = "keras-runner"
 S3_CLIENT = "s3fs>=2024.12"  #: of the extra s3
 _CODE = re.compile(r"^```python *(?P<tags>[a-z ]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
-#: the store's scheme → which text tells of it; "" where no store is named
+#: the store's scheme → the text about it; "" where no store is named
 _STORES = {
     "colab": {"": "colab-drive", "gs": "colab-gs", "gcs": "colab-gs", "s3": "colab-s3"},
     "kaggle": {"": "kaggle-working", "gs": "kaggle-gs", "gcs": "kaggle-gs", "s3": "kaggle-s3"},

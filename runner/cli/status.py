@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     states = [*(state.value for state in State), "lost", "stalled"]
     add("job", metavar="JOB", nargs="*", help="only these (default: all)")
     add("--json", action="store_true", help="for programs: one JSON document")
-    add("-w", "--watch", action="store_true", help="go on showing, until Ctrl-C")
+    add("-w", "--watch", action="store_true", help="show again and again, until Ctrl-C")
     chosen = "only jobs in this state (again for more)"
     add("--state", action="append", choices=states, help=chosen)
     add("--worker", metavar="TEXT", help="only jobs whose worker's name has this")

@@ -78,7 +78,7 @@ def _held(job: Job) -> str:
 
 
 def _released(job: Job) -> str:
-    return "running; it goes on" if job.state is State.RUNNING else _queued(job)
+    return "running; it is not held any more" if job.state is State.RUNNING else _queued(job)
 
 
 def _queued(job: Job) -> str:

@@ -97,5 +97,5 @@ def _drain(options: argparse.Namespace) -> Exit:
         msg = f"no worker of {store.url} is {worker}.{nearest(worker, known)} Those that work here"
         raise NotFoundError(f"{msg} or wait: {command('status', '--workers')}")
     who = worker or "all workers"
-    say(f"asked {who} to drain: within a heartbeat they save, let go and take no more")
+    say(f"asked {who} to drain: within a heartbeat they save, release their jobs and take no more")
     return Exit.DONE

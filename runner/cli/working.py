@@ -17,7 +17,7 @@ from runner.queue.view import duration
 
 if TYPE_CHECKING:
     from runner.engine.session import Session
-    from runner.engine.worker import Owned
+    from runner.engine.worker import Owned, Worker
 
 
 def catch_signals() -> StopRequest:
@@ -41,11 +41,11 @@ def session_of(options: argparse.Namespace) -> "Session | None":
     """How long this process may work: as its user says, or the machine's host. Raises SpecError."""
     from runner.engine.session import Session, known_limit
 
-    wished = options.max_duration
-    if wished is None:
+    asked = options.max_duration
+    if asked is None:
         known = known_limit()
         return None if known is None else Session.lasting(*known)
-    return Session.lasting(seconds_of(wished), f"--max-duration {wished}")
+    return Session.lasting(seconds_of(asked), f"--max-duration {asked}")
 
 
 def seconds_of(text: str) -> float:
@@ -94,20 +94,26 @@ def work(
         return _after_session(queue, ids, session)
     if stop.reason is not None:
         return Exit.PREEMPTED
-    _say_running(owned)
-    if worker.unreadable:
-        return Exit.STORAGE
-    if not (ids or reporter.touched):
-        say("nothing to resume" if not owned else "nothing else to resume")
-    others = [other.job.id for other in owned]
-    return exit_code(_now(queue, ids or [*reporter.touched, *worker.held, *others]))
+    return _finished(queue, ids, worker, owned, reporter.touched)
 
 
-def _say_running(owned: "Sequence[Owned]") -> None:
-    """Name the jobs that other workers run."""
+def _finished(
+    queue: Queue,
+    ids: Sequence[str] | None,
+    worker: "Worker",
+    owned: "Sequence[Owned]",
+    touched: Sequence[str],
+) -> Exit:
+    """What became of the jobs of a worker that nobody stopped."""
     for other in owned:
         if other.job.state is State.RUNNING:
             say(f"{other.job.id}: {other.availability.why}")
+    if worker.unreadable:
+        return Exit.STORAGE
+    if not (ids or touched):
+        say("nothing to resume" if not owned else "nothing else to resume")
+    others = [other.job.id for other in owned]
+    return exit_code(_now(queue, ids or [*touched, *worker.held, *others]))
 
 
 def _now(queue: Queue, names: Sequence[str]) -> list[Job]:
@@ -117,7 +123,7 @@ def _now(queue: Queue, names: Sequence[str]) -> list[Job]:
 
 
 def _after_session(queue: Queue, ids: Sequence[str] | None, session: "Session | None") -> Exit:
-    """75 where something is left that another session could go on with."""
+    """75 where something is left that another session could resume."""
     jobs = queue.jobs() if ids is None else _now(queue, ids)
     left = [job.id for job in jobs if job.state in (State.QUEUED, State.RUNNING)]
     if not left:

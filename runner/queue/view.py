@@ -102,14 +102,14 @@ class View:
         stalled = self.availability is not None and self.stalled_seconds is not None
         return "stalled" if stalled else self.job.state.value
 
-    def _told(self, name: str) -> Any:
-        """Return what the worker said besides, when it was last seen."""
+    def _reported(self, name: str) -> Any:
+        """Return what else the worker reported when it was last seen."""
         return self.beat.details.get(name) if self.beat else None
 
     @property
     def stalled_seconds(self) -> float | None:
         """For how long its worker, which lives, has made no step; None: it makes steps."""
-        stalled: float | None = finite(self._told("stalled_seconds"))
+        stalled: float | None = finite(self._reported("stalled_seconds"))
         return stalled
 
     @property
@@ -120,7 +120,7 @@ class View:
     @property
     def eta_seconds(self) -> float | None:
         """Seconds to the stage's end, as its worker thought when it was last seen."""
-        eta: float | None = finite(self._told("eta_seconds"))
+        eta: float | None = finite(self._reported("eta_seconds"))
         if eta is None or self.availability is None or self.state != "running":
             return None
         return max(0.0, eta - (self.seen_seconds or 0.0))
@@ -133,7 +133,7 @@ class View:
     @property
     def interval(self) -> str | None:
         """How often its worker saves, and why."""
-        return line(str(self._told("interval") or "")[:300]) if self.beat else None
+        return line(str(self._reported("interval") or "")[:300]) if self.beat else None
 
     @property
     def ahead(self) -> Job | Heartbeat:

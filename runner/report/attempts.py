@@ -48,9 +48,9 @@ class Attempt:
     ending: Ending
     reason: str
     first_step: int  #: committed when it began
-    saved_step: int  #: committed when it ended, or so far: the next attempt goes on from there
+    saved_step: int  #: committed when it ended, or so far: the next attempt resumes there
     saved_epoch: float  #: of that step; a whole number where the steps of an epoch aren't known
-    done_step: int | None  #: the newest that its heartbeats told of
+    done_step: int | None  #: the newest that its heartbeats reported
     git_commit: str = ""  #: of the folder that it was started in; "" where there was none
 
     @property

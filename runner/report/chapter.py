@@ -1,4 +1,4 @@
-"""What the page tells of one run: its curves, test results, mistakes, attempts and settings."""
+"""What the page shows of one run: its curves, test results, mistakes, attempts and settings."""
 
 import base64
 import json

@@ -45,7 +45,7 @@ MAX_ARRAYS = 512 * 1024 * 1024  #: bytes of its arrays, unpacked
 MAX_CLASSES = 2000
 MAX_METRICS = 32
 LONGEST = 2_000  #: characters of one piece of text
-OF_PASSES = ("certainty", "consistency")  #: what one look at each image cannot tell
+OF_PASSES = ("certainty", "consistency")  #: what one look at each image cannot show
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]

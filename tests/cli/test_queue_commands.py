@@ -273,7 +273,7 @@ def test_verbs_change_jobs_from_any_machine(queue: Queue, run: Run) -> None:
     lease = queue.claim(queue.job("cats"), GONE)
     assert "its worker saves and holds it at its next heartbeat" in run("hold", "cats")[2]
     assert run("hold", "cats")[0] == 2
-    assert "cats: running; it goes on" in run("release", "cats")[2]
+    assert "cats: running; it is not held any more" in run("release", "cats")[2]
     lease.finish(final={"step": 1})
     queue.claim(queue.job("cats"), GONE).finish(evaluation={"top_1": 1.0})
     words = run("evaluate", "cats")[2]
