@@ -1,25 +1,22 @@
-"""What several commands share: the store's options, opening it, the exit code of jobs."""
+"""What several commands share: the store's option, opening it, words beside the results."""
 
 import argparse
 import errno
 import os
+import shlex
 import sys
-import time
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from runner.errors import SpecError, StoreRefusedError
-from runner.exit import Exit
-from runner.queue.job import Job, State
 from runner.queue.queue import Queue
 from runner.store.base import Store
 from runner.store.filesystem import open_store
+from runner.store.settings import mask
 
 DEFAULT_LEASE_SECONDS = 60.0
 STDERR = 2  #: its file descriptor
-COUNT_SECONDS = 2.0  #: between two lines of a count
-MANY = 10  #: of fewer, none are counted
+_named: dict[str, str] = {}  # the store that the command line names, to be repeated in others
 
 
 def add_store_option(parser: argparse.ArgumentParser) -> None:
@@ -37,23 +34,18 @@ def say(text: str) -> None:
     to_stderr(f"{text}\n")
 
 
-class Count:
-    """A line every few seconds, where many are dealt with: `3,100 of 10,000 jobs are stored`."""
+def command(*words: str) -> str:
+    """Return a command to be typed next, for this store if it was named: `'runner resume cats'`.
 
-    def __init__(self, done: str, total: int) -> None:
-        self._done = done
-        self._total = total
-        self._at = time.monotonic()
-
-    def __call__(self, number: int) -> None:
-        """Say it if it is time."""
-        if self._total >= MANY and time.monotonic() - self._at >= COUNT_SECONDS:
-            self._at = time.monotonic()
-            say(f"{number:,} of {self._total:,} jobs are {self._done}")
+    A store whose name holds a password is not repeated.
+    """
+    store = _named.get("store", "")
+    named = ["--store", store] if store and mask(store) == store else []
+    return f"'{shlex.join(['runner', *words, *named])}'"
 
 
 def to_stderr(text: str) -> None:
-    """Write to standard error. Where its reader is gone, nobody is left to be told.
+    """Write to standard error. Where its reader is gone, nobody is left to read it.
 
     A terminal that was closed, a pipe that broke or a full disk must not end the work.
     """
@@ -74,6 +66,7 @@ def open_queue(options: argparse.Namespace, *, quiet: bool = False) -> tuple[Que
         SpecError: a setting in the environment is no number.
     """
     url = store_url(options)
+    _named["store"] = options.store or ""
     try:
         store = open_store(url)
     except RuntimeError as error:  # ~nobody
@@ -103,9 +96,6 @@ def store_url(options: argparse.Namespace) -> str:
 
 def default_store() -> Path:
     """The folder that holds the jobs where no store is named."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-        return Path(base) / "runner"
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "runner"
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "runner"
@@ -124,18 +114,6 @@ def lease_seconds() -> float:
         msg = f"RUNNER_LEASE_SECONDS received {text!r}; expected seconds from 1 to 86400"
         raise SpecError(msg)
     return value
-
-
-def exit_code(jobs: Iterable[Job]) -> Exit:
-    """What became of these jobs, the worst first."""
-    states = {job.state for job in jobs}
-    if State.FAILED in states:
-        return Exit.FAILED
-    if states & {State.QUEUED, State.RUNNING, State.HELD}:
-        return Exit.UNFINISHED
-    if State.CANCELLED in states:
-        return Exit.CANCELLED
-    return Exit.DONE
 
 
 def write_file(path: Path, data: bytes) -> None:

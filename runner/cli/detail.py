@@ -1,64 +1,77 @@
 """`runner status JOB`: one job in lines, and what it waits for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
-from runner.cli.render import ago, count, duration, sparkline
-from runner.cli.status import View, describe, real
+from runner.cli.common import command
+from runner.cli.render import sparkline
 from runner.errors import NotFoundError, StoreError
 from runner.queue import presence
-from runner.queue.job import Job, Stage, State, line
+from runner.queue.job import Job, Json, Stage, State, line
 from runner.queue.queue import Queue
+from runner.queue.view import View, ago, count, describe, duration
 from runner.store import places
 from runner.store.base import Store
 
 MOST_TRACE = 1 << 20  #: bytes
 TRACE_LINES = 14
+VALUES = 48  #: epochs of a curve
 
 
 def detail(queue: Queue, view: View) -> str:
     """One job in lines: where it stands, what it waits for, how its newest attempt failed."""
-    store, job = queue.store, view.job
-    document = describe(store, view)
-    now = datetime.now(UTC)
+    job, now = view.job, datetime.now(UTC)
     stage = "training" if job.stage is Stage.TRAIN else "evaluation"
-    lines = [
-        "",
+    head = (
         f"{job.id}: submitted {ago(now - job.submitted_at)},"
         f" last record {ago(now - job.updated_at)},"
         f" {count(job.tries, 'attempt')} at the {stage}, {count(job.preempted, 'preemption')},"
-        f" {count(job.died, 'death')}, {count(job.failures, 'failure')}",
+        f" {count(job.died, 'death')}, {count(job.failures, 'failure')}"
+    )
+    facts = _facts(queue, view, describe(queue.store, view))
+    known = [f"  {label:<11} {text}" for label, text in facts if text]
+    return "\n".join(["", head, *known, *_failure_lines(queue.store, job)])
+
+
+def _facts(queue: Queue, view: View, document: dict[str, Any]) -> list[tuple[str, str]]:
+    """What is known of the job; nothing is said of what has no text."""
+    job = view.job
+    return [
+        ("worker", f"{view.worker} ({view.node})" if view.node else view.worker or ""),
+        ("parameters", f"{document['parameters'] or 0:,}".removeprefix("0")),
+        ("checkpoint", _position(document["checkpoint"])),
+        ("best", _position(document["best"])),
+        ("final", _position(document["final"])),
+        *((name, _curve(values)) for name, values in document["history"].items()),
+        *_measured(document["evaluation"]),
+        *_measured(document["evaluation_run"]),
+        ("saves", _saves(view)),
+        *(("budget", text) for text in _budget(job)),
+        *(("waits for", text) for text in _waits(queue, view)),
+        *(("note", text) for text in job.notes),
+        ("priority", str(job.priority or "")),
+        ("reason", job.reason),
     ]
-    if document["worker"]:
-        node = f" ({document['node']})" if document["node"] else ""
-        lines.append(f"  worker      {document['worker']}{node}")
-    if document["parameters"]:
-        lines.append(f"  parameters  {document['parameters']:,}")
-    for name in ("checkpoint", "best", "final"):
-        if document[name]:
-            one = document[name]
-            lines.append(f"  {name:<11} step {one['step']}, digest {one['digest'][:16]}")
-    for name, values in document["history"].items():
-        numbers = [value for value in map(real, values) if value is not None]
-        if numbers:
-            lines.append(f"  {name:<11} {sparkline(numbers[-48:])}  {numbers[-1]:.4f}")
-    measured = {**(document["evaluation"] or {}), **(document["evaluation_run"] or {})}
-    for name, value in measured.items():
-        if isinstance(value, float):
-            lines.append(f"  test {name:<12} {value:.4f}")
-    if document["interval"] and view.state == "running":
-        unsaved = duration(document["unsaved_seconds"] or 0.0)
-        lines.append(f"  saves       {document['interval']}; unsaved {unsaved}")
-    lines += [f"  budget      {text}" for text in _budget(job)]
-    if view.state in ("queued", "lost"):
-        lines += [f"  waits for   {text}" for text in _waits(queue, job)]
-    lines += [f"  note: {note}" for note in job.notes]
-    if job.priority:
-        lines.append(f"  priority    {job.priority}")
-    if job.reason:
-        lines.append(f"  reason: {job.reason}")
-    lines += _failure_lines(store, job)
-    return "\n".join(lines)
+
+
+def _measured(found: Json | None) -> Iterator[tuple[str, str]]:
+    for name, value in (found or {}).items():
+        yield f"test {name:<12}", f"{value:.4f}" if isinstance(value, float) else ""
+
+
+def _saves(view: View) -> str:
+    saves = view.interval if view.state == "running" else ""
+    return f"{saves}; unsaved {duration(view.unsaved_seconds)}" if saves else ""
+
+
+def _position(position: Json | None) -> str:
+    return f"step {position['step']}, digest {position['digest'][:16]}" if position else ""
+
+
+def _curve(values: Sequence[float | None]) -> str:
+    numbers = [value for value in values if value is not None]
+    return f"{sparkline(numbers[-VALUES:])}  {numbers[-1]:.4f}" if numbers else ""
 
 
 def _budget(job: Job) -> Iterator[str]:
@@ -68,8 +81,11 @@ def _budget(job: Job) -> Iterator[str]:
         yield f"{used:.2f} of {hours:g} {words} spent, {max(0.0, hours - used):.2f} left"
 
 
-def _waits(queue: Queue, job: Job) -> Iterator[str]:
+def _waits(queue: Queue, view: View) -> Iterator[str]:
     """What a job that could be run waits for, one thing a line."""
+    if view.state not in ("queued", "lost"):
+        return
+    job = view.job
     others = list(_others(queue, job)) if job.state is State.QUEUED else []
     pause = queue.availability(job).lapses_in
     if pause:
@@ -82,7 +98,7 @@ def _waits(queue: Queue, job: Job) -> Iterator[str]:
             why = one.left[job.id].removeprefix(presence.LEFT)
             yield f"another machine than {one.worker}: {why}"
     if not others:
-        here = f"none is here, 'runner resume {job.id}' starts one"
+        here = f"none is here, {command('resume', job.id)} starts one"
         yield f"a worker: {f'{len(workers)} in runner status --workers' if workers else here}"
 
 
@@ -111,11 +127,9 @@ def _machine(queue: Queue, job: Job) -> Iterator[str]:
     except (StoreError, NotFoundError):
         return
     path, given = (data.get("path"), data.get("given")) if isinstance(data, dict) else (None, None)
-    if not isinstance(path, str) or places.is_url(path):
-        return
-    other = given if isinstance(given, str) else None
-    has = "this one has" if places.here(path, other) else "this one has not"
-    yield f"a machine with {line(path[:200])}: {has}"
+    if isinstance(path, str) and not places.is_url(path):
+        has = places.here(path, given if isinstance(given, str) else None)
+        yield f"a machine with {line(path[:200])}: this one has{'' if has else ' not'}"
 
 
 def _failure_lines(store: Store, job: Job) -> list[str]:
@@ -123,19 +137,19 @@ def _failure_lines(store: Store, job: Job) -> list[str]:
     if not job.failure:
         return []
     kind, step = str(job.failure.get("kind", "?")), job.failure.get("step", 0)
-    lines = [f"  newest failure: {kind.replace('_', ' ')} after step {step}"]
+    head = f"  newest failure: {kind.replace('_', ' ')} after step {step}"
     if job.failure.get("reason") != job.reason:
-        lines[0] += f": {job.failure.get('reason', '')}"
+        head += f": {job.failure.get('reason', '')}"
     if kind in ("spec", "diverged"):
-        return lines  # the sentence says what to mend
+        return [head]  # the sentence says what to fix
     try:
         data = store.read(str(job.failure.get("trace", "")), max_bytes=MOST_TRACE) or b""
     except StoreError:
         data = b""
     tail = data.decode(errors="replace").splitlines()[-TRACE_LINES:]
-    return [*lines, *(f"    {line_of_code(text)}" for text in tail)]
+    return [head, *(f"    {_line_of_code(text)}" for text in tail)]
 
 
-def line_of_code(text: str) -> str:
+def _line_of_code(text: str) -> str:
     """A line of a traceback from the bucket, its indentation kept, safe to print."""
     return " " * (len(text) - len(text.lstrip(" "))) + line(text)

@@ -13,14 +13,19 @@ from runner.cli.common import add_store_option, open_queue
 from runner.errors import SpecError, StoreError
 from runner.exit import Exit
 from runner.queue.queue import Queue
+from runner.queue.view import Onlooker
 from runner.store.base import Store
 from runner.store.checkup import Finding, Verdict, check_up
 
 _PACKAGES = ("tensorflow", "jax", "keras", "numpy", "fsspec", "gcsfs", "s3fs")
 MOST_JOBS = 100  #: whose specs are looked at
 _LITTLE_DISK = 2_000_000_000  # bytes
-_MARKS = {Verdict.OK: "ok", Verdict.WARNING: "warning", Verdict.BAD: "BAD"}
-_COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.BAD: "bold red"}
+#: how each is shown, and in which colour
+_SHOWN = {
+    Verdict.OK: ("ok", "green"),
+    Verdict.WARNING: ("warning", "yellow"),
+    Verdict.BAD: ("BAD", "bold red"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +56,7 @@ def _examine(options: argparse.Namespace) -> Iterator[Finding]:
         yield Finding("store", Verdict.BAD, str(error))
     else:
         yield from check_up(store)
-        yield from _disk(store)
+        yield _disk(store)
         yield from _memory(queue)
     yield _versions()
     yield _machine()
@@ -66,25 +71,32 @@ def _show(finding: Finding) -> None:
     if not console.is_terminal:
         console = Console(width=160)
     table = Table.grid(padding=(0, 2))
-    table.add_column(width=8, style=_COLOURS[finding.verdict])
+    mark, colour = _SHOWN[finding.verdict]
+    table.add_column(width=8, style=colour)
     table.add_column(width=16)
     table.add_column()
-    table.add_row(_MARKS[finding.verdict], finding.name, finding.text)
+    table.add_row(mark, finding.name, finding.text)
     console.print(table, markup=False, highlight=False)
 
 
+def _finding(name: str, text: str, *, doubtful: bool = False) -> Finding:
+    return Finding(name, Verdict.WARNING if doubtful else Verdict.OK, text)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"
+
+
 def _versions() -> Finding:
-    found = [f"Python {sys.version.split()[0]}"]
-    for package in _PACKAGES:
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            found.append(f"{package} missing")
-    lacks_keras = "keras missing" in found
-    text = ", ".join(found)
+    found = {"Python": sys.version.split()[0], **{name: _version(name) for name in _PACKAGES}}
+    text = ", ".join(f"{name} {number}" for name, number in found.items())
+    lacks_keras = found["keras"] == "missing"
     if lacks_keras:
         text += ": this machine can look at jobs and not train them; pip install tensorflow"
-    return Finding("versions", Verdict.WARNING if lacks_keras else Verdict.OK, text)
+    return _finding("versions", text, doubtful=lacks_keras)
 
 
 def _machine() -> Finding:
@@ -93,28 +105,28 @@ def _machine() -> Finding:
 
     memory = memory_bytes()
     text = f"{cores()} cores" + (f", {memory / 1e9:.1f} GB of memory" if memory else "")
-    return Finding("machine", Verdict.OK, text)
+    return _finding("machine", text)
 
 
 def _memory(queue: Queue) -> Iterator[Finding]:
-    """Whether the jobs that are to be done fit into this machine, as far as their data tell."""
+    """Whether the pending jobs fit into this machine, as far as their data show."""
     from runner.training.check import memory_needed, memory_words, short_of_memory
 
     try:
-        jobs = [job for job in queue.jobs(lambda *_: None) if not job.ended]
-        specs = {job.id: queue.spec(job.id) for job in jobs[:MOST_JOBS]}
-    except StoreError:  # which the checks of the store have told, or `status` tells
+        ids = [view.job.id for view in Onlooker(queue).look() if not view.job.ended]
+        specs = {name: queue.spec(name) for name in ids[:MOST_JOBS]}
+    except StoreError:  # which the checks of the store or `status` report
         return
-    if specs:
-        needs = {name: memory_needed(spec) for name, spec in specs.items()}
-        largest = max(needs, key=lambda name: needs[name])
-        text = (
-            f"of {len(specs)} jobs to be done {largest} takes most: {memory_words(needs[largest])}"
-        )
-        large = [name for name, spec in specs.items() if short_of_memory(spec)]
-        if large:
-            text += f". Left for another machine: {', '.join(large)}"
-        yield Finding("memory", Verdict.WARNING if large else Verdict.OK, text)
+    if not specs:
+        return
+    needs = {name: memory_needed(spec) for name, spec in specs.items()}
+    largest = max(needs, key=lambda name: needs[name])
+    most = memory_words(needs[largest])
+    text = f"of {len(specs)} jobs to be done {largest} takes most: {most}"
+    large = [name for name, spec in specs.items() if short_of_memory(spec)]
+    if large:
+        text += f". Left for another machine: {', '.join(large)}"
+    yield _finding("memory", text, doubtful=bool(large))
 
 
 def _accelerators() -> Finding:
@@ -127,21 +139,18 @@ def _accelerators() -> Finding:
 
         usable = backends.current().accelerators()
     except (ImportError, SpecError) as error:
-        return Finding("GPU", Verdict.WARNING, str(error))
+        return _finding("GPU", str(error), doubtful=True)
     installed = cards()
+    text = "none: trainings run on the CPU"
     if usable:
-        names = "; ".join(installed or usable)
-        return Finding("GPU", Verdict.OK, f"{len(usable)} usable: {names}")
-    if installed:
-        text = (
-            f"{'; '.join(installed)}: installed, but Keras's backend can't use it. Install "
-            "its CUDA libraries: pip install 'tensorflow[and-cuda]'"
-        )
-        return Finding("GPU", Verdict.WARNING, text)
-    return Finding("GPU", Verdict.OK, "none: trainings run on the CPU")
+        text = f"{len(usable)} usable: {'; '.join(installed or usable)}"
+    elif installed:
+        text = f"{'; '.join(installed)}: installed, but Keras's backend can't use it. Install "
+        text += "its CUDA libraries: pip install 'tensorflow[and-cuda]'"
+    return _finding("GPU", text, doubtful=bool(installed and not usable))
 
 
-def _disk(store: Store) -> Iterator[Finding]:
+def _disk(store: Store) -> Finding:
     places = {"temporary files": Path(tempfile.gettempdir())}
     if store.url.startswith("file://"):
         places = {"the store": Path(store.url.removeprefix("file://")), **places}
@@ -150,4 +159,4 @@ def _disk(store: Store) -> Iterator[Finding]:
     little = min(free.values(), default=_LITTLE_DISK) < _LITTLE_DISK
     if little:
         text += ": a long training keeps three checkpoints, make room"
-    yield Finding("disk", Verdict.WARNING if little else Verdict.OK, text)
+    return _finding("disk", text, doubtful=little)

@@ -7,29 +7,25 @@ with every metric, exact to the last bit, and is written without TensorFlow.
 import argparse
 import csv
 import io
+from itertools import zip_longest
 from pathlib import Path
 
 from runner.cli.common import add_store_option, open_queue, say, write_file
 from runner.errors import NotReadyError, SpecError
 from runner.exit import Exit
 from runner.queue.job import Job, Json
-from runner.queue.queue import Queue
-from runner.store.base import Store
+from runner.queue.view import History, history_of, read_manifest
 
 ENDINGS = (".keras", ".csv")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `export`."""
-    parser.add_argument("job", metavar="JOB")
-    parser.add_argument(
-        "path", metavar="FILE", type=Path, help="FILE.keras: the model; FILE.csv: the history"
-    )
-    parser.add_argument(
-        "--checkpoint",
-        choices=("final", "best", "latest"),
-        help="which state (default: final; of a history also latest, while the training runs)",
-    )
+    add = parser.add_argument
+    add("job", metavar="JOB")
+    add("path", metavar="FILE", type=Path, help="FILE.keras: the model; FILE.csv: the history")
+    state = "which state (default: final; of a history also latest, while the training runs)"
+    add("--checkpoint", choices=("final", "best", "latest"), help=state)
     add_store_option(parser)
 
 
@@ -40,61 +36,54 @@ def run(options: argparse.Namespace) -> int:
     queue, store = open_queue(options)
     job = queue.job(options.job)
     if path.suffix == ".csv":
-        return _history(store, job, _reference(job, options.checkpoint or _newest(job)), path)
-    return _model(queue, store, job, _reference(job, options.checkpoint or "final"), path)
+        newest = "final" if job.final else "latest"
+        reference = _reference(job, options.checkpoint or newest)
+        what = _write_history(job, history_of(read_manifest(store, reference)), path)
+    else:
+        from runner.training.export import export
+
+        reference = _reference(job, options.checkpoint or "final")
+        export(store, job.id, queue.spec(job.id, job.spec_digest), reference, path)
+        what = f"step {reference.get('step')}, digest {str(reference.get('digest'))[:12]}"
+    say(f"wrote {path} ({what})")
+    return Exit.DONE
 
 
 def _check(path: Path) -> None:
+    wrong = ""
     if path.suffix not in ENDINGS:
-        msg = f"FILE received {str(path)!r}; expected a name that ends in .keras or .csv"
+        wrong = "; expected a name that ends in .keras or .csv"
+    elif not path.parent.is_dir():
+        wrong = f"; the folder {str(path.parent)!r} does not exist"
+    elif path.is_dir():
+        wrong = ", which is a folder; expected a file's name"
+    if wrong:
+        msg = f"FILE received {str(path)!r}{wrong}"
         raise SpecError(msg)
-    if not path.parent.is_dir():
-        msg = f"FILE received {str(path)!r}; the folder {str(path.parent)!r} does not exist"
-        raise SpecError(msg)
-    if path.is_dir():
-        msg = f"FILE received {str(path)!r}, which is a folder; expected a file's name"
-        raise SpecError(msg)
 
 
-def _newest(job: Job) -> str:
-    return "final" if job.final else "latest"
-
-
-def _reference(job: Job, wished: str) -> Json:
+def _reference(job: Job, wanted: str) -> Json:
     latest = job.checkpoints[0] if job.checkpoints else None
     known = {"final": job.final, "best": job.best, "latest": latest}
-    reference = known[wished]
+    reference = known[wanted]
     if reference is None:
         available = [name for name in ("best", "latest") if known[name]]
         hint = f" Try --checkpoint {available[-1]}." if available else ""
-        msg = f"{job.id} has no {wished} checkpoint yet ({job.state.value}).{hint}"
+        msg = f"{job.id} has no {wanted} checkpoint yet ({job.state.value}).{hint}"
         raise NotReadyError(msg)
     return reference
 
 
-def _model(queue: Queue, store: Store, job: Job, reference: Json, path: Path) -> int:
-    from runner.training.export import export
-
-    export(store, job.id, queue.spec(job.id, job.spec_digest), reference, path)
-    say(f"wrote {path} (step {reference.get('step')}, digest {str(reference.get('digest'))[:12]})")
-    return Exit.DONE
-
-
-def _history(store: Store, job: Job, reference: Json, path: Path) -> int:
-    from runner.checkpoint.reading import read_manifest
-    from runner.report.collect import history_of
-
-    history = history_of(read_manifest(store, str(reference.get("manifest"))))
-    epochs = max(map(len, history.values()), default=0)
+def _write_history(job: Job, history: History, path: Path) -> str:
+    """Write the CSV; how much it holds, in words."""
+    epochs = list(zip_longest(*history.values()))
     if not epochs:
         msg = f"{job.id} has finished no epoch yet ({job.state.value}), so there is no history."
         raise NotReadyError(msg)
     content = io.StringIO(newline="")
     lines = csv.writer(content, lineterminator="\n")
     lines.writerow(["epoch", *history])
-    for epoch in range(epochs):
-        values = [column[epoch] if epoch < len(column) else None for column in history.values()]
-        lines.writerow([epoch + 1, *("nan" if value is None else repr(value) for value in values)])
+    for number, values in enumerate(epochs, 1):
+        lines.writerow([number, *("nan" if value is None else repr(value) for value in values)])
     write_file(path, content.getvalue().encode())
-    say(f"wrote {path} ({epochs} epochs)")
-    return Exit.DONE
+    return f"{len(epochs)} epochs"

@@ -1,8 +1,8 @@
 """Commands of `runner` in a notebook's cell, with a progress that stays in its place.
 
 The command is a process of its own: the kernel stays free of TensorFlow, and the stop button asks
-the process to save and let go, which takes longer than an interrupted cell. When the kernel ends,
-on Linux the process is asked the same.
+the process to save and release its job, which takes longer than an interrupted cell. When the
+kernel ends, on Linux the process is asked the same.
 """
 
 import html
@@ -11,11 +11,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from queue import Queue
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from runner.cli.live import IN_PLACE
 from runner.engine import tether
@@ -26,7 +24,7 @@ def run(*arguments: str) -> int:
     """Run `runner ARGUMENTS…` below this cell; its exit code.
 
     What it says appears as it comes, its progress in one line above. Interrupting the cell saves
-    and lets go; again: leaves at once.
+    and ends; again: leaves at once.
 
     Example:
         >>> run("resume")  # doctest: +SKIP
@@ -38,30 +36,29 @@ def run(*arguments: str) -> int:
         [sys.executable, "-m", "runner", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         env={**environment, IN_PLACE: "1"},
         start_new_session=True,  # it hears of an interruption from us, once
         preexec_fn=(lambda: _tie_to(kernel)) if sys.platform == "linux" else None,
     )
-    pieces: Queue[str | None] = Queue()
-    for stream in (process.stdout, process.stderr):
-        threading.Thread(target=_read, args=(stream, pieces), daemon=True).start()
-    place, streams = _place(), 2
-    while streams:  # in this thread, since a notebook tells cells apart by it
+    place = _place()
+    output = io.TextIOWrapper(cast(BinaryIO, process.stdout), "utf-8", "replace", newline="")
+    while True:  # in this thread, since a notebook tells cells apart by it
         try:
-            piece = pieces.get()
-            if piece is None:
-                streams -= 1
-            elif piece.endswith("\r"):
-                place(piece.rstrip("\r"))
-            else:
-                sys.stdout.write(f"{piece.rstrip()}\n")
+            line = output.readline()
         except KeyboardInterrupt:
             process.send_signal(signal.SIGINT)
+            continue
+        if not line:
+            break
+        if line.endswith("\r"):  # progress
+            place(line.rstrip("\r"))
+        else:
+            sys.stdout.write(f"{line.rstrip()}\n")
     code = process.wait()
     place("")
     if code in (Exit.PREEMPTED, Exit.INTERRUPTED):
-        print("stopped with the progress saved: run this cell again to go on")
+        print("stopped with the progress saved: run this cell again to resume")
     return code
 
 
@@ -81,7 +78,7 @@ def show(page: str | Path, *, height: int = 800) -> None:
 
 def _tie_to(kernel: int) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a notebook's server may ignore it: nohup
-    tether.tie_to(kernel, signal.SIGHUP)  # which is no second wish to stop
+    tether.tie_to(kernel, signal.SIGHUP)  # which is no second request to stop
 
 
 def _place() -> Callable[[str], None]:
@@ -95,10 +92,3 @@ def _place() -> Callable[[str], None]:
         return lambda _: None
     handle = display({"text/plain": ""}, raw=True, display_id=True)  # type: ignore[no-untyped-call]
     return lambda text: handle.update({"text/plain": text}, raw=True)
-
-
-def _read(stream: IO[bytes] | None, pieces: "Queue[str | None]") -> None:
-    """Pass lines on; what ends in a carriage return is progress and belongs in its place."""
-    for line in io.TextIOWrapper(cast(BinaryIO, stream), "utf-8", "replace", newline=""):
-        pieces.put(line)
-    pieces.put(None)

@@ -18,7 +18,7 @@ _OVERLAP = 400  # bytes by which the printed part of a log is found again
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `logs`."""
     parser.add_argument("job", metavar="JOB")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on until the job ends")
+    parser.add_argument("-f", "--follow", action="store_true", help="follow until the job ends")
     add_store_option(parser)
 
 

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from runner import errors
+from runner.cli.codes import of_error
+from runner.errors import RunnerError
 from runner.exit import Exit
 from runner.registry import nearest
 
@@ -29,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("logs", "what a job's attempts said"),
     "retry": ("verbs", "queue a failed or cancelled job again"),
     "cancel": ("verbs", "end a job for good"),
-    "hold": ("verbs", "keep a job from being taken up; a running one is saved and let go first"),
+    "hold": ("verbs", "keep a job from being taken up; a running one is saved first"),
     "unhold": ("verbs", "let a held job be taken up again (also: release)"),
     "priority": ("verbs", "let jobs go before others, or after them"),
     "evaluate": ("verbs", "evaluate a finished training again"),
@@ -47,19 +48,9 @@ RUNS_PROGRAMS = "drill"  #: the command that takes a program and its arguments a
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code of the process."""
-    _mend_streams()
-    _mend_warnings()
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    arguments[:1] = [ALIASES.get(argument, argument) for argument in arguments[:1]]
-    arguments, program = _split(arguments)
-    parser = build_parser(arguments)
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-        known = f"Known: {', '.join(COMMANDS)}."
-        parser.error(f"no command {arguments[0]!r}.{nearest(arguments[0], COMMANDS)} {known}")
-    options = parser.parse_args(arguments, argparse.Namespace(program=program))
-    if options.command is None:
-        parser.print_help()
-        return Exit.USAGE
+    _fix_streams()
+    _fix_warnings()
+    options = _parse(list(sys.argv[1:] if argv is None else argv))
     module = importlib.import_module(f"runner.cli.{COMMANDS[options.command][0]}")
     try:
         code = int(module.run(options))
@@ -68,16 +59,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:
-        # the reader of our output went away (`| head`); nobody is left to be told
+        # the reader of our output went away (`| head`); nobody is left to read more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.DONE
-    except errors.RunnerError as error:
-        return _explain(error)
+    except RunnerError as error:
+        sys.stderr.write(f"runner: {error}\n")
+        return of_error(error)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EIO):
             raise
         sys.stderr.write(f"runner: the output cannot be written: {error.strerror}\n")
         return Exit.STORAGE
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """Return the command and its options; usage and mistakes end the process."""
+    arguments, program = _split(arguments)
+    parser = build_parser(arguments)
+    first = next(iter(arguments), "-")
+    if not first.startswith("-") and first not in COMMANDS:
+        known = f"Known: {', '.join(COMMANDS)}."
+        parser.error(f"no command {first!r}.{nearest(first, COMMANDS)} {known}")
+    options = parser.parse_args(arguments, argparse.Namespace(program=program))
+    if options.command is None:
+        parser.print_help()
+        sys.exit(Exit.USAGE)
+    return options
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str] | None]:
@@ -88,7 +95,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str] | None]:
     return arguments[:end], arguments[end + 1 :]
 
 
-def _mend_streams() -> None:
+def _fix_streams() -> None:
     """Give a process without output some, and let no character end a command."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -98,7 +105,7 @@ def _mend_streams() -> None:
             stream.reconfigure(errors="replace")
 
 
-def _mend_warnings() -> None:
+def _fix_warnings() -> None:
     """Let warnings be warnings: with PYTHONWARNINGS=error a library's would fail a job for good."""
     if any("error".startswith(option.partition(":")[0] or "?") for option in sys.warnoptions):
         warnings.resetwarnings()
@@ -142,18 +149,3 @@ class _Version(argparse.Action):
 
 def _sentence(text: str) -> str:
     return text[0].upper() + text[1:] + "."
-
-
-def _explain(error: errors.RunnerError) -> Exit:
-    sys.stderr.write(f"runner: {error}\n")
-    if isinstance(error, errors.SpecError):
-        return Exit.USAGE
-    if isinstance(error, errors.NotReadyError):
-        return Exit.UNFINISHED
-    if isinstance(error, errors.NotFoundError):
-        return Exit.NOT_FOUND
-    if isinstance(error, errors.StoreError | errors.CheckpointError):
-        return Exit.STORAGE
-    if isinstance(error, errors.PreemptedError):
-        return Exit.PREEMPTED
-    return Exit.FAILED

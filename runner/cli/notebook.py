@@ -1,4 +1,4 @@
-"""`runner notebook`: write a notebook that trains on Colab or Kaggle, and goes on the next day.
+"""`runner notebook`: write a notebook that trains on Colab or Kaggle, and resumes the next day.
 
 The text lies beside this file, in `notebooks/`, as Markdown: a block of Python is a cell, the words
 after "python" are the cell's tags. Cells that only the platform itself can run (its mount, its
@@ -20,7 +20,7 @@ from typing import Any
 
 from runner import registry
 from runner.cli.common import say, write_file
-from runner.cli.specs import add_set_option, load_all
+from runner.cli.specs import add_set_option, load_all, local_paths
 from runner.errors import SpecError
 from runner.exit import Exit
 from runner.spec import JobSpec
@@ -28,8 +28,9 @@ from runner.store.settings import mask
 
 FOLDER = Path(__file__).parent / "notebooks"
 PACKAGE = "keras-runner"
+S3_CLIENT = "s3fs>=2024.12"  #: of the extra s3
 _CODE = re.compile(r"^```python *(?P<tags>[a-z ]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
-#: the store's scheme → which text tells of it; "" where no store is named
+#: the store's scheme → the text about it; "" where no store is named
 _STORES = {
     "colab": {"": "colab-drive", "gs": "colab-gs", "gcs": "colab-gs", "s3": "colab-s3"},
     "kaggle": {"": "kaggle-working", "gs": "kaggle-gs", "gcs": "kaggle-gs", "s3": "kaggle-s3"},
@@ -56,31 +57,26 @@ import base64, pathlib, tempfile
 wheel = pathlib.Path(tempfile.gettempdir(), "{name}")
 wheel.write_bytes(base64.b64decode(\"\"\"
 {content}\"\"\"))
-%pip install --quiet "{{wheel}}[{extras}]"
+%pip install --quiet "{{wheel}}"{client}
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `notebook`."""
-    parser.add_argument("platform", choices=sorted(_STORES), help="where it is to run")
-    parser.add_argument(
-        "spec", metavar="SPEC", nargs="*", type=Path, help="your jobs (default: a small example)"
-    )
+    add = parser.add_argument
+    add("platform", choices=sorted(_STORES), help="where it is to run")
+    specs = "your jobs (default: a small example)"
+    add("spec", metavar="SPEC", nargs="*", type=Path, help=specs)
     add_set_option(parser)
-    parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="default: runner-PLATFORM.ipynb"
+    file = "default: runner-PLATFORM.ipynb"
+    add("-o", "--output", metavar="FILE", type=Path, help=file)
+    store = "bucket of the jobs (default: your Drive on Colab, /kaggle/working on Kaggle)"
+    add("--store", metavar="URL", help=store)
+    install = (
+        "what pip installs there: a URL such as git+https://…, or a wheel's path there (default:"
+        " the notebook carries this package inside itself)"
     )
-    parser.add_argument(
-        "--store",
-        metavar="URL",
-        help="bucket of the jobs (default: your Drive on Colab, /kaggle/working on Kaggle)",
-    )
-    parser.add_argument(
-        "--install",
-        metavar="REQUIREMENT",
-        help="what pip installs there: a URL such as git+https://…, or a wheel's path there"
-        " (default: the notebook carries this package inside itself)",
-    )
+    add("--install", metavar="REQUIREMENT", help=install)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -125,13 +121,7 @@ def make(
     given = [
         spec.model_dump(mode="json", exclude={"schema_"}, exclude_unset=True) for spec in specs
     ]
-    extras = _extras([store, *(spec.data.path or "" for spec in specs)], specs)
-    if requirement:
-        install = f"%pip install --quiet {_quoted(requirement, extras)}"
-    else:
-        name, wheel = _wheel()
-        content = base64.encodebytes(wheel).decode()
-        install = _CARRIED.format(name=name, content=content, extras=extras)
+    install = _install(requirement, [store, *(spec.data.path or "" for spec in specs)])
     text = text.replace("{{store}}", json.dumps(store))
     text = text.replace("{{jobs}}", pprint.pformat(given, width=100, sort_dicts=False))
     text = text.replace("{{install}}", install)
@@ -156,7 +146,11 @@ def _cells(text: str) -> Iterator[dict[str, Any]]:
     for block in [*_CODE.finditer(text), None]:
         words = text[end : block.start() if block else len(text)].strip()
         if words:
-            yield {"cell_type": "markdown", "metadata": {}, "source": _lines(words)}
+            yield {
+                "cell_type": "markdown",
+                "metadata": {},
+                "source": words.splitlines(keepends=True),
+            }
         if block:
             end = block.end()
             code = block["code"].strip()
@@ -165,37 +159,24 @@ def _cells(text: str) -> Iterator[dict[str, Any]]:
             yield {
                 "cell_type": "code",
                 "metadata": {"tags": block["tags"].split()} if block["tags"] else {},
-                "source": _lines(code),
+                "source": code.splitlines(keepends=True),
                 "execution_count": None,
                 "outputs": [],
             }
 
 
-def _lines(text: str) -> list[str]:
-    return text.splitlines(keepends=True)
-
-
-def _extras(urls: Sequence[str], specs: Sequence[JobSpec]) -> str:
-    """Which extras of this package the notebook needs, as a requirement names them."""
-    wanted = ["report"]
-    if any(spec.data.name == "folder" for spec in specs):
-        wanted.append("images")
-    if any(url.startswith(("s3://", "s3a://")) for url in urls):
-        wanted.append("s3")
-    return ",".join(wanted)
-
-
-def _quoted(requirement: str, extras: str) -> str:
-    """The requirement for a `%pip` line, with the extras that the notebook needs."""
+def _install(requirement: str, urls: Sequence[str]) -> str:
+    """The code that installs this package, and what opens these URLs."""
+    s3 = any(url.startswith(("s3://", "s3a://")) for url in urls)
+    client = f' "{S3_CLIENT}"' if s3 else ""
+    if not requirement:
+        name, wheel = _wheel()
+        content = base64.encodebytes(wheel).decode()
+        return _CARRIED.format(name=name, content=content, client=client)
     if any(not character.isprintable() or character in "\"'$`\\" for character in requirement):
         msg = f"--install received {requirement!r}: expected what pip installs, without quotes,"
         raise SpecError(f"{msg} variables or line breaks, such as git+https://HOST/REPOSITORY")
-    named = re.fullmatch(r"([\w.-]+)(?:\[([^\]]*)\])?(.*)", requirement)
-    if "://" in requirement:
-        requirement = f"{PACKAGE}[{extras}] @ {requirement}"
-    elif named:
-        requirement = f"{named[1]}[{','.join(filter(None, (named[2], extras)))}]{named[3]}"
-    return f'"{requirement}"'
+    return f'%pip install --quiet "{requirement}"{client}'
 
 
 def _wheel() -> tuple[str, bytes]:
@@ -251,7 +232,7 @@ def _sum(content: bytes) -> str:
 
 def _say_what_is_missing(specs: Sequence[JobSpec]) -> None:
     """Name what the jobs need and the notebook does not bring."""
-    for path in sorted({s.data.path for s in specs if s.data.path and "://" not in s.data.path}):
+    for path in local_paths(specs):
         say(
             f"data.path {path} is of this machine: give a URL, or where the file is in the notebook"
         )

@@ -17,15 +17,10 @@ PAGE = "report.html"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `report`."""
-    parser.add_argument("job", metavar="JOB", nargs="*", help="only these (default: all)")
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="DIR",
-        type=Path,
-        default=Path("report"),
-        help="folder for the page and its pictures, made if need be (default: report)",
-    )
+    add = parser.add_argument
+    add("job", metavar="JOB", nargs="*", help="only these (default: all)")
+    folder = "folder for the page and its pictures, made if need be (default: report)"
+    add("-o", "--output", metavar="DIR", type=Path, default=Path("report"), help=folder)
     add_store_option(parser)
 
 

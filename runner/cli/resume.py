@@ -2,7 +2,8 @@
 
 import argparse
 
-from runner.cli.common import add_store_option, exit_code, open_queue, say
+from runner.cli.codes import exit_code
+from runner.cli.common import add_store_option, open_queue, say
 from runner.cli.working import add_session_option, catch_signals, session_of, work
 from runner.queue.job import State
 
@@ -18,12 +19,12 @@ def run(options: argparse.Namespace) -> int:
     """Work until nothing is left."""
     stop = catch_signals()
     session = session_of(options)
-    queue, store = open_queue(options)
+    queue, _ = open_queue(options)
     if not options.job:
-        return work(queue, store, None, stop, session=session)
+        return work(queue, None, stop, session=session)
     jobs = [queue.job(name) for name in options.job]
     if not any(job.state in (State.QUEUED, State.RUNNING) for job in jobs):
         for job in jobs:
             say(f"{job.id}: {job.state.value}, nothing to resume")
         return exit_code(jobs)
-    return work(queue, store, [job.id for job in jobs], stop, session=session)
+    return work(queue, [job.id for job in jobs], stop, session=session)

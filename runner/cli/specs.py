@@ -1,6 +1,7 @@
 """Spec files on the command line: `SPEC… [--set key=value]`."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from runner import specfile
@@ -16,14 +17,16 @@ def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_set_option(parser: argparse.ArgumentParser) -> None:
     """`--set KEY=VALUE`."""
+    words = "change a field, such as training.epochs=2 (again for more)"
     parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        dest="changes",
-        action="append",
-        default=[],
-        help="change a field, such as training.epochs=2 (again for more)",
+        "--set", metavar="KEY=VALUE", dest="changes", action="append", default=[], help=words
     )
+
+
+def local_paths(specs: Iterable[JobSpec]) -> list[str]:
+    """The data of these jobs that only this machine may have."""
+    paths = (spec.data.path for spec in specs)
+    return sorted({path for path in paths if path and "://" not in path})
 
 
 def load_all(options: argparse.Namespace) -> list[tuple[Path, JobSpec]]:

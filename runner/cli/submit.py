@@ -3,12 +3,13 @@
 import argparse
 import json
 import signal
+from contextlib import suppress
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from runner.cli.common import Count, add_store_option, open_queue, say
-from runner.cli.specs import add_spec_arguments, load_all
+from runner.cli.common import add_store_option, open_queue, say
+from runner.cli.specs import add_spec_arguments, load_all, local_paths
 from runner.cli.working import add_session_option, catch_signals, session_of, work
 from runner.errors import ConflictError, NotFoundError, SpecError
 from runner.exit import Exit
@@ -20,23 +21,14 @@ from runner.training.quiet import check_backend
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `submit`."""
+    add = parser.add_argument
     add_spec_arguments(parser)
-    parser.add_argument(
-        "--detach", action="store_true", help="only store the jobs; a worker takes them up"
-    )
-    parser.add_argument(
-        "--priority", metavar="N", type=int, help="higher goes first (the spec's `priority`)"
-    )
-    parser.add_argument(
-        "--after",
-        metavar="JOB",
-        action="append",
-        default=[],
-        help="begin when this job has succeeded (again for more; added to the spec's `after`)",
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="check and print the specs, store nothing"
-    )
+    add("--detach", action="store_true", help="only store the jobs; a worker takes them up")
+    first = "higher goes first (the spec's `priority`)"
+    add("--priority", metavar="N", type=int, help=first)
+    after = "begin when this job has succeeded (again for more; added to the spec's `after`)"
+    add("--after", metavar="JOB", action="append", default=[], help=after)
+    add("--dry-run", action="store_true", help="check and print the specs, store nothing")
     add_session_option(parser)
     add_store_option(parser)
 
@@ -47,42 +39,50 @@ def run(options: argparse.Namespace) -> int:
     session = session_of(options)
     if not (options.detach or options.dry_run):
         check_backend()
-    if options.priority is not None:
-        options.changes = [*options.changes, f"priority={options.priority}"]
-    specs = [(path, _after(spec, options.after)) for path, spec in load_all(options)]
-    specs = in_order(specs)
+    specs = _specs(options)
     if options.dry_run:
-        for _, spec in specs:
-            print(json.dumps(spec.effective(), indent=2))
-        return Exit.DONE
+        return _dry_run(specs)
     from runner.training.check import check_data
 
-    check_data(specs, tell=Count("checked", len(specs)))
-    queue, store = open_queue(options)
+    check_data(specs)
+    queue, _ = open_queue(options)
     _check_after(queue, specs)
     ids: list[str] = []
-    count = Count("stored", len(specs))
     for _, spec in specs:
-        count(len(ids))
         if stop.reason is not None:
             say(f"{len(ids)} of {len(specs)} jobs are stored; the same command stores the rest")
             return Exit.INTERRUPTED if stop.signal == signal.SIGINT else Exit.PREEMPTED
-        known = queue.find(spec.name)
-        try:
-            job = _submit(queue, spec, known)
-        except ConflictError as error:
-            say(f"runner: {error}")
-            return Exit.USAGE
-        if known is not None:
-            say(f"{job.id}: already there, {job.state.value}")
-        print(job.id, flush=True)
-        ids.append(job.id)
-    if options.detach:
-        local = {s.data.path for _, s in specs if s.data.path and "://" not in s.data.path}
-        for path in sorted(local):
-            say(f"data.path {path} is of this machine: others leave these jobs unless they have it")
-        return Exit.DONE
-    return work(queue, store, ids, stop, session=session)
+        ids.append(_store(queue, spec))
+    return _detached(specs) if options.detach else work(queue, ids, stop, session=session)
+
+
+def _dry_run(specs: list[tuple[Path, JobSpec]]) -> Exit:
+    for _, spec in specs:
+        print(json.dumps(spec.effective(), indent=2))
+    return Exit.DONE
+
+
+def _detached(specs: list[tuple[Path, JobSpec]]) -> Exit:
+    for path in local_paths(spec for _, spec in specs):
+        say(f"data.path {path} is of this machine: others leave these jobs unless they have it")
+    return Exit.DONE
+
+
+def _specs(options: argparse.Namespace) -> list[tuple[Path, JobSpec]]:
+    """Return the specs with what the options add to them, in the order of their storing."""
+    if options.priority is not None:
+        options.changes = [*options.changes, f"priority={options.priority}"]
+    return in_order([(path, _after(spec, options.after)) for path, spec in load_all(options)])
+
+
+def _store(queue: Queue, spec: JobSpec) -> str:
+    """Store a job, which may be there already, and print its id."""
+    known = queue.find(spec.name)
+    job = _submit(queue, spec, known)
+    if known is not None:
+        say(f"{job.id}: already there, {job.state.value}")
+    print(job.id, flush=True)
+    return job.id
 
 
 def _submit(queue: Queue, spec: JobSpec, known: Job | None) -> Job:
@@ -92,13 +92,10 @@ def _submit(queue: Queue, spec: JobSpec, known: Job | None) -> Job:
     except ConflictError:
         if known is None:
             raise
-        try:
-            stored = parse(queue.spec(spec.name), source=spec.name)
-        except SpecError:
-            stored = None
-        if stored is None or _content(stored) != _content(spec):
-            raise
-        return known
+        with suppress(SpecError):
+            if _content(parse(queue.spec(spec.name), source=spec.name)) == _content(spec):
+                return known
+        raise
 
 
 def _content(spec: JobSpec) -> dict[str, Any]:
@@ -132,8 +129,6 @@ def in_order(specs: list[tuple[Path, JobSpec]]) -> list[tuple[Path, JobSpec]]:
         circle = " after ".join(error.args[1])
         msg = f"after: jobs that wait for each other: {circle}. None of them could ever begin."
         raise SpecError(msg) from None
-    if not any(spec.after for _, spec in specs):
-        return specs
     return [by_name[name] for name in order]
 
 

@@ -7,7 +7,8 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING
 
-from runner.cli.common import add_store_option, open_queue, say
+from runner.cli.codes import of_error
+from runner.cli.common import add_store_option, command, open_queue, say
 from runner.errors import ConflictError, NotFoundError, StoreError, StoreRefusedError
 from runner.exit import Exit
 from runner.queue.job import HOLD, Job, State
@@ -41,50 +42,49 @@ def _priority(text: str) -> int:
 def run(options: argparse.Namespace) -> int:
     """Change the jobs' states; the exit code of the last one that it could not change."""
     queue, _ = open_queue(options)
-    acts: dict[str, Callable[[str], Job]] = {
-        "cancel": queue.cancel,
-        "hold": queue.hold,
-        "unhold": queue.unhold,
-        "retry": queue.retry,
-        "evaluate": partial(_evaluate, queue),
-        "priority": lambda name: queue.prioritize(name, options.priority),
+    acts: dict[str, tuple[Callable[[str], Job], Callable[[Job], str]]] = {
+        "cancel": (queue.cancel, _cancelled),
+        "hold": (queue.hold, _held),
+        "unhold": (queue.unhold, _unheld),
+        "retry": (queue.retry, _queued),
+        "evaluate": (partial(_evaluate, queue), _queued),
+        "priority": (
+            lambda name: queue.prioritize(name, options.priority),
+            lambda job: f"{job.state}, priority {job.priority}",
+        ),
     }
-    act = acts[options.command]
+    act, words = acts[options.command]
     result = Exit.DONE
     for name in options.job:
         try:
-            say(f"{name}: {_words(options.command, act(name))}")
-        except ConflictError as error:
-            say(f"runner: {error}")
-            result = Exit.USAGE
-        except NotFoundError as error:
-            say(f"runner: {error}")
-            result = Exit.NOT_FOUND
+            say(f"{name}: {words(act(name))}")
         except StoreRefusedError:
             raise
         except StoreError as error:  # of this job's records, perhaps
             say(f"runner: {name}: {error}")
-            result = Exit.STORAGE
+            result = of_error(error)
+        except (ConflictError, NotFoundError) as error:
+            say(f"runner: {error}")
+            result = of_error(error)
     return result
 
 
-def _words(command: str, job: Job) -> str:
-    """Say what the job is now, and the command that goes on from there."""
-    state = job.state.value
-    if command == "hold" and job.wish == HOLD:
-        state = f"{state}; its worker saves and holds it at its next heartbeat"
-    elif command == "priority":
-        return f"{state}, priority {job.priority}"
-    elif command == "evaluate":
-        state = "queued (evaluate)"
-    elif command == "unhold" and job.state is State.RUNNING:
-        return "running; it continues"
-    after = {
-        "hold": f"'runner unhold {job.id}' lets it be taken up again",
-        "cancel": f"'runner retry {job.id}' queues it again, where it stood",
-    }
-    here = f"'runner resume {job.id}' works on it here"
-    return f"{state}; {after.get(command, here)}"
+def _cancelled(job: Job) -> str:
+    return f"{job.state}; {command('retry', job.id)} queues it again, where it stood"
+
+
+def _held(job: Job) -> str:
+    later = "; its worker saves and holds it at its next heartbeat" if job.wish == HOLD else ""
+    return f"{job.state}{later}; {command('unhold', job.id)} lets it be taken up again"
+
+
+def _unheld(job: Job) -> str:
+    return "running; it continues" if job.state is State.RUNNING else _queued(job)
+
+
+def _queued(job: Job) -> str:
+    evaluates = " (evaluate)" if job.kind == "evaluate" else ""
+    return f"{job.state}{evaluates}; {command('resume', job.id)} works on it here"
 
 
 def _evaluate(queue: Queue, name: str) -> Job:

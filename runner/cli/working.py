@@ -2,22 +2,23 @@
 
 import argparse
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from runner.cli.common import exit_code, say
+from runner.cli.codes import exit_code
+from runner.cli.common import command, say
 from runner.cli.live import make_reporter
-from runner.cli.render import duration
 from runner.engine.notices.kubernetes import grace_seconds
 from runner.engine.preemption import StopRequest
 from runner.errors import SpecError
 from runner.exit import Exit
 from runner.queue.job import Job, State
 from runner.queue.queue import Queue
-from runner.store.base import Store
+from runner.queue.view import duration
 
 if TYPE_CHECKING:
     from runner.engine.session import Session
+    from runner.engine.worker import Owned, Worker
 
 
 def catch_signals() -> StopRequest:
@@ -41,11 +42,11 @@ def session_of(options: argparse.Namespace) -> "Session | None":
     """How long this process may work: as its user says, or the machine's host. Raises SpecError."""
     from runner.engine.session import Session, known_limit
 
-    wished = options.max_duration
-    if wished is None:
+    asked = options.max_duration
+    if asked is None:
         known = known_limit()
         return None if known is None else Session.lasting(*known)
-    return Session.lasting(seconds_of(wished), f"--max-duration {wished}")
+    return Session.lasting(seconds_of(asked), f"--max-duration {asked}")
 
 
 def seconds_of(text: str) -> float:
@@ -61,7 +62,6 @@ def seconds_of(text: str) -> float:
 
 def work(
     queue: Queue,
-    store: Store,
     ids: Sequence[str] | None,
     stop: StopRequest,
     *,
@@ -77,18 +77,16 @@ def work(
     if session is not None:
         say(f"{session.why}: {duration(max(0.0, session.left_seconds))} to work in")
     looking = Looking(labels)
-    touched: list[str] = []
-    with make_reporter(touched) as reporter, watching(stop, reporter.note, session=session):
+    with make_reporter() as reporter, watching(stop, reporter.note, session=session):
         stop.say = reporter.note  # which knows what else is on the terminal
+        stop.again = command("resume")
         worker = Worker(
-            queue, store, stop=stop, reporter=reporter, looking=looking, session=session
+            queue, queue.store, stop=stop, reporter=reporter, looking=looking, session=session
         )
         owned = worker.work(ids, until_empty=until_empty)
-    for other in owned:
-        if other.job.state is State.RUNNING:
-            say(f"{other.job.id}: {other.availability.why}")
     if stop.signal == signal.SIGINT:
-        say("stopped; 'runner resume' goes on from the last checkpoint")
+        if reporter.touched:
+            say(f"stopped; {command('resume')} goes on from the last checkpoint")
         return Exit.INTERRUPTED
     if worker.drained and ids is None:
         say("drained: it takes no more")
@@ -97,23 +95,37 @@ def work(
         return _after_session(queue, ids, session)
     if stop.reason is not None:
         return Exit.PREEMPTED
+    return _finished(queue, ids, worker, owned, reporter.touched)
+
+
+def _finished(
+    queue: Queue,
+    ids: Sequence[str] | None,
+    worker: "Worker",
+    owned: "Sequence[Owned]",
+    touched: Sequence[str],
+) -> Exit:
+    """What became of the jobs of a worker that nobody stopped."""
+    for other in owned:
+        if other.job.state is State.RUNNING:
+            say(f"{other.job.id}: {other.availability.why}")
     if worker.unreadable:
         return Exit.STORAGE
-    if ids is None and not touched:
+    if not (ids or touched):
         say("nothing to resume" if not owned else "nothing else to resume")
-    left = {other.job.id: other.job for other in owned}
-    return exit_code(_now(queue, {*ids} if ids else {*touched, *worker.held, *left}, left))
+    others = [other.job.id for other in owned]
+    return exit_code(_now(queue, ids or [*touched, *worker.held, *others]))
 
 
-def _now(queue: Queue, names: set[str], known: Mapping[str, Job]) -> list[Job]:
+def _now(queue: Queue, names: Sequence[str]) -> list[Job]:
     """Return jobs as they are now. Raises NotFoundError for one that was removed meanwhile."""
-    found = queue.look(names, known)
-    return [*found, *map(queue.job, names - {job.id for job in found})]
+    found = queue.look({*names}, {})
+    return [*found, *map(queue.job, {*names} - {job.id for job in found})]
 
 
 def _after_session(queue: Queue, ids: Sequence[str] | None, session: "Session | None") -> Exit:
-    """75 where something is left that another session could go on with."""
-    jobs = queue.jobs() if ids is None else _now(queue, {*ids}, {})
+    """75 where something is left that another session could resume."""
+    jobs = queue.jobs() if ids is None else _now(queue, ids)
     left = [job.id for job in jobs if job.state in (State.QUEUED, State.RUNNING)]
     if not left:
         return exit_code(jobs)

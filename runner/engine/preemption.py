@@ -58,6 +58,8 @@ class StopRequest(Interrupter):
         self._clock = clock
         self._deadline: float | None = None  # of the saving; after it comes the release
         self._save_wanted = False
+        self.idle = False  #: no job is being worked on
+        self.again = "'runner resume'"  #: the command that resumes what is saved, for people
 
     # ------------------------------------------------------------------ asking
 
@@ -94,6 +96,13 @@ class StopRequest(Interrupter):
         """Seconds that may be spent on saving; None where nothing limits them."""
         return None if self._deadline is None else self._deadline - self._clock()
 
+    @property
+    def doing(self) -> str:
+        """What follows a request to stop, for people."""
+        if self.idle:
+            return "stopping"
+        return "letting go" if self.at_once else "saving and letting go"
+
     def call_last(self) -> None:
         """Interrupt the main thread if the time for saving is over; to be called now and then."""
         left = self.seconds_left
@@ -114,13 +123,13 @@ class StopRequest(Interrupter):
         name = signal.Signals(number).name
         if self.signal is not None:
             if name != "SIGHUP":  # the kernel, a shell and a terminal each report a hangup
-                _leave_at_once(number, name)
+                _leave_at_once(number, name, self.again)
             return
         self.signal = number
         self.reason = self.reason or name
         if name != "SIGINT":
             self._shorten(self._grace)
-        doing = "letting go" if self.at_once else "saving and letting go"
+        doing = self.doing
         # a closed terminal, or one that is just being written to, must not fail what is to be saved
         with contextlib.suppress(OSError, RuntimeError):
             self.say(f"{name}: {doing}; once more to leave at once")
@@ -128,8 +137,8 @@ class StopRequest(Interrupter):
             self.raise_if_due(name)
 
 
-def _leave_at_once(number: int, name: str) -> None:
+def _leave_at_once(number: int, name: str, again: str) -> None:
     shown = "\x1b[?25h" if sys.stderr.isatty() else ""  # a cursor that was hidden
-    words = f"{name} again, leaving at once; 'runner resume' goes on from the last checkpoint"
+    words = f"{name} again, leaving at once; {again} continues from the last checkpoint"
     os.write(sys.stderr.fileno(), f"{shown}\nrunner: {words}\n".encode())
     os._exit(128 + number)

@@ -75,7 +75,7 @@ def _evaluate(attempt: Attempt, spec: JobSpec) -> None:
     gc.collect()  # the data of a training that went before in this process
     import_keras()
     from runner.datasets.arrays import kept
-    from runner.evaluation.evaluate import evaluate
+    from runner.evaluation.evaluate import Looks, evaluate
     from runner.training.restore import restored_model, restored_numerics
     from runner.training.trainer import load_checked
 
@@ -97,11 +97,13 @@ def _evaluate(attempt: Attempt, spec: JobSpec) -> None:
         assembled,
         x,
         y,
-        class_names=class_names,
-        augmented_passes=spec.evaluation.augmented_passes,
-        batch_size=spec.evaluation.batch_size,
-        seed=spec.seed,
-        augmentation=augmentation.model_dump() if augmentation else None,
+        class_names,
+        Looks(
+            augmented_passes=spec.evaluation.augmented_passes,
+            batch_size=spec.evaluation.batch_size,
+            seed=spec.seed,
+            augmentation=augmentation.model_dump() if augmentation else None,
+        ),
         should_stop=attempt.should_stop,
         on_progress=attempt.progressed,
     )

@@ -128,7 +128,7 @@ class Worker:
             SpecError: no job can be trained on this machine; none was claimed.
         """
         check_backend()
-        self._until_empty = until_empty
+        self._until_empty, self._stop.idle = until_empty, True
         try:
             while not self._is_over:
                 try:
@@ -210,6 +210,7 @@ class Worker:
     def _run(self, lease: Lease, spec: Json) -> None:
         job_id = lease.job.id
         attempt = RunningAttempt(lease, spec, self._around)
+        self._stop.idle = False
         try:
             attempt.run()
         except StoreRefusedError:
@@ -218,6 +219,8 @@ class Worker:
             if self._until_empty:
                 raise
             self._release_when_back(lease, error)
+        finally:
+            self._stop.idle = True
         after = self._choice.survey.again(job_id)
         if attempt.lost and (after is None or after.state is not State.CANCELLED):
             self._reporter.note(attempt.lost)

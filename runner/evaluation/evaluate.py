@@ -48,17 +48,25 @@ class Evaluation:
         return buffer.getvalue()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Looks:
+    """How an evaluation looks at the images."""
+
+    augmented_passes: int  #: through the augmentation; none where there is none
+    batch_size: int  #: it divides the random numbers too: another size sees other changes
+    seed: int  #: of the random changes
+    #: flip, rotation and zoom as in a spec, for a model that was trained without them or with
+    #: others; None: those that it was trained with
+    augmentation: Mapping[str, Any] | None = None
+
+
 def evaluate(
     parts: Assembled,
     x: NDArray[np.uint8],
     y: NDArray[Any],
-    *,
     class_names: Sequence[str],
-    augmented_passes: int,
-    batch_size: int,
-    seed: int,
-    augmentation: Mapping[str, Any] | None = None,
-    jit_compile: bool | None = None,
+    looks: Looks,
+    *,
     should_stop: Callable[[], str | None] = lambda: None,
     on_progress: OnProgress = lambda _: None,
 ) -> Evaluation:
@@ -69,14 +77,7 @@ def evaluate(
         x: uint8 images, N x height x width x channels.
         y: True classes.
         class_names: One per class.
-        augmented_passes: How often the images go through the augmentation; where there is
-            none, they do not.
-        batch_size: Images at a time; it divides the random numbers too, so another size sees
-            other random changes.
-        seed: Of the random changes.
-        augmentation: flip, rotation and zoom as in a spec, for a model that was trained without
-            them or with others; null for those that it was trained with.
-        jit_compile: Compile with XLA; None for what the backend does by itself.
+        looks: How often and how they are looked at.
         should_stop: Asked before every batch; a text ends the evaluation.
         on_progress: Told after every batch.
 
@@ -87,10 +88,11 @@ def evaluate(
     if len(x) == 0 or len(x) != len(y):
         msg = f"received {len(x)} test images and {len(y)} labels; expected one label each."
         raise SpecError(msg)
-    layers = augmentation_layers(augmentation or parts.augmentation, seed=seed)
-    passes = augmented_passes if layers else 0
-    network = _network(parts, jit_compile=jit_compile)
-    run = _Run(network, x, batch_size, passes, should_stop, on_progress)
+    seed = looks.seed
+    layers = augmentation_layers(looks.augmentation or parts.augmentation, seed=seed)
+    passes = looks.augmented_passes if layers else 0
+    batch_size = min(looks.batch_size, len(x))
+    run = _Run(_network(parts), x, batch_size, passes, should_stop, on_progress)
     run.warm_up()
     began = time.perf_counter()
     results = [run.predict([], 0, seed)]
@@ -104,15 +106,14 @@ def evaluate(
     )
 
 
-def _network(parts: Assembled, *, jit_compile: bool | None) -> "keras.Model":
+def _network(parts: Assembled) -> "keras.Model":
     """Wrap the trained network, so that compiling for this leaves the original as it is."""
     import keras
 
     pixels = keras.Input(parts.image_shape, name="pixels")
     model = keras.Model(pixels, parts.network(pixels, training=False), name="evaluation")
-    if jit_compile is None:  # TensorFlow has graphs; JAX has XLA or single operations
-        jit_compile = keras.config.backend() != "tensorflow"
-    model.compile(jit_compile=jit_compile)
+    # TensorFlow has graphs; JAX has XLA or single operations
+    model.compile(jit_compile=keras.config.backend() != "tensorflow")
     return model
 
 
@@ -127,25 +128,21 @@ def _pixels(layers: "Sequence[keras.layers.Layer]", images: NDArray[np.uint8]) -
     return np.asarray(keras.ops.convert_to_numpy(x))
 
 
+@dataclass(frozen=True)
 class _Run:
     """Passes over the images, batch by batch."""
 
-    def __init__(
-        self,
-        network: "keras.Model",
-        x: NDArray[np.uint8],
-        batch_size: int,
-        passes: int,
-        should_stop: Callable[[], str | None],
-        on_progress: OnProgress,
-    ) -> None:
-        self._network = network
-        self._x = x
-        self._batch_size = min(batch_size, len(x))
-        self._should_stop = should_stop
-        self._on_progress = on_progress
-        self._per_pass = -(-len(x) // self._batch_size)
-        self._steps = self._per_pass * (passes + 1)
+    network: "keras.Model"
+    x: NDArray[np.uint8]
+    batch_size: int
+    passes: int
+    should_stop: Callable[[], str | None]
+    on_progress: OnProgress
+
+    @property
+    def per_pass(self) -> int:
+        """Batches of one pass."""
+        return -(-len(self.x) // self.batch_size)
 
     def warm_up(self) -> None:
         """Trace before the clock runs."""
@@ -156,18 +153,18 @@ class _Run:
     ) -> NDArray[np.float32]:
         """Return the probabilities of pass `number`, images x classes."""
         began, done = time.perf_counter(), []
-        for batch in range(self._per_pass):
-            if reason := self._should_stop():
+        for batch in range(self.per_pass):
+            if reason := self.should_stop():
                 msg = f"evaluation stopped before its end: {reason}"
                 raise PreemptedError(msg)
             _seed(layers, f"evaluation {seed} {number} {batch}")
             done.append(self._ask(layers, batch))
-            seen = min((batch + 1) * self._batch_size, len(self._x))
-            self._on_progress(
+            seen = min((batch + 1) * self.batch_size, len(self.x))
+            self.on_progress(
                 Progress(
                     stage="evaluate",
-                    step=number * self._per_pass + batch + 1,
-                    steps=self._steps,
+                    step=number * self.per_pass + batch + 1,
+                    steps=self.per_pass * (self.passes + 1),
                     images_per_second=seen / (time.perf_counter() - began),
                 )
             )
@@ -175,10 +172,10 @@ class _Run:
 
     def _ask(self, layers: "Sequence[keras.layers.Layer]", batch: int) -> NDArray[np.float32]:
         """Return the probabilities of a batch; the last is filled up: a new size is traced anew."""
-        places = np.arange(batch * self._batch_size, (batch + 1) * self._batch_size)
-        images = self._x.take(places, axis=0, mode="wrap")
-        answer = self._network.predict_on_batch(_pixels(layers, images))
-        probabilities = np.asarray(answer, dtype=np.float32)[places < len(self._x)]
+        places = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
+        images = self.x.take(places, axis=0, mode="wrap")
+        answer = self.network.predict_on_batch(_pixels(layers, images))
+        probabilities = np.asarray(answer, dtype=np.float32)[places < len(self.x)]
         if not np.isfinite(probabilities).all():
             msg = "the network's probabilities are not finite: its training has diverged."
             raise TrainingError(msg)

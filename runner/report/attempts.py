@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from itertools import pairwise, takewhile
+from itertools import pairwise
 
 from runner.queue.job import Job, Stage
 from runner.queue.protocol import Heartbeat
@@ -48,9 +48,9 @@ class Attempt:
     ending: Ending
     reason: str
     first_step: int  #: committed when it began
-    saved_step: int  #: committed when it ended, or so far: the next attempt goes on from there
+    saved_step: int  #: committed when it ended, or so far: the next attempt resumes there
     saved_epoch: float  #: of that step; a whole number where the steps of an epoch aren't known
-    done_step: int | None  #: the newest that its heartbeats told of
+    done_step: int | None  #: the newest that its heartbeats reported
     git_commit: str = ""  #: of the folder that it was started in; "" where there was none
 
     @property
@@ -93,31 +93,45 @@ def attempts(
         lost: the newest owner shows no sign of life.
     """
     places = [place for place, record in enumerate(records) if record.kind == "claim"]
-    found = []
-    for place, following in pairwise([*places, len(records) - 1]):
-        claim, later = records[place], records[place + 1 : following + 1]
-        mine = list(takewhile(lambda record: record.kind != "claim", later))
-        gone = lost or len(mine) < len(later) or any(record.kind == _GONE for record in mine)
-        end = next((record for record in mine if record.kind in _ENDS), None)
-        newest = end or next((one for one in reversed(mine) if one.kind == "commit"), claim)
-        ending = _ENDS[end.kind] if end else Ending.LOST if gone else Ending.RUNNING
-        beat, owner = beats.get(claim.token), claim.owner or {}
-        sign = beat.sent_at if beat and not end else None
-        ended_at = max(newest.updated_at, sign or newest.updated_at)
-        found.append(
-            Attempt(
-                number=claim.attempts,
-                stage=claim.stage,
-                host=str(owner.get("host", "?")),
-                began_at=claim.updated_at,
-                ended_at=None if ending is Ending.RUNNING else ended_at,
-                ending=ending,
-                reason=end.reason if end else "",
-                first_step=claim.step,
-                saved_step=newest.step,
-                saved_epoch=newest.step / steps_per_epoch if steps_per_epoch else newest.epoch,
-                done_step=beat.step if beat and claim.stage is Stage.TRAIN else None,
-                git_commit=str(owner.get("git_commit", "")),
-            )
-        )
-    return found
+    parts = [records[place:following] for place, following in pairwise([*places, len(records)])]
+    return [
+        _attempt(part, beats.get(part[0].token), steps_per_epoch, lost or part is not parts[-1])
+        for part in parts
+    ]
+
+
+def _attempt(
+    records: Sequence[Job], beat: Heartbeat | None, steps_per_epoch: float | None, gone: bool
+) -> Attempt:
+    """Return the attempt of a claim and the records after it; `gone`: its worker is."""
+    claim, trains = records[0], records[0].stage is Stage.TRAIN
+    newest, ending, ended_at = _fate(records, beat, gone)
+    owner = claim.owner or {}
+    return Attempt(
+        number=claim.attempts,
+        stage=claim.stage,
+        host=str(owner.get("host", "?")),
+        began_at=claim.updated_at,
+        ended_at=ended_at,
+        ending=ending,
+        reason=newest.reason if newest.kind in _ENDS else "",
+        first_step=claim.step,
+        saved_step=newest.step,
+        saved_epoch=newest.step / steps_per_epoch if steps_per_epoch else newest.epoch,
+        done_step=beat.step if beat and trains else None,
+        git_commit=str(owner.get("git_commit", "")),
+    )
+
+
+def _fate(
+    records: Sequence[Job], beat: Heartbeat | None, gone: bool
+) -> tuple[Job, Ending, datetime | None]:
+    """Return the record where an attempt stands, how it ended, and when."""
+    for record in records[1:]:
+        if record.kind in _ENDS:
+            return record, _ENDS[record.kind], record.updated_at
+    newest = [records[0], *(record for record in records if record.kind == "commit")][-1]
+    if not gone and _GONE not in [record.kind for record in records]:
+        return newest, Ending.RUNNING, None
+    sign = beat.sent_at if beat else None
+    return newest, Ending.LOST, max(newest.updated_at, sign or newest.updated_at)

@@ -1,4 +1,4 @@
-"""What the page tells of one run: its curves, test results, mistakes, attempts and settings."""
+"""What the page shows of one run: its curves, test results, mistakes, attempts and settings."""
 
 import base64
 import json
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from runner.queue.view import count
 from runner.report import pictures, words
 from runner.report.collect import Measured, Run, clean
 from runner.report.examples import Images, Library, TestPart, mistaken, strip
@@ -19,15 +20,6 @@ FIRST = ("loss", "top_1", "top_5")
 PANELS = 6  #: metrics that are drawn
 ROWS = 2_000  #: of a table
 LONGEST_SPEC = 50_000  #: characters
-#: what an environment's entries are called, in the order of the page
-LABELS = {
-    "backend": "Keras backend", "tensorflow": "TensorFlow", "jax": "JAX", "keras": "Keras",
-    "threads": "Threads of an operation", "deterministic": "Deterministic operations",
-    "onednn": "oneDNN", "cpu": "Processor", "accelerators": "GPUs", "xla": "XLA",
-    "xla_flags": "Flags of XLA", "eager": "Eager", "precision": "Precision",
-    "replicas": "Replicas", "data": "Training data", "data_content": "Fingerprint of the data",
-    "git_commit": "Git commit",
-}  # fmt: skip
 
 
 class Gallery:
@@ -55,7 +47,7 @@ class Gallery:
 def chapter(run: Run, gallery: Gallery, library: Library, now: datetime) -> dict[str, Any]:
     """Return what the template shows of a run, its pictures drawn."""
     bases = {name.removeprefix("val_") for name in run.history}
-    metrics = [*(name for name in FIRST if name in bases), *sorted(bases - set(FIRST))]
+    metrics = sorted(bases, key=lambda name: ([*FIRST, name].index(name), name))
     columns = [n for metric in metrics for n in (metric, f"val_{metric}") if n in run.history]
     spec = json.dumps(dict(run.spec), indent=2, ensure_ascii=False, default=str)
     return {
@@ -95,7 +87,7 @@ def _results(run: Run, measured: Measured, gallery: Gallery, library: Library) -
                 yield text, None
                 continue
             other = "another class" if taken_for is None else words.class_name(names, taken_for)
-            what = f"{words.count(len(images), 'test image')} of {words.class_name(names, true)}"
+            what = f"{count(len(images), 'test image')} of {words.class_name(names, true)}"
             name = f"{run.job.id}-{true}-as-{'other' if taken_for is None else taken_for}"
             yield text, gallery.photos(name, images, f"{what}, each taken for {other}")
 
@@ -116,12 +108,8 @@ def _results(run: Run, measured: Measured, gallery: Gallery, library: Library) -
 
 
 def _environment(run: Run) -> dict[str, Any]:
-    """Return versions, hardware and data in words; none before the first checkpoint."""
+    """Return versions, hardware and data; none before the first checkpoint."""
     if not run.numerics:
         return {}
     commits = list(dict.fromkeys(one.git_commit for one in run.attempts if one.git_commit))
-    known = {**run.numerics, "git_commit": commits or "none: not started in a repository"}
-    ordered = [*(name for name in LABELS if name in known), *sorted(known.keys() - LABELS.keys())]
-    return {
-        LABELS.get(name, name.replace("_", " ").capitalize()): known[name] for name in ordered[:60]
-    }
+    return {**run.numerics, "git_commit": commits or "none: not started in a repository"}

@@ -7,8 +7,6 @@ and neither hides anything else. Nothing here imports TensorFlow or runs code fr
 
 import io
 import json
-import math
-import re
 import unicodedata
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,15 +19,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.checkpoint.manifest import Manifest
-from runner.checkpoint.packs import hash_bytes
-from runner.checkpoint.reading import read_manifest
-from runner.errors import CheckpointError, NotFoundError, StoreError
+from runner.errors import StoreError
 from runner.evaluation.metrics import per_class_accuracy
 from runner.queue import protocol
-from runner.queue.job import Job, State, from_json
+from runner.queue.job import Job, Json, from_json
 from runner.queue.protocol import Heartbeat
 from runner.queue.queue import Queue
+from runner.queue.view import (
+    History,
+    Onlooker,
+    View,
+    finite,
+    history_of,
+    parameters_of,
+    read_manifest,
+    read_named,
+)
 from runner.report.attempts import Attempt, attempts
 from runner.store import log
 from runner.store.base import Store
@@ -40,11 +45,10 @@ MAX_ARRAYS = 512 * 1024 * 1024  #: bytes of its arrays, unpacked
 MAX_CLASSES = 2000
 MAX_METRICS = 32
 LONGEST = 2_000  #: characters of one piece of text
-OF_PASSES = ("certainty", "consistency")  #: what one look at each image cannot tell
+OF_PASSES = ("certainty", "consistency")  #: what one look at each image cannot show
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
-History = Mapping[str, tuple[float | None, ...]]  #: metric -> one value an epoch
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,11 +65,11 @@ class Measured:
     @property
     def passes(self) -> int:
         """How often the images were changed at random and looked at again."""
-        return int(number(self.metrics.get("augmented_passes")) or 0)
+        return int(finite(self.metrics.get("augmented_passes")) or 0)
 
     def number(self, name: str) -> float | None:
         """Return a metric, None where it is missing, says nothing or is no finite number."""
-        return None if name in OF_PASSES and not self.passes else number(self.metrics.get(name))
+        return None if name in OF_PASSES and not self.passes else finite(self.metrics.get(name))
 
     @property
     def per_class(self) -> Floats | None:
@@ -82,7 +86,7 @@ class Measured:
 def _is_interval(one: Any) -> bool:
     if not isinstance(one, dict) or type(one.get("count")) is not int or one["count"] < 1:
         return False
-    shares = [number(one.get(name)) for name in ("low", "high", "confidence", "accuracy")]
+    shares = [finite(one.get(name)) for name in ("low", "high", "confidence", "accuracy")]
     return all(share is not None and 0 <= share <= 1 for share in shares)
 
 
@@ -90,16 +94,24 @@ def _is_interval(one: Any) -> bool:
 class Run:
     """One job, for a reader."""
 
-    job: Job
-    state: str  #: of the job; `lost` where it runs on paper only
-    spec: Mapping[str, Any]  #: effective
+    view: View
+    spec: Json  #: effective
     attempts: Sequence[Attempt] = ()
     history: History = field(default_factory=dict)
-    numerics: Mapping[str, Any] = field(default_factory=dict)
+    numerics: Json = field(default_factory=dict)
     parameters: int | None = None
-    beat: Heartbeat | None = None  #: of a running job
     measured: Measured | None = None
     problems: Sequence[str] = ()  #: what could not be read, in sentences
+
+    @property
+    def job(self) -> Job:
+        """Its record."""
+        return self.view.job
+
+    @property
+    def state(self) -> str:
+        """Of the job; `lost` or `stalled` where it runs on paper only."""
+        return self.view.state
 
     @property
     def epochs(self) -> int:
@@ -120,16 +132,6 @@ class Report:
     made_at: datetime
     runs: Sequence[Run]
     problems: Sequence[str]  #: everything that could not be read, job by job
-
-
-def number(value: Any) -> float | None:
-    """Return a finite number, None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
 
 
 def clean(text: str, *, limit: int = LONGEST, lines: bool = False) -> str:
@@ -155,28 +157,12 @@ def collect(queue: Queue, names: Sequence[str], *, now: datetime) -> Report:
         NotFoundError: there is no job of a name.
         StoreError: the store can't be listed.
     """
-    unreadable: dict[str, str] = {}
-
-    def refuse(name: str, error: Exception) -> None:
-        unreadable[name] = f"{name}: cannot be read: {error}"
-
-    def read(job: Job) -> Run | None:
-        try:
-            return _run(queue, job)
-        except (StoreError, NotFoundError) as error:
-            refuse(job.id, error)
-            return None
-
-    jobs = [] if names else sorted(queue.jobs(refuse), key=lambda job: (job.submitted_at, job.id))
-    for name in dict.fromkeys(names):
-        try:
-            jobs.append(queue.job(name))
-        except StoreError as error:
-            refuse(name, error)
+    onlooker = Onlooker(queue)
+    views = onlooker.look(names)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        runs = [run for run in pool.map(read, jobs) if run]
+        runs = list(pool.map(lambda view: _run(queue, view), views))
     parts = (f"{run.job.id}: {text}" for run in runs for text in run.problems)
-    problems = [*(unreadable[name] for name in sorted(unreadable)), *parts]
+    problems = [*sorted(onlooker.problems), *parts]
     return Report(store=queue.store.url, made_at=now, runs=runs, problems=problems)
 
 
@@ -190,25 +176,23 @@ def _noting(problems: list[str], what: str) -> Iterator[None]:
         problems.append(f"{what} cannot be read: {error}")
 
 
-def _run(queue: Queue, job: Job) -> Run:
+def _run(queue: Queue, view: View) -> Run:
     problems: list[str] = []
+    job = view.job
     records = _records(queue.store, job, problems)
     beats = _beats(queue.store, records)
-    lost = False
-    if job.state is State.RUNNING:
-        with _noting(problems, "the sign of life of its worker"):
-            lost = queue.availability(job).claimable
     manifest = _newest_manifest(queue, job, problems)
-    digest = job.spec_digest
+    numerics, digest = manifest.get("numerics"), job.spec_digest
+    counted = finite((job.evaluation or {}).get("parameters"))
     return Run(
-        job=job,
-        state="lost" if lost else job.state.value,
+        view=view,
         spec=next((one.spec for one in records if one.spec and one.spec_digest == digest), {}),
-        attempts=attempts(records, beats, _steps_per_epoch(manifest, beats), lost=lost),
-        history=history_of(manifest),
-        numerics=manifest.numerics if manifest else {},
-        parameters=_parameters(job, manifest),
-        beat=beats.get(job.token) if job.state is State.RUNNING else None,
+        attempts=attempts(
+            records, beats, _steps_per_epoch(manifest, beats), lost=view.state == "lost"
+        ),
+        history=dict(list(history_of(manifest).items())[:MAX_METRICS]),
+        numerics=numerics if isinstance(numerics, dict) else {},
+        parameters=int(counted) if counted else parameters_of(manifest),
         measured=_measured(queue.store, job, problems) if job.evaluation else None,
         problems=problems,
     )
@@ -238,78 +222,49 @@ def _beats(store: Store, records: Sequence[Job]) -> dict[int, Heartbeat]:
     }
 
 
-def _newest_manifest(queue: Queue, job: Job, problems: list[str]) -> Manifest | None:
+def _newest_manifest(queue: Queue, job: Job, problems: list[str]) -> Json:
     """Return what the newest readable checkpoint says of itself; a damaged one is a problem.
 
     A running job may have replaced a checkpoint since its record was read: look again.
     """
-    for reference in [*([job.final] if job.final else []), *job.checkpoints]:
+    for reference in filter(None, (job.final, *job.checkpoints)):
         try:
-            return read_manifest(queue.store, str(reference.get("manifest", "")))
-        except (CheckpointError, StoreError) as error:
+            return read_manifest(queue.store, reference)
+        except StoreError as error:
             newer = queue.find(job.id)
             if newer is not None and newer.checkpoints != job.checkpoints:
                 return _newest_manifest(queue, newer, problems)
             problems.append(f"a checkpoint cannot be read: {error}")
-    return None
+    return {}
 
 
-def history_of(manifest: Manifest | None) -> dict[str, tuple[float | None, ...]]:
-    """Return the metrics of each finished epoch."""
-    raw: Any = manifest.history if manifest is not None else {}
-    if not isinstance(raw, Mapping):
-        return {}
-    lists = [(name, values) for name, values in raw.items() if isinstance(values, list)]
-    return {
-        clean(str(name), limit=60): tuple(number(value) for value in values)
-        for name, values in lists[:MAX_METRICS]
-    }
-
-
-def _steps_per_epoch(manifest: Manifest | None, beats: Mapping[int, Heartbeat]) -> float | None:
-    position = manifest.position if manifest else None
-    if position is not None and position.epoch > 0 and position.global_step > position.step:
-        return (position.global_step - position.step) / position.epoch
-    told = (beat.details for beat in beats.values() if beat.details.get("stage") == "train")
-    return next((steps for details in told if (steps := number(details.get("steps")))), None)
-
-
-def _parameters(job: Job, manifest: Manifest | None) -> int | None:
-    counted = number((job.evaluation or {}).get("parameters"))
-    sizes = (
-        math.prod(place.shape)
-        for name, place in (manifest.tensors.items() if manifest else ())
-        if name.startswith("model/") and "seed_generator" not in name
+def _steps_per_epoch(manifest: Json, beats: Mapping[int, Heartbeat]) -> float | None:
+    position = manifest.get("position")
+    stands = position if isinstance(position, dict) else {}
+    epochs, inside, steps = (
+        finite(stands.get(name)) or 0 for name in ("epoch", "step", "global_step")
     )
-    return int(counted or sum(sizes)) or None
+    if epochs > 0 and steps > inside:
+        return float((steps - inside) / epochs)
+    trained = (beat.details for beat in beats.values() if beat.details.get("stage") == "train")
+    return next((steps for details in trained if (steps := finite(details.get("steps")))), None)
 
 
 def _measured(store: Store, job: Job, problems: list[str]) -> Measured:
     """Return the evaluation; its scalars stand in the job's record, whatever else is damaged."""
     metrics = dict(job.evaluation or {})
     with _noting(problems, "the evaluation's numbers"):
-        document = json.loads(_read(store, metrics.get("json"), MAX_DOCUMENT))
+        document = json.loads(read_named(store, metrics.get("json"), MAX_DOCUMENT))
         if not isinstance(document, dict):
             raise ValueError("they are no JSON object")
         metrics |= document
     arrays: dict[str, Counts] = {}
     with _noting(problems, "the evaluation's arrays"):
-        arrays = _arrays(_read(store, metrics.get("npz"), MAX_ARRAYS))
+        arrays = _arrays(read_named(store, metrics.get("npz"), MAX_ARRAYS))
     names = metrics.get("class_names")
     known = names[:MAX_CLASSES] if isinstance(names, list) else []
     texts = tuple(clean(str(name), limit=80) for name in known)
     return Measured(metrics=metrics, class_names=texts, **arrays)
-
-
-def _read(store: Store, key: Any, most: int) -> bytes:
-    """Return what an evaluation stored; StoreError where it is not what its name says."""
-    data = store.read(str(key or ""), max_bytes=most)
-    if data is None:
-        raise StoreError(f"{key} is missing.")
-    named = re.search(r"-([0-9a-f]{32})\.[a-z]+$", key)  # the first versions had other names
-    if named and named[1] != hash_bytes(data)[:32]:
-        raise StoreError(f"{key} is damaged: its bytes are not those it is named by.")
-    return data
 
 
 def _arrays(data: bytes) -> dict[str, Counts]:
@@ -317,19 +272,20 @@ def _arrays(data: bytes) -> dict[str, Counts]:
         if sum(entry.file_size for entry in packed.infolist()) > MAX_ARRAYS:
             raise ValueError(f"they take more than {MAX_ARRAYS} bytes")
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        augmented = [name for name in file.files if name == "confusion_augmented"]
-        names = ("labels", "predicted", "confusion", *augmented)
-        labels, predicted, *matrices = (np.asarray(file[name]) for name in names)
-    shape = matrices[0].shape
-    square = len(shape) == 2 and shape[0] == shape[1] and 0 < shape[0] <= MAX_CLASSES
-    for one in matrices:
-        if not square or one.shape != shape or one.dtype.kind not in "iu" or one.min() < 0:
-            raise ValueError(f"a confusion matrix of the shape {one.shape}, {one.dtype}")
-    if labels.ndim != 1 or predicted.ndim != 2 or predicted.shape[1:] != labels.shape:
+        found = {name: np.asarray(file[name]) for name in ("labels", "predicted", "confusion")}
+        if "confusion_augmented" in file.files:
+            found["augmented"] = np.asarray(file["confusion_augmented"])
+    labels, predicted, *matrices = found.values()
+    _check_matrices(matrices)
+    if predicted.ndim != 2 or predicted.shape[1:] != labels.shape:
         raise ValueError(f"labels {labels.shape} and predictions {predicted.shape}")
-    found = zip(
-        ("labels", "predicted", "confusion", "augmented"),
-        (labels, predicted[0], *matrices),
-        strict=False,
-    )
-    return {name: array.astype(np.int64) for name, array in found}
+    found["predicted"] = predicted[0]
+    return {name: array.astype(np.int64) for name, array in found.items()}
+
+
+def _check_matrices(matrices: Sequence[NDArray[Any]]) -> None:
+    side = max(matrices[0].shape, default=0)
+    for one in matrices:
+        square = one.shape == (side, side) and 0 < side <= MAX_CLASSES
+        if not square or one.dtype.kind not in "iu" or one.min() < 0:
+            raise ValueError(f"a confusion matrix of the shape {one.shape}, {one.dtype}")

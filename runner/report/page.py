@@ -6,13 +6,14 @@ the page forbids scripts besides. What is said of one run is in `chapter`.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from runner.queue.view import count, duration
 from runner.report import pictures, words
 from runner.report.chapter import FIRST, Gallery, chapter
 from runner.report.collect import Report, Run, clean
@@ -50,6 +51,8 @@ def render(report: Report) -> Page:
         comparison=_comparison(report.runs, gallery) if len(report.runs) > 1 else None,
         chapters=(chapter(run, gallery, library, report.made_at) for run in report.runs),
         words=words,
+        count=count,
+        duration=duration,
     )
     return Page(html=html, pictures=gallery.files)
 
@@ -58,19 +61,27 @@ def _of(name: str) -> Callable[[Run], float | None]:
     return lambda run: run.measured.number(name) if run.measured else None
 
 
-#: of the table of runs: its title, value and text, and which is the best: max, min or neither
-COLUMNS: tuple[tuple[str, Callable[[Run], Any], Callable[[float], str], Any], ...] = (
-    ("Top-1", _of("top_1"), words.percent, max),
-    ("Top-5", _of("top_5"), words.percent, max),
-    ("Loss", _of("loss"), words.decimal, min),
-    ("Certainty", _of("certainty"), words.percent, max),
-    ("Consistency", _of("consistency"), words.percent, max),
-    ("ECE", _of("expected_calibration_error"), words.percent, min),
-    ("Parameters", lambda run: run.parameters, words.whole, None),
-    ("Epochs", lambda run: run.job.epoch, words.whole, None),
-    ("Images/s", _of("images_per_second"), words.whole, None),
-    ("Attempts", lambda run: run.job.attempts, words.whole, None),
-    ("Preempted", lambda run: run.job.preempted, words.whole, None),
+class Column(NamedTuple):
+    """Of the table of runs."""
+
+    head: str
+    value: Callable[[Run], Any]
+    text: Callable[[float | None], str]
+    best: Callable[[Iterable[float]], float] | None  #: of its values
+
+
+COLUMNS = (
+    Column("Top-1", _of("top_1"), words.percent, max),
+    Column("Top-5", _of("top_5"), words.percent, max),
+    Column("Loss", _of("loss"), words.decimal, min),
+    Column("Certainty", _of("certainty"), words.percent, max),
+    Column("Consistency", _of("consistency"), words.percent, max),
+    Column("ECE", _of("expected_calibration_error"), words.percent, min),
+    Column("Parameters", lambda run: run.parameters, words.whole, None),
+    Column("Epochs", lambda run: run.job.epoch, words.whole, None),
+    Column("Images/s", _of("images_per_second"), words.whole, None),
+    Column("Attempts", lambda run: run.job.attempts, words.whole, None),
+    Column("Preempted", lambda run: run.job.preempted, words.whole, None),
 )
 
 
@@ -79,29 +90,31 @@ def _comparison(runs: Sequence[Run], gallery: Gallery) -> dict[str, Any]:
     labels = {one.labels.tobytes() for one in measured.values() if one.labels is not None}
     alike = len(labels) < 2
     link = Markup('<a href="#run-{0}">{0}</a><span class="{1}">{1}</span>').format
-    columns: list[list[str]] = [[link(run.job.id, run.state) for run in runs]]
-    bold = Markup("<strong>{}</strong>").format
-    for _, value_of, said, best_of in COLUMNS:
-        values = [value_of(run) for run in runs]
-        known = [value for value in values if value is not None]
-        best = best_of(known) if alike and best_of and len(known) > 1 else math.nan
-        texts = [words.ABSENT if value is None else said(value) for value in values]
-        pairs = zip(values, texts, strict=True)
-        columns.append([bold(text) if value == best else text for value, text in pairs])
-    drawn = runs[-DRAWN:]
+    names = [link(run.job.id, run.state) for run in runs]
     bars = dict(list(measured.items())[-DRAWN:])
-    curves = {
-        metric: {run.job.id: found for run in drawn if (found := run.history.get(f"val_{metric}"))}
-        for metric in FIRST
-    }
     return {
-        "heads": ["Run", *(column[0] for column in COLUMNS)],
-        "rows": list(zip(*columns, strict=True)),
+        "heads": ["Run", *(column.head for column in COLUMNS)],
+        "rows": list(zip(names, *(_cells(column, runs, alike) for column in COLUMNS), strict=True)),
         "alike": alike,
         "best": words.best(runs) if alike else "",
         "drawn": DRAWN,
         "bars": gallery.plots([pictures.run_bars(bars)] if bars else []),
-        "overlays": gallery.plots(
-            pictures.overlay(metric, lines) for metric, lines in curves.items() if lines
-        ),
+        "overlays": gallery.plots(_overlays(runs[-DRAWN:])),
     }
+
+
+def _cells(column: Column, runs: Sequence[Run], alike: bool) -> list[str]:
+    """Return a column of the table; where the runs can be compared, the best is bold."""
+    values = [column.value(run) for run in runs]
+    known = [value for value in values if value is not None]
+    best = column.best(known) if alike and column.best and len(known) > 1 else math.nan
+    bold = Markup("<strong>{}</strong>").format
+    texts = zip(values, map(column.text, values), strict=True)
+    return [bold(text) if value == best else text for value, text in texts]
+
+
+def _overlays(runs: Sequence[Run]) -> Iterator[pictures.Picture]:
+    for metric in FIRST:
+        lines = {run.job.id: run.history.get(f"val_{metric}", ()) for run in runs}
+        if known := {name: values for name, values in lines.items() if values}:
+            yield pictures.overlay(metric, known)

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -24,6 +25,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from runner.queue.view import count
 from runner.report import words
 from runner.report.attempts import Ending
 from runner.report.collect import Counts, Floats, Measured, Run
@@ -54,20 +56,7 @@ MARKS = 200  #: interruptions in a picture, the newest
 COUNTED_CLASSES = 12  #: and up to so many their counts in the cells
 TIMELINE_ROWS = 30
 LARGEST = 1e30  #: beyond this an axis has no sensible ticks
-STYLE: dict[str, Any] = {
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 8.5,
-    "text.color": INK, "text.parse_math": False,
-    "axes.edgecolor": MUTED, "axes.labelcolor": MUTED, "axes.labelsize": 8.5,
-    "axes.titlesize": 9.5, "axes.titleweight": "bold", "axes.titlelocation": "left",
-    "axes.titlepad": 10, "axes.linewidth": 0.7, "axes.facecolor": "none", "axes.axisbelow": True,
-    "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": False, "grid.color": GRID, "grid.linewidth": 0.6,
-    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": 8, "ytick.labelsize": 8,
-    "legend.frameon": False, "legend.fontsize": 7.5, "legend.handlelength": 1.8,
-    "legend.handletextpad": 0.5, "legend.columnspacing": 0.9, "legend.borderpad": 0,
-    "lines.linewidth": 1.6, "lines.solid_capstyle": "round",
-    "figure.facecolor": "none", "svg.fonttype": "none",
-}  # fmt: skip
+STYLE = Path(__file__).parent / "templates" / "pictures.mplstyle"
 
 Values = Sequence[float | None]
 
@@ -100,8 +89,7 @@ def draw(
     width, height = size
     png, svg = io.BytesIO(), io.StringIO()
     quick: Any = {"compress_level": 1}  # the usual 6 takes a fifth of a report's time
-    settings: Any = {**STYLE, "svg.hashsalt": name}
-    with warnings.catch_warnings(), mpl.rc_context(settings):
+    with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": name}, STYLE):
         # letters that the PNG's typeface lacks; the page has them in its own
         warnings.filterwarnings("ignore", message="Glyph")
         figure = Figure(figsize=size)
@@ -266,13 +254,14 @@ def confusion(name: str, title: str, counts: Counts, names: Sequence[str]) -> Pi
                 axis.set_major_locator(MaxNLocator(6, integer=True))
         if any(len(text) > 2 for text in texts):
             axes.tick_params(axis="x", rotation=90)
-        for (row, column), count in np.ndenumerate(counts if classes <= COUNTED_CLASSES else []):
-            if count:
-                axes.text(column, row, str(count), ha="center", va="center", fontsize=7,
+        for (row, column), some in np.ndenumerate(counts if classes <= COUNTED_CLASSES else []):
+            if some:
+                axes.text(column, row, str(some), ha="center", va="center", fontsize=7,
                           color=WHITE if shares[row, column] > 0.7 else INK)  # fmt: skip
 
     room = 0.3 + _room(texts or ["100"], letters)
-    said = f"{title}. {words.confusion(counts, names)}"
+    right = f"{np.trace(counts):,} of {counts.sum():,} predictions lie on the diagonal"
+    said = f"{title} matrix of {count(classes, 'class', 'classes')}: {right}."
     return draw(name, said, (SQUARE, SQUARE + 0.16), paint, left=room, bottom=room)
 
 
@@ -281,7 +270,7 @@ def class_bars(name: str, shares: Floats, names: Sequence[str]) -> Picture:
     known = [index for index in np.argsort(-shares, kind="stable") if np.isfinite(shares[index])]
     values = shares[known]
     texts = [shortened(words.class_name(names, index), 16) for index in known]
-    said = words.class_bars(shares, names)
+    said = f"Accuracy by class: mean {words.percent(values.mean() if len(values) else None)}."
 
     def many(axes: Axes) -> None:
         mean = float(values.mean())
@@ -307,13 +296,13 @@ def class_bars(name: str, shares: Floats, names: Sequence[str]) -> Picture:
 def reliability(name: str, measured: Measured) -> Picture:
     """How often the network is right against how sure it is; the bars' ink is how often."""
     names = ("low", "high", "count", "confidence", "accuracy")
-    low, high, count, sure, right = (
+    low, high, images, sure, right = (
         np.array([one[name] for one in measured.reliability], np.float64) for name in names
     )
 
     def paint(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=FINE)
-        ink = np.minimum(1, 0.35 + 0.65 * (count / count.sum()) ** 0.5)
+        ink = np.minimum(1, 0.35 + 0.65 * (images / images.sum()) ** 0.5)
         colours = [(SERIES[0], share) for share in ink]
         axes.bar((low + high) / 2, right, (high - low) * 0.9, color=colours)
         axes.plot(sure, right, color=SERIES[1], marker="o", markersize=3.5, linewidth=1.1)
@@ -353,7 +342,7 @@ def timeline(run: Run, now: datetime) -> Picture:
                  ylabel="attempt", title="Attempts")  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(6))
 
-    said = words.timeline(run.attempts, now)
+    said = f"Timeline of {count(len(run.attempts), 'attempt')}, which the table of them describes."
     size = WIDE, 0.85 + 0.24 * max(len(shown), 2)
     return draw(f"{run.job.id}-attempts", said, size, paint)
 

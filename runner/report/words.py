@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from runner.queue.job import Stage
+from runner.queue.view import count, finite
 from runner.report.attempts import Attempt
-from runner.report.collect import Counts, Floats, Measured, Run, number
+from runner.report.collect import Counts, Measured, Run
 
 ABSENT = "—"  #: where there is no number
 TITLES = {"loss": "Loss", "top_1": "Top-1 accuracy", "top_5": "Top-5 accuracy"}
@@ -34,27 +35,9 @@ def decimal(value: float | None, digits: int = 4) -> str:
     return ABSENT if value is None else f"{value:.{digits}f}"
 
 
-def whole(value: float) -> str:
-    """Return `1,200`."""
-    return f"{value:,.0f}"
-
-
-def count(number: int, word: str, plural: str = "") -> str:
-    """Return `1 epoch`, `2 epochs`, `1,200 images`."""
-    return f"{number:,} {word if number == 1 else plural or word + 's'}"
-
-
-def duration(seconds: float) -> str:
-    """Return `42 s`, `3 min 05 s`, `2 h 05 min`, `3 d 04 h`."""
-    rest = round(seconds)
-    for large, small, size, part in (
-        ("d", "h", 86400, 3600),
-        ("h", "min", 3600, 60),
-        ("min", "s", 60, 1),
-    ):
-        if rest >= size:
-            return f"{rest // size} {large} {rest % size // part:02d} {small}"
-    return f"{rest} s"
+def whole(value: float | None) -> str:
+    """Return `1,200`, or a dash."""
+    return ABSENT if value is None else f"{value:,.0f}"
 
 
 def moment(time: datetime) -> str:
@@ -75,7 +58,7 @@ def column(name: str) -> str:
 
 def shown(metric: str, value: Any) -> str:
     """Return a metric's value in its own form: shares in percent."""
-    known = number(value)
+    known = finite(value)
     return percent(known) if metric.startswith(("top_", *SHARES)) else decimal(known)
 
 
@@ -164,33 +147,6 @@ def worst(counts: Counts, names: Sequence[str], most: int = WORST) -> Sequence[M
     ][:most]
 
 
-def confusion(counts: Counts, names: Sequence[str]) -> str:
-    """Describe a confusion matrix."""
-    total, right = int(counts.sum()), int(np.trace(counts))
-    top = [text for _, _, text in mistakes(counts, names, 3)]
-    often = f" Most frequent mistakes: {'; '.join(top)}." if top else " There is no mistake."
-    return (
-        f"Confusion matrix of {count(len(counts), 'class', 'classes')}: {right:,} of {total:,}"
-        f" predictions lie on the diagonal.{often}"
-    )
-
-
-def class_bars(shares: Floats, names: Sequence[str]) -> str:
-    """Describe the accuracy of the classes."""
-    known = [int(i) for i in np.argsort(-shares, kind="stable") if np.isfinite(shares[i])]
-    if not known:
-        return "Accuracy by class: no class has test images."
-
-    def named(some: Sequence[int]) -> str:
-        return ", ".join(f"{class_name(names, i)} {percent(float(shares[i]), 0)}" for i in some)
-
-    mean = percent(float(np.nanmean(shares)))
-    return (
-        f"Accuracy by class: mean {mean}. Best: {named(known[:3])}."
-        f" Worst: {named(known[::-1][:3])}."
-    )
-
-
 def calibration(measured: Measured) -> str:
     """Say whether the network is as sure as it is right."""
     bins = measured.reliability
@@ -217,13 +173,3 @@ def best(runs: Sequence[Run]) -> str:
         f"{name} recognises most: {percent(-value)} of the test images, before {second}"
         f" with {percent(-other)}."
     )
-
-
-def timeline(attempts: Sequence[Attempt], now: datetime) -> str:
-    """Describe the attempts."""
-    some = "; ".join(
-        f"{one.number}: {one.stage.value} on {one.host}, {duration(one.seconds(now))},"
-        f" {one.ending.value}"
-        for one in attempts[-20:]
-    )
-    return f"Timeline of {count(len(attempts), 'attempt')}. {some}."

@@ -164,7 +164,7 @@ def undisturbed(plan: Plan) -> dict[str, tuple[str, float]]:
     with patch.context() as context:
         for module, name, stand_in in hashing.STAND_INS:
             context.setattr(module, name, stand_in)
-        reporter = PlainReporter([])
+        reporter = PlainReporter()
         context.setattr(reporter, "note", lambda text: None)
         Worker(queue, queue.store, stop=StopRequest(), reporter=reporter).work()
     return {job.id: outcome(job) for job in queue.jobs()}

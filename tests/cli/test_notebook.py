@@ -50,8 +50,8 @@ def test_each_is_valid_and_complete(platform: str, store: str) -> None:
     for part in ("%pip install", "RUNNER_STORE", '"doctor"', '"work"', '"status"', '"report"'):
         assert part in text, f"no {part}"
     assert not store or json.dumps(store) in text
-    extras = "report,s3" if store.startswith("s3") else "report"
-    assert f'%pip install --quiet "keras-runner[{extras}] @ git+https://x/y.git"' in text
+    client = ' "s3fs>=2024.12"' if store.startswith("s3") else ""
+    assert f'%pip install --quiet "git+https://x/y.git"{client}\n' in text
     assert ("account" in text_of({"cells": notebook["cells"][2:]})) == store.startswith(
         ("gs", "s3")
     )
@@ -77,8 +77,8 @@ def test_no_credentials_get_into_a_notebook() -> None:
 @pytest.mark.parametrize(
     ("requirement", "line"),
     [
-        ("keras-runner[ray]>=0.1", '"keras-runner[ray,report,s3]>=0.1"'),
-        ("git+https://x/y.git", '"keras-runner[report,s3] @ git+https://x/y.git"'),
+        ("keras-runner[ray]>=0.1", '"keras-runner[ray]>=0.1" "s3fs>=2024.12"'),
+        ("git+https://x/y.git", '"git+https://x/y.git" "s3fs>=2024.12"'),
     ],
 )
 def test_the_stores_client_is_installed_too(requirement: str, line: str) -> None:
@@ -150,7 +150,7 @@ def test_the_command_writes_a_file(tmp_path: Path) -> None:
     said = runner.ok("notebook", "kaggle", "-o", str(path), "--install", "git+https://x/y.git")
     assert said.strip() == str(path)
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
-    assert '%pip install --quiet "keras-runner[report] @ git+https://x/y.git"' in text_of(notebook)
+    assert '%pip install --quiet "git+https://x/y.git"' in text_of(notebook)
 
 
 def test_the_texts_are_in_the_package() -> None:

@@ -28,6 +28,7 @@ from runner.queue.job import Failure, Job, State
 from runner.queue.owner import this_process
 from runner.queue.presence import Presence
 from runner.queue.queue import Queue
+from runner.queue.view import View
 from runner.spec import JobSpec
 from runner.store.filesystem import open_store
 from tests.harness import QUICKSTART, REPOSITORY
@@ -235,10 +236,10 @@ def test_watching_outlasts_a_bucket_that_is_away(
     queue: Queue, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue.submit("cats", {"seed": 1})
-    known = status._views
+    known = status.look
     looks = 0
 
-    def views(*arguments: Any) -> list[status.View]:
+    def views(*arguments: Any) -> list[View]:
         nonlocal looks
         looks += 1
         if looks == 2:
@@ -247,7 +248,7 @@ def test_watching_outlasts_a_bucket_that_is_away(
             raise KeyboardInterrupt
         return known(*arguments)
 
-    monkeypatch.setattr(status, "_views", views)
+    monkeypatch.setattr(status, "look", views)
     monkeypatch.setattr(live, "WATCH_SECONDS", 0.3)
     code, out, _ = run("status", "-w")
     assert (code, "cats" in out) == (130, True)
@@ -289,6 +290,17 @@ def test_verbs_change_jobs_from_any_machine(queue: Queue, run: Run) -> None:
     job = queue.job("cats")
     assert (job.state.value, job.stage.value) == ("queued", "evaluate")
     assert run("evaluate", "cats")[0] == 2
+
+
+def test_commands_that_are_suggested_repeat_the_store_that_was_named(
+    queue: Queue, run: Run, tmp_path: Path
+) -> None:
+    queue.submit("cats", {"seed": 1})
+    named = ("--store", str(tmp_path))
+    assert f"'runner release cats --store {tmp_path}'" in run("hold", "cats", *named)[2]
+    assert f"'runner resume cats --store {tmp_path}'" in run("release", "cats", *named)[2]
+    assert f"'runner resume cats --store {tmp_path}'" in run("status", "cats", *named)[1]
+    assert "'runner resume cats' starts one" in run("status", "cats")[1]
 
 
 def test_one_wrong_name_keeps_no_verb_from_the_other_jobs(queue: Queue, run: Run) -> None:
@@ -457,16 +469,33 @@ def test_what_does_not_fit_this_machine_is_not_to_be_run_here_again(queue: Queue
     assert (code, "left for another machine" in said) == (4, True), said
 
 
+def until_it_works(queue: Queue) -> None:
+    """Wait until a worker has looked at the queue: what is asked from now on is meant for it."""
+    end = time.monotonic() + 60
+    while not presence.everyone(queue.store) and time.monotonic() < end:
+        time.sleep(0.1)
+
+
 def test_an_idle_worker_obeys_a_drain_from_another_machine(queue: Queue) -> None:
     worker = subprocess.Popen(
         [sys.executable, "-m", "runner", "work"], stderr=subprocess.PIPE, text=True, cwd=REPOSITORY
     )  # fmt: skip
-    time.sleep(3)
-    assert worker.poll() is None
+    until_it_works(queue)
     assert main(["work", "--drain"]) == 0
     _, said = worker.communicate(timeout=60)
     assert worker.returncode == 0, said
     assert "drained: it takes no more" in said
+
+
+def test_an_idle_worker_that_is_stopped_has_nothing_to_save(queue: Queue) -> None:
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "runner", "work"], stderr=subprocess.PIPE, text=True, cwd=REPOSITORY
+    )  # fmt: skip
+    until_it_works(queue)
+    worker.send_signal(signal.SIGTERM)
+    _, said = worker.communicate(timeout=60)
+    assert worker.returncode == 75, said
+    assert said.splitlines()[1:] == ["SIGTERM: stopping; once more to leave at once"]
 
 
 COUNTS_ON_A_TERMINAL = """

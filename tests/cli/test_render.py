@@ -8,11 +8,11 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
 from rich.console import Console
-from rich.progress import Task
 
 from runner.cli import live
 from runner.cli.live import InPlaceReporter, LiveReporter, PlainReporter
@@ -42,7 +42,7 @@ def trained(epochs: int) -> Job:
 def test_a_training_that_stopped_early_is_told(
     capsys: pytest.CaptureFixture[str], epochs: int, said: str
 ) -> None:
-    reporter, job = PlainReporter([]), trained(epochs)
+    reporter, job = PlainReporter(), trained(epochs)
     reporter.started(job)
     reporter.progressed(
         job,
@@ -72,14 +72,14 @@ def test_an_attempt_says_where_it_goes_on(
 ) -> None:
     step = 36 * epoch + 20
     job = submitted("cats", {"name": "cats"}, datetime.now(UTC))
-    PlainReporter([]).started(
+    PlainReporter().started(
         replace(job, attempts=2, epoch=epoch, step=step, checkpoints=({"step": step},))
     )
     assert capsys.readouterr().err.splitlines() == [said]
 
 
 def test_a_held_job_is_said_with_what_lets_it_go_on(capsys: pytest.CaptureFixture[str]) -> None:
-    PlainReporter([]).ended(replace(trained(1), state=State.HELD))
+    PlainReporter().ended(replace(trained(1), state=State.HELD))
     assert capsys.readouterr().err == "cats: held; 'runner unhold cats' lets it be taken up again\n"
 
 
@@ -89,7 +89,7 @@ def test_a_reason_that_names_the_command_is_said_as_it_is(
 ) -> None:
     """Also one that an older version has stored."""
     reason = f"its budget is spent; 'runner {verb} cats' gives it as much again"
-    PlainReporter([]).ended(replace(trained(1), state=State.HELD, reason=reason))
+    PlainReporter().ended(replace(trained(1), state=State.HELD, reason=reason))
     assert capsys.readouterr().err == f"cats: held: {reason}\n"
 
 
@@ -116,7 +116,7 @@ class Screen:
 
     def __init__(self, width: int, name: str) -> None:
         self.console = Console(file=io.StringIO(), force_terminal=True, width=width)
-        self.reporter, self.job = LiveReporter(self.console, []), untrained(name)
+        self.reporter, self.job = LiveReporter(self.console), untrained(name)
         self.reporter.started(self.job)
 
     def progressed(self, *steps: int) -> None:
@@ -156,15 +156,20 @@ def test_the_live_line_keeps_name_and_unsaved_and_gives_up_the_metrics(
 def test_a_clock_runs_until_the_first_step_and_while_none_comes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    screen, now = Screen(80, "cats"), Task.get_time
-    waiting = LiveReporter(screen.console, [])
+    screen = Screen(80, "cats")
+
+    def passes(seconds: float) -> None:
+        monkeypatch.setattr(live, "monotonic", lambda: monotonic() + seconds)
+
+    waiting = LiveReporter(screen.console)
     screen.progressed(0)  # tells where it begins: no step is done
-    monkeypatch.setattr(Task, "get_time", lambda task: now(task) + 75)
+    passes(75)
     assert screen.line.endswith("building the network, 75s")
     screen.reporter, training = waiting, screen.reporter
     assert screen.line.endswith("starting, or waiting for a job, 75s")
     screen.reporter = training
     screen.progressed(1)
+    passes(150)
     assert "no step for 75s, epoch 1/15" in screen.line
     monkeypatch.undo()
     assert "epoch 1/15, step 1/36" in screen.line
@@ -184,7 +189,7 @@ def test_each_epoch_leaves_a_line_of_80_columns_behind_on_a_terminal() -> None:
 
 
 def test_each_epoch_leaves_a_line_behind_in_a_notebook(capsys: pytest.CaptureFixture[str]) -> None:
-    reporter, job = InPlaceReporter([]), untrained()
+    reporter, job = InPlaceReporter(), untrained()
     reporter.started(job)
     for step in (0, 20, 36, 40, 72):
         reporter.progressed(job, at(step))
@@ -198,7 +203,7 @@ def test_quick_epochs_do_not_fill_a_log_file(
     """The first is said, and the last with what was reached; the others every few seconds."""
     monkeypatch.setattr(live, "EPOCH_SECONDS", 1e9)
     monkeypatch.setattr(live, "PLAIN_SECONDS", 1e9)
-    reporter, job = PlainReporter([]), untrained()
+    reporter, job = PlainReporter(), untrained()
     reporter.started(job)
     for step in range(0, 36 * EPOCHS + 1, 6):
         reporter.progressed(job, at(step))

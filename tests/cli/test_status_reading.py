@@ -2,8 +2,8 @@
 
 import pytest
 
-from runner.cli.status import describe, view_all
 from runner.queue.queue import Queue
+from runner.queue.view import describe, view_all
 from tests.report.fakes import World, history
 from tests.store.memory import MemoryStore
 

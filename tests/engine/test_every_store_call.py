@@ -14,10 +14,10 @@ import pytest
 
 from runner import spec as specs
 from runner.cli.live import PlainReporter
-from runner.cli.status import View, describe
 from runner.engine.preemption import StopRequest
 from runner.engine.worker import Worker
 from runner.queue.queue import Queue
+from runner.queue.view import View, describe
 from tests.harness import assert_same
 from tests.store.memory import MemoryStore
 
@@ -85,7 +85,7 @@ class World:
             queue,
             watched,
             stop=StopRequest(),
-            reporter=PlainReporter([]),
+            reporter=PlainReporter(),
             owner={"host": machine, "pid": 1},
             sleep=self._sleep,
         ).work()

@@ -33,6 +33,7 @@ from runner.engine.worker import Worker
 from runner.errors import PreemptedError
 from runner.queue import protocol
 from runner.queue.queue import Queue
+from runner.queue.view import Onlooker, describe
 from runner.store import log
 from runner.store.filesystem import FileStore
 from tests.engine.counting import Notes
@@ -145,14 +146,15 @@ def restore(attempt: Attempt) -> None:
 
 def shown(store: MemoryStore) -> tuple[dict[str, Any], Mapping[str, str]]:
     """What `runner status JOB` shows, and what it says it can't read."""
-    queue, unreadable = Queue(store), dict[str, str]()
     options = argparse.Namespace(job=[], state=None, match=None, worker=None)
-    views = status._views(queue, options, unreadable)
-    status._table(views, unreadable)
-    documents = [status.describe(store, view) for view in views]
+    queue = Queue(store)
+    onlooker = Onlooker(queue)
+    views = status.look(onlooker, options)
+    status.table(views, onlooker.unreadable)
+    documents = [describe(store, view) for view in views]
     for view in views:
         detail(queue, view)
-    return (documents or [{}])[0], unreadable
+    return (documents or [{}])[0], onlooker.unreadable
 
 
 class Sweep:

@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 
 from runner.datasets import digits
 from runner.errors import PreemptedError, TrainingError
-from runner.evaluation.evaluate import Evaluation, evaluate
+from runner.evaluation.evaluate import Evaluation, Looks, evaluate
 from runner.models import mlp
 from runner.training.assemble import Assembled, assemble
 
@@ -35,17 +35,16 @@ def trained() -> Assembled:
 
 
 def measure(parts: Assembled, images: int = 90, passes: int = 3, **settings: Any) -> Evaluation:
+    calls = {
+        name: settings.pop(name) for name in ("should_stop", "on_progress") if name in settings
+    }
     return evaluate(
         parts,
         IMAGES.x_test[:images],
         IMAGES.y_test[:images],
-        **{
-            "class_names": IMAGES.class_names,
-            "augmented_passes": passes,
-            "batch_size": 40,
-            "seed": 9,
-            **settings,
-        },
+        IMAGES.class_names,
+        Looks(augmented_passes=passes, **{"batch_size": 40, "seed": 9, **settings}),
+        **calls,
     )
 
 
@@ -112,10 +111,8 @@ def test_pictures_are_rescaled_once() -> None:
         model(build=brightness),
         white,
         np.zeros(50, int),
-        class_names=IMAGES.class_names,
-        augmented_passes=2,
-        batch_size=20,
-        seed=1,
+        IMAGES.class_names,
+        Looks(augmented_passes=2, batch_size=20, seed=1),
     )
     assert found.metrics["loss"] == pytest.approx(0, abs=1e-5)
     assert found.metrics["augmented"]["loss"] == pytest.approx(0, abs=1e-5)

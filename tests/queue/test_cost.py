@@ -30,6 +30,7 @@ from runner.queue.owner import this_process
 from runner.queue.presence import Presence
 from runner.queue.queue import NEWS, Queue, random_nonce, utc_now
 from runner.queue.survey import Survey
+from runner.queue.view import Onlooker
 from runner.store import log
 from runner.store.base import MAX_RECORD, Buffer
 from runner.store.filesystem import FileStore
@@ -127,7 +128,7 @@ def test_requests_of_status(server: Server) -> None:
         for number in range(20, 30):
             queue.claim(queue.job(f"job-{number}"), ME).renew(step=1)
         options = argparse.Namespace(job=[], state=None, match=None, worker=None)
-        counts = kinds(proxy, lambda: status._views(queue, options, {}))
+        counts = kinds(proxy, lambda: status.look(Onlooker(queue), options))
         # the word of jobs brought forward; of each its newest record, of one that goes on its spec
         expected = 1 + 2 * 60 + 40
         # of a running job: the heartbeat for people, its content and its age; and once in five

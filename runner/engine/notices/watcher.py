@@ -117,7 +117,7 @@ class _Watcher:
         left = notice.seconds_left
         if notice.certain and (left is None or left <= self.lead_seconds):
             text = notice.text if left is None else f"{notice.text}, {left:.0f} s left"
-            self.say(f"{text}: saving and letting go")
+            self.say(f"{text}: {self.stop.doing}")
             self.stop.set(text, seconds_left=left)
             return True
         if notice.text != self.heeded:

@@ -1,0 +1,98 @@
+"""The lines that a worker writes about a job: its attempts and their progress."""
+
+from collections.abc import Callable, Mapping
+
+from runner.cli.common import command
+from runner.queue.job import Job, Stage, State
+from runner.queue.view import count, duration, finite, metric_texts
+from runner.training.progress import Progress
+
+
+def started(job: Job) -> str:
+    """The line that opens an attempt."""
+    what = "training" if job.stage is Stage.TRAIN else "evaluating"
+    if job.stage is Stage.TRAIN and job.checkpoints:
+        after = f"after epoch {job.epoch}, " if job.epoch else ""
+        what = f"resuming {after}at step {job.checkpoints[0].get('step', 0)}"
+    tries = f" (attempt {job.tries})" if job.tries > 1 else ""
+    return f"{job.id}: {what}{tries}"
+
+
+def ended(job: Job, epochs: int = 0) -> str:
+    """The line that closes an attempt; `epochs`: that its training was to have, if known."""
+    say = _ENDED.get(job.state)
+    why = f": {job.reason}" if job.reason else ""
+    return f"{job.id}: {say(job, epochs) if say else f'{job.state.value}{why}'}"
+
+
+def _held(job: Job, _: int) -> str:
+    # the command that it names: today's, or the former one
+    if "runner unhold" in job.reason or "runner release" in job.reason:
+        return f"held: {job.reason}"
+    why = f"held: {job.reason}" if job.reason else "held"
+    return f"{why}; {command('unhold', job.id)} lets it be taken up again"
+
+
+def _queued(job: Job, epochs: int) -> str:
+    if job.stage is Stage.EVALUATE and job.kind == "finish":
+        # an early end of a phase before the last one is not seen here
+        how = "stopped early" if job.epoch < epochs else "ended"
+        after = f"after {count(job.epoch, 'epoch')}, at step {job.step}"
+        return f"training {how} {after}; evaluation queued"
+    return f"queued again at step {job.step}: {job.reason}"
+
+
+def _succeeded(job: Job, _: int) -> str:
+    found = job.evaluation or {}
+    names = ("top_1", "top_5", "loss", "certainty")
+    known = [f"{name} {found[name]:.4f}" for name in names if finite(found.get(name)) is not None]
+    return f"succeeded: test {', '.join(known)}" if known else "succeeded"
+
+
+_ENDED: Mapping[State, Callable[[Job, int], str]] = {
+    State.SUCCEEDED: _succeeded,
+    State.QUEUED: _queued,
+    State.HELD: _held,
+    State.CANCELLED: lambda job, _: job.reason or "cancelled",
+}
+
+
+def position(progress: Progress) -> str:
+    """Epoch and step."""
+    if progress.stage == "evaluate":
+        return f"evaluating {progress.step}/{progress.steps}"
+    in_validation = progress.stage == "validate"
+    inside = progress.step > 0 or in_validation or not progress.epoch
+    text = f"epoch {progress.epoch + inside}/{progress.epochs}"
+    if progress.step or not progress.epoch:
+        text += f", {'validation ' if in_validation else ''}step {progress.step}"
+        text += f"/{progress.steps}" if progress.steps else ""
+    return text
+
+
+def unsaved(progress: Progress) -> str:
+    """How much would be lost now, if anything could be."""
+    safe = progress.unsaved_seconds is None or progress.stage == "evaluate"
+    return "" if safe else f"unsaved {duration(progress.unsaved_seconds)}"
+
+
+def pace(progress: Progress, eta: float | None) -> str:
+    """Time left and speed; metrics last, to be cut off."""
+    parts = [
+        "" if eta is None else f"ETA {duration(eta)}",
+        f"{progress.images_per_second:.0f} img/s" if progress.images_per_second else "",
+        "  ".join(metric_texts(progress.metrics)),
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def progress_line(name: str, progress: Progress, eta: float | None) -> str:
+    """Where the stage is, what would be lost now, how fast it is."""
+    parts = position(progress), unsaved(progress), pace(progress, eta)
+    return f"{name}: {', '.join(filter(None, parts))}"
+
+
+def epoch_line(progress: Progress) -> str:
+    """The line that an epoch leaves behind."""
+    metrics = "  ".join(metric_texts(progress.metrics))
+    return f"  epoch {progress.epoch}/{progress.epochs}, {metrics}"
