@@ -26,8 +26,6 @@ PAGES = sorted(
     if "notebooks" not in path.parts
 )
 MOST_LINES = 230  #: of the README
-#: written beside this one
-EXPECTED: set[str] = {"runner/engine/README.md"}
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`[^`\n]+`")
@@ -72,8 +70,6 @@ def test_what_a_page_links_to_exists(page: str) -> None:
             continue
         name, _, anchor = target.partition("#")
         path = (REPOSITORY / page).parent / name if name else REPOSITORY / page
-        if path.resolve().relative_to(REPOSITORY).as_posix() in EXPECTED:
-            continue
         if not path.exists() or (anchor and anchor not in anchors(path)):
             missing.append(target)
     assert not missing
@@ -83,7 +79,7 @@ def test_what_a_page_links_to_exists(page: str) -> None:
 def test_a_file_that_a_page_names_exists(page: str) -> None:
     """But for the two that a reader is to write."""
     written = {"runner/models/mine.py", "runner/datasets/stripes.py"}
-    named = set(_FILE.findall(text(page))) - written - EXPECTED
+    named = set(_FILE.findall(text(page))) - written
     assert not {name for name in named if not (REPOSITORY / name).exists()}
 
 

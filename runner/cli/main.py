@@ -74,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     """Return the command and its options; usage and mistakes end the process."""
+    arguments[:1] = [ALIASES.get(argument, argument) for argument in arguments[:1]]
     arguments, program = _split(arguments)
     parser = build_parser(arguments)
     first = next(iter(arguments), "-")

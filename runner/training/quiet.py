@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TextIO
 
 from runner.errors import SpecError
 
@@ -119,15 +120,27 @@ def _filtered() -> Iterator[None]:
     except OSError:  # no standard error to be filtered
         yield
         return
-    with tempfile.TemporaryFile() as written:
+    stderr = sys.stderr
+    with tempfile.TemporaryFile() as written, os.fdopen(real, "w") as direct:
+        sys.stderr = direct  # Python's own lines are written at once: "leaving at once"
         os.dup2(written.fileno(), 2)
         try:
             yield
         finally:
-            sys.stderr.flush()
+            direct.flush()
             os.dup2(real, 2)
-            os.close(real)
+            sys.stderr = stderr
+            _hand_over(direct, stderr)
             written.seek(0)
             for line in written:
                 if not _NOISE.match(line):
                     os.write(2, line)
+
+
+def _hand_over(direct: TextIO, stderr: TextIO) -> None:
+    """Let the loggers that were made meanwhile write to the lasting standard error."""
+    for logger in [logging.root, *logging.root.manager.loggerDict.values()]:
+        for handler in getattr(logger, "handlers", ()):
+            handler = getattr(handler, "python_handler", handler)  # of absl's
+            if isinstance(handler, logging.StreamHandler) and handler.stream is direct:
+                handler.setStream(stderr)

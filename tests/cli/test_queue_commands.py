@@ -297,8 +297,8 @@ def test_commands_that_are_suggested_repeat_the_store_that_was_named(
 ) -> None:
     queue.submit("cats", {"seed": 1})
     named = ("--store", str(tmp_path))
-    assert f"'runner release cats --store {tmp_path}'" in run("hold", "cats", *named)[2]
-    assert f"'runner resume cats --store {tmp_path}'" in run("release", "cats", *named)[2]
+    assert f"'runner unhold cats --store {tmp_path}'" in run("hold", "cats", *named)[2]
+    assert f"'runner resume cats --store {tmp_path}'" in run("unhold", "cats", *named)[2]
     assert f"'runner resume cats --store {tmp_path}'" in run("status", "cats", *named)[1]
     assert "'runner resume cats' starts one" in run("status", "cats")[1]
 
