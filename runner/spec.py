@@ -23,35 +23,9 @@ from pydantic import (
     model_validator,
 )
 
-from runner import mistakes, registry
+from runner import mistakes, optimizers, registry
 from runner.checkpoint.policy import parse as parse_interval
 from runner.errors import NotFoundError, SpecError
-
-#: Keras's built-in optimizers, by the names of their classes in lower case: what each may be given
-#: besides _ANY_OPTIMIZER. Keras takes seconds to import, and a spec is checked before that
-OPTIMIZERS = {
-    "adadelta": "rho epsilon",
-    "adafactor": "beta_2_decay epsilon_1 epsilon_2 clip_threshold relative_step",
-    "adagrad": "initial_accumulator_value epsilon",
-    "adam": "beta_1 beta_2 epsilon amsgrad",
-    "adamax": "beta_1 beta_2 epsilon",
-    "adamw": "beta_1 beta_2 epsilon amsgrad",
-    "ftrl": "learning_rate_power initial_accumulator_value l1_regularization_strength"
-    " l2_regularization_strength l2_shrinkage_regularization_strength beta",
-    "lamb": "beta_1 beta_2 epsilon",
-    "lion": "beta_1 beta_2",
-    "muon": "adam_beta_1 adam_beta_2 adam_weight_decay epsilon exclude_layers exclude_embeddings"
-    " muon_a muon_b muon_c adam_lr_ratio momentum ns_steps nesterov rms_rate",
-    "nadam": "beta_1 beta_2 epsilon",
-    "rmsprop": "rho momentum epsilon centered",
-    "sgd": "momentum nesterov",
-}
-_ANY_OPTIMIZER = (
-    "clipnorm clipvalue ema_momentum ema_overwrite_frequency global_clipnorm"
-    " gradient_accumulation_steps loss_scale_factor use_ema weight_decay"
-)
-TRAINING_METRICS = ("loss", "top_1", "top_5")
-METRICS = (*TRAINING_METRICS, *(f"val_{name}" for name in TRAINING_METRICS))
 
 
 def seconds(duration: Any) -> float:
@@ -83,9 +57,9 @@ def _check_every(value: Any) -> Any:
 
 
 def _check_optimizer(value: Any) -> Any:
-    if isinstance(value, str) and value not in OPTIMIZERS:
-        hint = registry.nearest(value.lower(), OPTIMIZERS)
-        msg = f"optimizer {value!r} is unknown.{hint} Known: {', '.join(OPTIMIZERS)}"
+    if isinstance(value, str) and value not in optimizers.ARGUMENTS:
+        hint = registry.nearest(value.lower(), optimizers.ARGUMENTS)
+        msg = f"optimizer {value!r} is unknown.{hint} Known: {', '.join(optimizers.ARGUMENTS)}"
         raise ValueError(msg)
     return value
 
@@ -148,7 +122,7 @@ class Optimizer(_Part):
     """A Keras optimizer by name, with its own arguments."""
 
     name: Annotated[str, BeforeValidator(_check_optimizer)] = Field(
-        "adam", description=f"one of {', '.join(OPTIMIZERS)}"
+        "adam", description=f"one of {', '.join(optimizers.ARGUMENTS)}"
     )
     learning_rate: float = Field(1e-3, gt=0, description="step size at the start")
     arguments: dict[str, Any] = Field(
@@ -374,16 +348,12 @@ def parse(raw: Mapping[str, Any], *, source: str) -> JobSpec:
         "model": _with_defaults("models", raw.get("model", {}), Model().name, "model", found),
     }
     if spec is not None:
-        found += _optimizer_mistakes(spec.optimizer)
+        found += optimizers.mistakes(spec.optimizer.name, spec.optimizer.arguments)
     if spec is None or found:
         raise SpecError(mistakes.report(source, found))
-    parts = {"data": spec.data, "model": spec.model}
-    return spec.model_copy(
-        update={
-            name: part.model_copy(update={"arguments": arguments[name]})
-            for name, part in parts.items()
-        }
-    )
+    data = spec.data.model_copy(update={"arguments": arguments["data"]})
+    model = spec.model.model_copy(update={"arguments": arguments["model"]})
+    return spec.model_copy(update={"data": data, "model": model})
 
 
 def json_schema() -> dict[str, Any]:
@@ -392,7 +362,7 @@ def json_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     definitions["Model"]["properties"]["name"]["examples"] = registry.names("models")
     definitions["Data"]["properties"]["name"]["examples"] = registry.names("datasets")
-    definitions["Optimizer"]["properties"]["name"]["enum"] = list(OPTIMIZERS)
+    definitions["Optimizer"]["properties"]["name"]["enum"] = list(optimizers.ARGUMENTS)
     schema["properties"]["sweep"] = {
         "type": "array",
         "minItems": 1,
@@ -401,21 +371,6 @@ def json_schema() -> dict[str, Any]:
         ' such as {"name": "wide", "model.arguments.width": 2.0}',
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
-def optimizer_arguments(name: str) -> set[str]:
-    """What the optimizer of this name may be given besides its learning rate."""
-    return {*OPTIMIZERS[name].split(), *_ANY_OPTIMIZER.split()}
-
-
-def _optimizer_mistakes(optimizer: Optimizer) -> list[str]:
-    known = optimizer_arguments(optimizer.name)
-    return [
-        f"optimizer.arguments.{name}: {optimizer.name} has no such argument."
-        f"{registry.nearest(name, known)} Known: {', '.join(sorted(known))}."
-        for name in optimizer.arguments
-        if name not in known
-    ]
 
 
 @functools.cache

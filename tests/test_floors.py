@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parent.parent / "runner"
 FLOORS: list[set[str]] = [
     {"errors", "exit"},
     {"registry", "store", "machine", "commit"},
-    {"mistakes", "queue", "checkpoint"},
+    {"mistakes", "optimizers", "queue", "checkpoint"},
     {"spec"},
     {"specfile"},
     {"models", "datasets"},

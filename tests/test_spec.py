@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runner import registry, spec, specfile
+from runner import optimizers, registry, spec, specfile
 from runner.checkpoint import policy
 from runner.errors import SpecError
 
@@ -278,7 +278,7 @@ def test_a_sweep_that_makes_no_sense_is_told(tmp_path: Path, sweep: Any, words: 
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("name", spec.OPTIMIZERS)
+@pytest.mark.parametrize("name", optimizers.ARGUMENTS)
 def test_optimizer_arguments_are_known_without_keras(name: str) -> None:
     """They are those of its signature."""
     import inspect
@@ -288,7 +288,7 @@ def test_optimizer_arguments_are_known_without_keras(name: str) -> None:
     classes = {key.lower(): value for key, value in vars(keras.optimizers).items()}
     signature = inspect.signature(classes[name].__init__).parameters
     known = set(signature) - {"self", "learning_rate", "name", "kwargs"}
-    assert spec.optimizer_arguments(name) == known
+    assert optimizers.arguments(name) == known
 
 
 def test_a_wrong_optimizer_argument_is_refused_before_anything_is_stored(tmp_path: Path) -> None:
