@@ -31,9 +31,6 @@ FLOORS: list[set[str]] = [
 ]
 FLOOR_OF = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 
-#: packages whose modules still import each other somewhere
-CYCLIC = {"training", "cli"}
-
 #: heavy packages and the only places that may import them, at module level or inside a function
 ZONES = {
     "pydantic": ("spec.py", "mistakes.py"),
@@ -128,13 +125,7 @@ def test_imports_go_down_only() -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize(
-    "part",
-    [
-        pytest.param(part, marks=pytest.mark.xfail(reason="to be cut") if part in CYCLIC else ())
-        for part in sorted(FLOOR_OF)
-    ],
-)
+@pytest.mark.parametrize("part", sorted(FLOOR_OF))
 def test_no_modules_import_each_other(part: str) -> None:
     """Within a package too there are floors; an import inside a function counts like any other."""
     trees = {

@@ -9,13 +9,14 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from runner.training import backends, private
+from runner.training import private
 from runner.training.data.pipelines import operations, stateful_operations
 
+Parts = Callable[[Any], list[tuple[str, Any]]]  #: as `Backend.parts`
 _TABLE_WRITES = ("LookupTableInsert", "LookupTableImport", "LookupTableRemove")
 
 
-def problems(model: Any, known_handles: Sequence[Any]) -> list[str]:
+def problems(model: Any, known_handles: Sequence[Any], parts: Parts) -> list[str]:
     """Return in words what the traced training step remembers and no checkpoint holds."""
     found = []
     known = {id(handle) for handle in known_handles}
@@ -32,7 +33,7 @@ def problems(model: Any, known_handles: Sequence[Any]) -> list[str]:
         strangers = {
             variable.name.split(":")[0]
             for variable in function.graph.variables
-            if not any(id(part.handle) in known for _, part in backends.current().parts(variable))
+            if not any(id(part.handle) in known for _, part in parts(variable))
         }
         if strangers:
             found.append(
@@ -44,12 +45,12 @@ def problems(model: Any, known_handles: Sequence[Any]) -> list[str]:
 
 
 def in_background(
-    model: Any, known_handles: Sequence[Any], warn: Callable[[str], None]
+    model: Any, known_handles: Sequence[Any], parts: Parts, warn: Callable[[str], None]
 ) -> threading.Thread:
     """Look through the step while the training continues; each problem is reported once."""
 
     def look() -> None:
-        for problem in problems(model, known_handles):
+        for problem in problems(model, known_handles, parts):
             warn(problem)
 
     thread = threading.Thread(target=look, name="inspection", daemon=True)

@@ -96,7 +96,7 @@ class Loop(keras.callbacks.CallbackList):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Logs = None) -> None:
         """Let the others begin, then let everything exist that a step works with."""
-        private.self_test()
+        private.self_test(backends.current().missing())
         hooks, model, settings = self._hooks, self._model, self._settings
         # as the program gave them
         observers = Observers(hooks.others, warn=settings.warn, extra=reach.program_parts(model))

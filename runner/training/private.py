@@ -7,7 +7,7 @@ needs in `frames`.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,7 +26,6 @@ from keras.src.utils.module_utils import tensorflow as lazy_tensorflow
 from keras.src.utils.rng_utils import get_random_seed
 
 from runner.errors import TrainingError
-from runner.training import backends
 
 __all__ = [
     "ArrayDataAdapter",
@@ -62,7 +61,7 @@ def tensorflow_unasked() -> Iterator[None]:
 
     Its seeding and saving do so wherever TensorFlow is installed: seconds, and a gigabyte.
     """
-    if backends.name() == "tensorflow" or "tensorflow" in sys.modules:
+    if keras.config.backend() == "tensorflow" or "tensorflow" in sys.modules:
         yield
         return
     known, lazy_tensorflow._available = lazy_tensorflow._available, False
@@ -118,8 +117,11 @@ def tensorflow_function(function: Any) -> Any:
     return None
 
 
-def self_test() -> None:
+def self_test(missing: Sequence[str]) -> None:
     """Check that this Keras has what this module uses.
+
+    Args:
+        missing: what its backend lacks, as `Backend.missing` says.
 
     Raises:
         TrainingError: it has not; says what is missing.
@@ -129,15 +131,15 @@ def self_test() -> None:
         keras.callbacks.CallbackList: ("on_train_begin", "on_test_batch_end"),
         ArrayDataAdapter(np.zeros((1, 1))): ("_inputs",),
     }
-    missing = [
+    of_keras = [
         f"{getattr(owner, '__name__', type(owner).__name__)}.{name}"
         for owner, names in used.items()
         for name in names
         if not hasattr(owner, name)
     ]
     if not {"_flush_futures", "_clear_futures"} & vars(keras.callbacks.CallbackList).keys():
-        missing.append("CallbackList._flush_futures")
-    refuse([*missing, *backends.current().missing()])
+        of_keras.append("CallbackList._flush_futures")
+    refuse([*of_keras, *missing])
 
 
 def refuse(missing: list[str]) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from runner.training import backends
 from runner.training.backends.tensorflow import captured
 from runner.training.inspection import problems
 from runner.training.state.variables import Variables
@@ -62,14 +63,16 @@ def stepped(layer: Any) -> Any:
 @pytest.mark.parametrize("kind", ["tf.random", "tf.nn.dropout", "numpy", "text", "table"])
 def test_what_can_not_be_exact_is_named(kind: str) -> None:
     model = stepped(Noise(kind))
-    (problem,) = problems(model, Variables(model, captured=captured(model)).reader.handles)
+    handles = Variables(model, captured=captured(model)).reader.handles
+    (problem,) = problems(model, handles, backends.current().parts)
     assert "exact" in problem
 
 
 @pytest.mark.parametrize("kind", ["keras", "tracked", "global", "stateless", "stray variable"])
 def test_what_is_saved_is_no_problem(kind: str) -> None:
     model = stepped(Noise(kind))
-    assert problems(model, Variables(model, captured=captured(model)).reader.handles) == []
+    handles = Variables(model, captured=captured(model)).reader.handles
+    assert problems(model, handles, backends.current().parts) == []
 
 
 def test_generators_in_closures_and_globals_are_found() -> None:

@@ -12,7 +12,6 @@ import keras
 
 from runner.checkpoint.plain import Array
 from runner.errors import SpecError
-from runner.training.quiet import KNOWN
 
 Kind = tuple[str, tuple[int, ...]]  #: dtype and shape
 
@@ -112,5 +111,5 @@ def current() -> Backend:
 
             return cast(Backend, jax)
         case other:
-            msg = f"KERAS_BACKEND is {other}; runner trains with {' and '.join(KNOWN)}."
+            msg = f"KERAS_BACKEND is {other}; runner trains with tensorflow and jax."
             raise SpecError(msg)

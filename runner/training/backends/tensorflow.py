@@ -221,7 +221,7 @@ def replace_dataset(model: Any, fit: Any, dataset: Any) -> None:
 
 def look_through(model: Any, reader: Reader, warn: Callable[[str], None]) -> None:
     """Look through the traced step while the training goes on."""
-    inspection.in_background(model, reader.handles, warn)
+    inspection.in_background(model, reader.handles, parts, warn)
 
 
 def missing() -> list[str]:
