@@ -81,7 +81,7 @@ def test_asked_to_stop_before_the_claim(tmp_path: Path) -> None:
     worker.send_signal(signal.SIGTERM)
     _, err = worker.communicate(timeout=180)
     assert worker.returncode == 75, err
-    assert "letting go" in err
+    assert "SIGTERM: stopping" in err
     assert "Traceback" not in err
     job = runner.job("quickstart")
     assert job is not None

@@ -129,7 +129,7 @@ def test_network_with_another_output_is_refused() -> None:
 
 
 def test_arguments_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(SpecError, match=r"cannot be built .*'depth'.* Mend model\.arguments"):
+    with pytest.raises(SpecError, match=r"cannot be built .*'depth'.* Fix model\.arguments"):
         build(depth=3)
 
 
