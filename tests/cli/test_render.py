@@ -4,6 +4,7 @@ import io
 import os
 import pty
 import re
+import signal
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -250,6 +251,7 @@ def test_ctrl_c_writes_lines_of_its_own_and_leaves_a_cursor(
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(REPOSITORY)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background ignores it
         os.execv(sys.executable, [sys.executable, "-c", WORKS_ON_A_TERMINAL])
     said = b""
     for wanted in (b"step 1", b"once more to leave at once", b"leaving at once; "):
