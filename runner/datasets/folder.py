@@ -135,9 +135,14 @@ class _Source:
         except (
             UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError,
         ) as error:  # fmt: skip
-            msg = f"{self._path}: {file} is no readable picture: {error}. Fix or remove it."
+            msg = f"{self._path}: {file} is no readable picture: {_brief(error)}. Fix or remove it."
             raise DataError(msg) from None
         return np.asarray(resized, dtype=np.uint8)
+
+
+def _brief(error: Exception) -> str:
+    """Return Pillow's words without the object that it was given."""
+    return str(error).partition(" <_io.")[0]
 
 
 def _of_8_bits(image: Any) -> Any:

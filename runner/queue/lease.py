@@ -36,6 +36,7 @@ class Holder:
         self._nonce = nonce
         self._now = now
         self._token = job.token
+        self._claimed = job.number
         self._owner: Json = dict(job.owner or {})
         self._ended = ""  # why nothing more may be written
         self._ending: set[str] = set()  # nonces of records that would end this lease
@@ -63,7 +64,7 @@ class Holder:
 
     def _look_for_it(self) -> Steps[None]:
         """Notice that someone has removed the job: what is written on belongs to nothing."""
-        if (yield Read(log.slot(protocol.base(self.job.id), self.job.number))) is None:
+        if (yield Read(log.slot(protocol.base(self.job.id), self._claimed))) is None:
             with self._lock:
                 self._ended = f"{self.job.id}: its records were removed; nothing more is saved."
             raise LeaseLostError(self._ended)
@@ -81,6 +82,7 @@ class Holder:
         After a StoreError it may be called again: what landed meanwhile is recognised.
         """
         self._check()
+        yield from self._look_for_it()
 
         def nonce() -> str:
             fresh = self._nonce()

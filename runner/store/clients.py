@@ -11,7 +11,7 @@ import inspect
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from difflib import get_close_matches
 from random import random
@@ -80,8 +80,12 @@ async def _web_client(**named: Any) -> Any:
     return ClientSession(**named, connector=TCPConnector(socket_factory=connect))
 
 
-def _check_options(client: type, scheme: str, given: Iterable[str]) -> None:
+def _check_options(client: type, scheme: str, given: Mapping[str, Any]) -> None:
     """Refuse options that a bucket's client does not know: most take any, and ignore them."""
+    endpoint = given.get("endpoint_url")
+    if isinstance(endpoint, str) and "://" not in endpoint:
+        msg = f"the storage option endpoint_url: received {mask(endpoint)!r}; expected http:// or"
+        raise StoreRefusedError(f"{msg} https:// before it. {OPTIONS_FIX}")
     makers = [vars(one)["__init__"] for one in client.__mro__ if "__init__" in vars(one)]
     known = {name for one in makers for name in inspect.signature(one).parameters}
     known |= _ANY_CLIENT | (_SESSION if PACKAGES[scheme] == "s3fs" else set())

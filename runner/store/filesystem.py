@@ -44,12 +44,12 @@ _ABSENT = {errno.ENOENT, errno.ENOTDIR}
 _FIX = {
     errno.ENOSPC: "The disk is full: make room, then run it again.",
     errno.EDQUOT: "The disk quota is used up: make room, then run it again.",
-    errno.EROFS: "It is mounted read-only: mount it writable or choose another --store.",
-    errno.EACCES: "This user may not do that: fix the permissions or choose another --store.",
-    errno.EPERM: "This user may not do that: fix the permissions or choose another --store.",
-    errno.ENOENT: "A folder can't be made there: choose another --store.",
-    errno.ENOTDIR: "A file is in the way of a folder: choose another --store.",
-    errno.EFBIG: "It is larger than a file may be: raise `ulimit -f` or choose another --store.",
+    errno.EROFS: "It is mounted read-only: mount it writable or choose another place.",
+    errno.EACCES: "This user may not do that: fix the permissions or choose another place.",
+    errno.EPERM: "This user may not do that: fix the permissions or choose another place.",
+    errno.ENOENT: "A folder can't be made there: choose another place.",
+    errno.ENOTDIR: "A file is in the way of a folder: choose another place.",
+    errno.EFBIG: "It is larger than a file may be: raise `ulimit -f` or choose another place.",
     errno.ENAMETOOLONG: "The path is too long for this disk: choose a shorter --store.",
 }
 

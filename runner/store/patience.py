@@ -7,6 +7,7 @@ so that no client library has to be imported. What is not known to be permanent 
 
 import errno
 import logging
+import math
 import time
 from collections.abc import Callable
 from itertools import count
@@ -185,14 +186,15 @@ def patiently(
         except (FileNotFoundError, StoreError):
             raise
         except Exception as error:  # clients raise anything
-            left = patience_seconds - (time.monotonic() - began)
-            lost = not reached and patience_seconds - left >= _FIRST_SECONDS
-            given_up = _given_up(doing, error, is_blip, lost=lost)
+            no_store = not reached and _is_no_store(error)
+            past = time.monotonic() - began
+            left = min(patience_seconds, _FIRST_SECONDS if no_store else math.inf) - past
+            given_up = _given_up(doing, error, is_blip, lost=no_store and past >= _FIRST_SECONDS)
             if given_up is None and left <= 0:
                 given_up = _exhausted(doing, error, patience_seconds)
             if given_up is not None:
                 raise given_up from error
-            pause = random() * min(_LONGEST_PAUSE, 0.3 * 2**attempt)
+            pause = min(random() * min(_LONGEST_PAUSE, 0.3 * 2**attempt), left)
             logger.warning(
                 "%s failed (%s); trying again in %.1f s, for %.0f s more",
                 doing, brief(error), pause, left,
@@ -212,7 +214,7 @@ def _given_up(
     fix = fix_for(error)
     if fix is not None and not (fix is _ACCESS and is_blip()):
         return refused(doing, error, fix)
-    if lost and _is_no_store(error):
+    if lost:
         return StoreError(f"{doing} failed ({brief(error)}). {_NO_SERVER}")
     return None
 

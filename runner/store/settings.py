@@ -29,7 +29,7 @@ _BARE_USERINFO = re.compile(r"(?<![\w/:])[\w.+-]+:[^\s@'\"/]+@(?=[\w-])")  # use
 _BEARER = re.compile(r"(?i)\b((?:bearer|basic)\s+)[^\s'\"]+")
 _SECRET = re.compile(
     r"(?i)\b([\w-]*(?:password|passphrase|passwd|pwd|secret|token|signature|credential|access_?key|"
-    r"api_?key|account_?key|private_?key|sas|sig)[\w-]*)(\"?'?\s*[=:]\s*)"
+    r"api_?key|account_?key|private_?key|sas|sig)[\w-]*)(?<!Error)(\"?'?\s*[=:]\s*)"
     r"(\{[^}]*\}?|b?'[^']*'?|b?\"[^\"]*\"?|[^\s&;,'\"}]+)"
 )
 
@@ -62,7 +62,13 @@ def _masked_user(found: re.Match[str]) -> str:
 def settings_for(url: str, environment: Mapping[str, str] = os.environ) -> StoreSettings:
     """Return the settings of the store at `url`. A settings file that is wrong: SpecError."""
     path = Path(environment.get(SETTINGS_VARIABLE) or _default_path(environment))
-    stores = _object(_load(path), "stores", path)
+    settings = _load(path)
+    if unknown := set(settings) - {"stores"}:
+        raise SpecError(
+            f"{path} has {', '.join(sorted(unknown))}. Known: stores, such as "
+            '{"stores": {"s3://lab/": {"storage_options": {"profile": "lab"}}}}.'
+        )
+    stores = _object(settings, "stores", path)
     fitting = max((prefix for prefix in stores if url.startswith(prefix)), key=len, default=None)
     found = {} if fitting is None else _object(stores, fitting, path)
     unknown = set(found) - set(_KNOWN)

@@ -578,3 +578,13 @@ def test_an_owner_notices_that_its_job_was_removed(shop: Shop) -> None:
         lease.renew()
     with pytest.raises(LeaseLostError):
         lease.commit(Commit(step=1, epoch=0, checkpoints=[]))
+
+
+def test_a_removed_job_is_noticed_at_its_end_also_if_records_came_after(shop: Shop) -> None:
+    """A commit after the removal makes the folder anew; nobody could resume or evaluate that."""
+    lease = shop.queue.claim(shop.submit("removed"), {"host": "here", "pid": 1})
+    for key in shop.store.list("jobs/removed/"):
+        shop.store.delete(key)
+    lease.commit(Commit(step=1, epoch=0, checkpoints=[]))
+    with pytest.raises(LeaseLostError, match="its records were removed"):
+        lease.finish(final={"step": 1})

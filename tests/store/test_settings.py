@@ -44,7 +44,14 @@ def test_the_environment_wins(settings_file: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "[]", '{"stores": 3}', '{"stores": {"s3://": {"storage_option": {}}}}', "\xff"],
+    [
+        "{",
+        "[]",
+        '{"stores": 3}',
+        '{"stores": {"s3://": {"storage_option": {}}}}',
+        "\xff",
+        '{"endpoint_url": "x"}',
+    ],
 )
 def test_a_wrong_settings_file_is_named(settings_file: Path, text: str) -> None:
     settings_file.write_bytes(text.encode("latin1"))
@@ -93,6 +100,7 @@ def test_secrets_are_masked(text: str) -> None:
 def test_plain_urls_stay_as_they_are() -> None:
     for url in ("gs://bucket/runs", "s3://my-tokens/keys", "/home/ann/runs", "memory://x"):
         assert mask(url) == url
+    assert mask("NoCredentialsError: Unable to") == "NoCredentialsError: Unable to"
 
 
 def test_no_output_of_a_store_shows_its_password(caplog: pytest.LogCaptureFixture) -> None:
@@ -157,6 +165,11 @@ def test_unknown_storage_options_are_named(scheme: str, option: str, near: str) 
     """Most clients take any, and go to Amazon's or Google's servers without a word."""
     with pytest.raises(StoreRefusedError, match=f"no storage option '{option}'.*{near}"):
         open_store(f"{scheme}://bucket/x", storage_options={option: 1}).read("a")
+
+
+def test_an_endpoint_without_its_scheme_is_told() -> None:
+    with pytest.raises(StoreRefusedError, match=r"'minio:9000'; expected http://"):
+        open_store("s3://bucket/x", storage_options={"endpoint_url": "minio:9000"}).read("a")
 
 
 def test_known_storage_options_are_taken() -> None:
