@@ -2,17 +2,19 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from runner import registry
+from runner.errors import NotFoundError
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """All mistakes that pydantic found in a spec."""
-    places = _places(model)
+def explain(error: ValidationError, model: type[BaseModel], raw: Mapping[str, Any]) -> list[str]:
+    """All mistakes that pydantic found in a spec, which is given as it was read."""
+    places = [*_places(model), *_argument_places(model, raw)]
     return [
         sentence((), detail, _known_at(model, detail["loc"]), places) for detail in error.errors()
     ]
@@ -39,7 +41,7 @@ def sentence(
     path = ".".join(str(part) for part in (*prefix, *detail["loc"])) or "the spec"
     given = detail.get("input")
     if detail["type"] == "extra_forbidden":
-        hint = _meant(str(detail["loc"][-1]), known, places)
+        hint = _meant(path, known, places)
         return f"{path}: no such field.{hint} Known: {', '.join(known) or 'none'}."
     if detail["type"] == "missing":
         return f"{path}: is missing."
@@ -59,10 +61,11 @@ def sentence(
     return f"{path}: received {short(given)}; {expected}."
 
 
-def _meant(name: str, known: list[str], places: Sequence[str]) -> str:
+def _meant(path: str, known: list[str], places: Sequence[str]) -> str:
+    part, dot, name = path.rpartition(".")
     elsewhere = [place for place in places if place.rpartition(".")[2] == name]
     if not elsewhere:
-        return registry.nearest(name, known)
+        return registry.nearest(name, known, part + dot)
     return f" Did you mean {' or '.join(map(repr, elsewhere[:3]))}?"
 
 
@@ -83,13 +86,33 @@ def _places(model: type[BaseModel], prefix: str = "") -> list[str]:
     return found
 
 
+def _argument_places(model: type[BaseModel], raw: Mapping[str, Any]) -> list[str]:
+    """The paths of what the named data set and model take: "model.arguments.width"."""
+    found: list[str] = []
+    kinds: dict[str, registry.Kind] = {"data": "datasets", "model": "models"}
+    for part, kind in kinds.items():
+        given: Any = raw.get(part)
+        default: Any = model.model_fields[part].annotation
+        name = given.get("name") if isinstance(given, Mapping) else None
+        with suppress(NotFoundError):
+            entry = registry.get(kind, str(name or default().name))
+            found += [f"{part}.arguments.{one}" for one in registry.parameters(entry, kind)]
+    return found
+
+
 def _known_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """The field names of the part that a location lies in."""
     part: Any = model
     for name in location[:-1]:
-        field = part.model_fields.get(str(name)) if hasattr(part, "model_fields") else None
-        if field is None:
-            return []
-        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        part = next((option for option in options if hasattr(option, "model_fields")), None)
+        if isinstance(name, int):
+            continue  # an entry of a list, whose form is known already
+        field = part.model_fields.get(name) if part else None
+        part = _part_of(field.annotation) if field else None
     return [field.alias or name for name, field in part.model_fields.items()] if part else []
+
+
+def _part_of(annotation: Any) -> Any:
+    """The part that a field, or each entry of it, is; None where it is a plain value."""
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    return next(filter(None, map(_part_of, getattr(annotation, "__args__", ()))), None)

@@ -39,7 +39,7 @@ def mistakes(name: str, given: Iterable[str]) -> list[str]:
     known = arguments(name)
     return [
         f"optimizer.arguments.{one}: {name} has no such argument."
-        f"{registry.nearest(one, known)} Known: {', '.join(sorted(known))}."
+        f"{registry.nearest(one, known, 'optimizer.arguments.')} Known: {', '.join(sorted(known))}."
         for one in given
         if one not in known
     ]

@@ -26,10 +26,10 @@ _GIVEN: dict[Kind, frozenset[str]] = {
 }
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """` Did you mean 'x'?` for the closest known name, or nothing."""
+def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """` Did you mean 'x'?` for the closest known name, behind the prefix; or nothing."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean '{match[0]}'?" if match else ""
+    return f" Did you mean '{prefix}{match[0]}'?" if match else ""
 
 
 def names(kind: Kind) -> list[str]:

@@ -339,7 +339,7 @@ def parse(raw: Mapping[str, Any], *, source: str) -> JobSpec:
     try:
         spec = JobSpec.model_validate_json(json.dumps(raw))
     except ValidationError as error:
-        found += mistakes.explain(error, JobSpec)
+        found += mistakes.explain(error, JobSpec, raw)
     except (TypeError, ValueError, RecursionError) as error:
         msg = f"{source}: {error}"
         raise SpecError(msg) from None

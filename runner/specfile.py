@@ -9,7 +9,7 @@ from typing import Any
 
 from runner import mistakes
 from runner.errors import SpecError
-from runner.spec import JobSpec, parse
+from runner.spec import JobSpec, Training, parse
 
 
 def load(path: Path, changes: Iterable[str] = ()) -> JobSpec:
@@ -42,11 +42,14 @@ def load_all(path: Path, changes: Iterable[str] = ()) -> list[JobSpec]:
     """
     raw = _read(path)
     _resolve_data_path(raw, path.parent)
+    _drop_default_epochs(raw)
     variants = list(_variants(raw, path))
     specs, wrong = [], []
     for variant, source in variants:
         try:
-            specs.append(parse(changed(variant, changes), source=source))
+            one = changed(variant, changes)
+            _refuse_epochs_beside_phases(one, source)
+            specs.append(parse(one, source=source))
         except SpecError as error:
             wrong.append(str(error))
     if wrong:
@@ -58,12 +61,34 @@ def changed(raw: Mapping[str, Any], changes: Iterable[str]) -> dict[str, Any]:
     """Apply `--set` texts to a spec that is not checked yet.
 
     Raises:
-        SpecError: a text is no `key=value`.
+        SpecError: a text is no `key=value`, or a list has no such entry.
     """
     result = copy.deepcopy(dict(raw))
     for change in changes:
         _place(result, *_parted(change), folder=Path.cwd())
     return result
+
+
+def _drop_default_epochs(raw: dict[str, Any]) -> None:
+    """Leave out what an effective spec, as `validate` prints it, has beside its phases."""
+    training = raw.get("training")
+    if not isinstance(training, dict) or not training.get("phases"):
+        return
+    if training.get("epochs") == Training().epochs:
+        del training["epochs"]
+
+
+def _refuse_epochs_beside_phases(raw: dict[str, Any], source: str) -> None:
+    """Refuse a number of epochs that would have no effect."""
+    training = raw.get("training")
+    if isinstance(training, dict) and training.get("phases") and "epochs" in training:
+        msg = (
+            f"training.epochs: received {mistakes.short(training['epochs'])}, but training.phases"
+            " has the epochs of each phase, and these count. Leave one of them out, or change the"
+            " phases: --set training.phases.0.epochs=1, or all of them:"
+            """ --set 'training.phases=[{"epochs": 1}, …]'."""
+        )
+        raise SpecError(mistakes.report(source, [msg]))
 
 
 def _variants(raw: dict[str, Any], path: Path) -> Iterator[tuple[dict[str, Any], str]]:
@@ -164,15 +189,29 @@ def _parted(change: str) -> tuple[str, Any]:
 
 
 def _place(raw: dict[str, Any], key: str, value: Any, *, folder: Path) -> None:
-    """Set a field by its path, `training.epochs`; a data path is relative to the folder."""
+    """Set a field by its path; a data path is relative to the folder.
+
+    A number in the path is an entry of a list: `training.phases.0.epochs`.
+    """
     *parents, last = key.split(".")
-    place = raw
-    for parent in parents:
-        child = place.get(parent)
-        if not isinstance(child, dict):
-            child = place[parent] = {}
+    place: Any = raw
+    for name in parents:
+        step: Any = _step(place, name, key)
+        child = place[step] if isinstance(place, list) else place.get(step)
+        if not isinstance(child, dict | list):
+            child = place[step] = {}
         place = child
-    place[last] = value
+    place[_step(place, last, key)] = value
     if key == "data.path":
         place.pop("given", None)  # of the path before
         _resolve_data_path(raw, folder)
+
+
+def _step(place: Any, name: str, key: str) -> int | str:
+    """The name of a field, or the number of an entry where the place is a list."""
+    if not isinstance(place, list):
+        return name
+    if name.isdecimal() and int(name) < len(place):
+        return int(name)
+    msg = f"{key}: {name} is no entry of this list of {len(place)}; the first is 0"
+    raise SpecError(msg)

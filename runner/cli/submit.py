@@ -3,6 +3,7 @@
 import argparse
 import json
 import signal
+import time
 from contextlib import suppress
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -11,12 +12,36 @@ from typing import Any
 from runner.cli.common import add_store_option, open_queue, say
 from runner.cli.specs import add_spec_arguments, load_all, local_paths
 from runner.cli.working import add_session_option, catch_signals, session_of, work
-from runner.errors import ConflictError, NotFoundError, SpecError
-from runner.exit import Exit
+from runner.errors import (
+    ConflictError,
+    DamagedRecordError,
+    LinkedError,
+    NotFoundError,
+    SpecError,
+)
+from runner.exit import Exit, worst
 from runner.queue.job import Job
 from runner.queue.queue import Queue
 from runner.spec import JobSpec, parse
 from runner.training.quiet import check_backend
+
+MANY = 20  #: jobs whose progress is shown
+COUNT_SECONDS = 2.0  #: between two lines
+
+
+class Count:
+    """A line every two seconds where many jobs are handled: `120 of 200 jobs are stored`."""
+
+    def __init__(self, done: str, total: int) -> None:
+        self._done = done
+        self._total = total
+        self._at = time.monotonic()
+
+    def __call__(self, number: int) -> None:
+        """Show it if it is time."""
+        if self._total >= MANY and time.monotonic() - self._at >= COUNT_SECONDS:
+            self._at = time.monotonic()
+            say(f"{number} of {self._total} jobs are {self._done}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,16 +69,26 @@ def run(options: argparse.Namespace) -> int:
         return _dry_run(specs)
     from runner.training.check import check_data
 
-    check_data(specs)
+    check_data(specs, tell=Count("checked", len(specs)))
     queue, _ = open_queue(options)
     _check_after(queue, specs)
     ids: list[str] = []
+    failed = 0
+    count = Count("stored", len(specs))
     for _, spec in specs:
+        count(len(ids))
         if stop.reason is not None:
             say(f"{len(ids)} of {len(specs)} jobs are stored; the same command stores the rest")
             return Exit.INTERRUPTED if stop.signal == signal.SIGINT else Exit.PREEMPTED
-        ids.append(_store(queue, spec))
-    return _detached(specs) if options.detach else work(queue, ids, stop, session=session)
+        try:
+            ids.append(_store(queue, spec))
+        except (DamagedRecordError, LinkedError) as error:  # of this job alone
+            say(f"{spec.name}: not stored: {error}")
+            failed += 1
+    code = _detached(specs) if options.detach else Exit.DONE
+    if ids and not options.detach:
+        code = work(queue, ids, stop, session=session)
+    return worst([code, Exit.STORAGE]) if failed else code
 
 
 def _dry_run(specs: list[tuple[Path, JobSpec]]) -> Exit:
@@ -79,7 +114,9 @@ def _store(queue: Queue, spec: JobSpec) -> str:
     """Store a job, which may be there already, and print its id."""
     known = queue.find(spec.name)
     job = _submit(queue, spec, known)
-    if known is not None:
+    if known is not None and job.number == 0 and job.nonce != known.nonce:
+        say(f"{job.id}: its record 0 was gone and is restored, {known.state.value}")
+    elif known is not None:
         say(f"{job.id}: already there, {job.state.value}")
     print(job.id, flush=True)
     return job.id

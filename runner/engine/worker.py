@@ -48,6 +48,8 @@ logger = logging.getLogger(__name__)
 BEATS_PER_LEASE = 6
 NAP_SECONDS = 0.2  #: between two looks whether it is to stop
 DRAINED = "asked to drain"
+MOST_LINES = 5  #: of jobs that are left for the same reason; more than these share one
+MOST_NAMES = 4  #: in such a line
 
 
 class Worker:
@@ -239,6 +241,7 @@ class Worker:
         left, waiting = self._choice.left, self._choice.left
         if self._until_empty:
             waiting = [other for other in left if self._others.may_leave(other)]
+        reasons: dict[str, list[Job]] = {}
         for other in waiting or left:
             job, why = other.job, other.availability.why
             if job.state is State.RUNNING:
@@ -246,8 +249,21 @@ class Worker:
                     continue
                 lapses = other.availability.lapses_in or 0
                 why += f"; waiting for a sign of life, else it is taken over in {lapses:.0f} s"
-            self._say_once(_record(job), f"{job.id}: {why}")
+            if _record(job) not in self._said:
+                reasons.setdefault(why, []).append(job)
+        for why, jobs in reasons.items():
+            self._report_left(why, jobs)
         return waiting
+
+    def _report_left(self, why: str, jobs: Sequence[Job]) -> None:
+        """Report jobs that are left for the same reason: each once, many in one line."""
+        self._said.update(map(_record, jobs))
+        if len(jobs) > MOST_LINES:
+            names = ", ".join(job.id for job in jobs[:MOST_NAMES])
+            self._reporter.note(f"{len(jobs)} jobs: {why} ({names}, …)")
+            return
+        for job in jobs:
+            self._reporter.note(f"{job.id}: {why}")
 
     def _wait(self, waiting: Sequence[Owned]) -> None:
         """Wait a little for a job, for a silent worker to beat or to lapse."""

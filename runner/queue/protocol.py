@@ -143,7 +143,8 @@ def gone(job_id: str) -> DamagedRecordError:
     """Return the error for a job whose records are not there any more."""
     return DamagedRecordError(
         f"records of {job_id} are gone from {base(job_id)}/log. Bring them back from a copy of the"
-        f" store, or remove the whole of {base(job_id)} to forget the job."
+        f" store, or submit the same spec again, or remove the whole of {base(job_id)} to forget"
+        " the job."
     )
 
 

@@ -22,7 +22,7 @@ from runner.cli.submit import in_order
 from runner.engine import session
 from runner.engine.attempt import HEAD_BYTES, LEFT_OUT, TAIL_BYTES, AttemptLog, log_key, trace_key
 from runner.engine.preemption import SIGNALS
-from runner.errors import SpecError, StoreError
+from runner.errors import DamagedRecordError, SpecError, StoreError
 from runner.queue import drain, presence
 from runner.queue.job import Failure, Job, State
 from runner.queue.owner import this_process
@@ -386,6 +386,42 @@ def test_ctrl_c_while_jobs_are_stored(
     monkeypatch.setenv("RUNNER_STORE", queue.store.url)
     assert run("submit", *specs, "--detach")[0] == 0
     assert len(queue.jobs()) == 3
+
+
+def test_one_damaged_job_keeps_no_other_from_being_stored(
+    queue: Queue, run: Run, tmp_path: Path
+) -> None:
+    """It is reported, and the exit code says so; a record 0 that is gone is restored."""
+    spec = tmp_path / "sweep.json"
+    sweep = [{"name": name, "data.name": "digits"} for name in ("a", "b", "c")]
+    spec.write_text(json.dumps({"name": "all", "evaluation": None, "sweep": sweep}))
+    first = tmp_path / "jobs/a/log/000000000000.json"
+    first.parent.mkdir(parents=True)
+    first.write_text("no JSON")
+    code, out, said = run("submit", str(spec), "--detach")
+    assert (code, out) == (6, "b\nc\n"), said
+    assert "a: not stored: " in said
+    queue.hold("b")
+    (tmp_path / "jobs/b/log/000000000000.json").unlink()
+    with pytest.raises(DamagedRecordError, match="submit the same spec again"):
+        queue.spec("b")
+    said = run("submit", str(spec), "--detach")[2]
+    assert "b: its record 0 was gone and is restored, held" in said
+    assert "c: already there, queued" in said
+    queue.spec("b", queue.job("b").spec_digest)
+    assert queue.claim(queue.unhold("b"), GONE).job.state is State.RUNNING
+
+
+def test_storing_many_jobs_shows_progress(
+    queue: Queue, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "COUNT_SECONDS", 0.0)
+    spec = tmp_path / "sweep.json"
+    spec.write_text(json.dumps({"name": "x", "sweep": [{"seed": n} for n in range(20)]}))
+    code, out, said = run("submit", str(spec), "--detach")
+    assert (code, len(out.splitlines())) == (0, 20)
+    assert "7 of 20 jobs are checked\n" in said
+    assert "7 of 20 jobs are stored\n" in said
 
 
 def test_jobs_that_an_older_version_stored_are_the_same_content(queue: Queue, run: Run) -> None:

@@ -52,6 +52,18 @@ def test_compose_reads_its_file(engine: Engine) -> None:
         assert ("restart" in service) == name.startswith("worker"), name
 
 
+def test_the_example_of_settings_has_what_compose_passes_on() -> None:
+    """Every line of it has an effect, and so do labels and name of the machine."""
+    example = (DOCKER / ".env.example").read_text()
+    settings = set(re.findall(r"^#?([A-Z_]+)=", example, re.MULTILINE))
+    text = COMPOSE.read_text()
+    for name in settings - {"COMPOSE_PROFILES"}:  # which Compose itself reads
+        assert re.search(rf"\b{name}\b", text), name
+    for name in ("RUNNER_LABELS", "RUNNER_NODE"):
+        assert name in settings
+        assert f"    {name}:\n" in text, "a name alone is passed on if it is set"
+
+
 def test_every_package_is_locked_by_hash() -> None:
     """pip installs nothing whose hash isn't written down, from wherever it may come."""
     dockerfile = (DOCKER / "Dockerfile").read_text()

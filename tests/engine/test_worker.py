@@ -127,6 +127,24 @@ def test_requirements_are_matched_to_the_machine_and_said(shop: Shop) -> None:
     assert shop.queue.job("later").state is State.QUEUED
 
 
+def test_many_jobs_left_for_the_same_reason_share_a_line(shop: Shop) -> None:
+    for number in range(6):
+        shop.submit(f"lab{number}", requirements={"gpu_memory_gb": None, "labels": ["lab"]})
+    shop.submit("other", requirements={"gpu_memory_gb": None, "labels": ["other"]})
+    shop.queue.cancel("lab0")
+    shop.work(looking=Here())
+    assert not [note for note in shop.reporter.notes if "jobs: " in note], (
+        "5 have lines of their own"
+    )
+    assert "lab5: left for another machine: it needs a machine labelled lab" in shop.reporter.text
+    shop.queue.retry("lab0")
+    shop.reporter.notes.clear()
+    shop.work(looking=Here())
+    (many,) = [note for note in shop.reporter.notes if "labelled lab," in note]
+    assert many.startswith("6 jobs: left for another machine: it needs a machine labelled lab, ")
+    assert many.endswith(" (lab0, lab1, lab2, lab3, …)")
+
+
 def test_a_worker_uses_one_of_several_cards_says_so_and_is_charged_for_one(shop: Shop) -> None:
     shop.submit("cats")
     owners: list[Any] = []

@@ -95,7 +95,7 @@ class Verdict(ABC):
     def lines(self) -> list[str]:
         """The result for people: what is the same, what differs, or why nothing is known."""
         kills = len(self.rows) - 1
-        times = "killed once" if kills == 1 else f"killed {kills} times"
+        times = _killed(kills)
         if kills < self.planned:
             times += f" ({self.planned} were planned; it ended before)"
         if self.differences:
@@ -136,7 +136,7 @@ class Drill(ABC):
             self.task.note(f"{self.undisturbed}: nobody kills it")
             course = self.train_undisturbed()
             self.task.note(f"{self.undisturbed}: {course.steps} steps in {course.seconds:.1f} s")
-            self.task.note(f"{self.killed}: to be killed {self.task.kills} times")
+            self.task.note(f"{self.killed}: to be {_killed(self.task.kills)}")
             for number, moment in enumerate([*moments(self.task, course), None], start=1):
                 if not self.attempt(number, moment):
                     break
@@ -227,6 +227,10 @@ def kill(process: "subprocess.Popen[bytes]") -> bool:
     process.kill()
     process.wait()
     return lived
+
+
+def _killed(kills: int) -> str:
+    return "killed once" if kills == 1 else f"killed {kills} times"
 
 
 def last_words(output: Path) -> str:
