@@ -323,6 +323,31 @@ def test_one_unreadable_job_keeps_no_verb_from_the_others(
     assert queue.job("dogs").state is State.CANCELLED
 
 
+def test_a_job_whose_spec_is_damaged_is_not_queued_again(
+    queue: Queue, run: Run, tmp_path: Path
+) -> None:
+    """Nobody could work on it; a cancel takes it out of the way."""
+    for name in ("held", "failed", "done"):
+        queue.submit(name, {"name": name, "evaluation": {}})
+    queue.hold("held")
+    queue.claim(queue.job("failed"), GONE).fail("x")
+    queue.claim(queue.job("done"), GONE).finish(final={"step": 1})
+    queue.claim(queue.job("done"), GONE).finish(evaluation={"top_1": 1.0})
+    for name in ("held", "failed", "done"):
+        os.truncate(tmp_path / f"jobs/{name}/log/000000000000.json", 100)
+    code, _, shown = run("status", "held")
+    sentence = next(line for line in shown.splitlines() if "cannot be read" in line)
+    assert code == 6
+    for verb, name in (("unhold", "held"), ("retry", "failed"), ("evaluate", "done")):
+        before = queue.job(name).number
+        code, _, said = run(verb, name)
+        assert (code, sentence.replace("held", name, 1)[:30] in said) == (6, True), said
+        assert queue.job(name).number == before
+    assert sentence in run("unhold", "held")[2]
+    code, _, said = run("cancel", "held")
+    assert (code, "cancelled for good: its spec cannot be read" in said) == (0, True), said
+
+
 def test_a_priority_starts_no_wait_anew(queue: Queue, tmp_path: Path) -> None:
     lease = queue.claim(queue.submit("cats", {"seed": 1}), GONE)
     failed = lease.fail("x", retries=1, backoff_seconds=100.0)
