@@ -1,6 +1,8 @@
 """Tables that fit a terminal, and curves of one line."""
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -72,6 +74,14 @@ def _widths(rows: Sequence[Sequence[str]], width: int) -> dict[str, int]:
     if COLOURED in wide:
         wide[COLOURED] = max(wide[COLOURED], min(status, room(COLOURED)))
     return wide
+
+
+def wrapped(text: str) -> str:
+    """Return a text broken between words where a terminal shows it, else as it is."""
+    if not sys.stdout.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(text, width, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def sparkline(values: Sequence[float]) -> str:

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 from runner.cli.codes import of_error
 from runner.cli.common import add_store_option, command, open_queue, say
-from runner.errors import ConflictError, DamagedRecordError, NotFoundError, StoreError, StoreRefusedError
+from runner.errors import (
+    ConflictError,
+    DamagedRecordError,
+    NotFoundError,
+    StoreError,
+    StoreRefusedError,
+)
 from runner.exit import Exit
 from runner.queue.job import HOLD, Job, State, line
 from runner.queue.queue import Queue
