@@ -11,7 +11,7 @@ from pathlib import Path
 from runner.errors import SpecError, StoreRefusedError
 from runner.queue.queue import Queue
 from runner.store.base import Store
-from runner.store.filesystem import open_store
+from runner.store.filesystem import FileStore, open_store
 from runner.store.settings import mask
 
 DEFAULT_LEASE_SECONDS = 60.0
@@ -75,6 +75,12 @@ def open_queue(options: argparse.Namespace, *, quiet: bool = False) -> tuple[Que
     if not quiet:
         say(f"store: {store.url}")
     return Queue(store, lease_seconds=lease_seconds()), store
+
+
+def not_there(store: Store) -> str:
+    """Return a sentence where the store's folder is not there yet, else ""."""
+    missing = isinstance(store, FileStore) and not store.is_there
+    return f"no jobs: {store.url} is not there yet" if missing else ""
 
 
 def store_url(options: argparse.Namespace) -> str:

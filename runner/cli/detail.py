@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from runner.cli.common import command
-from runner.cli.render import sparkline
+from runner.cli.render import sparkline, wrapped
 from runner.errors import NotFoundError, StoreError
 from runner.queue import presence
 from runner.queue.job import Job, Json, Stage, State, line
@@ -22,16 +23,17 @@ VALUES = 48  #: epochs of a curve
 def detail(queue: Queue, view: View) -> str:
     """One job in lines: where it stands, what it waits for, how its newest attempt failed."""
     job, now = view.job, datetime.now(UTC)
+    died = job.died + (view.state == "lost")  # whoever takes it over writes that
     stage = "training" if job.stage is Stage.TRAIN else "evaluation"
     head = (
         f"{job.id}: submitted {ago(now - job.submitted_at)},"
         f" last record {ago(now - job.updated_at)},"
         f" {count(job.tries, 'attempt')} at the {stage}, {count(job.preempted, 'preemption')},"
-        f" {count(job.died, 'death')}, {count(job.failures, 'failure')}"
+        f" {count(died, 'death')}, {count(job.failures, 'failure')}"
     )
     facts = _facts(queue, view, describe(queue.store, view))
     known = [f"  {label:<11} {text}" for label, text in facts if text]
-    return "\n".join(["", head, *known, *_failure_lines(queue.store, job)])
+    return "\n".join(["", wrapped(head), *known, *_failure_lines(queue.store, job)])
 
 
 def _facts(queue: Queue, view: View, document: dict[str, Any]) -> list[tuple[str, str]]:
@@ -78,15 +80,21 @@ def _budget(job: Job) -> Iterator[str]:
     spent = {"hours": job.spent_seconds / 3600, "gpu_hours": job.spent_gpu_seconds / 3600}
     for name, hours in (job.budget or {}).items():
         used, words = spent.get(name, 0.0), name.replace("gpu_", "GPU ")
-        yield f"{used:.2f} of {hours:g} {words} spent, {max(0.0, hours - used):.2f} left"
+        left = max(0.0, hours - used)
+        yield f"{_short(used)} of {hours:g} {words} spent, {_short(left)} left"
+
+
+def _short(number: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{Decimal(f'{number:.3g}'):f}"
 
 
 def _waits(queue: Queue, view: View) -> Iterator[str]:
-    """What a job that could be run waits for, one thing a line."""
-    if view.state not in ("queued", "lost"):
+    """What a queued job waits for, one thing a line."""
+    if view.state != "queued":
         return
     job = view.job
-    others = list(_others(queue, job)) if job.state is State.QUEUED else []
+    others = list(_others(queue, job))
     pause = queue.availability(job).lapses_in
     if pause:
         others.append(f"its next try, in {pause:.0f} s")
@@ -97,7 +105,8 @@ def _waits(queue: Queue, view: View) -> Iterator[str]:
         if job.id in one.left:
             why = one.left[job.id].removeprefix(presence.LEFT)
             yield f"another machine than {one.worker}: {why}"
-    if not others:
+    fits_none = workers and all(job.id in one.left for one in workers)
+    if not others and not fits_none:
         here = f"none is here, {command('resume', job.id)} starts one"
         yield f"a worker: {f'{len(workers)} in runner status --workers' if workers else here}"
 

@@ -122,7 +122,8 @@ def _memory(queue: Queue) -> Iterator[Finding]:
     needs = {name: memory_needed(spec) for name, spec in specs.items()}
     largest = max(needs, key=lambda name: needs[name])
     most = memory_words(needs[largest])
-    text = f"of {len(specs)} jobs to be done {largest} takes most: {most}"
+    looked = f"the first {len(specs)} of " if len(ids) > len(specs) else ""
+    text = f"of {looked}{len(ids)} jobs to be done {largest} takes most: {most}"
     large = [name for name, spec in specs.items() if short_of_memory(spec)]
     if large:
         text += f". Left for another machine: {', '.join(large)}"

@@ -69,7 +69,8 @@ def _reference(job: Job, wanted: str) -> Json:
     if reference is None:
         available = [name for name in ("best", "latest") if known[name]]
         hint = f" Try --checkpoint {available[-1]}." if available else ""
-        msg = f"{job.id} has no {wanted} checkpoint yet ({job.state.value}).{hint}"
+        kind = "" if wanted == "latest" else f"{wanted} "
+        msg = f"{job.id} has no {kind}checkpoint yet ({job.state.value}).{hint}"
         raise NotReadyError(msg)
     return reference
 

@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "hold": ("verbs", "keep a job from being taken up; a running one is saved first"),
     "unhold": ("verbs", "let a held job be taken up again (also: release)"),
     "priority": ("verbs", "let jobs go before others, or after them"),
-    "evaluate": ("verbs", "evaluate a finished training again"),
+    "evaluate": ("verbs", "queue another evaluation of a finished training"),
     "report": ("report", "write a page that shows and compares what was learnt"),
     "export": ("export", "write the trained model as a .keras file, or its history as CSV"),
     "validate": ("validate", "check specs and print them with every default"),

@@ -10,12 +10,13 @@ import base64
 import hashlib
 import io
 import json
+import posixpath
 import pprint
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from runner import registry
@@ -35,6 +36,20 @@ _STORES = {
     "colab": {"": "colab-drive", "gs": "colab-gs", "gcs": "colab-gs", "s3": "colab-s3"},
     "kaggle": {"": "kaggle-working", "gs": "kaggle-gs", "gcs": "kaggle-gs", "s3": "kaggle-s3"},
 }
+#: where the platform itself can keep jobs, and where it does if no store is named
+_FOLDERS = {
+    "colab": ("/content/drive", "/content/drive/MyDrive/runner"),
+    "kaggle": ("/kaggle", "/kaggle/working/runner"),
+}
+#: what the first words on Kaggle promise: of a bucket, of the session's disk
+_ELSEWHERE = """\
+The jobs of
+this notebook live elsewhere (see *The store*). Run all cells again in a new session: the training
+goes on after its last checkpoint, with the same numbers as if nothing had happened."""
+_ON_ITS_DISK = """\
+The jobs of
+this notebook live on the session's own disk: they go with it unless you keep them (see *The
+store*)."""
 _METADATA: dict[str, dict[str, Any]] = {
     "colab": {"accelerator": "GPU", "colab": {"gpuType": "T4"}},
     "kaggle": {
@@ -66,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("platform", choices=sorted(_STORES), help="where it is to run")
     specs = "your jobs (default: a small example)"
-    add("spec", metavar="SPEC", nargs="*", type=Path, help=specs)
+    add("spec", metavar="SPEC", nargs="*", type=Path, default=[], help=specs)
     add_set_option(parser)
     file = "default: runner-PLATFORM.ipynb"
     add("-o", "--output", metavar="FILE", type=Path, help=file)
@@ -92,7 +107,11 @@ def run(options: argparse.Namespace) -> int:
         options.platform, specs, store=options.store or "", requirement=options.install or ""
     )
     _say_what_is_missing(specs)
-    write_file(path, (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode())
+    content = (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
+    if options.output is None and path.is_file() and path.read_bytes() != content:
+        msg = f"{path} is there already, with other content; -o {path} writes over it"
+        raise SpecError(msg)
+    write_file(path, content)
     print(path)
     return Exit.DONE
 
@@ -110,19 +129,22 @@ def make(
 
     Raises:
         SpecError: the URL holds credentials, which everybody who sees the notebook would have;
-            pip could not use the requirement; or this package was never installed.
+            it is a folder of this machine; pip could not use the requirement; or this package was
+            never installed.
     """
     if mask(store) != store:
         msg = f"--store received {mask(store)}: a notebook is shown and shared, so its URL may hold"
         raise SpecError(f"{msg} no credentials. The notebook says where they go.")
-    scheme = store.partition("://")[0] if store else ""
+    folder = _folder(platform, store)
+    scheme = "" if folder else store.partition("://")[0]
     before, _, after = _text(_STORES[platform].get(scheme, "other")).partition("\n---\n")
     text = "\n\n".join([_text(platform), before, _text("work"), after])
     given = [
         spec.model_dump(mode="json", exclude={"schema_"}, exclude_unset=True) for spec in specs
     ]
     install = _install(requirement, [store, *(spec.data.path or "" for spec in specs)])
-    text = text.replace("{{store}}", json.dumps(store))
+    text = text.replace("{{store}}", json.dumps(folder or store))
+    text = text.replace("{{place}}", _ON_ITS_DISK if folder else _ELSEWHERE)
     text = text.replace("{{jobs}}", pprint.pformat(given, width=100, sort_dicts=False))
     text = text.replace("{{install}}", install)
     metadata: dict[str, Any] = {
@@ -135,6 +157,22 @@ def make(
         first = next(cell for cell in cells if cell["cell_type"] == "code")
         first["metadata"] = _HIDDEN
     return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+
+
+def _folder(platform: str, store: str) -> str:
+    """Return the folder there that holds the jobs; "" for a bucket.
+
+    Raises:
+        SpecError: it is a folder of this machine.
+    """
+    root, default = _FOLDERS[platform]
+    path = store.removeprefix("file://")
+    if "://" in path:
+        return ""
+    if path and not PurePosixPath(posixpath.normpath(path)).is_relative_to(root):
+        msg = f"--store received {store}: a folder of this machine is not there where the notebook"
+        raise SpecError(f"{msg} runs. Name a bucket, or a folder under {root}.")
+    return path or default
 
 
 def _text(name: str) -> str:

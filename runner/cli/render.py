@@ -1,6 +1,8 @@
 """Tables that fit a terminal, and curves of one line."""
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,9 +11,10 @@ if TYPE_CHECKING:
 
 MANY_LINES = 500
 #: columns that a narrow terminal is spared, the first first; "": a second metric
-FIRST_TO_GO = ("", "WORKER", "SEEN", "TRY")
+FIRST_TO_GO = ("", "WORKER", "SEEN", "TRY", "UNSAVED", "METRIC", "ETA", "PROGRESS")
 COLOURED = "STATUS"  #: the column that gets the style of its row, and is cut where it is too long
-LEAST = 24  #: characters of it, where there are other columns to go
+LEAST = 30  #: characters of it that stay, whatever else must go
+GAP = 2  #: characters between two columns
 
 
 def show(rows: Sequence[Sequence[str]], styles: Sequence[str] = ()) -> None:
@@ -36,29 +39,49 @@ def fitting(rows: Sequence[Sequence[str]], styles: Sequence[str], width: int) ->
     from rich.table import Table
     from rich.text import Text
 
-    names = _columns(rows, width)
+    widths = _widths(rows, width)
     cells = [dict(zip(rows[0], row, strict=True)) for row in rows]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    for name in names:
-        table.add_column(name, no_wrap=name != COLOURED)  # rich narrows what may be wrapped
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="")
+    for name, most in widths.items():
+        table.add_column(name, no_wrap=True, max_width=most)
     for row, style in zip(cells[1:], styles or [""] * len(cells[1:]), strict=True):
-        texts = {name: Text(row[name], no_wrap=True, overflow="ellipsis") for name in names}
+        texts = {name: Text(row[name], no_wrap=True, overflow="ellipsis") for name in widths}
         texts.get(COLOURED, Text()).style = style
         table.add_row(*texts.values())
     return table
 
 
-def _columns(rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Return the columns that have content and fit."""
+def _widths(rows: Sequence[Sequence[str]], width: int) -> dict[str, int]:
+    """Return the columns that have content and fit, and how wide each may be.
+
+    Where that is not enough, the status is cut, and at last the first column.
+    """
     filled = [column for column in zip(*rows, strict=True) if any(column[1:])]
-    wide = {column[0]: max(map(len, column)) + 2 for column in filled}
-    wide[COLOURED] = min(wide.get(COLOURED, 0), LEAST)
-    names = [column[0] for column in filled]
+    wide = {column[0]: max(map(len, column)) for column in filled}
+    first = next(iter(wide), "")
+
+    def room(name: str) -> int:
+        return width - sum(other + GAP for key, other in wide.items() if key != name)
+
+    status = wide.get(COLOURED, 0)
+    if COLOURED in wide:
+        wide[COLOURED] = min(status, LEAST)
     for name in FIRST_TO_GO:
-        if sum(wide.values()) > width and name in names[1:]:
-            names.remove(name)
-            del wide[name]
-    return names
+        if name != first and room(first) < wide.get(first, 0):
+            wide.pop(name, None)
+    if first in wide:
+        wide[first] = max(1, min(wide[first], room(first)))
+    if COLOURED in wide:
+        wide[COLOURED] = max(wide[COLOURED], min(status, room(COLOURED)))
+    return wide
+
+
+def wrapped(text: str) -> str:
+    """Return a text broken between words where a terminal shows it, else as it is."""
+    if not sys.stdout.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(text, width, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def sparkline(values: Sequence[float]) -> str:

@@ -3,7 +3,7 @@
 import argparse
 
 from runner.cli.codes import exit_code
-from runner.cli.common import add_store_option, open_queue, say
+from runner.cli.common import add_store_option, command, open_queue, say
 from runner.cli.working import add_session_option, catch_signals, session_of, work
 from runner.queue.job import State
 
@@ -25,6 +25,8 @@ def run(options: argparse.Namespace) -> int:
     jobs = [queue.job(name) for name in options.job]
     if not any(job.state in (State.QUEUED, State.RUNNING) for job in jobs):
         for job in jobs:
-            say(f"{job.id}: {job.state.value}, nothing to resume")
+            unhold = f"; {command('unhold', job.id)} lets it be taken up again"
+            later = unhold if job.state is State.HELD else ""
+            say(f"{job.id}: {job.state.value}, nothing to resume{later}")
         return exit_code(jobs)
     return work(queue, [job.id for job in jobs], stop, session=session)

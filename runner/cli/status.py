@@ -9,13 +9,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 
-from runner.cli.common import add_store_option, open_queue, say
+from runner.cli.common import add_store_option, not_there, open_queue, say
 from runner.cli.render import show
 from runner.errors import SpecError
 from runner.exit import Exit
 from runner.queue.job import State
 from runner.queue.view import AT_ONCE, Onlooker, View, ago, describe, duration
-from runner.store.filesystem import FileStore
 
 #: of the table: what it shows of a job
 COLUMNS: Mapping[str, Callable[[View], str]] = {
@@ -30,6 +29,7 @@ COLUMNS: Mapping[str, Callable[[View], str]] = {
     "UNSAVED": lambda view: duration(view.unsaved_seconds),
     "ETA": lambda view: duration(view.eta_seconds),
 }
+UNREADABLE = "unreadable"  #: the state of a job whose records can't be read
 COLOURS = {
     "succeeded": "green", "running": "cyan", "failed": "red", "lost": "yellow",
     "cancelled": "dim", "held": "yellow", "stalled": "yellow",
@@ -39,7 +39,7 @@ COLOURS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `status`."""
     add = parser.add_argument
-    states = [*(state.value for state in State), "lost", "stalled"]
+    states = [*(state.value for state in State), "lost", "stalled", UNREADABLE]
     add("job", metavar="JOB", nargs="*", help="only these (default: all)")
     add("--json", action="store_true", help="for programs: one JSON document")
     add("-w", "--watch", action="store_true", help="show again and again, until Ctrl-C")
@@ -102,20 +102,18 @@ def _print_json(jobs: Onlooker, views: Sequence[View], options: argparse.Namespa
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = list(pool.map(lambda view: describe(jobs.queue.store, view), views))
     found += [
-        {"id": name, "state": "unreadable", "reason": why} for name, why in jobs.unreadable.items()
+        {"id": name, "state": UNREADABLE, "reason": why} for name, why in jobs.unreadable.items()
     ]
     alone = len(options.job) == len(found) == 1
     print(json.dumps(found[0] if alone else found, indent=2))
 
 
 def _print(jobs: Onlooker, views: Sequence[View], options: argparse.Namespace) -> None:
-    store = jobs.queue.store
     if views or jobs.unreadable:
         show(*table(views, jobs.unreadable))
-    elif isinstance(store, FileStore) and not store.is_there:
-        say(f"no jobs: {store.url} is not there yet")
     else:
-        say("no jobs like that" if _filters(options) else "no jobs")
+        none = "no jobs like that" if _filters(options) else "no jobs"
+        say(not_there(jobs.queue.store) or none)
     if options.job:
         from runner.cli.detail import detail
 
@@ -128,6 +126,6 @@ def table(
 ) -> tuple[list[tuple[str, ...]], list[str]]:
     """Return the rows, their header first, and the styles of those after it."""
     rows = [tuple(cell(view) for cell in COLUMNS.values()) for view in views]
-    ruined = [(name, "unreadable", *[""] * (len(COLUMNS) - 2)) for name in unreadable]
+    ruined = [(name, UNREADABLE, *[""] * (len(COLUMNS) - 2)) for name in unreadable]
     styles = [COLOURS.get(view.state, "") for view in views] + ["red"] * len(ruined)
     return [tuple(COLUMNS), *rows, *ruined], styles

@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING
 
 from runner.cli.codes import of_error
 from runner.cli.common import add_store_option, command, open_queue, say
-from runner.errors import ConflictError, NotFoundError, StoreError, StoreRefusedError
+from runner.errors import (
+    ConflictError,
+    DamagedRecordError,
+    NotFoundError,
+    StoreError,
+    StoreRefusedError,
+)
 from runner.exit import Exit
-from runner.queue.job import HOLD, Job, State
+from runner.queue.job import HOLD, Job, State, line
 from runner.queue.queue import Queue
 
 if TYPE_CHECKING:
@@ -43,10 +49,10 @@ def run(options: argparse.Namespace) -> int:
     """Change the jobs' states; the exit code of the last one that it could not change."""
     queue, _ = open_queue(options)
     acts: dict[str, tuple[Callable[[str], Job], Callable[[Job], str]]] = {
-        "cancel": (queue.cancel, _cancelled),
+        "cancel": (queue.cancel, partial(_cancelled, queue)),
         "hold": (queue.hold, _held),
-        "unhold": (queue.unhold, _unheld),
-        "retry": (queue.retry, _queued),
+        "unhold": (partial(_with_spec, queue, queue.unhold), _unheld),
+        "retry": (partial(_with_spec, queue, queue.retry), _queued),
         "evaluate": (partial(_evaluate, queue), _queued),
         "priority": (
             lambda name: queue.prioritize(name, options.priority),
@@ -61,7 +67,8 @@ def run(options: argparse.Namespace) -> int:
         except StoreRefusedError:
             raise
         except StoreError as error:  # of this job's records, perhaps
-            say(f"runner: {name}: {error}")
+            read = "cannot be read: " if isinstance(error, DamagedRecordError) else ""
+            say(f"runner: {name}: {read}{line(str(error))}")
             result = of_error(error)
         except (ConflictError, NotFoundError) as error:
             say(f"runner: {error}")
@@ -69,7 +76,17 @@ def run(options: argparse.Namespace) -> int:
     return result
 
 
-def _cancelled(job: Job) -> str:
+def _with_spec(queue: Queue, act: "Callable[[str], Job]", name: str) -> Job:
+    """Queue a job again, if anybody could work on it."""
+    queue.spec(name, queue.job(name).spec_digest)
+    return act(name)
+
+
+def _cancelled(queue: Queue, job: Job) -> str:
+    try:
+        queue.spec(job.id, job.spec_digest)
+    except StoreError:
+        return f"{job.state} for good: its spec cannot be read"
     return f"{job.state}; {command('retry', job.id)} queues it again, where it stood"
 
 
@@ -88,7 +105,7 @@ def _queued(job: Job) -> str:
 
 
 def _evaluate(queue: Queue, name: str) -> Job:
-    if queue.spec(name).get("evaluation") is None:
+    if queue.spec(name, queue.job(name).spec_digest).get("evaluation") is None:
         msg = f"{name} can't be evaluated: its spec has no evaluation."
         raise ConflictError(msg)
     return queue.evaluate(name)

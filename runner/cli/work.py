@@ -2,13 +2,14 @@
 
 import argparse
 
-from runner.cli.common import add_store_option, command, open_queue, say
+from runner.cli.common import add_store_option, command, not_there, open_queue, say
 from runner.cli.working import add_session_option, catch_signals, session_of, work
 from runner.errors import NotFoundError, SpecError
 from runner.exit import Exit
 from runner.registry import nearest
 
 EVERYONE = "all"
+GONE = ("silent", "lost")  #: the states of workers that show no sign of life
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,11 +92,19 @@ def _drain(options: argparse.Namespace) -> Exit:
     if worker and ":" not in worker:
         msg = f"--drain received {worker!r}; expected a worker as status shows it: host:pid"
         raise SpecError(msg)
+    missing = not_there(store)
+    if missing:
+        say(missing)
+        return Exit.DONE
     request(store, worker)
-    known = [one["worker"] for one in all_workers(queue)] if worker else []
+    everyone = list(all_workers(queue))
+    known = [one["worker"] for one in everyone]
     if worker and worker not in known:
         msg = f"no worker of {store.url} is {worker}.{nearest(worker, known)} Those that work here"
         raise NotFoundError(f"{msg} or wait: {command('status', '--workers')}")
+    if not worker and all(one["state"] in GONE for one in everyone):
+        say("no worker works here now")
+        return Exit.DONE
     who = worker or "all workers"
     say(f"asked {who} to drain: within a heartbeat they save, release their jobs and take no more")
     return Exit.DONE

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from runner.cli.codes import exit_code
-from runner.cli.common import command, say
+from runner.cli.common import command, not_there, say
 from runner.cli.live import make_reporter
 from runner.engine.notices.kubernetes import grace_seconds
 from runner.engine.preemption import StopRequest
@@ -74,6 +74,10 @@ def work(
     from runner.engine.requirements import Looking
     from runner.engine.worker import Worker
 
+    missing = not_there(queue.store)
+    if missing and ids is None and until_empty:
+        say(missing)
+        return Exit.DONE
     if session is not None:
         say(f"{session.why}: {duration(max(0.0, session.left_seconds))} to work in")
     looking = Looking(labels)

@@ -285,6 +285,8 @@ def cancelled(job: Job, *, reason: str = "cancelled by its user") -> Job:
 
 def put_on_hold(job: Job, *, reason: str = "held by its user") -> Job:
     """Keep workers from claiming a job; one that is running is held by its owner, once saved."""
+    if job.state is State.HELD:
+        raise ConflictError(f"{job.id} is held already{f': {job.reason}' if job.reason else ''}.")
     _expect(job, "be held", State.QUEUED, State.RUNNING)
     if job.state is State.RUNNING:
         if job.wish == HOLD:

@@ -20,6 +20,7 @@ class Ending(StrEnum):
 
     FINISHED = "finished"  #: its stage is done
     PREEMPTED = "preempted"  #: it saved, and gave the job back
+    HELD = "held"  #: it saved, and its job was held, by its user or for its budget
     LOST = "lost"  #: its machine or process died
     FAILED = "failed"  #: by the job's own fault
     CANCELLED = "cancelled"  #: by its user
@@ -31,7 +32,7 @@ _ENDS = {
     "release": Ending.PREEMPTED,
     "fail": Ending.FAILED,
     "cancel": Ending.CANCELLED,
-    "hold": Ending.PREEMPTED,
+    "hold": Ending.HELD,
 }
 _GONE = "quarantine"  # held for an owner that died
 

@@ -46,7 +46,8 @@ VARIABLES = {
 }  # fmt: skip
 ENDINGS = {
     Ending.FINISHED: SERIES[2], Ending.RUNNING: SERIES[0], Ending.PREEMPTED: SERIES[5],
-    Ending.LOST: SERIES[1], Ending.FAILED: SERIES[3], Ending.CANCELLED: MUTED,
+    Ending.HELD: SERIES[4], Ending.LOST: SERIES[1], Ending.FAILED: SERIES[3],
+    Ending.CANCELLED: MUTED,
 }  # fmt: skip
 
 DOTS = 120  #: of a PNG, per inch

@@ -203,6 +203,9 @@ def test_export_of_a_job_that_has_not_ended(runner: Runner, tmp_path: Path) -> N
     done = runner.run("export", "quickstart", str(tmp_path / "m.keras"))
     assert done.returncode == 4
     assert "no final checkpoint yet (queued)" in done.stderr
+    done = runner.run("export", "quickstart", str(tmp_path / "h.csv"))
+    assert done.returncode == 4
+    assert "quickstart has no checkpoint yet (queued)" in done.stderr
 
 
 def test_hold_unhold_cancel_retry(runner: Runner) -> None:

@@ -69,6 +69,59 @@ def test_what_drive_and_the_working_folder_cannot_promise_is_said() -> None:
     assert "No other machine can see it" in kaggle
 
 
+def test_only_a_bucket_is_elsewhere_on_kaggle() -> None:
+    for store in ("", "/kaggle/working/mine", "gs://bucket/runs"):
+        text = text_of(make("kaggle", SPECS, store=store, requirement="x"))
+        assert ("live elsewhere" in text) == (store == "gs://bucket/runs")
+        assert ("session's own disk: they go with it" in text) == (store != "gs://bucket/runs")
+
+
+@pytest.mark.parametrize(
+    ("platform", "store", "known"),
+    [
+        ("colab", "/tmp/x", False),
+        ("colab", "runs", False),
+        ("colab", "file:///tmp/x", False),
+        ("colab", "/content/drive/../x", False),
+        ("kaggle", "/content/drive/MyDrive/x", False),
+        ("colab", "/content/drive/MyDrive/x", True),
+        ("kaggle", "file:///kaggle/working/x", True),
+    ],
+)
+def test_a_folder_of_this_machine_is_no_store_of_a_notebook(
+    platform: str, store: str, known: bool
+) -> None:
+    if known:
+        text = text_of(make(platform, SPECS, store=store, requirement="x"))
+        assert f'["RUNNER_STORE"] = "{store.removeprefix("file://")}"' in text
+        assert ("drive.mount" in text) == (platform == "colab")
+        return
+    with pytest.raises(SpecError, match="a folder of this machine"):
+        make(platform, SPECS, store=store, requirement="x")
+
+
+def test_a_notebook_with_other_content_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unless -o names it; the same one is written again."""
+    monkeypatch.chdir(tmp_path)
+    command = ["notebook", "colab", "--install", "x"]
+    assert [main(command), main(command)] == [0, 0]
+    path = tmp_path / "runner-colab.ipynb"
+    path.write_text("mine")
+    assert main(command) == 2
+    assert "-o runner-colab.ipynb writes over it" in capsys.readouterr().err
+    assert path.read_text() == "mine"
+    assert main([*command, "-o", path.name]) == 0
+    assert path.read_text() != "mine"
+
+
+def test_what_is_required_is_named_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["notebook"])
+    assert "are required: platform\n" in capsys.readouterr().err
+
+
 def test_no_credentials_get_into_a_notebook() -> None:
     with pytest.raises(SpecError, match="no credentials"):
         make("colab", SPECS, store="sftp://me:secret@nas/runs", requirement="x")

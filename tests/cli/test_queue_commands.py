@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from runner.cli import live, logs, status, submit
+from runner.cli import doctor, live, logs, status, submit
 from runner.cli.main import main
+from runner.cli.render import wrapped
 from runner.cli.submit import in_order
 from runner.engine import session
 from runner.engine.attempt import HEAD_BYTES, LEFT_OUT, TAIL_BYTES, AttemptLog, log_key, trace_key
@@ -97,6 +98,8 @@ def test_a_lost_worker_is_never_shown_as_running(queue: Queue, run: Run) -> None
     assert "running" not in cells
     assert "elsewhere" not in cells
     assert json.loads(run("status", "cats", "--json")[1])["eta_seconds"] is None
+    detail = run("status", "cats")[1]
+    assert ("1 death," in detail, "waits for" in detail) == (True, False), detail
 
 
 def test_a_hanging_training_reads_stalled(queue: Queue, run: Run) -> None:
@@ -148,7 +151,7 @@ def test_status_of_a_job_names_all_that_it_waits_for(queue: Queue, run: Run) -> 
     )
     detail = run("status", "next")[1]
     for words in (
-        "budget      0.00 of 10 GPU hours spent, 10.00 left",
+        "budget      0 of 10 GPU hours spent, 10 left",
         "waits for   first (queued)",
         "waits for   nowhere, which is not there",
         "waits for   a machine with a GPU of 40 GB",
@@ -157,10 +160,43 @@ def test_status_of_a_job_names_all_that_it_waits_for(queue: Queue, run: Run) -> 
         "waits for   another machine than lab-2:7: it has no /nowhere/x.npz",
     ):
         assert words in detail
+    assert "waits for   a worker" not in detail  # others are to be done first
     lease = queue.claim(queue.job("first"), GONE)
     assert "waits for" not in run("status", "first")[1]
     lease.fail("MemoryError", retries=2, backoff_seconds=50.0)
     assert re.search(r"waits for   its next try, in [45]\d s", run("status", "first")[1])
+
+
+def test_a_worker_that_leaves_a_job_is_not_one_that_it_waits_for(queue: Queue, run: Run) -> None:
+    queue.submit("cats", {"requirements": {"labels": ["lab"]}})
+    lefts: tuple[dict[str, str], ...] = ({"cats": "left: no label"}, {})
+    for pid, left in enumerate(lefts, 7):
+        owner = {"host": "here", "pid": pid}
+        presence.tell(queue.store, Presence(owner=owner, sent_at=datetime.now(UTC), left=left))
+        said = run("status", "cats")[1]
+        assert ("a worker: 2 in runner status --workers" in said) == (pid == 8), said
+
+
+def test_a_small_budget_is_not_rounded_to_nothing(queue: Queue, run: Run) -> None:
+    for hours, words in ((0.003, "0.003 hours spent, 0.003"), (1234.5, "1234.5 hours spent, 1230")):
+        name = f"job-{hours}"
+        queue.submit(name, {"budget": {"hours": hours}})
+        assert f"budget      0 of {words} left" in run("status", name)[1]
+
+
+def test_the_headline_is_broken_between_words(
+    queue: Queue, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.submit("drill-a8df0d06-undisturbed", {"seed": 1})
+    assert (
+        "last record 0s ago, 0 attempts at the training, 0 pre"
+        in (run("status", "drill-a8df0d06-undisturbed")[1])
+    )
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    lines = wrapped("drill-a8df0d06-undisturbed: " + "0 preemptions, " * 9).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert all(line.endswith(("0", "preemptions,")) for line in lines)
 
 
 def test_the_table_says_why_a_job_is_held(queue: Queue, run: Run) -> None:
@@ -230,6 +266,8 @@ def test_status_filters(queue: Queue, run: Run) -> None:
     assert names("--state", "running", "--match", "wide-*") == []
     assert run("status", "deep", "--match", "x")[0] == 2
     assert "no jobs like that" in run("status", "--match", "none")[2]
+    queue.store.put("jobs/broken/log/000000000000.json", b"garbage")
+    assert names("--state", "unreadable") == ["broken"]
 
 
 def test_watching_outlasts_a_bucket_that_is_away(
@@ -272,6 +310,8 @@ def test_verbs_change_jobs_from_any_machine(queue: Queue, run: Run) -> None:
     queue.submit("cats", {"seed": 1, "evaluation": {}})
     assert run("priority", "cats", "7")[2].endswith("cats: queued, priority 7\n")
     assert run("hold", "cats")[2].endswith("held; 'runner unhold cats' lets it be taken up again\n")
+    assert "cats is held already: held by its user." in run("hold", "cats")[2]
+    assert "resume; 'runner unhold cats' lets it be taken up" in run("resume", "cats")[2]
     assert run("unhold", "cats")[2].endswith("queued; 'runner resume cats' works on it here\n")
     assert "cancelled; 'runner retry cats' queues it again" in run("cancel", "cats")[2]
     assert run("retry", "cats")[2].endswith("queued; 'runner resume cats' works on it here\n")
@@ -321,6 +361,31 @@ def test_one_unreadable_job_keeps_no_verb_from_the_others(
     code, _, said = run("cancel", "cats", "dogs")
     assert (code, "cats" in said) == (6, True), said
     assert queue.job("dogs").state is State.CANCELLED
+
+
+def test_a_job_whose_spec_is_damaged_is_not_queued_again(
+    queue: Queue, run: Run, tmp_path: Path
+) -> None:
+    """Nobody could work on it; a cancel takes it out of the way."""
+    for name in ("held", "failed", "done"):
+        queue.submit(name, {"name": name, "evaluation": {}})
+    queue.hold("held")
+    queue.claim(queue.job("failed"), GONE).fail("x")
+    queue.claim(queue.job("done"), GONE).finish(final={"step": 1})
+    queue.claim(queue.job("done"), GONE).finish(evaluation={"top_1": 1.0})
+    for name in ("held", "failed", "done"):
+        os.truncate(tmp_path / f"jobs/{name}/log/000000000000.json", 100)
+    code, _, shown = run("status", "held")
+    sentence = next(line for line in shown.splitlines() if "cannot be read" in line)
+    assert code == 6
+    for verb, name in (("unhold", "held"), ("retry", "failed"), ("evaluate", "done")):
+        before = queue.job(name).number
+        code, _, said = run(verb, name)
+        assert (code, sentence.replace("held", name, 1)[:30] in said) == (6, True), said
+        assert queue.job(name).number == before
+    assert sentence in run("unhold", "held")[2]
+    code, _, said = run("cancel", "held")
+    assert (code, "cancelled for good: its spec cannot be read" in said) == (0, True), said
 
 
 def test_a_priority_starts_no_wait_anew(queue: Queue, tmp_path: Path) -> None:
@@ -503,6 +568,32 @@ def test_what_does_not_fit_this_machine_is_not_to_be_run_here_again(queue: Queue
     queue.submit("cats", {"seed": 1, "requirements": {"labels": ["lab"]}})
     code, _, said = run("work", "--until-empty", "--max-duration", "1h")
     assert (code, "left for another machine" in said) == (4, True), said
+
+
+def test_a_store_that_is_not_there_is_said_and_stays_away(run: Run, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    for command in (["work", "--until-empty"], ["resume"], ["work", "--drain"]):
+        code, _, said = run(*command, "--store", str(missing))
+        assert (code, f"no jobs: {missing.as_uri()} is not there yet" in said) == (0, True), said
+        assert not missing.exists()
+
+
+def test_a_drain_says_where_nobody_works(queue: Queue, run: Run) -> None:
+    queue.submit("cats", {"seed": 1})
+    assert "no worker works here now" in run("work", "--drain")[2]
+    queue.claim(queue.job("cats"), this_process()).renew()
+    assert "asked all workers to drain" in run("work", "--drain")[2]
+
+
+def test_doctor_says_of_how_many_jobs_it_looked_at_the_first(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        queue.submit(name, {"name": name})
+    for most, words in ((2, "of the first 2 of 3 jobs to be done"), (3, "of 3 jobs to be done")):
+        monkeypatch.setattr(doctor, "MOST_JOBS", most)
+        (finding,) = doctor._memory(queue)
+        assert finding.text.startswith(words)
 
 
 def until_it_works(queue: Queue) -> None:

@@ -302,6 +302,37 @@ def test_a_table_has_a_line_a_job_and_fits_the_terminal(width: int, gone: list[s
     assert all(word in text for word in (kept | others) if width >= 60)
 
 
+STATES = [
+    ("ID", "STATUS", "PROGRESS", "METRIC", "", "TRY", "WORKER", "SEEN", "UNSAVED", "ETA"),
+    ("drill-a8df0d06-undisturbed", "running", "epoch 12 step 4120", "loss 1.2210", "top_1 0.4123",
+     "1", "colab-7:310", "4s ago", "12s", "41m"),
+    ("cats", "lost 2m10s, can be resumed", "epoch 0 step 0", "", "", "12", "", "", "", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("width", "columns"),
+    [
+        (130, "ID STATUS PROGRESS METRIC TRY WORKER SEEN UNSAVED ETA"),
+        (105, "ID STATUS PROGRESS METRIC UNSAVED ETA"),
+        (100, "ID STATUS PROGRESS METRIC ETA"),
+        (90, "ID STATUS PROGRESS ETA"),
+        (80, "ID STATUS PROGRESS ETA"),
+        (70, "ID STATUS"),
+        (40, "ID STATUS"),
+    ],
+)
+def test_a_long_id_costs_other_columns_and_never_the_status(width: int, columns: str) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=width)
+    console.print(fitting(STATES, ["cyan", "yellow"], width))
+    assert isinstance(console.file, io.StringIO)
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    assert lines[0].split() == columns.split()
+    assert max(map(len, lines)) <= width
+    assert "lost 2m10s, can be resumed" in lines[2]
+    assert "drill-a8df0d06-undisturbed  running" in lines[1] or ("…" in lines[1] and width < 56)
+
+
 def test_a_narrow_table_keeps_its_first_column() -> None:
     rows = [("WORKER", "DOES", "SEEN"), ("a-worker-with-a-long-name", "digits", "4s ago")]
     console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=20)

@@ -60,8 +60,9 @@ def test_what_holds_a_job_tells_how_its_attempt_ended(world: World) -> None:
     with pytest.raises(ConflictError, match="held by its user"):
         world.claim("cats")
     first, second = only(world).attempts
-    assert (first.ending, second.ending) == (Ending.PREEMPTED, Ending.LOST)
-    assert first.saved_step == 30
+    assert (first.ending, second.ending) == (Ending.HELD, Ending.LOST)
+    assert (first.saved_step, first.lost_steps) == (30, 0)
+    assert only(world).job.preempted == 0
 
 
 def test_a_preempted_attempt_lost_nothing(world: World) -> None:
