@@ -135,7 +135,9 @@ class Drill(ABC):
         try:
             self.task.note(f"{self.undisturbed}: nobody kills it")
             course = self.train_undisturbed()
-            self.task.note(f"{self.undisturbed}: {course.steps} steps in {course.seconds:.1f} s")
+            self.task.note(
+                f"{self.undisturbed}: {course.steps} compared steps in {course.seconds:.1f} s"
+            )
             self.task.note(f"{self.killed}: to be {_killed(self.task.kills)}")
             for number, moment in enumerate([*moments(self.task, course), None], start=1):
                 if not self.attempt(number, moment):
