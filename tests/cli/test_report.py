@@ -147,6 +147,6 @@ def test_a_job_without_a_checkpoint_has_no_history(runner: Runner, tmp_path: Pat
     runner.ok("submit", str(spec), "--detach")
     done = runner.run("export", "fresh", str(tmp_path / "h.csv"))
     assert done.returncode == 4
-    assert "fresh has no latest checkpoint yet" in done.stderr
+    assert "fresh has no checkpoint yet" in done.stderr
     assert not (tmp_path / "h.csv").exists()
     runner.ok("cancel", "fresh")

@@ -108,7 +108,7 @@ def test_an_exact_program(place: Place) -> None:
     assert "IDENTICAL, killed 2 times: batches, variables, History and callbacks of 15" in (
         done.stdout
     )
-    assert "undisturbed: 15 steps in " in done.stderr
+    assert "undisturbed: 15 compared steps in " in done.stderr
     assert "kill 2 of 2: after step " in done.stderr
     assert list(place.temporary.iterdir()) == []
     assert (place.folder / "backup" / "mine.txt").read_text() == "a backup"
