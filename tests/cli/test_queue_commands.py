@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from runner.cli import doctor, live, logs, status, submit
+from runner.cli import common, doctor, live, logs, status, submit
 from runner.cli.main import main
 from runner.cli.render import wrapped
 from runner.cli.submit import in_order
@@ -341,6 +341,11 @@ def test_commands_that_are_suggested_repeat_the_store_that_was_named(
     assert f"'runner resume cats --store {tmp_path}'" in run("unhold", "cats", *named)[2]
     assert f"'runner resume cats --store {tmp_path}'" in run("status", "cats", *named)[1]
     assert "'runner resume cats' starts one" in run("status", "cats")[1]
+
+
+def test_a_password_in_the_name_of_a_store_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common, "_named", {"store": "s3://ann:geheim@bucket/runs"})
+    assert common.command("resume", "cats") == "'runner resume cats'"
 
 
 def test_one_wrong_name_keeps_no_verb_from_the_other_jobs(queue: Queue, run: Run) -> None:

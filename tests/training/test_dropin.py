@@ -15,6 +15,7 @@ import tensorflow as tf
 from runner import BackupAndRestore, Batches
 from runner.errors import CheckpointError, LeaseLostError, PreemptedError, TrainingError
 from runner.training import backends, frames, private
+from runner.training.backends import tensorflow
 
 EPOCHS, STEPS = 5, 3
 
@@ -454,6 +455,15 @@ def test_a_fit_after_a_restored_fit_begins_at_its_own_first_epoch(tmp_path: Path
 def test_private_api_is_all_there() -> None:
     private.self_test(backends.current().missing())
     frames.self_test()
+
+
+def test_a_backend_that_writes_into_a_held_buffer_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its checkpoints would silently hold a later step."""
+    monkeypatch.setattr(tensorflow.Reader, "read", lambda self: self._variables)
+    with pytest.raises(TrainingError, match="spares its buffer"):
+        private.self_test(backends.current().missing())
 
 
 def test_missing_private_api_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

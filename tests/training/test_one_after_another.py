@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ from runner import spec as specs
 from runner.checkpoint.reading import read_manifest
 from runner.errors import PreemptedError
 from runner.queue.queue import Queue
+from runner.training import numerics
 from runner.training.host import Host
 from runner.training.progress import Progress
 from runner.training.trainer import Past, train
@@ -106,6 +108,41 @@ def test_a_job_that_was_stopped_twice_ends_with_the_same_bits(phased: bool) -> N
     stopped, *ended = trained(8, 14)
     assert len(set(stopped)) == 2
     assert tuple(ended) == trained()[1:]
+
+
+def test_a_later_attempt_has_as_many_threads_as_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are part of the bits: another machine's cores don't count."""
+    spec = specs.parse({**ONE, "training": {"epochs": 2, "batch_size": 128}}, source="test")
+    queue = Queue(MemoryStore())
+    job = queue.submit("one", spec.effective())
+    asked: list[int | None] = []
+
+    def apply(*, threads: int | None, deterministic: bool) -> None:
+        asked.append(threads)
+        real(threads=1, deterministic=deterministic)  # of this process, once for all
+
+    real = numerics.apply
+    monkeypatch.setattr(numerics, "apply", apply)
+    for _ in range(2):
+        lease = queue.claim(job, {"host": "here", "pid": 1})
+        steps: list[int] = []
+
+        class Worker(Host):
+            commit = staticmethod(lease.commit)
+
+            def should_stop(self, steps: list[int] = steps) -> str | None:
+                return "SIGTERM" if 3 in steps else None
+
+            def progressed(self, progress: Progress, steps: list[int] = steps) -> None:
+                steps.append(progress.global_step)
+
+        found = lease.job.checkpoints
+        past = Past(store=queue.store, prefix="jobs/one", token=lease.token, checkpoints=found)
+        with suppress(PreemptedError):
+            train(spec, past, Worker())
+        lease.release("stopped")
+        job = queue.job("one")
+    assert asked == [None, 1]
 
 
 def test_it_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
