@@ -20,7 +20,7 @@ from runner.errors import (
     SpecError,
 )
 from runner.exit import Exit, worst
-from runner.queue.job import Job
+from runner.queue.job import Job, spec_digest
 from runner.queue.queue import Queue
 from runner.spec import JobSpec, parse
 from runner.training.quiet import check_backend
@@ -124,8 +124,11 @@ def _store(queue: Queue, spec: JobSpec) -> str:
 
 def _submit(queue: Queue, spec: JobSpec, known: Job | None) -> Job:
     """Store a job. One that an older version stored with fewer fields has the same content."""
+    content = spec.effective()
+    if known is not None and known.number and known.spec_digest != spec_digest(content):
+        queue.spec(spec.name)  # where it is gone, no other spec takes its place
     try:
-        return queue.submit(spec.name, spec.effective())
+        return queue.submit(spec.name, content)
     except ConflictError:
         if known is None:
             raise

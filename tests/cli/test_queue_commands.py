@@ -475,6 +475,9 @@ def test_one_damaged_job_keeps_no_other_from_being_stored(
     (tmp_path / "jobs/b/log/000000000000.json").unlink()
     with pytest.raises(DamagedRecordError, match="submit the same spec again"):
         queue.spec("b")
+    said = run("submit", str(spec), "--detach", "--set", "seed=9")[2]
+    assert "b: not stored: records of b are gone" in said  # another spec is not it
+    assert not (tmp_path / "jobs/b/log/000000000000.json").exists()
     said = run("submit", str(spec), "--detach")[2]
     assert "b: its record 0 was gone and is restored, held" in said
     assert "c: already there, queued" in said
