@@ -25,7 +25,7 @@ def add_set_option(parser: argparse.ArgumentParser) -> None:
 
 def local_paths(specs: Iterable[JobSpec]) -> list[str]:
     """The data of these jobs that only this machine may have."""
-    paths = (spec.data.path for spec in specs)
+    paths = ((spec.program or spec.data).path for spec in specs)
     return sorted({path for path in paths if path and "://" not in path})
 
 

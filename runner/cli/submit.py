@@ -141,7 +141,7 @@ def _submit(queue: Queue, spec: JobSpec, known: Job | None) -> Job:
 def _content(spec: JobSpec) -> dict[str, Any]:
     """A spec but for how its data's path was given."""
     content = spec.effective()
-    content["data"].pop("given", None)
+    content["program" if spec.program else "data"].pop("given", None)
     return content
 
 
