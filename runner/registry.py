@@ -118,9 +118,10 @@ def parameters(function: Callable[..., Any], kind: Kind) -> dict[str, inspect.Pa
     }
 
 
-def given(function: Callable[..., Any], kind: Kind) -> frozenset[str]:
-    """What of that which `runner` gives to entries of a kind this one asks for."""
-    return _GIVEN[kind] & set(inspect.signature(function).parameters)
+def given(function: Callable[..., Any], kind: Kind) -> dict[str, Any]:
+    """What of that which `runner` gives to entries of a kind this one asks for, and its default."""
+    parameters = inspect.signature(function).parameters
+    return {name: parameters[name].default for name in _GIVEN[kind] & parameters.keys()}
 
 
 def _places(kind: Kind) -> list[Path]:

@@ -44,9 +44,12 @@ def add_code_option(parser: argparse.ArgumentParser) -> None:
 class _Code(argparse.Action):
     """Names the folder for this process and its children, before any spec is read."""
 
-    def __call__(self, *values: Any, **_: Any) -> None:
-        os.environ[code.VARIABLE] = str(Path(values[2]).expanduser().absolute())
-        code.folder()
+    def __call__(self, parser: argparse.ArgumentParser, _: Any, value: Any, *__: Any) -> None:
+        os.environ[code.VARIABLE] = str(Path(value).expanduser().absolute())
+        try:
+            code.folder()
+        except SpecError as error:
+            parser.error(str(error))
 
 
 def say(text: str) -> None:

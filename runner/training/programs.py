@@ -1,5 +1,6 @@
 """From a spec to its program: the user's own, or the one for images."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -40,11 +41,13 @@ def make(spec: JobSpec, *, training: bool = True) -> Program:
     asked = registry.given(function, "programs")
     if given["path"] is not None and "path" not in asked:
         raise SpecError(f"program.path: {spec.program.name} asks for no `path`: leave it out.")
+    if given["path"] is None and asked.get("path") is inspect.Parameter.empty:
+        raise SpecError(f"program.path: {spec.program.name} asks for a `path`: give it one.")
     numerics.begin_anew(spec.seed)
-    named = {key: value for key, value in given.items() if key in asked}
+    named = {key: given[key] for key in asked if given[key] is not None}
     made = _call(function, spec.program.name, {**spec.program.arguments, **named})
     if not isinstance(made, Program):
-        msg = f"program {spec.program.name!r} returned a {type(made).__name__}, no runner.Program."
+        msg = f"program {spec.program.name!r} returned {made!r:.60}, no runner.Program."
         raise SpecError(msg)
     return made
 
