@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from runner.store.filesystem import open_store
     from runner.training.callback import BackupAndRestore
     from runner.training.data import Batches
+    from runner.training.program import Program
 
-__all__ = ["BackupAndRestore", "Batches", "open_store", "run", "show"]
+__all__ = ["BackupAndRestore", "Batches", "Program", "open_store", "run", "show"]
 
 _WHERE = {
     "BackupAndRestore": "runner.training.callback",
     "Batches": "runner.training.data",
+    "Program": "runner.training.program",
     "open_store": "runner.store.filesystem",
     "run": "runner.cli.inline",
     "show": "runner.cli.inline",

@@ -87,10 +87,9 @@ def _places(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _argument_places(model: type[BaseModel], raw: Mapping[str, Any]) -> list[str]:
-    """The paths of what the named data set and model take: "model.arguments.width"."""
+    """The paths of what the named entries take: "model.arguments.width"."""
     found: list[str] = []
-    kinds: dict[str, registry.Kind] = {"data": "datasets", "model": "models"}
-    for part, kind in kinds.items():
+    for part, kind in registry.kinds_of(raw).items():
         given: Any = raw.get(part)
         default: Any = model.model_fields[part].annotation
         name = given.get("name") if isinstance(given, Mapping) else None

@@ -1,29 +1,38 @@
-"""A file in models/ or datasets/ is an entry; adding one needs no list to be edited.
+"""A file in programs/, models/ or datasets/ is an entry; adding one needs no list to be edited.
 
 Names are found without importing anything: an entry is a file that defines the
-function its folder asks for. Packages of the user's own join through the entry
-point groups `runner.models` and `runner.datasets`.
+function its folder asks for, in the package or in the folder of the user's own `code`.
+Packages of the user's own join through entry points: the group `runner.programs`, and so on.
 """
 
 import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal
 
+from runner import code
 from runner.errors import NotFoundError
 
-Kind = Literal["models", "datasets"]
+Kind = Literal["programs", "models", "datasets"]
 
 #: the function that makes a file an entry, and what it is asked with besides its own parameters
-_FUNCTION: dict[Kind, str] = {"models": "build", "datasets": "load"}
+_FUNCTION: dict[Kind, str] = {"programs": "program", "models": "build", "datasets": "load"}
 _GIVEN: dict[Kind, frozenset[str]] = {
+    "programs": frozenset({"path", "seed"}),
     "models": frozenset({"input_shape", "classes"}),
     "datasets": frozenset({"path"}),
 }
+
+
+def kinds_of(spec: Mapping[str, Any]) -> dict[str, Kind]:
+    """Return the parts of a spec, checked or not, that name an entry, and of which kind."""
+    if spec.get("program") is not None:
+        return {"program": "programs"}
+    return {"data": "datasets", "model": "models"}
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
@@ -34,48 +43,67 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 def names(kind: Kind) -> list[str]:
     """All entries of a kind, sorted; nothing is imported."""
-    return sorted({*_files(kind), *_plugins(kind)})
+    files = [path.stem for place in _places(kind) for path in place.glob("[!_]*.py")]
+    return sorted({*(name for name in files if _file(kind, name)), *_plugins(kind)})
 
 
 def get(kind: Kind, name: str) -> Callable[..., Any]:
     """The entry's function.
 
     Raises:
-        NotFoundError: no file and no plugin of that name.
+        NotFoundError: no file and no plugin of that name, or it can't be imported.
     """
-    function, plugin = _FUNCTION[kind], _plugins(kind).get(name)
-    if _is_entry(kind, name):
-        plugin, where = None, f"runner/{kind}/{name}.py can't be imported"
-    elif plugin is None:
+    path, plugin = _file(kind, name), _plugins(kind).get(name)
+    if path is None and plugin is None:
         raise NotFoundError(_unknown(kind, name))
+    if path is not None:
+        where = str(path) if code.is_own(path) else f"runner/{kind}/{name}.py"
     else:
-        package = f" of {plugin.dist.name}" if plugin.dist else ""
-        where = f"{kind[:-1]} '{name}'{package} can't be imported here: {plugin.value}"
+        package = f" of {plugin.dist.name}" if plugin and plugin.dist else ""
+        where = f"{kind[:-1]} '{name}'{package}"
     try:  # what is its user's own may be unfinished, or lack something here
-        loaded = plugin.load() if plugin else importlib.import_module(f"runner.{kind}.{name}")
+        loaded = _load(path, kind, plugin)
     except Exception as error:
-        raise NotFoundError(f"{where}: {type(error).__name__}: {error}") from error
-    found = getattr(loaded, function, loaded)
+        line = code.where(error)
+        text = f"{where} can't be imported{'' if path else ' here'}"
+        text += f": {plugin.value}" if path is None and plugin else ""
+        line = f" ({line})" if line else ""
+        raise NotFoundError(f"{text}: {type(error).__name__}: {error}{line}") from error
+    found = getattr(loaded, _FUNCTION[kind], loaded)
     if not callable(found):
-        msg = f"{kind} entry '{name}' does not lead to a function {function}(...)."
+        msg = f"{kind} entry '{name}' does not lead to a function {_FUNCTION[kind]}(...)."
         raise NotFoundError(msg)
     return found  # type: ignore[no-any-return]
 
 
+def _load(path: Path | None, kind: Kind, plugin: EntryPoint | None) -> Any:
+    if path is None:
+        return plugin and plugin.load()
+    if code.is_own(path):
+        return code.load(path)
+    return importlib.import_module(f"runner.{kind}.{path.stem}")
+
+
 def _unknown(kind: Kind, name: str) -> str:
     known, function = names(kind), _FUNCTION[kind]
-    if (Path(__file__).parent / kind / f"{name}.py").exists():
-        return f"runner/{kind}/{name}.py defines no function {function}(...)."
-    text = f"{kind[:-1]} '{name}' is not in runner/{kind}.{nearest(name, known)}"
-    text += f" Known: {', '.join(known)}."
+    places = [f"runner/{kind}", *(str(place) for place in _places(kind)[1:])]
+    for place, shown in zip(_places(kind), places, strict=True):
+        if name.isidentifier() and (place / f"{name}.py").exists():
+            return f"{shown}/{name}.py defines no function {function}(...)."
+    text = f"{kind[:-1]} '{name}' is not in {' or '.join(places)}.{nearest(name, known)}"
+    text += f" Known: {', '.join(known) or 'none'}."
     if name.isidentifier():
-        text += f" To add one, create runner/{kind}/{name}.py with {function}(...)."
+        yours = places[-1] if len(places) > 1 else f"FOLDER/{kind}"
+        text += f" To add one, write {function}(...) into {yours}/{name}.py"
+        text += (
+            "." if len(places) > 1 else f" and name the folder: --code FOLDER or {code.VARIABLE}."
+        )
     return text
 
 
 def package_of(kind: Kind, name: str) -> str | None:
-    """The user's own package that offers an entry; None for a file of runner's."""
-    point = None if _is_entry(kind, name) else _plugins(kind).get(name)
+    """The user's own package that offers an entry; None for a file."""
+    point = None if _file(kind, name) else _plugins(kind).get(name)
     return point.dist.name if point and point.dist else None
 
 
@@ -90,17 +118,38 @@ def parameters(function: Callable[..., Any], kind: Kind) -> dict[str, inspect.Pa
     }
 
 
-def _files(kind: Kind) -> list[str]:
-    paths = sorted((Path(__file__).parent / kind).glob("[!_]*.py"))
-    return [path.stem for path in paths if _is_entry(kind, path.stem)]
+def given(function: Callable[..., Any], kind: Kind) -> dict[str, Any]:
+    """What of that which `runner` gives to entries of a kind this one asks for, and its default."""
+    parameters = inspect.signature(function).parameters
+    return {name: parameters[name].default for name in _GIVEN[kind] & parameters.keys()}
 
 
-def _is_entry(kind: Kind, name: str) -> bool:
-    path = Path(__file__).parent / kind / f"{name}.py"
-    if not name.isidentifier() or name.startswith("_") or not path.is_file():
-        return False
+def _places(kind: Kind) -> list[Path]:
+    """The folders whose files are entries: the package's, then that of the user's own code."""
+    own = code.folder()
+    return [Path(__file__).parent / kind, *([own / kind] if own is not None else [])]
+
+
+def _file(kind: Kind, name: str) -> Path | None:
+    """The file of an entry, if it is one.
+
+    Raises:
+        NotFoundError: there are two.
+    """
+    if not name.isidentifier() or name.startswith("_"):
+        return None
+    paths = [path for place in _places(kind) if _is_entry(kind, path := place / f"{name}.py")]
+    if len(paths) > 1:
+        raise NotFoundError(f"{paths[1]}: runner has a {kind[:-1]} '{name}' itself: rename yours.")
+    return paths[0] if paths else None
+
+
+def _is_entry(kind: Kind, path: Path) -> bool:
     function = rf"^(def {_FUNCTION[kind]}\(|{_FUNCTION[kind]} = )"
-    return re.search(function, path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+    try:
+        return re.search(function, path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+    except (OSError, ValueError):
+        return False
 
 
 def _plugins(kind: Kind) -> dict[str, EntryPoint]:

@@ -9,7 +9,7 @@ import functools
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal, Self
 
@@ -65,7 +65,9 @@ def _check_optimizer(value: Any) -> Any:
 
 
 Duration = Annotated[str, BeforeValidator(_check_duration)]
-Monitor = Literal["loss", "top_1", "top_5", "val_loss", "val_top_1", "val_top_5"]
+MONITORS = ("loss", "top_1", "top_5", "val_loss", "val_top_1", "val_top_5")  #: of image jobs
+Monitor = Annotated[str, Field(min_length=1, max_length=200)]
+Mode = Literal["auto", "min", "max"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 Label = Annotated[str, Field(pattern=LABEL)]
@@ -118,6 +120,17 @@ class Model(_Part):
     )
 
 
+class Program(_Part):
+    """A training of the user's own, instead of data, model, augmentation and optimizer."""
+
+    name: str = Field(description="an entry of programs/ in the folder of --code")
+    path: str | None = Field(None, description="file or URL, for a program that asks for a path")
+    given: str | None = Field(None, description="a relative path; see data.given")
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="the program's own parameters"
+    )
+
+
 class Optimizer(_Part):
     """A Keras optimizer by name, with its own arguments."""
 
@@ -134,6 +147,7 @@ class EarlyStopping(_Part):
     """End the training when the monitored metric stops improving (Keras's callback)."""
 
     monitor: Monitor = "val_top_1"
+    mode: Mode = Field("auto", description="whether lower or higher is better")
     patience: int = Field(10, ge=0, description="epochs without improvement")
     min_delta: float = Field(0.0, ge=0, description="smaller changes are no improvement")
     restore_best_weights: bool = True
@@ -143,6 +157,7 @@ class ReduceLROnPlateau(_Part):
     """Lower the learning rate when the monitored metric stops improving (Keras's callback)."""
 
     monitor: Monitor = "val_loss"
+    mode: Mode = Field("auto", description="whether lower or higher is better")
     factor: float = Field(0.1, gt=0, lt=1)
     patience: int = Field(10, ge=0, description="epochs without improvement")
     min_delta: float = Field(1e-4, ge=0)
@@ -205,7 +220,7 @@ class Best(_Part):
     """Keep the checkpoint of the best epoch beside the latest."""
 
     monitor: Monitor = "val_top_1"
-    mode: Literal["auto", "min", "max"] = "auto"
+    mode: Mode = "auto"
 
 
 class Checkpoint(_Part):
@@ -281,6 +296,7 @@ class JobSpec(_Part):
     name: Name = Field(description="the job's id: lower-case letters, digits, '.', '_' and '-'")
     description: str = Field("", max_length=1000)
     seed: int = Field(0, ge=0, lt=2**31, description="of initial weights, order and augmentation")
+    program: Program | None = Field(None, description="a training of one's own, not of images")
     data: Data = Field(default_factory=Data)
     augmentation: Augmentation | None = None
     model: Model = Field(default_factory=Model)
@@ -304,17 +320,7 @@ class JobSpec(_Part):
         wrong = []
         if self.name in self.after:
             wrong.append(f"after: {self.name!r} is this job itself, and would wait for ever")
-        if self.data.validation_split == 0:
-            for where, part in (
-                ("training.early_stopping", self.training.early_stopping),
-                ("training.reduce_lr_on_plateau", self.training.reduce_lr_on_plateau),
-                ("checkpoint.best", self.checkpoint.best),
-            ):
-                if part is not None and part.monitor.startswith("val_"):
-                    wrong.append(
-                        f"{where}.monitor is {part.monitor!r}, but data.validation_split is 0:"
-                        f" monitor {part.monitor.removeprefix('val_')!r} or hold images out"
-                    )
+        wrong += self._beside_program() if self.program else self._unknown_monitors()
         evaluation = self.evaluation
         if evaluation and evaluation.checkpoint == "best" and self.checkpoint.best is None:
             wrong.append(
@@ -325,12 +331,88 @@ class JobSpec(_Part):
             raise ValueError("\n".join(wrong))
         return self
 
+    @property
+    def monitors(self) -> dict[str, str]:
+        """The metrics that decide over something, by field."""
+        parts = {
+            "training.early_stopping": self.training.early_stopping,
+            "training.reduce_lr_on_plateau": self.training.reduce_lr_on_plateau,
+            "checkpoint.best": self.checkpoint.best,
+        }
+        return {f"{where}.monitor": part.monitor for where, part in parts.items() if part}
+
+    def _unknown_monitors(self) -> list[str]:
+        known = [one for one in MONITORS if self.data.validation_split or "val_" not in one]
+        wrong = []
+        for where, monitor in self.monitors.items():
+            if monitor in known:
+                continue
+            if monitor in MONITORS:
+                wrong.append(
+                    f"{where} is {monitor!r}, but data.validation_split is 0:"
+                    f" monitor {monitor.removeprefix('val_')!r} or hold images out"
+                )
+            else:
+                hint = registry.nearest(monitor, known)
+                wrong.append(f"{where}: received {monitor!r}; known: {', '.join(known)}.{hint}")
+        return wrong
+
+    def _beside_program(self) -> list[str]:
+        """What the program decides, and the spec sets too."""
+        return [
+            f"{'.'.join((*part, name))} is set, but the program decides it: leave it out of the"
+            f" spec{_AS_ARGUMENT.get(name, '')}"
+            for part, names in _OF_IMAGES.items()
+            for name in sorted(names & _set_in(self, part))
+        ]
+
     def effective(self) -> dict[str, Any]:
-        """The whole spec as plain JSON, every default written out."""
+        """The whole spec as plain JSON, every default that counts written out."""
         whole = self.model_dump(mode="json", exclude={"schema_"})
-        if self.data.given is None:
-            del whole["data"]["given"]  # which versions of runner without it can read
+        for (*place, name), value in _LATER.items():  # which earlier versions do not know
+            part = _at(whole, place)
+            if part and part[name] == value:
+                del part[name]
+        for where, names in _OF_IMAGES.items() if self.program else ():
+            part = _at(whole, where)
+            for name in names if part else ():
+                part.pop(name)
         return whole
+
+
+#: fields that came later, and their defaults: a spec without them is the same as before
+_LATER: dict[tuple[str, ...], Any] = {
+    ("program", "given"): None,
+    ("program",): None,
+    ("data", "given"): None,
+    ("training", "early_stopping", "mode"): "auto",
+    ("training", "reduce_lr_on_plateau", "mode"): "auto",
+}
+
+#: what a program decides by itself: the fields of the job and of its parts
+_OF_IMAGES: dict[tuple[str, ...], frozenset[str]] = {
+    ("training",): frozenset(
+        {"phases", "batch_size", "steps_per_execution", "jit_compile", "dtype_policy"}
+    ),
+    ("evaluation",): frozenset({"augmented_passes", "augmentation", "batch_size"}),
+    (): frozenset({"data", "augmentation", "model", "optimizer"}),
+}
+_AS_ARGUMENT = {"batch_size": ", or make it an argument of the program"}
+
+
+def _at(whole: Any, place: Iterable[str]) -> Any:
+    """The part of a plain spec; None where it has none."""
+    for step in place:
+        whole = whole and whole[step]
+    return whole
+
+
+def _set_in(spec: BaseModel, place: tuple[str, ...]) -> set[str]:
+    """The fields of a part that a spec sets itself."""
+    part: Any = spec
+    for step in place:
+        part = getattr(part, step)
+    return part.model_fields_set if part is not None else set()
 
 
 def parse(raw: Mapping[str, Any], *, source: str) -> JobSpec:
@@ -343,17 +425,23 @@ def parse(raw: Mapping[str, Any], *, source: str) -> JobSpec:
     except (TypeError, ValueError, RecursionError) as error:
         msg = f"{source}: {error}"
         raise SpecError(msg) from None
+    kinds = registry.kinds_of(raw)
     arguments = {
-        "data": _with_defaults("datasets", raw.get("data", {}), Data().name, "data", found),
-        "model": _with_defaults("models", raw.get("model", {}), Model().name, "model", found),
+        part: _with_defaults(kind, raw.get(part, {}), _DEFAULTS.get(part, ""), part, found)
+        for part, kind in kinds.items()
     }
-    if spec is not None:
+    if spec is not None and spec.program is None:
         found += optimizers.mistakes(spec.optimizer.name, spec.optimizer.arguments)
     if spec is None or found:
         raise SpecError(mistakes.report(source, found))
-    data = spec.data.model_copy(update={"arguments": arguments["data"]})
-    model = spec.model.model_copy(update={"arguments": arguments["model"]})
-    return spec.model_copy(update={"data": data, "model": model})
+    parts = {
+        part: getattr(spec, part).model_copy(update={"arguments": arguments[part]})
+        for part in kinds
+    }
+    return spec.model_copy(update=parts)
+
+
+_DEFAULTS = {"data": Data().name, "model": Model().name}
 
 
 def json_schema() -> dict[str, Any]:
@@ -362,6 +450,7 @@ def json_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     definitions["Model"]["properties"]["name"]["examples"] = registry.names("models")
     definitions["Data"]["properties"]["name"]["examples"] = registry.names("datasets")
+    definitions["Program"]["properties"]["name"]["examples"] = registry.names("programs")
     definitions["Optimizer"]["properties"]["name"]["enum"] = list(optimizers.ARGUMENTS)
     schema["properties"]["sweep"] = {
         "type": "array",

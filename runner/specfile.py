@@ -158,18 +158,24 @@ def _resolve_data_path(raw: dict[str, Any], folder: Path) -> None:
 
     On other machines it may be where it was, relative to the folder that one works in.
     """
-    data = raw.get("data")
-    if isinstance(data, dict) and isinstance(path := data.get("path"), str):
-        is_url = "://" in path or "::" in path
-        if path and not is_url:
-            try:
-                local = Path(path).expanduser()
-                if not local.is_absolute():
-                    data["given"] = os.path.relpath(folder / local)
-                data["path"] = str((folder / local).resolve())
-            except (RuntimeError, OSError, ValueError) as error:
-                msg = f"data.path: received {mistakes.short(path)}; it cannot be a path: {error}"
-                raise SpecError(msg) from None
+    for name in ("data", "program"):
+        part = raw.get(name)
+        if isinstance(part, dict) and isinstance(part.get("path"), str):
+            _resolve(part, name, folder)
+
+
+def _resolve(part: dict[str, Any], name: str, folder: Path) -> None:
+    path: str = part["path"]
+    is_url = "://" in path or "::" in path
+    if path and not is_url:
+        try:
+            local = Path(path).expanduser()
+            if not local.is_absolute():
+                part["given"] = os.path.relpath(folder / local)
+            part["path"] = str((folder / local).resolve())
+        except (RuntimeError, OSError, ValueError) as error:
+            msg = f"{name}.path: received {mistakes.short(path)}; it cannot be a path: {error}"
+            raise SpecError(msg) from None
 
 
 def _parted(change: str) -> tuple[str, Any]:
@@ -202,7 +208,7 @@ def _place(raw: dict[str, Any], key: str, value: Any, *, folder: Path) -> None:
             child = place[step] = {}
         place = child
     place[_step(place, last, key)] = value
-    if key == "data.path":
+    if key in ("data.path", "program.path"):
         place.pop("given", None)  # of the path before
         _resolve_data_path(raw, folder)
 

@@ -17,13 +17,15 @@ PACKAGE = Path(__file__).parent.parent / "runner"
 
 #: from the ground up; those of one floor don't know each other
 FLOORS: list[set[str]] = [
-    {"errors", "exit"},
+    {"errors", "exit", "quiet"},
+    {"code"},
     {"registry", "store", "machine", "commit"},
     {"mistakes", "optimizers", "queue", "checkpoint"},
     {"spec"},
     {"specfile"},
     {"models", "datasets"},
     {"training"},
+    {"programs"},
     {"evaluation"},
     {"engine", "report"},
     {"cli", "__init__"},
@@ -34,8 +36,8 @@ FLOOR_OF = {part: number for number, parts in enumerate(FLOORS) for part in part
 #: heavy packages and the only places that may import them, at module level or inside a function
 ZONES = {
     "pydantic": ("spec.py", "mistakes.py"),
-    "tensorflow": ("models/", "datasets/", "training/", "evaluation/evaluate.py"),
-    "keras": ("models/", "datasets/", "training/", "evaluation/evaluate.py"),
+    "tensorflow": ("programs/", "models/", "datasets/", "training/", "evaluation/"),
+    "keras": ("programs/", "models/", "datasets/", "training/", "evaluation/"),
     "jax": ("training/backends/jax.py",),
     "jaxlib": ("training/backends/jax.py",),
     "ray": ("engine/ray.py",),

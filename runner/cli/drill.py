@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from runner.cli.common import add_store_option, open_queue, say, store_url
+from runner.cli.common import add_code_option, add_store_option, open_queue, say, store_url
 from runner.cli.render import show
 from runner.cli.specs import add_set_option
 from runner.cli.working import catch_signals
@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for programs: one JSON document")
     add_set_option(parser)
     add_store_option(parser)
+    add_code_option(parser)
     group = parser.add_argument_group("of a program")
     group.add_argument("--steps", metavar="N", type=int, help="no more steps than these")
     group.add_argument("--epochs", metavar="N", type=int, help="no more epochs than these")

@@ -10,7 +10,7 @@ import io
 from itertools import zip_longest
 from pathlib import Path
 
-from runner.cli.common import add_store_option, open_queue, say, write_file
+from runner.cli.common import add_code_option, add_store_option, open_queue, say, write_file
 from runner.errors import NotReadyError, SpecError
 from runner.exit import Exit
 from runner.queue.job import Job, Json
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     state = "which state (default: final; of a history also latest, while the training runs)"
     add("--checkpoint", choices=("final", "best", "latest"), help=state)
     add_store_option(parser)
+    add_code_option(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 import argparse
 
 from runner.cli.codes import exit_code
-from runner.cli.common import add_store_option, command, open_queue, say
+from runner.cli.common import add_code_option, add_store_option, command, open_queue, say
 from runner.cli.working import add_session_option, catch_signals, session_of, work
 from runner.queue.job import State
 
@@ -13,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", metavar="JOB", nargs="*", help="only these (default: all)")
     add_session_option(parser)
     add_store_option(parser)
+    add_code_option(parser)
 
 
 def run(options: argparse.Namespace) -> int:

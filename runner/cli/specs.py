@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from runner import specfile
+from runner.cli.common import add_code_option
 from runner.errors import SpecError
 from runner.spec import JobSpec
 
@@ -13,6 +14,7 @@ def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
     """The spec files, and changes to all of them."""
     parser.add_argument("spec", metavar="SPEC", nargs="+", type=Path, help="a JSON file")
     add_set_option(parser)
+    add_code_option(parser)
 
 
 def add_set_option(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +27,7 @@ def add_set_option(parser: argparse.ArgumentParser) -> None:
 
 def local_paths(specs: Iterable[JobSpec]) -> list[str]:
     """The data of these jobs that only this machine may have."""
-    paths = (spec.data.path for spec in specs)
+    paths = ((spec.program or spec.data).path for spec in specs)
     return sorted({path for path in paths if path and "://" not in path})
 
 

@@ -16,6 +16,7 @@ from runner.errors import (
     ConflictError,
     DamagedRecordError,
     LinkedError,
+    MissingHereError,
     NotFoundError,
     SpecError,
 )
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     after = "begin when this job has succeeded (again for more; added to the spec's `after`)"
     add("--after", metavar="JOB", action="append", default=[], help=after)
     add("--dry-run", action="store_true", help="check and print the specs, store nothing")
+    add("--no-trial", action="store_true", help="try no step of a program before it is stored")
     add_session_option(parser)
     add_store_option(parser)
 
@@ -72,6 +74,8 @@ def run(options: argparse.Namespace) -> int:
     check_data(specs, tell=Count("checked", len(specs)))
     queue, _ = open_queue(options)
     _check_after(queue, specs)
+    if not options.no_trial:
+        _try_out(queue, specs)
     ids: list[str] = []
     failed = 0
     count = Count("stored", len(specs))
@@ -89,6 +93,22 @@ def run(options: argparse.Namespace) -> int:
     if ids and not options.detach:
         code = work(queue, ids, stop, session=session)
     return worst([code, Exit.STORAGE]) if failed else code
+
+
+def _try_out(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> None:
+    """Run a step of each program, with the first of its specs that is not stored yet."""
+    from runner.training.check import build_report
+
+    tried: set[str] = set()
+    for path, spec in specs:
+        if spec.program is None or spec.program.name in tried or queue.find(spec.name):
+            continue
+        tried.add(spec.program.name)
+        say(f"{spec.name}: trying one step of program {spec.program.name!r}")
+        try:
+            say(build_report(spec, source=str(path)))
+        except MissingHereError as error:
+            say(f"{spec.name}: not tried: {error}")
 
 
 def _dry_run(specs: list[tuple[Path, JobSpec]]) -> Exit:
@@ -141,7 +161,7 @@ def _submit(queue: Queue, spec: JobSpec, known: Job | None) -> Job:
 def _content(spec: JobSpec) -> dict[str, Any]:
     """A spec but for how its data's path was given."""
     content = spec.effective()
-    content["data"].pop("given", None)
+    content["program" if spec.program else "data"].pop("given", None)
     return content
 
 

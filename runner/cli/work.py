@@ -2,7 +2,7 @@
 
 import argparse
 
-from runner.cli.common import add_store_option, command, not_there, open_queue, say
+from runner.cli.common import add_code_option, add_store_option, command, not_there, open_queue, say
 from runner.cli.working import add_session_option, catch_signals, session_of, work
 from runner.errors import NotFoundError, SpecError
 from runner.exit import Exit
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--drain", metavar="WORKER", nargs="?", const=EVERYONE, help=drain)
     _add_engine_options(parser)
     add_store_option(parser)
+    add_code_option(parser)
 
 
 def _add_engine_options(parser: argparse.ArgumentParser) -> None:

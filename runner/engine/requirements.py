@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner import registry
-from runner.engine.source import git_commit
+from runner.code import git_commit
 from runner.errors import NotFoundError, SpecError
 from runner.machine.hardware import Gpu, gpus
 from runner.mistakes import short
@@ -80,8 +80,7 @@ def missing_here(spec: Mapping[str, Any], store_url: str, *, begun: bool = False
 
 
 def _lacks_package(spec: Mapping[str, Any]) -> str:
-    kinds: dict[str, registry.Kind] = {"data": "datasets", "model": "models"}
-    for part, kind in kinds.items():
+    for part, kind in registry.kinds_of(spec).items():
         name = (spec.get(part) or {}).get("name")
         if isinstance(name, str):
             try:
@@ -101,8 +100,8 @@ def _lacks_version(spec: Mapping[str, Any]) -> str:
 
 
 def _lacks_file(path: str, spec: Mapping[str, Any], store_url: str) -> str:
-    data = spec.get("data") or {}
-    given = data.get("given") if path == data.get("path") else None
+    parts = (spec.get("data") or {}, spec.get("program") or {})
+    given = next((part.get("given") for part in parts if path == part.get("path")), None)
     where = places.here(path, given)
     if where is None:
         other = f", nor {given} in the folder it works in" if given else ""
@@ -134,5 +133,5 @@ class Looking:
         return Machine(gpus=self._gpus.result(), labels=self._labels)
 
     def git_commit(self) -> str:
-        """Return the commit of the working folder, see `source`; the first call may wait for it."""
+        """Return the commit of the user's code, see `code`; the first call may wait for it."""
         return self._git_commit.result()

@@ -65,8 +65,9 @@ def _train(attempt: Attempt, spec: JobSpec) -> None:
         running_seconds=job.worked_seconds,
         interruptions=job.preemptions,
     )
-    final = train(spec, past, attempt)
-    attempt.lease.finish(final=final.to_json(), evaluate=spec.evaluation is not None)
+    trained = train(spec, past, attempt)
+    evaluate = spec.evaluation is not None and trained.evaluates
+    attempt.lease.finish(final=trained.final.to_json(), evaluate=evaluate)
 
 
 def _evaluate(attempt: Attempt, spec: JobSpec) -> None:
@@ -74,10 +75,8 @@ def _evaluate(attempt: Attempt, spec: JobSpec) -> None:
 
     gc.collect()  # the data of a training that went before in this process
     import_keras()
-    from runner.datasets.arrays import kept
-    from runner.evaluation.evaluate import Looks, evaluate
-    from runner.training.restore import restored_model, restored_numerics
-    from runner.training.trainer import load_checked
+    from runner.evaluation.measure import measure
+    from runner.training.restore import restored_program
 
     if spec.evaluation is None:
         msg = f"{spec.name} is to be evaluated, but its spec has no evaluation."
@@ -87,26 +86,8 @@ def _evaluate(attempt: Attempt, spec: JobSpec) -> None:
     if reference is None:
         msg = f"{spec.name} has no {spec.evaluation.checkpoint} checkpoint to evaluate."
         raise CheckpointError(msg)
-    differences = restored_numerics(attempt.store, spec, reference)
-    dataset = load_checked(spec)
-    assembled = restored_model(attempt.store, spec, dataset, reference)
-    x, y, class_names = kept(dataset.x_test), dataset.y_test, dataset.class_names
-    del dataset  # the training part
-    augmentation = spec.evaluation.augmentation
-    evaluation = evaluate(
-        assembled,
-        x,
-        y,
-        class_names,
-        Looks(
-            augmented_passes=spec.evaluation.augmented_passes,
-            batch_size=spec.evaluation.batch_size,
-            seed=spec.seed,
-            augmentation=augmentation.model_dump() if augmentation else None,
-        ),
-        should_stop=attempt.should_stop,
-        on_progress=attempt.progressed,
-    )
+    program, differences = restored_program(attempt.store, spec, reference)
+    evaluation = measure(program, attempt)
     notes = [f"evaluated on different numerics: {', '.join(differences)}"] if differences else []
     stored = _store_evaluation(attempt, evaluation)
     attempt.lease.finish(evaluation=stored, notes=notes)
@@ -138,7 +119,7 @@ def _store_evaluation(attempt: Attempt, evaluation: "Evaluation") -> dict[str, A
     }
     return {
         **scalars,
-        "images_per_second": evaluation.timing.get("images_per_second"),
+        **{k: v for k, v in evaluation.timing.items() if k == "images_per_second"},
         **places,
     }
 

@@ -190,6 +190,13 @@ def _seed(layers: "Sequence[keras.layers.Layer]", key: str) -> None:
         layer.generator.state.assign([int.from_bytes(digest, "little") >> 1, 0])
 
 
+def of_classes(
+    probabilities: NDArray[np.float32], labels: NDArray[Any], class_names: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return what the probabilities (examples x classes) say about the labels, and the arrays."""
+    return _measure([probabilities], labels, class_names)
+
+
 def _measure(
     results: Sequence[NDArray[np.float32]], labels: NDArray[Any], class_names: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

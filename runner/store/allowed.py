@@ -26,9 +26,10 @@ _submitted: set[str] = set()  # by this process
 
 def paths_of(spec: Mapping[str, Any], *, begun: bool = False) -> Iterator[str]:
     """Yield the files and URLs that a spec names: its data, and unless begun, its first weights."""
-    path = _at(spec, "data", "path")
-    if isinstance(path, str):
-        yield path
+    for part in ("data", "program"):
+        path = _at(spec, part, "path")
+        if isinstance(path, str):
+            yield path
     weights = _at(spec, "model", "arguments", "weights")
     is_file = isinstance(weights, str) and ("/" in weights or weights.endswith((".h5", ".keras")))
     if is_file and not begun:

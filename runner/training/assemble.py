@@ -67,13 +67,9 @@ def assemble(
     """
     import keras
 
-    from runner.training import private
+    from runner.training import numerics
 
-    keras.utils.clear_session(free_memory=False)
-    keras.config.set_dtype_policy(dtype_policy)
-    keras.config.set_max_epochs(None)  # this machine's KERAS_MAX_EPOCHS would end the job early
-    keras.config.set_max_steps_per_epoch(None)
-    private.set_random_seed(seed)
+    numerics.begin_anew(seed, dtype_policy)
     try:
         network = build(input_shape=image_shape, classes=classes, **arguments)
     except (TypeError, ValueError) as error:

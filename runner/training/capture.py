@@ -9,12 +9,12 @@ from runner.checkpoint.manifest import Position
 from runner.checkpoint.plain import decode
 from runner.checkpoint.reading import Restored
 from runner.training import numerics, private
+from runner.training.changes import RATE, description, keeps_rate, place
+from runner.training.changes import differences as program_differences
 from runner.training.data.sources import Source
 from runner.training.fit import Hooks
 from runner.training.logs import Logs, finite, plain_logs
 from runner.training.parts import Parts
-from runner.training.program import RATE, description, keeps_rate, place
-from runner.training.program import differences as program_differences
 from runner.training.settings import Settings
 from runner.training.state.observers import Observers
 
@@ -112,7 +112,12 @@ class Capture:
         program = restored.python.get("program") or {}
         position, moved = place(restored.position, program, self._program)
         notes = []
-        if changed := numerics.differences(restored.numerics, self._numerics):
+        saved = dict(restored.numerics)
+        was, now = saved.pop("code", "none"), self._numerics.get("code", "none")
+        if was != now:
+            notes.append(f"continued on different code: {was} -> {now}")
+        current = {key: value for key, value in self._numerics.items() if key != "code"}
+        if changed := numerics.differences(saved, current):
             notes.append(f"continued on different numerics: {'; '.join(changed)}")
         others = program_differences(program, self._program)
         if RATE in program and not self._keeps_rate(restored):

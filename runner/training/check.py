@@ -99,7 +99,7 @@ def check_data(
     """
     shared: dict[str, list[tuple[Path | str, JobSpec]]] = {}
     for source, spec in specs:
-        if _is_here(spec, source):
+        if _is_here(spec, source) and spec.program is None:
             data = [spec.data.name, spec.data.path, spec.data.arguments]
             shared.setdefault(json.dumps(data, sort_keys=True), []).append((source, spec))
     checked = 0
@@ -119,7 +119,7 @@ def check_data(
 
 def _is_here(spec: JobSpec, source: Path | str) -> bool:
     """Whether the data can be read at once."""
-    path = spec.data.path
+    path = (spec.program or spec.data).path
     for named in paths_of(spec.effective()):
         if "::" in named or places.here(named) is None:
             why = "chained URLs are not opened" if "::" in named else "does not exist"
@@ -146,6 +146,8 @@ def memory_needed(spec: Mapping[str, Any]) -> int:
     A data set's file says with `size`, given what its `load` is given, how large its arrays are.
     """
     data = spec.get("data") or {}
+    if spec.get("program") is not None:
+        return BASE_BYTES
     try:
         load = registry.get("datasets", data["name"])
         size = getattr(sys.modules.get(load.__module__), "size", None)
@@ -185,7 +187,7 @@ def _counts(dataset: Dataset) -> str:
 
 
 def build_report(spec: JobSpec, *, source: str) -> str:
-    """Build the network with the spec's data; say how large both are.
+    """Build the network with the spec's data, or try a program; say how large they are.
 
     Raises:
         SpecError: data, network or optimizer don't fit.
@@ -196,6 +198,10 @@ def build_report(spec: JobSpec, *, source: str) -> str:
     if short := short_of_memory(spec.model_dump()):
         return f"{spec.name}: not built: {short}"
     import_keras()
+    if spec.program is not None:
+        from runner.training.trial import try_out
+
+        return f"{spec.name}: {try_out(spec, source=source)}"
     dataset = load_data(spec)
     try:
         check_fit(spec, dataset)

@@ -1,4 +1,4 @@
-"""A trained model as one `.keras` file: uint8 images in, class probabilities out."""
+"""A trained model as one `.keras` file; of images: uint8 in, class probabilities out."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,9 +8,7 @@ from runner.errors import DataError
 from runner.spec import parse
 from runner.store.allowed import paths_of, refusal
 from runner.store.base import Store
-from runner.training.check import load_data
 from runner.training.quiet import import_keras
-from runner.training.restore import restored_model
 
 
 def export(
@@ -20,19 +18,20 @@ def export(
 
     Raises:
         CheckpointError: the checkpoint is damaged.
-        DataError: the data set, which says how many classes there are, cannot be read.
+        DataError: the data, which the model is made for, cannot be read.
     """
     import_keras()
     from runner.training import private
+    from runner.training.restore import restored_program
 
     parsed = parse(spec, source=job_id)
     for why in filter(None, (refusal(one, store.url) for one in paths_of(spec, begun=True))):
         raise DataError(f"{job_id} can't be exported here: {why}")
-    model = restored_model(store, parsed, load_data(parsed), reference).model
+    program, _ = restored_program(store, parsed, reference)
     partial = path.with_name(f".{path.stem}-partial.keras")
     try:
         with private.tensorflow_unasked():
-            model.save(partial)
+            program.model.save(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

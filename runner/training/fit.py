@@ -4,13 +4,12 @@ Here as a job runs it, by public arguments alone: a list of callbacks of our own
 `initial_epoch`. `takeover` has what stands for them in a fit that somebody else has called.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner.checkpoint.manifest import Position
-
-if TYPE_CHECKING:
-    from runner.training.data import Batches
+from runner.training.data.batches import Batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +18,8 @@ class Fit:
 
     epochs: int
     initial_epoch: int
-    batches: "Batches"
-    validation: "Batches | None" = None
+    batches: Batches
+    validation: Batches | None = None
 
     @property
     def steps(self) -> int | None:
@@ -45,6 +44,21 @@ class Fit:
     def is_calling(self) -> bool:
         """Return whether this fit, not a later one, calls the caller of this method."""
         return True
+
+
+def of_batches(arguments: Mapping[str, Any], *, epochs: int, initial_epoch: int) -> Fit | None:
+    """Return the fit that these arguments make, or None where its data are not ours alone."""
+    batches, validation = arguments["x"], arguments.get("validation_data")
+    if (
+        arguments.keys() <= {"x", "validation_data"}
+        and isinstance(batches, Batches)
+        and isinstance(validation, Batches | None)
+        and not (validation and validation.shuffle)
+    ):
+        return Fit(
+            epochs=epochs, initial_epoch=initial_epoch, batches=batches, validation=validation
+        )
+    return None
 
 
 class Hooks:

@@ -17,7 +17,7 @@ from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.manifest import Position, Reference
 from runner.checkpoint.reading import Restored
 from runner.errors import TrainingError
-from runner.training import backends, private
+from runner.training import backends, frames, private
 from runner.training.capture import Capture, saved_logs
 from runner.training.data.sources import Source
 from runner.training.fit import Hooks, first_epoch, has_ended
@@ -53,10 +53,10 @@ class Loop(keras.callbacks.CallbackList):  # type: ignore[misc]
     Args:
         hooks: of the other callbacks.
         model: to be trained.
-        fit: the running one.
+        fit: the running one; None if it is to be found in the frames above.
         settings: see there.
-        open_training: gives what the training works with when fit begins; None if this fit is to
-            be passed over.
+        open_training: is given the fit when it begins, and gives what the training works with;
+            None if this fit is to be passed over.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Loop(keras.callbacks.CallbackList):  # type: ignore[misc]
         model: Any,
         fit: Any,
         settings: Settings,
-        open_training: Callable[[], Opened | None],
+        open_training: Callable[[Any], Opened | None],
     ) -> None:
         super().__init__(model=model)
         self._hooks = hooks
@@ -98,11 +98,13 @@ class Loop(keras.callbacks.CallbackList):  # type: ignore[misc]
         """Let the others begin, then let everything exist that a step works with."""
         private.self_test(backends.current().missing())
         hooks, model, settings = self._hooks, self._model, self._settings
+        fit = self._fit = self._fit or frames.fit_in_progress(self)
+        hooks.callbacks.params["steps"] = fit.steps
         # as the program gave them
         observers = Observers(hooks.others, warn=settings.warn, extra=reach.program_parts(model))
         hooks.call("on_train_begin", logs)
         observers.begin()
-        opened = self._open()
+        opened = self._open(fit)
         if opened is None:
             return
         restored, source = opened.restored, opened.source
@@ -177,7 +179,8 @@ class Loop(keras.callbacks.CallbackList):  # type: ignore[misc]
 
     def release(self) -> None:
         """Hold nothing any more, and let model and fit be as they were."""
-        self._fit.begin_at(None)
+        if self._fit is not None:
+            self._fit.begin_at(None)
         self._shortcuts.undo()
         if self._hidden is not None:
             self._hidden.end()

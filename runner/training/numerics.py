@@ -15,12 +15,13 @@ from typing import Any
 
 import keras
 
-from runner.training import backends
+from runner import code
+from runner.training import backends, private
 
 #: of Keras, from its configuration file, the environment or the program
 _KERAS_DEFAULTS = {"floatx": "float32", "epsilon": 1e-7, "image_data_format": "channels_last"}
 #: what a fingerprint has only for a model in training: of its compilation, and of its data
-OF_A_TRAINING = ("xla", "eager", "precision", "replicas", "data", "data_content")
+OF_A_TRAINING = ("xla", "eager", "precision", "code", "replicas", "data", "data_content")
 _VECTOR_SETS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "avx", "sve", "asimd")
 
 
@@ -39,6 +40,18 @@ def apply(*, threads: int | None = None, deterministic: bool = True) -> int:
     return backends.current().fix(threads=threads, deterministic=deterministic)
 
 
+def begin_anew(seed: int, dtype_policy: str = "float32") -> None:
+    """Let a model that is built next be the same whatever this process did before.
+
+    Keras's names and settings and Keras's, Python's and NumPy's seeds begin anew.
+    """
+    keras.utils.clear_session(free_memory=False)
+    keras.config.set_dtype_policy(dtype_policy)
+    keras.config.set_max_epochs(None)  # this machine's KERAS_MAX_EPOCHS would end the job early
+    keras.config.set_max_steps_per_epoch(None)
+    private.set_random_seed(seed)
+
+
 def fingerprint(model: Any = None) -> dict[str, Any]:
     """Return what decides over the bits of this process, and of this model's steps."""
     found: dict[str, Any] = {
@@ -52,6 +65,8 @@ def fingerprint(model: Any = None) -> dict[str, Any]:
         found["xla"] = bool(getattr(model, "jit_compile", False))
         found["eager"] = bool(getattr(model, "run_eagerly", False))
         found["precision"] = str(keras.mixed_precision.dtype_policy().name)
+        if mine := code.identity():
+            found["code"] = mine
     return found
 
 

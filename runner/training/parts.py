@@ -13,7 +13,7 @@ import keras
 from runner.checkpoint.manifest import PYTHON
 from runner.checkpoint.reading import Restored
 from runner.training import backends
-from runner.training.program import Structure
+from runner.training.changes import Structure
 from runner.training.state import reach
 from runner.training.state.attributes import Attributes
 from runner.training.state.variables import MORE, Variables

@@ -6,6 +6,7 @@ Keras lacks some of it. What is private to one backend is in `backends`, and wha
 needs in `frames`.
 """
 
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import keras
 import numpy as np
 from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
-from keras.src.trainers.data_adapters import array_slicing, is_tf_dataset
+from keras.src.trainers.data_adapters import array_slicing, get_data_adapter, is_tf_dataset
 from keras.src.trainers.data_adapters.array_data_adapter import (
     ArrayDataAdapter,
     can_convert_arrays,
@@ -39,6 +40,7 @@ __all__ = [
     "global_seed_generator",
     "inputs_of",
     "is_tf_dataset",
+    "numpy_batches",
     "refuse",
     "seed_in_use",
     "self_test",
@@ -69,6 +71,12 @@ def tensorflow_unasked() -> Iterator[None]:
         yield
     finally:
         lazy_tensorflow._available = known
+
+
+def numpy_batches(*, steps: int | None, **data: Any) -> Iterator[Any]:
+    """Yield the batches that `evaluate` would take of such data, in their order, as arrays."""
+    adapter = get_data_adapter(**{**data, "batch_size": data.get("batch_size") or 32})
+    return itertools.islice(adapter.get_numpy_iterator(), steps)
 
 
 def inputs_of(adapter: Any) -> Any:

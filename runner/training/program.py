@@ -1,152 +1,91 @@
-"""What the program says of a training, now and when its checkpoint was written.
+"""`Program`: what one training consists of. Every job is one, and the engine knows nothing else."""
 
-Arguments are the program's: a resume takes them as they are now, and says what is another. What
-steps have changed is the checkpoint's. The learning rate is both: where nothing had changed it
-before the kill, the program's new one counts.
-"""
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from runner.errors import SpecError
+from runner.registry import nearest
+from runner.spec import Phase
 
-import numpy as np
+if TYPE_CHECKING:
+    import keras
 
-from runner.checkpoint.manifest import Position
-
-_NOT_SAID = frozenset({"name", "built_config", "build_config", "registered_name", "module"})
-RATE = "optimizer.learning_rate"
-
-
-def description(model: Any, fit: Any, source: Any) -> dict[str, Any]:
-    """Return the arguments of compile and fit that decide over a training, as plain values."""
-    found: dict[str, Any] = {}
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None:
-        found["optimizer"] = type(optimizer).__name__
-        _take(found, "optimizer", _config(optimizer))
-    for part in ("loss", "metrics"):
-        given = (getattr(model, "_compile_config", None) or _Nothing).config.get(part)
-        found[part] = _name(given)
-    found["steps"] = fit.steps
-    found["examples"], found["batch_size"] = source.examples, source.batch_size
-    return found
+#: arguments of fit that are not the program's
+_DECIDED = {
+    "epochs": "the spec says it: training.epochs",
+    "callbacks": "give them to Program(callbacks=[...])",
+    "verbose": "runner shows the progress",
+    "initial_epoch": "a resume decides it",
+    "return_dict": "runner needs the names",
+}
 
 
-def place(
-    position: Position, saved: Mapping[str, Any], current: Mapping[str, Any]
-) -> tuple[Position, str]:
-    """Return where a fit with other batches or other data takes up, and what to say about it.
-
-    Other batches of the same examples: at the batch that holds the next example. Other data: at
-    the epoch's beginning, since its order is another one.
-
-    >>> was = {"steps": 6, "examples": 96, "batch_size": 16}
-    >>> position, said = place(Position(step=5), was, was | {"steps": 3, "batch_size": 32})
-    >>> position.step
-    2
-    """
-    step, steps = position.step, current.get("steps")
-    same = all(saved.get(key, now) == now for key, now in current.items() if key in _DATA)
-    if not step or (same and (steps is None or step <= steps)):
-        return position, ""
-    old, new = saved.get("batch_size"), current.get("batch_size")
-    if steps and old and new and saved.get("examples") == current.get("examples"):
-        ended = step == saved.get("steps")
-        step = steps if ended else min(step * old, current["examples"]) // new
-        said = f"the batches are of {new} examples now, not {old}: "
-        where = f"epoch {position.epoch + 1} goes on after {step} of {steps} steps"
-        return replace(position, step=step), said + where
-    said = f"the data's epochs are others now: epoch {position.epoch + 1} begins again"
-    return replace(position, step=0, stop=False), said
-
-
-_DATA = ("steps", "examples", "batch_size")
-
-
-class _Nothing:
-    config: Mapping[str, Any] = {}
-
-
-def _config(part: Any) -> Mapping[str, Any]:
-    try:
-        config: Mapping[str, Any] = part.get_config()
-    except Exception:  # noqa: BLE001 - the user's own code; only what is said depends on it
-        return {}
-    return config
-
-
-def _take(found: dict[str, Any], prefix: str, config: Mapping[str, Any]) -> None:
-    for key, value in config.items():
-        if key in _NOT_SAID:
-            continue
-        if isinstance(value, Mapping):
-            _take(found, f"{prefix}.{key}", value)
-        elif isinstance(value, str | bool | int | float) or value is None:
-            found[f"{prefix}.{key}"] = value
-
-
-def _name(given: Any) -> Any:
-    if isinstance(given, Mapping):
-        return {str(key): _name(value) for key, value in given.items()}
-    if isinstance(given, list | tuple):
-        return [_name(value) for value in given]
-    if given is None or isinstance(given, str):
-        return given
-    return getattr(given, "__name__", None) or type(given).__name__
-
-
-def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """Return in words what is another now: ["optimizer.clipnorm None -> 1.0"].
-
-    >>> differences({"steps": 6}, {"steps": 3, "loss": "mse"})
-    ['steps 6 -> 3']
-    """
-    return [
-        f"{key} {saved[key]} -> {current[key]}"
-        for key in saved
-        if key in current and saved[key] != current[key]
-    ]
-
-
-def keeps_rate(saved: Mapping[str, Any], current: Mapping[str, Any], value: Any) -> bool:
-    """Whether the program's learning rate of now counts: it is another, and training left it.
+@dataclass(kw_only=True)
+class Program:
+    """A training: a compiled model, and what its `fit` and `evaluate` are called with.
 
     Args:
-        saved: the description in the checkpoint.
-        current: the description now.
-        value: the learning rate of the checkpoint.
-    """
-    given, now = saved.get(RATE), current.get(RATE)
-    if not isinstance(given, float) or not isinstance(now, float) or given == now:
-        return False
-    return bool(np.float32(given) == np.float32(value))
+        model: a Keras model, compiled.
+        fit: keyword arguments of `model.fit`, as they are: x, y, batch_size, validation_data,
+            class_weight, steps_per_epoch. With `runner.Batches` as data a resume is exact at any
+            step. How many epochs there are, the spec says.
+        callbacks: Keras callbacks; their state is saved with the model's.
+        evaluate: keyword arguments of `model.evaluate`; or a function that is given the model and
+            returns numbers and arrays by name. None: the job ends with the training.
+        classes: their names, where the model tells classes apart: then the evaluation has the
+            confusion matrix, the accuracy of each class and the calibration too. A function returns
+            "probabilities" (examples x classes) and "labels" for it.
 
-
-class Structure:
-    """The objects that a checkpoint's state belongs to: a callback may exchange them.
-
-    Args:
-        model: in training.
+    Raises:
+        SpecError: one of them can't be used; says which and how to mend it.
     """
 
-    def __init__(self, model: Any) -> None:
-        self._parts = _parts(model)
+    model: "keras.Model"
+    fit: Mapping[str, Any]
+    callbacks: "Sequence[keras.callbacks.Callback]" = ()
+    evaluate: Mapping[str, Any] | Callable[["keras.Model"], Mapping[str, Any]] | None = None
+    classes: Sequence[str] = ()
 
-    def changes(self, model: Any) -> list[str]:
-        """Return in words what is not the object any more that it was."""
-        now = _parts(model)
-        return [name for name, part in self._parts.items() if now[name] is not part]
+    def __post_init__(self) -> None:
+        import keras
+
+        if not isinstance(self.model, keras.Model):
+            raise SpecError(f"Program(model=...) received {_kind(self.model)}; expected a model.")
+        if not getattr(self.model, "compiled", False):
+            raise SpecError("Program(model=...) is not compiled: call model.compile(...) before.")
+        _check_arguments("fit", self.fit, self.model.fit)
+        if "x" not in self.fit:
+            raise SpecError('Program(fit=...) has no "x", the data to train with.')
+        if self.evaluate is not None and not callable(self.evaluate):
+            _check_arguments("evaluate", self.evaluate, self.model.evaluate)
+        for callback in self.callbacks:
+            if not isinstance(callback, keras.callbacks.Callback):
+                raise SpecError(
+                    f"Program(callbacks=...) holds {_kind(callback)}; expected Keras callbacks."
+                )
+        self.classes = [str(name) for name in self.classes]
+
+    def load_first_weights(self) -> list[str]:
+        """Load what a new job begins with beside the program; return what to record about it."""
+        return []
+
+    def begin_phase(self, phase: Phase | None) -> None:
+        """Make the model ready for a phase of the training."""
 
 
-def _parts(model: Any) -> dict[str, Any]:
-    optimizer = getattr(model, "optimizer", None)
-    rate = getattr(optimizer, "_learning_rate", None)
-    return {
-        "the optimizer": optimizer,
-        "the learning rate's schedule": rate,
-        "the loss": getattr(model, "_compile_loss", None),
-        "the metrics": getattr(model, "_compile_metrics", None),
-        "the training step": model.train_function,
-        "steps_per_execution": model.steps_per_execution,
-        "run_eagerly": model.run_eagerly,
-    }
+def _check_arguments(name: str, given: Any, method: Callable[..., Any]) -> None:
+    if not isinstance(given, Mapping):
+        raise SpecError(f"Program({name}=...) received {_kind(given)}; expected a mapping.")
+    known = set(inspect.signature(method).parameters) - {"kwargs"}
+    for key in given:
+        if key in _DECIDED:
+            raise SpecError(f'Program({name}=...) has "{key}": leave it out, {_DECIDED[key]}.')
+        if key not in known:
+            hint = nearest(str(key), known)
+            raise SpecError(f'Program({name}=...) has "{key}", which model.{name} lacks.{hint}')
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

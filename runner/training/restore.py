@@ -3,55 +3,100 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import keras
+
+from runner import code
 from runner.checkpoint.manifest import Reference
-from runner.checkpoint.reading import read_checkpoint, read_manifest
-from runner.datasets.arrays import Dataset
-from runner.errors import CheckpointError
+from runner.checkpoint.reading import Restored, read_checkpoint
+from runner.errors import CheckpointError, TrainingError
 from runner.spec import JobSpec
 from runner.store.base import Store
-from runner.training.assemble import Assembled
-from runner.training.build import build
+from runner.training import frames, numerics
+from runner.training.data.sources import source_of
+from runner.training.logs import Logs
+from runner.training.parts import Parts
+from runner.training.program import Program
+from runner.training.programs import make
+from runner.training.state.variables import Variables
 
 if TYPE_CHECKING:
-    import keras
-
     from runner.checkpoint.plain import Array
 
 
-def restored_model(
-    store: Store, spec: JobSpec, dataset: Dataset, reference: Mapping[str, Any]
-) -> Assembled:
-    """Build the spec's model and give it a checkpoint's weights and statistics.
+def restored_program(
+    store: Store, spec: JobSpec, reference: Mapping[str, Any]
+) -> tuple[Program, list[str]]:
+    """Make the spec's program, its model with a checkpoint's weights and statistics.
+
+    Returns:
+        The program, and in words in which this process differs from the checkpoint's.
 
     Raises:
         CheckpointError: missing, damaged, or another model's.
     """
     restored = read_checkpoint(store, Reference.from_json(reference))
-    assembled = build(spec, dataset)
-    _assign(assembled.model, restored.tensors)
-    return assembled
-
-
-def restored_numerics(store: Store, spec: JobSpec, reference: Mapping[str, Any]) -> list[str]:
-    """Set this process up as the checkpoint's was; what differs all the same."""
-    from runner.training.quiet import import_keras
-
-    import_keras()
-    from runner.training import numerics
-
-    saved = read_manifest(store, Reference.from_json(reference).manifest).numerics
+    saved = restored.numerics
     threads = saved.get("threads")
     numerics.apply(
         threads=threads if isinstance(threads, int) else spec.training.threads,
         deterministic=spec.training.deterministic,
     )
-    of_a_machine = {key: saved[key] for key in saved if key not in numerics.OF_A_TRAINING}
-    return numerics.differences(of_a_machine, numerics.fingerprint())
+    program = make(spec, training=False)
+    _restore(program, restored)
+    known = {key: saved[key] for key in saved if key not in numerics.OF_A_TRAINING}
+    differences = numerics.differences(known, numerics.fingerprint())
+    was, now = saved.get("code", "none"), code.identity() or "none"
+    return program, [*differences, *([f"code {was} -> {now}"] if was != now else [])]
+
+
+def _restore(program: Program, restored: Restored) -> None:
+    """Give the model what a checkpoint holds of it."""
+    tensors = {k: v for k, v in restored.tensors.items() if k.startswith("model/")}
+    model = program.model
+    names = [name for name in Variables(model).names if name.startswith("model/")]
+    if not program.fit or (model.built and len(names) == len(tensors)):
+        _assign(model, tensors)
+        return
+    # some of its variables come with fit: it is begun, and left before the first step
+    restoring = _Restoring(model, restored)
+    try:
+        model.fit(**program.fit, callbacks=restoring, verbose=0)
+    except _Left:
+        return
+    raise TrainingError("fit ended before it had begun.")
+
+
+class _Left(Exception):  # noqa: N818 - it is no error
+    """The state is restored."""
+
+
+class _Restoring(keras.callbacks.CallbackList):  # type: ignore[misc]
+    """Restores a model as soon as its fit has begun, and leaves that fit."""
+
+    def __init__(self, model: Any, restored: Restored) -> None:
+        super().__init__(model=model)
+        self._restored = restored
+
+    def on_train_begin(self, logs: Logs = None) -> None:  # noqa: ARG002 - Keras's signature
+        fit = frames.fit_in_progress(self)
+        parts = Parts(self._model, fit, roots=[], ours=[self], warn=_ignore)
+        try:
+            parts.prepare(self._restored, source_of(self._model, fit, warn=_ignore))
+            state = parts.state_of(self._restored)
+            parts.variables.check(state, _ignore)
+            parts.variables.assign(state)
+        finally:
+            parts.release()
+        raise _Left
+
+
+def _ignore(text: str) -> None:
+    """What of a callback's state is not there is needed by no evaluation."""
 
 
 def _assign(model: "keras.Model", tensors: "Mapping[str, Array]") -> None:
     """Set the model's variables from the tensors of the group `model`, which are in its order."""
-    saved = [tensors[name] for name in sorted(tensors) if name.startswith("model/")]
+    saved = [tensors[name] for name in sorted(tensors)]
     shapes = [list(array.shape) for array in saved]
     expected = [list(variable.shape) for variable in model.variables]
     if shapes != expected:

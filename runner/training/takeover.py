@@ -11,7 +11,7 @@ from typing import Any
 from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.reading import Restored
 from runner.training import frames
-from runner.training.data.sources import check_validation, source_of
+from runner.training.data.sources import open_source
 from runner.training.fit import Hooks
 from runner.training.logs import Logs
 from runner.training.loop import Loop, Opened
@@ -94,27 +94,22 @@ class Takeover:
         self._open_checkpoints = open_checkpoints
         self._release_checkpoints = release
         self._settings = settings
-        self._fit: frames.Fit
         self.loop: Loop | None = None  #: None before fit begins
         self._hooks.replace("on_train_begin", self._begin)
 
     def _begin(self, logs: Logs = None) -> None:
         frames.self_test()
         callbacks = self._hooks.callbacks
-        self._fit = fit = frames.fit_in_progress(callbacks)
+        fit = frames.fit_in_progress(callbacks)
         self.loop = loop = Loop(self._hooks, fit.model, fit, self._settings, self._open)
         loop.on_train_begin(logs)
         for name in _HOOKS if loop.begun else ():
             self._hooks.replace(name, getattr(loop, name))
         self._hooks.replace("on_train_end", self._end)  # calls the loop's, then releases
 
-    def _open(self) -> Opened | None:
-        fit, warn = self._fit, self._settings.warn
-        source = source_of(fit.model, fit, warn=warn)
-        variables = {
-            "data": source.variables(),
-            "validation data": check_validation(fit, warn=warn),
-        }
+    def _open(self, fit: frames.Fit) -> Opened | None:
+        warn = self._settings.warn
+        source, variables = open_source(fit, warn=warn)
         checkpointer, restored = self._open_checkpoints()
         number = int(restored.python.get("fit", 0)) if restored is not None else 0
         if number > self._settings.number:  # several fits use one folder in turn

@@ -12,25 +12,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from runner import code
 from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.ledger import Ledger
 from runner.checkpoint.manifest import Reference
 from runner.checkpoint.policy import for_job
 from runner.checkpoint.reading import Restored, read_manifest
-from runner.datasets.arrays import Dataset
 from runner.errors import CheckpointError, DivergedError, PreemptedError, TrainingError
-from runner.spec import JobSpec, seconds
+from runner.spec import EarlyStopping, JobSpec, ReduceLROnPlateau, seconds
 from runner.store.base import Store
-from runner.training.check import check_fit, load_data, obtaining
+from runner.training.best import Best
 from runner.training.host import Host
 from runner.training.tensorboard import Boards
 
 if TYPE_CHECKING:
     import keras
 
-    from runner.training.assemble import Assembled
-    from runner.training.data import Batches
     from runner.training.loop import Loop
+    from runner.training.program import Program
     from runner.training.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -50,11 +49,16 @@ class Past:
     interruptions: int = 0
 
 
-def train(spec: JobSpec, past: Past, host: Host) -> Reference:
-    """Train from the newest checkpoint that is whole, or from the beginning, to the end.
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A training that has ended."""
 
-    Returns:
-        The final checkpoint: committed, after all callbacks have ended.
+    final: Reference  #: the final checkpoint: committed, after all callbacks have ended
+    evaluates: bool  #: the program says how it is evaluated
+
+
+def train(spec: JobSpec, past: Past, host: Host) -> Trained:
+    """Train from the newest checkpoint that is whole, or from the beginning, to the end.
 
     Raises:
         PreemptedError: asked to stop; saved.
@@ -81,7 +85,7 @@ def train(spec: JobSpec, past: Past, host: Host) -> Reference:
     pool = ThreadPoolExecutor(1, thread_name_prefix="restore")
     restoring = pool.submit(checkpointer.restore)
     try:
-        loop = _train(spec, past, host, checkpointer, restoring.result)
+        program, loop = _train(spec, past, host, checkpointer, restoring.result)
     finally:
         gc.unfreeze()
         pool.shutdown(wait=False)  # a stop need not wait for a download
@@ -91,22 +95,7 @@ def train(spec: JobSpec, past: Past, host: Host) -> Reference:
     if loop.final is None:
         msg = f"{spec.name} ended without a final checkpoint."
         raise TrainingError(msg)
-    return loop.final
-
-
-def load_checked(spec: JobSpec) -> Dataset:
-    """Load the spec's data and check that spec and data fit.
-
-    Raises:
-        SpecError: they don't, or the data cannot be used.
-        MissingHereError: the data can't be had here and now.
-    """
-    with obtaining():
-        dataset = load_data(spec)
-    check_fit(spec, dataset)
-    if dataset.left_out:
-        logger.info("%s: left out: %s", dataset.source, dataset.left_out)
-    return dataset
+    return Trained(final=loop.final, evaluates=program.evaluate is not None)
 
 
 def saved_threads(store: Store, checkpoints: Sequence[Mapping[str, Any]]) -> int | None:
@@ -127,30 +116,25 @@ def _train(
     host: Host,
     checkpointer: Checkpointer,
     restore: Callable[[], Restored | None],
-) -> "Loop":
+) -> "tuple[Program, Loop]":
     """Import and build what is trained, then train all phases that are not over."""
     from runner.training.quiet import import_keras
 
     import_keras()
     from runner.training import numerics
-    from runner.training.build import build, compile_phase
+    from runner.training.programs import make
 
     _leave_if_asked(host)  # the imports took seconds
     threads = saved_threads(past.store, past.checkpoints) or spec.training.threads
     numerics.apply(threads=threads, deterministic=spec.training.deterministic)
-    dataset = load_checked(spec)
-    _leave_if_asked(host)
-    batches, validation = _batches(spec, dataset)
-    with obtaining():
-        assembled = build(spec, dataset)
-    del dataset  # what is held of it is all that is needed from here on
+    program = make(spec)
     _leave_if_asked(host)
     restored = restore()
     settings = _settings(spec, past, host)
     if restored is not None:
         settings.start = restored.position
     else:
-        settings.notes = _load_pretrained(assembled)
+        settings.notes = [*program.load_first_weights(), *_code_notes()]
     for number, phase in enumerate(spec.training.phases or [None]):
         if number < settings.start.phase:
             continue
@@ -159,12 +143,11 @@ def _train(
             settings.start = replace(
                 settings.start, phase=number, phase_epoch=settings.start.epoch, step=0, stop=False
             )
-        compile_phase(assembled, spec, phase)
+        program.begin_phase(phase)
         loop = fit(
-            assembled.model,
-            batches,
-            validation=validation,
-            callbacks=make_callbacks(spec),
+            program.model,
+            program.fit,
+            callbacks=[*make_callbacks(spec), *program.callbacks],
             epochs=(phase or spec.training).epochs,
             checkpointer=checkpointer,
             restored=restored,
@@ -177,37 +160,18 @@ def _train(
             epoch_times=loop.capture.epoch_times,
             notes=(),
         )
-    return loop
+    return program, loop
 
 
-def _batches(spec: JobSpec, dataset: Dataset) -> "tuple[Batches, Batches | None]":
-    """Return the data to train and to validate with, which share one copy of the images."""
-    from runner.training.data import Batches, Held
-
-    split = dataset.split(spec.data.validation_split, seed=spec.seed)
-    held = Held((dataset.x_train, dataset.y_train), own=True)
-    size = spec.training.batch_size
-    train = Batches.of_rows(
-        held, split.train, batch_size=size, seed=spec.seed, repeat=spec.data.repeat
-    )
-    if not len(split.validation):
-        return train, None
-    return train, Batches.of_rows(
-        held, split.validation, batch_size=size, seed=spec.seed, shuffle=False
-    )
-
-
-def _load_pretrained(assembled: "Assembled") -> list[str]:
-    """Load the weights that a new job begins with; return what to record about them."""
-    if assembled.pretrained is None:
+def _code_notes() -> list[str]:
+    """Say, for the record of a job's first checkpoint, which of the user's code trains it."""
+    if not (mine := code.identity()):
         return []
-    with obtaining():
-        weights = assembled.pretrained()  # part of checkpoint 0: no later attempt needs them
-    return [f"began with {', '.join(f'{key} {value}' for key, value in weights.items())}"]
+    commit = code.git_commit()
+    return [f"trained by {mine}" + (f", commit {commit}" if commit else "")]
 
 
 def _settings(spec: JobSpec, past: Past, host: Host) -> "Settings":
-    from runner.training.best import Best
     from runner.training.settings import Settings
 
     best = spec.checkpoint.best
@@ -226,9 +190,8 @@ def _settings(spec: JobSpec, past: Past, host: Host) -> "Settings":
 
 def fit(
     model: "keras.Model",
-    batches: "Batches",
+    arguments: Mapping[str, Any],
     *,
-    validation: "Batches | None" = None,
     callbacks: "Sequence[keras.callbacks.Callback]" = (),
     epochs: int,
     checkpointer: Checkpointer,
@@ -239,8 +202,7 @@ def fit(
 
     Args:
         model: to be trained.
-        batches: to train with.
-        validation: to validate with after each epoch.
+        arguments: of its fit: the data, and whatever else the program gives.
         callbacks: of Keras's; they are called before our part of each hook.
         epochs: how many this fit has, those before a kill included.
         checkpointer: of the job, under its lease. The caller closes it.
@@ -249,8 +211,8 @@ def fit(
     """
     import keras
 
-    from runner.training.data.sources import of_batches
-    from runner.training.fit import Fit, Hooks, first_epoch
+    from runner.training.data.sources import open_source
+    from runner.training.fit import Hooks, first_epoch, of_batches
     from runner.training.loop import Loop, Opened
 
     first = settings.start.phase_epoch
@@ -258,20 +220,19 @@ def fit(
     if restored is not None:
         first = first_epoch(restored.position, last)
     others = keras.callbacks.CallbackList(
-        [*callbacks], add_history=True, model=model, verbose=0, epochs=last, steps=len(batches)
+        [*callbacks], add_history=True, model=model, verbose=0, epochs=last
     )
-    opened = Opened(source=of_batches(batches), checkpointer=checkpointer, restored=restored)
-    running = Fit(epochs=last, initial_epoch=first, batches=batches, validation=validation)
-    loop = Loop(Hooks(others), model, running, settings, lambda: opened)
-    try:
-        model.fit(
-            batches,
-            initial_epoch=first,
-            epochs=last,
-            validation_data=validation,
-            callbacks=loop,
-            verbose=0,
+
+    def begin(running: Any) -> Opened:
+        source, variables = open_source(running, warn=settings.warn)
+        return Opened(
+            source=source, checkpointer=checkpointer, restored=restored, variables=variables
         )
+
+    running = of_batches(arguments, epochs=last, initial_epoch=first)
+    loop = Loop(Hooks(others), model, running, settings, begin)
+    try:
+        model.fit(**arguments, initial_epoch=first, epochs=last, callbacks=loop, verbose=0)
     finally:
         loop.release()
     return loop
@@ -298,23 +259,26 @@ def make_callbacks(spec: JobSpec) -> "list[keras.callbacks.Callback]":
     import keras
 
     training = spec.training
-    callbacks = [_stop_at_nan()] if training.terminate_on_nan else []
+    remedy = 'Lower optimizer.learning_rate, or set optimizer.arguments to {"clipnorm": 1.0}.'
+    if spec.program is not None:
+        remedy = "Lower its learning rate, or give its optimizer a clipnorm."
+    callbacks = [_stop_at_nan(remedy)] if training.terminate_on_nan else []
     if early := training.early_stopping:
         callbacks.append(
-            keras.callbacks.EarlyStopping(mode=_mode(early.monitor), **early.model_dump())
+            keras.callbacks.EarlyStopping(**{**early.model_dump(), "mode": _mode(early)})
         )
     if plateau := training.reduce_lr_on_plateau:
-        named = plateau.model_dump()
+        named = plateau.model_dump() | {"mode": _mode(plateau)}
         named["min_lr"] = named.pop("min_learning_rate")
-        callbacks.append(keras.callbacks.ReduceLROnPlateau(mode=_mode(plateau.monitor), **named))
+        callbacks.append(keras.callbacks.ReduceLROnPlateau(**named))
     return callbacks
 
 
-def _mode(monitor: str) -> str:
-    return "min" if monitor.endswith("loss") else "max"
+def _mode(part: EarlyStopping | ReduceLROnPlateau) -> str:
+    return Best(part.monitor, part.mode).mode
 
 
-def _stop_at_nan() -> "keras.callbacks.Callback":
+def _stop_at_nan(remedy: str) -> "keras.callbacks.Callback":
     import keras
 
     class StopAtNaN(keras.callbacks.Callback):  # type: ignore[misc]
@@ -328,8 +292,7 @@ def _stop_at_nan() -> "keras.callbacks.Callback":
             if loss is not None and not math.isfinite(loss):
                 msg = (
                     f"the loss became {loss} at step {batch + 1} of an epoch: the training has"
-                    " diverged. Lower optimizer.learning_rate, or set optimizer.arguments to"
-                    ' {"clipnorm": 1.0}.'
+                    f" diverged. {remedy}"
                 )
                 raise DivergedError(msg)
 

@@ -97,7 +97,7 @@ def trained(model: Any, data: Batches, commits: Commits, every: Every, callbacks
 
     return fit(
         model,
-        data,
+        {"x": data},
         callbacks=callbacks,
         epochs=1,
         checkpointer=commits.checkpointer,

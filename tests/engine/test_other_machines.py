@@ -16,7 +16,7 @@ from runner.queue.job import State
 from runner.spec import parse
 from runner.training import quiet
 from runner.training.check import load_data
-from runner.training.trainer import load_checked
+from runner.training.images import load_checked
 from tests.harness import QUICKSTART, REPOSITORY, Runner, sets
 
 NETWORK = """

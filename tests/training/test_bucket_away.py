@@ -84,7 +84,7 @@ def run(
         checkpoints=job.checkpoints,
         best=job.best,
     )
-    final = train(spec, past, Worker())
+    final = train(spec, past, Worker()).final
     assert queue.job("away").checkpoints[0] == final.to_json()
     return final
 

@@ -1039,7 +1039,7 @@ def test_the_callbacks_of_a_job_need_no_word() -> None:
     from runner.training.trainer import _stop_at_nan
 
     said: list[str] = []
-    observers = Observers([_stop_at_nan()], warn=said.append)
+    observers = Observers([_stop_at_nan("")], warn=said.append)
     observers.begin()
     observers.capture()
     assert said == []

@@ -98,7 +98,7 @@ def test_a_job_that_was_stopped_twice_ends_with_the_same_bits(phased: bool) -> N
                 checkpoints=lease.job.checkpoints,
             )
             try:
-                final = train(spec, past, Worker())
+                final = train(spec, past, Worker()).final
             except PreemptedError as error:
                 lease.release(str(error))
                 job = queue.job("one")

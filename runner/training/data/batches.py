@@ -314,7 +314,7 @@ def _examples(arrays: Any) -> int:
     lengths = {shape[0] if shape else 0 for shape in shapes}
     if len(lengths) != 1 or 0 in lengths:
         raise DataError(
-            f"inputs, targets and weights must be equally many; their shapes: {shapes}."
+            f"inputs, targets and weights must be equally many, one at least; shapes: {shapes}."
         )
     return int(lengths.pop())
 

@@ -17,7 +17,8 @@ from runner.errors import TrainingError
 from runner.training import backends, private
 from runner.training.data.arrays import FitArrays
 from runner.training.data.batches import Batches, Ordered
-from runner.training.frames import Fit
+from runner.training.fit import Fit
+from runner.training.frames import Fit as FitOfFrames
 
 Warn = Callable[[str], None]
 
@@ -54,13 +55,21 @@ class Source:
         """Take over what was saved, before the first seek."""
 
 
-def of_batches(batches: Ordered) -> Source:
-    """Return the source for our own data."""
+def open_source(fit: Any, *, warn: Warn) -> tuple[Source, dict[str, list[Any]]]:
+    """Return the source of a fit, ours or found in the frames, and what decides over its data."""
+    if isinstance(fit, Fit):
+        return _of_batches(fit.batches), {}
+    source = source_of(fit.model, fit, warn=warn)
+    validation = check_validation(fit, warn=warn)
+    return source, {"data": source.variables(), "validation data": validation}
+
+
+def _of_batches(batches: Ordered) -> Source:
     amount = f"{batches.examples} examples x {batches.repeat}"
     return _Seekable(batches, amount, f"seed {batches.seed}")
 
 
-def source_of(model: Any, fit: Fit, *, warn: Warn) -> Source:
+def source_of(model: Any, fit: FitOfFrames, *, warn: Warn) -> Source:
     """Return the source for the data that fit was given."""
     adapter = fit.epoch_iterator.data_adapter
     if isinstance(adapter, Batches):
@@ -68,7 +77,7 @@ def source_of(model: Any, fit: Fit, *, warn: Warn) -> Source:
             raise TrainingError(
                 "fit(class_weight=...) has no effect on Batches: give class_weight to Batches."
             )
-        return of_batches(adapter)
+        return _of_batches(adapter)
     if isinstance(adapter, private.ArrayDataAdapter):
         reason = _order_of_keras(fit)
         return _EpochsOnly("arrays", reason, warn) if reason else _Arrays(model, fit)
@@ -84,7 +93,7 @@ def source_of(model: Any, fit: Fit, *, warn: Warn) -> Source:
     return _EpochsOnly(kind, "only its own code knows where it stands", warn)
 
 
-def _order_of_keras(fit: Fit) -> str | None:
+def _order_of_keras(fit: FitOfFrames) -> str | None:
     """Return why arrays are left in the order that Keras gives them; None if they are not."""
     if fit.shuffle not in (True, False, None):
         return f"shuffle={fit.shuffle!r} is an order of Keras's own; use True or False"
@@ -97,7 +106,7 @@ def _order_of_keras(fit: Fit) -> str | None:
     return None
 
 
-def check_validation(fit: Fit, *, warn: Warn) -> list[Any]:
+def check_validation(fit: FitOfFrames, *, warn: Warn) -> list[Any]:
     """Warn once why a validation may have other results after a resume.
 
     Returns:
@@ -192,7 +201,7 @@ class _Arrays(_Seekable):
     The seed is the one that the program gave to Keras, else a new one, without drawing from any.
     """
 
-    def __init__(self, model: Any, fit: Fit) -> None:
+    def __init__(self, model: Any, fit: FitOfFrames) -> None:
         given = private.get_random_seed()
         seed = int(given) if given is not None else int.from_bytes(os.urandom(4))
         adapter = fit.epoch_iterator.data_adapter
@@ -216,7 +225,7 @@ class _Skipped(Source):
     the steps that each attempt's epochs had.
     """
 
-    def __init__(self, model: Any, fit: Fit, warn: Warn) -> None:
+    def __init__(self, model: Any, fit: FitOfFrames, warn: Warn) -> None:
         self._replace = partial(backends.current().replace_dataset, model, fit)
         self._fit = fit
         self._whole = fit.epoch_iterator.data_adapter.get_tf_dataset()

@@ -11,7 +11,7 @@ from tests.harness import REPOSITORY
 
 pytestmark = pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
 
-PROGRAM = "from runner.engine.source import git_commit; print(git_commit())"
+PROGRAM = "from runner.code import git_commit; print(git_commit())"
 
 
 def commit_in(folder: Path) -> str:

@@ -1,0 +1,162 @@
+"""The user's own code: a folder that this process was given, and no other.
+
+It has `programs/`, `models/` and `datasets/`, and each file there is an entry, as inside the
+package. Neither a bucket nor a spec says where code lies. A file's own imports find what lies
+beside it and in the folder.
+"""
+
+import functools
+import hashlib
+import importlib.util
+import linecache
+import os
+import shutil
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+from runner import quiet
+from runner.errors import SpecError
+
+VARIABLE = "RUNNER_CODE"  #: the folder; `--code` sets it for this process and its children
+_PREFIX = "runner_code"  #: of the names of the entries' modules
+_loaded: dict[Path, str] = {}  #: the user's files in use, and their contents' hashes
+
+
+def folder() -> Path | None:
+    """Return the folder of the user's code, or None where this process was given none.
+
+    Raises:
+        SpecError: it is no folder.
+    """
+    named = os.environ.get(VARIABLE, "")
+    if not named:
+        return None
+    found = Path(named).expanduser().absolute()
+    if not found.is_dir():
+        msg = f"{VARIABLE} (--code): {named!r} is no folder here. Give the folder with programs/."
+        raise SpecError(msg)
+    return found
+
+
+def is_own(path: Path) -> bool:
+    """Return whether a file is the user's own: in the folder, and in no package installed there."""
+    root = folder()
+    return root is not None and path.is_relative_to(root) and "site-packages" not in path.parts
+
+
+def load(path: Path) -> ModuleType:
+    """Import an entry's file; anew if it, or what it imports of the folder, has changed."""
+    name = f"{_PREFIX}.{path.parent.name}.{path.stem}"
+    root = path.parent.parent
+    if any(_hash(one) != content for one, content in _loaded.items()):
+        forget()
+    if (known := sys.modules.get(name)) is not None and known.__file__ == str(path):
+        return known
+    for place in (str(root), str(path.parent)):
+        if place not in sys.path:
+            sys.path.insert(0, place)
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        with quiet.importing():
+            spec.loader.exec_module(module)
+    except BaseException:
+        forget()
+        raise
+    _take()
+    return module
+
+
+def identity() -> str:
+    """Return which of the user's code is in use: "programs/houses.py 1f0c2ab94c1d"; "" if none.
+
+    Only the contents count: the same code elsewhere, or in another commit, is the same.
+    """
+    root = folder()
+    if root is None:
+        return ""
+    _take()
+    return ", ".join(
+        f"{path.relative_to(root).as_posix()} {content[:12]}"
+        for path, content in sorted(_loaded.items())
+        if path.is_relative_to(root)
+    )
+
+
+def git_commit() -> str:
+    """Return the commit of the user's code, or of the working folder where none was given.
+
+    "-dirty" stands behind it where files differ from it; "" means that there is no commit.
+    """
+    return _git_commit(folder() or Path.cwd())
+
+
+@functools.cache  # what a process has imported is what was there when it began
+def _git_commit(place: Path) -> str:
+    git = shutil.which("git")
+    if git is None:
+        return ""
+    command = [git, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(  # noqa: S603
+            command, cwd=place, capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def where(error: BaseException) -> str:
+    """Return the line of the user's own code that an error comes from; "" if it comes from none.
+
+    "programs/houses.py, line 12: model.compile(optimiser)"
+    """
+    root = folder()
+    if root is None:
+        return ""
+    if isinstance(error, SyntaxError) and error.filename and is_own(Path(error.filename)):
+        path, number, line = Path(error.filename), error.lineno or 0, error.text or ""
+    else:
+        frames = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if is_own(Path(frame.filename))
+        ]
+        if not frames:
+            return ""
+        path, number = Path(frames[-1].filename), frames[-1].lineno or 0
+        line = linecache.getline(str(path), number)
+    return f"{path.relative_to(root).as_posix()}, line {number}: {line.strip()}"
+
+
+def _take() -> None:
+    """Note the files of the folder that are imported by now."""
+    files = (getattr(module, "__file__", None) for module in [*sys.modules.values()])
+    root = f"{folder()}{os.sep}"
+    for path in [Path(file) for file in files if isinstance(file, str) and file.startswith(root)]:
+        if path not in _loaded and is_own(path):
+            _loaded[path] = _hash(path)
+
+
+def _hash(path: Path) -> str:
+    try:
+        return hashlib.blake2b(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def forget() -> None:
+    """Let all of the user's files be imported anew, and be in use only when they are."""
+    for name, module in [*sys.modules.items()]:
+        file = getattr(module, "__file__", None)
+        if name.startswith(f"{_PREFIX}.") or (isinstance(file, str) and Path(file) in _loaded):
+            del sys.modules[name]
+    _loaded.clear()
+    importlib.invalidate_caches()
+    linecache.checkcache()

@@ -1,0 +1,66 @@
+"""From a spec to its program: the user's own, or the one for images."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from runner import code, registry
+from runner.errors import MissingHereError, NotFoundError, RunnerError, SpecError, TrainingError
+from runner.spec import JobSpec
+from runner.store import places
+from runner.training import numerics
+from runner.training.check import obtaining
+from runner.training.program import Program
+
+
+def make(spec: JobSpec, *, training: bool = True) -> Program:
+    """Make what a job trains, the same in every attempt.
+
+    Args:
+        spec: of the job.
+        training: False where it is only to be evaluated: then the program for images has no
+            data to train with.
+
+    Raises:
+        SpecError: spec, data and model don't fit, or the program returned none.
+        MissingHereError: this machine lacks the program, or what it needs.
+        TrainingError: the program raised an exception; says where.
+    """
+    if spec.program is None:
+        from runner.training.images import program
+
+        return program(spec, training=training)
+    code.forget()  # of other jobs; what is in use is what this one imports
+    try:
+        function = registry.get("programs", spec.program.name)
+    except NotFoundError as error:
+        raise MissingHereError(str(error)) from error
+    given: dict[str, Any] = {"path": spec.program.path, "seed": spec.seed}
+    if given["path"] is not None:
+        given["path"] = places.here(given["path"], spec.program.given) or given["path"]
+    asked = registry.given(function, "programs")
+    if given["path"] is not None and "path" not in asked:
+        raise SpecError(f"program.path: {spec.program.name} asks for no `path`: leave it out.")
+    if given["path"] is None and asked.get("path") is inspect.Parameter.empty:
+        raise SpecError(f"program.path: {spec.program.name} asks for a `path`: give it one.")
+    numerics.begin_anew(spec.seed)
+    named = {key: given[key] for key in asked if given[key] is not None}
+    made = _call(function, spec.program.name, {**spec.program.arguments, **named})
+    if not isinstance(made, Program):
+        msg = f"program {spec.program.name!r} returned {made!r:.60}, no runner.Program."
+        raise SpecError(msg)
+    return made
+
+
+def _call(function: Callable[..., Any], name: str, arguments: dict[str, Any]) -> Any:
+    try:
+        with obtaining():
+            return function(**arguments)
+    except RunnerError as error:
+        if line := code.where(error):
+            error.args = (f"{error} ({line})",)
+        raise
+    except Exception as error:  # the user's own code raises anything
+        line = code.where(error)
+        msg = f"program {name!r}: {type(error).__name__}: {error}" + (f" ({line})" if line else "")
+        raise TrainingError(msg) from error
