@@ -8,288 +8,32 @@ the nearest name. Every default is a field here, so the effective spec shows the
 import functools
 import inspect
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    create_model,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from runner import mistakes, optimizers, registry
-from runner.checkpoint.policy import parse as parse_interval
 from runner.errors import NotFoundError, SpecError
+from runner.specparts import (
+    MONITORS,
+    Augmentation,
+    Budget,
+    Checkpoint,
+    Data,
+    Evaluation,
+    Limits,
+    Model,
+    Name,
+    Optimizer,
+    Part,
+    Program,
+    Requirements,
+    Training,
+)
 
 
-def seconds(duration: Any) -> float:
-    """`30s`, `10m` or `11h` in seconds.
-
-    Raises:
-        ValueError: it is no such text, or zero.
-    """
-    with suppress(SpecError):
-        if isinstance(duration, str) and (found := parse_interval(duration).seconds) < math.inf:
-            return found
-    msg = f"received {duration!r}; expected a duration such as '30s', '10m' or '11h'"
-    raise ValueError(msg)
-
-
-def _check_duration(value: Any) -> Any:
-    seconds(value)
-    return value
-
-
-def _check_every(value: Any) -> Any:
-    try:
-        if str(value).strip() != "auto":
-            parse_interval(str(value))
-    except SpecError as error:
-        msg = f"received {value!r}; expected '30s', '200 steps', '1 epoch' or 'auto'"
-        raise ValueError(msg) from error
-    return value
-
-
-def _check_optimizer(value: Any) -> Any:
-    if isinstance(value, str) and value not in optimizers.ARGUMENTS:
-        hint = registry.nearest(value.lower(), optimizers.ARGUMENTS)
-        msg = f"optimizer {value!r} is unknown.{hint} Known: {', '.join(optimizers.ARGUMENTS)}"
-        raise ValueError(msg)
-    return value
-
-
-Duration = Annotated[str, BeforeValidator(_check_duration)]
-MONITORS = ("loss", "top_1", "top_5", "val_loss", "val_top_1", "val_top_5")  #: of image jobs
-Monitor = Annotated[str, Field(min_length=1, max_length=200)]
-Mode = Literal["auto", "min", "max"]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
-Label = Annotated[str, Field(pattern=LABEL)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
-    )
-
-
-class Data(_Part):
-    """Which images, and how they are divided."""
-
-    name: str = Field("digits", description="an entry of runner/datasets")
-    path: str | None = Field(
-        None, description="file or URL to read from; null for the dataset's own source"
-    )
-    given: str | None = Field(
-        None,
-        description="a relative path, as seen from the folder of `submit`: where a machine has no"
-        " `path`, this is looked for in its worker's folder",
-    )
-    validation_split: Fraction = Field(
-        0.2, description="share of the training images held out, before any repeat"
-    )
-    repeat: int = Field(1, ge=1, le=1000, description="passes over the training part per epoch")
-    arguments: dict[str, Any] = Field(
-        default_factory=dict, description="the dataset's own parameters"
-    )
-
-
-class Augmentation(_Part):
-    """Random changes of the training images, as layers inside the model."""
-
-    flip: Literal["horizontal", "vertical", "horizontal_and_vertical"] | None = Field(
-        "horizontal_and_vertical", description="mirror axes; null for none"
-    )
-    rotation: float = Field(0.2, ge=0, le=1, description="up to this share of a full turn")
-    zoom: float = Field(0.2, ge=0, lt=1, description="in or out by up to this share")
-
-
-class Model(_Part):
-    """The network."""
-
-    name: str = Field("myinception", description="an entry of runner/models")
-    arguments: dict[str, Any] = Field(
-        default_factory=dict, description="the model's own parameters"
-    )
-
-
-class Program(_Part):
-    """A training of the user's own, instead of data, model, augmentation and optimizer."""
-
-    name: str = Field(description="an entry of programs/ in the folder of --code")
-    path: str | None = Field(None, description="file or URL, for a program that asks for a path")
-    given: str | None = Field(None, description="a relative path; see data.given")
-    arguments: dict[str, Any] = Field(
-        default_factory=dict, description="the program's own parameters"
-    )
-
-
-class Optimizer(_Part):
-    """A Keras optimizer by name, with its own arguments."""
-
-    name: Annotated[str, BeforeValidator(_check_optimizer)] = Field(
-        "adam", description=f"one of {', '.join(optimizers.ARGUMENTS)}"
-    )
-    learning_rate: float = Field(1e-3, gt=0, description="step size at the start")
-    arguments: dict[str, Any] = Field(
-        default_factory=dict, description="further arguments of the Keras class"
-    )
-
-
-class EarlyStopping(_Part):
-    """End the training when the monitored metric stops improving (Keras's callback)."""
-
-    monitor: Monitor = "val_top_1"
-    mode: Mode = Field("auto", description="whether lower or higher is better")
-    patience: int = Field(10, ge=0, description="epochs without improvement")
-    min_delta: float = Field(0.0, ge=0, description="smaller changes are no improvement")
-    restore_best_weights: bool = True
-
-
-class ReduceLROnPlateau(_Part):
-    """Lower the learning rate when the monitored metric stops improving (Keras's callback)."""
-
-    monitor: Monitor = "val_loss"
-    mode: Mode = Field("auto", description="whether lower or higher is better")
-    factor: float = Field(0.1, gt=0, lt=1)
-    patience: int = Field(10, ge=0, description="epochs without improvement")
-    min_delta: float = Field(1e-4, ge=0)
-    cooldown: int = Field(0, ge=0)
-    min_learning_rate: float = Field(0.0, ge=0)
-
-
-class Phase(_Part):
-    """A part of the training with its own trainable layers and learning rate."""
-
-    epochs: int = Field(10, ge=1, le=1_000_000, description="passes in this phase at most")
-    train_from: int = Field(
-        0,
-        ge=-100_000,
-        le=100_000,
-        description="layers of the network before this number keep their weights and statistics;"
-        " a negative number counts from the end",
-    )
-    learning_rate: float | None = Field(
-        None, gt=0, description="null for the optimizer's; its slots begin anew in each phase"
-    )
-
-
-class Training(_Part):
-    """How long and with what numerics."""
-
-    epochs: int = Field(
-        10, ge=1, le=1_000_000, description="passes over the training images at most"
-    )
-    phases: tuple[Phase, ...] | None = Field(
-        None,
-        min_length=1,
-        max_length=100,
-        description="one after the other, instead of `epochs` in one; callbacks begin anew in each",
-    )
-    batch_size: int = Field(64, ge=1, le=10_000_000, description="images per optimizer update")
-    early_stopping: EarlyStopping | None = None
-    reduce_lr_on_plateau: ReduceLROnPlateau | None = None
-    terminate_on_nan: bool = Field(True, description="end at the first loss that is no number")
-    tensorboard: bool = Field(
-        False, description="event files beside the checkpoints, in the job's folder `tensorboard`"
-    )
-    steps_per_execution: int = Field(
-        1, ge=1, le=10_000, description="updates per call into the graph"
-    )
-    jit_compile: bool | Literal["auto"] = Field("auto", description="compile the step with XLA")
-    dtype_policy: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
-    deterministic: bool = Field(
-        True, description="deterministic operations only; false is faster and not repeatable"
-    )
-    threads: int | None = Field(
-        None,
-        ge=1,
-        le=4096,
-        description="intra-op threads; null: the first machine's cores, kept from then on",
-    )
-
-
-class Best(_Part):
-    """Keep the checkpoint of the best epoch beside the latest."""
-
-    monitor: Monitor = "val_top_1"
-    mode: Mode = "auto"
-
-
-class Checkpoint(_Part):
-    """When the whole state is saved, and what is kept."""
-
-    every: Annotated[str, BeforeValidator(_check_every)] = Field(
-        "30s",
-        description="'30s', '200 steps', '1 epoch', or 'auto': from what a checkpoint costs and how"
-        " often this job is interrupted",
-    )
-    max_loss: Duration = Field(
-        "10m", description="pause rather than run longer than this without a commit"
-    )
-    keep: int = Field(2, ge=1, le=100, description="latest checkpoints kept")
-    best: Best | None = None
-
-
-class Evaluation(_Part):
-    """What is measured on the test images when the training has ended."""
-
-    checkpoint: Literal["final", "best"] = "final"
-    augmented_passes: int = Field(
-        10, ge=0, le=1000, description="passes through the augmentation (none without one)"
-    )
-    augmentation: Augmentation | None = Field(
-        None, description="of these passes; null for the one that the model was trained with"
-    )
-    batch_size: int = Field(256, ge=1, le=10_000_000)
-
-
-class Requirements(_Part):
-    """What a machine must have to take up the job; others leave it in the queue and say so."""
-
-    gpu_memory_gb: float | None = Field(
-        None, gt=0, le=100_000, description="of the machine's largest GPU; null: none needed"
-    )
-    labels: tuple[Label, ...] = Field(
-        (), max_length=20, description="of the machine, as `runner work --label` gives them"
-    )
-
-
-class Budget(_Part):
-    """Work after which the job is held, with its state saved; `runner unhold` gives it again."""
-
-    gpu_hours: float | None = Field(
-        None, gt=0, le=1e6, description="hours of each GPU of the machines; null: no limit"
-    )
-    hours: float | None = Field(
-        None, gt=0, le=1e6, description="hours of work on any machine; null: no limit"
-    )
-
-
-class Limits(_Part):
-    """When a job that does not get on is given up."""
-
-    stalled: Duration | None = Field(
-        "30m",
-        description="end an attempt that shows no progress for so long, and count a failure;"
-        " null: never",
-    )
-    deaths: int = Field(
-        3, ge=1, le=1_000_000, description="hold the job when so many workers died at one step"
-    )
-    backoff: Duration = Field(
-        "10s", description="wait so long before the first retry, twice as long before each other"
-    )
-
-
-class JobSpec(_Part):
+class JobSpec(Part):
     """One job: what to train, on what, and how it is evaluated."""
 
     schema_: str | None = Field(None, alias="$schema", description="for editors; not used")
@@ -320,7 +64,7 @@ class JobSpec(_Part):
         wrong = []
         if self.name in self.after:
             wrong.append(f"after: {self.name!r} is this job itself, and would wait for ever")
-        wrong += self._beside_program() if self.program else self._unknown_monitors()
+        wrong += self._beside_program() if self.program else self._without_validation()
         evaluation = self.evaluation
         if evaluation and evaluation.checkpoint == "best" and self.checkpoint.best is None:
             wrong.append(
@@ -334,28 +78,16 @@ class JobSpec(_Part):
     @property
     def monitors(self) -> dict[str, str]:
         """The metrics that decide over something, by field."""
-        parts = {
-            "training.early_stopping": self.training.early_stopping,
-            "training.reduce_lr_on_plateau": self.training.reduce_lr_on_plateau,
-            "checkpoint.best": self.checkpoint.best,
-        }
-        return {f"{where}.monitor": part.monitor for where, part in parts.items() if part}
+        parts = {place: getattr(getattr(self, place[0]), place[1]) for place in _MONITORING}
+        return {".".join((*at, "monitor")): part.monitor for at, part in parts.items() if part}
 
-    def _unknown_monitors(self) -> list[str]:
-        known = [one for one in MONITORS if self.data.validation_split or "val_" not in one]
-        wrong = []
-        for where, monitor in self.monitors.items():
-            if monitor in known:
-                continue
-            if monitor in MONITORS:
-                wrong.append(
-                    f"{where} is {monitor!r}, but data.validation_split is 0:"
-                    f" monitor {monitor.removeprefix('val_')!r} or hold images out"
-                )
-            else:
-                hint = registry.nearest(monitor, known)
-                wrong.append(f"{where}: received {monitor!r}; known: {', '.join(known)}.{hint}")
-        return wrong
+    def _without_validation(self) -> list[str]:
+        return [
+            f"{where} is {monitor!r}, but data.validation_split is 0:"
+            f" monitor {monitor.removeprefix('val_')!r} or hold images out"
+            for where, monitor in self.monitors.items()
+            if monitor.startswith("val_") and self.data.validation_split == 0
+        ]
 
     def _beside_program(self) -> list[str]:
         """What the program decides, and the spec sets too."""
@@ -380,6 +112,13 @@ class JobSpec(_Part):
         return whole
 
 
+#: the parts that follow a metric
+_MONITORING = (
+    ("training", "early_stopping"),
+    ("training", "reduce_lr_on_plateau"),
+    ("checkpoint", "best"),
+)
+
 #: fields that came later, and their defaults: a spec without them is the same as before
 _LATER: dict[tuple[str, ...], Any] = {
     ("program", "given"): None,
@@ -401,10 +140,21 @@ _AS_ARGUMENT = {"batch_size": ", or make it an argument of the program"}
 
 
 def _at(whole: Any, place: Iterable[str]) -> Any:
-    """The part of a plain spec; None where it has none."""
+    """The part of a plain spec, which may be wrong; None where it has none."""
     for step in place:
-        whole = whole and whole[step]
+        whole = whole.get(step) if isinstance(whole, Mapping) else None
     return whole
+
+
+def _unknown_monitors(raw: Mapping[str, Any]) -> list[str]:
+    """What images are not measured by, in a spec that may be wrong in other ways."""
+    given = {".".join(at): _at(raw, at) for at in ((*part, "monitor") for part in _MONITORING)}
+    return [
+        f"{where}: received {mistakes.short(monitor)}; expected one of {', '.join(MONITORS)}."
+        f"{registry.nearest(monitor, MONITORS)}"
+        for where, monitor in given.items()
+        if isinstance(monitor, str) and monitor not in MONITORS
+    ]
 
 
 def _set_in(spec: BaseModel, place: tuple[str, ...]) -> set[str]:
@@ -430,6 +180,8 @@ def parse(raw: Mapping[str, Any], *, source: str) -> JobSpec:
         part: _with_defaults(kind, raw.get(part, {}), _DEFAULTS.get(part, ""), part, found)
         for part, kind in kinds.items()
     }
+    if raw.get("program") is None:
+        found += _unknown_monitors(raw)
     if spec is not None and spec.program is None:
         found += optimizers.mistakes(spec.optimizer.name, spec.optimizer.arguments)
     if spec is None or found:

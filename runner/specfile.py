@@ -9,7 +9,8 @@ from typing import Any
 
 from runner import mistakes
 from runner.errors import SpecError
-from runner.spec import JobSpec, Training, parse
+from runner.spec import JobSpec, parse
+from runner.specparts import Training
 
 
 def load(path: Path, changes: Iterable[str] = ()) -> JobSpec:

@@ -21,6 +21,7 @@ FLOORS: list[set[str]] = [
     {"code"},
     {"registry", "store", "machine", "commit"},
     {"mistakes", "optimizers", "queue", "checkpoint"},
+    {"specparts"},
     {"spec"},
     {"specfile"},
     {"models", "datasets"},
@@ -35,7 +36,7 @@ FLOOR_OF = {part: number for number, parts in enumerate(FLOORS) for part in part
 
 #: heavy packages and the only places that may import them, at module level or inside a function
 ZONES = {
-    "pydantic": ("spec.py", "mistakes.py"),
+    "pydantic": ("spec.py", "specparts.py", "mistakes.py"),
     "tensorflow": ("programs/", "models/", "datasets/", "training/", "evaluation/"),
     "keras": ("programs/", "models/", "datasets/", "training/", "evaluation/"),
     "jax": ("training/backends/jax.py",),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runner import optimizers, registry, spec, specfile
+from runner import optimizers, registry, spec, specfile, specparts
 from runner.checkpoint import policy
 from runner.errors import SpecError
 
@@ -165,7 +165,7 @@ def test_parameters_of_a_builder_need_no_star(monkeypatch: pytest.MonkeyPatch) -
 def test_a_field_in_the_wrong_place_is_shown_its_own(tmp_path: Path) -> None:
     text = mistakes(tmp_path, {"name": "x", "epochs": 5, "path": "x.npz"})
     assert "epochs: no such field. Did you mean 'training.epochs'?" in text
-    assert "path: no such field. Did you mean 'data.path'?" in text
+    assert "path: no such field. Did you mean 'program.path' or 'data.path'?" in text
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_set_changes_fields_and_makes_parts(tmp_path: Path) -> None:
 def test_epochs_that_phases_would_override_are_refused(tmp_path: Path) -> None:
     """With what to give instead; an effective spec, as `validate` prints it, is a spec."""
     raw: dict[str, Any] = {"name": "x", "training": {"phases": [{"epochs": 3}, {}]}}
-    for change in ("training.epochs=2", f"training.epochs={spec.Training().epochs}"):
+    for change in ("training.epochs=2", f"training.epochs={specparts.Training().epochs}"):
         assert "--set training.phases.0.epochs=1" in mistakes(tmp_path, raw, change)
     assert "sweep[0]" in mistakes(tmp_path, {**raw, "sweep": [{"training.epochs": 2}]})
     loaded = specfile.load(write(tmp_path, raw), ["training.phases.1.epochs=2"])

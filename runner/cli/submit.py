@@ -24,7 +24,7 @@ from runner.exit import Exit, worst
 from runner.queue.job import Job, spec_digest
 from runner.queue.queue import Queue
 from runner.spec import JobSpec, parse
-from runner.training.quiet import check_backend
+from runner.training.quiet import check_backend, import_keras
 
 MANY = 20  #: jobs whose progress is shown
 COUNT_SECONDS = 2.0  #: between two lines
@@ -97,14 +97,15 @@ def run(options: argparse.Namespace) -> int:
 
 def _try_out(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> None:
     """Run a step of each program, with the first of its specs that is not stored yet."""
-    from runner.training.check import build_report
-
     tried: set[str] = set()
     for path, spec in specs:
         if spec.program is None or spec.program.name in tried or queue.find(spec.name):
             continue
         tried.add(spec.program.name)
         say(f"{spec.name}: trying one step of program {spec.program.name!r}")
+        import_keras()
+        from runner.training.trial import build_report
+
         try:
             say(build_report(spec, source=str(path)))
         except MissingHereError as error:

@@ -20,12 +20,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print each spec with every default: one as it is, several as a list."""
-    from runner.training.check import build_report, check_data
+    from runner.training.check import check_data
+    from runner.training.quiet import import_keras
 
     found = load_all(options)
     check_data(found)
     specs = [one.effective() for _, one in found]
     print(json.dumps(specs if len(specs) > 1 else specs[0], indent=2), flush=True)
-    for path, one in found if options.build else ():
-        say(build_report(one, source=str(path)))
+    if options.build:
+        import_keras()
+        from runner.training.trial import build_report
+
+        for path, one in found:
+            say(build_report(one, source=str(path)))
     return Exit.DONE

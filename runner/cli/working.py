@@ -51,7 +51,7 @@ def session_of(options: argparse.Namespace) -> "Session | None":
 
 def seconds_of(text: str) -> float:
     """Return the seconds of `--max-duration`. Raises SpecError."""
-    from runner.spec import seconds
+    from runner.specparts import seconds
 
     try:
         return seconds(text)

@@ -15,7 +15,8 @@ from runner.code import git_commit
 from runner.errors import NotFoundError, SpecError
 from runner.machine.hardware import Gpu, gpus
 from runner.mistakes import short
-from runner.spec import LABEL, parse
+from runner.spec import parse
+from runner.specparts import LABEL
 from runner.store import places
 from runner.store.allowed import paths_of, refusal
 from runner.training.check import short_of_memory

@@ -302,7 +302,7 @@ class _Limits(NamedTuple):
 
 def _limits(spec: Mapping[str, Any]) -> _Limits:
     """What a spec says of failures. It may be one of an older version, or wrong altogether."""
-    from runner.spec import Limits, seconds
+    from runner.specparts import Limits, seconds
 
     try:
         limits = Limits.model_validate(spec.get("limits") or {})

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from runner import registry
 from runner.datasets.arrays import Dataset
 from runner.errors import MissingHereError, SpecError
-from runner.spec import JobSpec, Optimizer, Phase
+from runner.spec import JobSpec
+from runner.specparts import Optimizer, Phase
 from runner.training.assemble import Assembled, assemble
 
 if TYPE_CHECKING:

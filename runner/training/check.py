@@ -1,16 +1,11 @@
 """Whether a spec and its data fit together, before anything is stored or trained."""
 
 import json
-import math
 import sys
-import textwrap
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from runner import registry
 from runner.datasets.arrays import Dataset
@@ -169,58 +164,3 @@ def short_of_memory(spec: Mapping[str, Any]) -> str:
     """Return why a job can't fit into this machine's memory, for a sentence; "" if it may."""
     needed, has = memory_needed(spec), memory_bytes()
     return f"it needs {memory_words(needed)}" if has and needed > has else ""
-
-
-def _counts(dataset: Dataset) -> str:
-    """Say how many images each class has, and what lies there and is not read."""
-    parts = [np.bincount(y, minlength=dataset.classes) for y in (dataset.y_train, dataset.y_test)]
-    each = ", ".join(
-        f"{name} {train} + {test}".replace(" ", "\N{NO-BREAK SPACE}")
-        for name, train, test in zip(dataset.class_names, *parts, strict=True)
-    )
-    size = " x ".join(map(str, dataset.image_shape))
-    left_out = f"\nleft out: {dataset.left_out}" if dataset.left_out else ""
-    return (
-        f"{len(dataset.y_train):,} training + {len(dataset.y_test):,} test images of {size}:\n"
-        f"{textwrap.fill(each, 100)}{left_out}".replace("\N{NO-BREAK SPACE}", " ")
-    )
-
-
-def build_report(spec: JobSpec, *, source: str) -> str:
-    """Build the network with the spec's data, or try a program; say how large they are.
-
-    Raises:
-        SpecError: data, network or optimizer don't fit.
-    """
-    from runner.training.build import build, compile_phase
-    from runner.training.quiet import import_keras
-
-    if short := short_of_memory(spec.model_dump()):
-        return f"{spec.name}: not built: {short}"
-    import_keras()
-    if spec.program is not None:
-        from runner.training.trial import try_out
-
-        return f"{spec.name}: {try_out(spec, source=source)}"
-    dataset = load_data(spec)
-    try:
-        check_fit(spec, dataset)
-        assembled = build(spec, dataset)
-        compile_phase(assembled, spec, spec.training.phases[0] if spec.training.phases else None)
-    except SpecError as error:
-        msg = f"{source}: {error}"
-        raise type(error)(msg) from None
-    except Exception as error:  # a network of the user's own may raise anything
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(place.filename).name}, line {place.lineno}"
-        msg = f"{source}: model {spec.model.name!r} can't be built: {type(error).__name__}: {error}"
-        raise SpecError(f"{msg} ({where})") from error
-    model = assembled.model
-    trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
-    # the weights, and what Adam keeps of each
-    needed = memory_needed(spec.model_dump()) + 12 * model.count_params()
-    return (
-        f"{spec.name}: {_counts(dataset)}\n"
-        f"{spec.name}: {model.count_params():,} parameters, {trainable:,} of them trainable\n"
-        f"{spec.name}: {memory_words(needed)}"
-    )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from runner.datasets.arrays import Dataset, kept
-from runner.spec import JobSpec, Phase
+from runner.spec import JobSpec
+from runner.specparts import Phase
 from runner.training.assemble import Assembled
 from runner.training.build import build, compile_phase
 from runner.training.check import check_fit, load_data, obtaining

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import SpecError
 from runner.registry import nearest
-from runner.spec import Phase
+from runner.specparts import Phase
 
 if TYPE_CHECKING:
     import keras

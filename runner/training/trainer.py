@@ -19,7 +19,8 @@ from runner.checkpoint.manifest import Reference
 from runner.checkpoint.policy import for_job
 from runner.checkpoint.reading import Restored, read_manifest
 from runner.errors import CheckpointError, DivergedError, PreemptedError, TrainingError
-from runner.spec import EarlyStopping, JobSpec, ReduceLROnPlateau, seconds
+from runner.spec import JobSpec
+from runner.specparts import EarlyStopping, ReduceLROnPlateau, seconds
 from runner.store.base import Store
 from runner.training.best import Best
 from runner.training.host import Host

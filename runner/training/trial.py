@@ -1,26 +1,88 @@
-"""One step of a program before its job is stored: what can't train is told while somebody looks."""
+"""What a job trains, built before it is stored: what can't train is told while somebody looks."""
 
 import math
 import re
+import textwrap
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from runner import code
+from runner.datasets.arrays import Dataset
 from runner.errors import MissingHereError, RunnerError, SpecError
 from runner.registry import nearest
 from runner.spec import JobSpec
 from runner.training import numerics
+from runner.training.build import build, compile_phase
+from runner.training.check import (
+    check_fit,
+    load_data,
+    memory_needed,
+    memory_words,
+    short_of_memory,
+)
 from runner.training.program import Program
 from runner.training.programs import make
 
 _EMPTY = 'its data are empty: fit={"x": ...} has no example.'
 
 
-def try_out(spec: JobSpec, *, source: str) -> str:
+def build_report(spec: JobSpec, *, source: str) -> str:
+    """Build the network with the spec's data, or try a program; say how large they are.
+
+    Raises:
+        SpecError: data, network or optimizer don't fit.
+    """
+    if short := short_of_memory(spec.model_dump()):
+        return f"{spec.name}: not built: {short}"
+    if spec.program is not None:
+        return f"{spec.name}: {_try_out(spec, source=source)}"
+    dataset = load_data(spec)
+    try:
+        check_fit(spec, dataset)
+        assembled = build(spec, dataset)
+        compile_phase(assembled, spec, spec.training.phases[0] if spec.training.phases else None)
+    except SpecError as error:
+        msg = f"{source}: {error}"
+        raise type(error)(msg) from None
+    except Exception as error:  # a network of the user's own may raise anything
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}, line {place.lineno}"
+        msg = f"{source}: model {spec.model.name!r} can't be built: {type(error).__name__}: {error}"
+        raise SpecError(f"{msg} ({where})") from error
+    model = assembled.model
+    trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    # the weights, and what Adam keeps of each
+    needed = memory_needed(spec.model_dump()) + 12 * model.count_params()
+    return (
+        f"{spec.name}: {_counts(dataset)}\n"
+        f"{spec.name}: {model.count_params():,} parameters, {trainable:,} of them trainable\n"
+        f"{spec.name}: {memory_words(needed)}"
+    )
+
+
+def _counts(dataset: Dataset) -> str:
+    """Say how many images each class has, and what lies there and is not read."""
+    parts = [np.bincount(y, minlength=dataset.classes) for y in (dataset.y_train, dataset.y_test)]
+    each = ", ".join(
+        f"{name} {train} + {test}".replace(" ", "\N{NO-BREAK SPACE}")
+        for name, train, test in zip(dataset.class_names, *parts, strict=True)
+    )
+    size = " x ".join(map(str, dataset.image_shape))
+    left_out = f"\nleft out: {dataset.left_out}" if dataset.left_out else ""
+    return (
+        f"{len(dataset.y_train):,} training + {len(dataset.y_test):,} test images of {size}:\n"
+        f"{textwrap.fill(each, 100)}{left_out}".replace("\N{NO-BREAK SPACE}", " ")
+    )
+
+
+def _try_out(spec: JobSpec, *, source: str) -> str:
     """Make a spec's program, and run one step of its fit, its validation and its evaluation.
 
     Nothing is stored, and no callback is called.
