@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,11 +75,12 @@ def test_ten_kills_change_nothing(name: str, backend: str, tmp_path: Path) -> No
         Runner(tmp_path / kind, {"KERAS_BACKEND": backend}, warm=True)
         for kind in ("undisturbed", "killed")
     )
-    reference.ok("submit", str(spec))
+    reference.ok("submit", str(spec), "--detach")
+    shutil.copytree(reference.store, runner.store)
+    reference.ok("resume", name)
     undisturbed = reference.status(name)
     assert undisturbed["step"] >= 3 * KILLS - 6, "too short for so many kills"
     assert undisturbed["evaluation"]
-    runner.ok("submit", str(spec), "--detach")
     deaths = random_deaths(undisturbed, random.Random(f"{SEED} {name}"))
     for number, death in enumerate([*deaths, None]):
         job = runner.job(name)

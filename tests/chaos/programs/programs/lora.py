@@ -30,6 +30,7 @@ def program(*, rank: int = 2, length: int = 12) -> runner.Program:
             "y": y[:160],
             "sample_weight": weight[:160],
             "batch_size": 16,
+            "shuffle": False,
         },
         evaluate={"x": {name: part[160:] for name, part in x.items()}, "y": y[160:]},
     )
