@@ -32,7 +32,7 @@ ENVIRONMENT = {
     "RUNNER_NOTICES": "off",  # a test machine in a cloud is asked for nothing
 }
 #: what decides over a process while it starts: each value has a warm server of its own
-AT_START = ("KERAS_BACKEND", "PYTHONHASHSEED")
+AT_START = ("KERAS_BACKEND", "PYTHONHASHSEED", "WARM_IMPORTS")
 
 #: small steps between checkpoints, so that there is much to be lost and much to be wrong; and
 #: deaths in quick succession are no poison here

@@ -7,6 +7,7 @@ is saved is the seconds that importing takes. What is to happen while it imports
 
 import contextlib
 import functools
+import importlib
 import json
 import os
 import runpy
@@ -121,5 +122,8 @@ if __name__ == "__main__":
         import keras  # noqa: F401
         import sklearn.datasets
         import sklearn.metrics  # noqa: F401
+
+        for package in os.environ.get("WARM_IMPORTS", "").split():
+            importlib.import_module(package)
     if (task := serve()) is not None:
         be(task)

@@ -67,13 +67,17 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.mark.parametrize(("name", "backend"), CASES)
 def test_ten_kills_change_nothing(name: str, backend: str, tmp_path: Path) -> None:
-    for package in (backend, *PROGRAMS[name].needs):
+    needs = PROGRAMS[name].needs
+    for package in (backend, *needs):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
     spec = write_spec(name, tmp_path)
+    early = {
+        "KERAS_BACKEND": backend,
+        "WARM_IMPORTS": " ".join(package for package in needs if package != backend),
+    }
     reference, runner = (
-        Runner(tmp_path / kind, {"KERAS_BACKEND": backend}, warm=True)
-        for kind in ("undisturbed", "killed")
+        Runner(tmp_path / kind, early, warm=True) for kind in ("undisturbed", "killed")
     )
     reference.ok("submit", str(spec), "--detach")
     shutil.copytree(reference.store, runner.store)
