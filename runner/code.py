@@ -17,7 +17,6 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from runner import quiet
 from runner.errors import SpecError
 
 VARIABLE = "RUNNER_CODE"  #: the folder; `--code` sets it for this process and its children
@@ -64,8 +63,7 @@ def load(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        with quiet.importing():
-            spec.loader.exec_module(module)
+        spec.loader.exec_module(module)
     except BaseException:
         forget()
         raise

@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal
 
-from runner import code
+from runner import code, quiet
 from runner.errors import NotFoundError
 
 Kind = Literal["programs", "models", "datasets"]
@@ -77,11 +77,12 @@ def get(kind: Kind, name: str) -> Callable[..., Any]:
 
 
 def _load(path: Path | None, kind: Kind, plugin: EntryPoint | None) -> Any:
-    if path is None:
-        return plugin and plugin.load()
-    if code.is_own(path):
-        return code.load(path)
-    return importlib.import_module(f"runner.{kind}.{path.stem}")
+    with quiet.importing():
+        if path is None:
+            return plugin and plugin.load()
+        if code.is_own(path):
+            return code.load(path)
+        return importlib.import_module(f"runner.{kind}.{path.stem}")
 
 
 def _unknown(kind: Kind, name: str) -> str:
