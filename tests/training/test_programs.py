@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -164,13 +164,16 @@ def spec_of(**parts: Any) -> specs.JobSpec:
 class Worker(Host):
     """An attempt in this process, as the engine has it; it stops after so many questions."""
 
-    def __init__(self, store: Store, lease: Lease, spec: dict[str, Any], stop: int) -> None:
+    def __init__(self, store: Store, lease: Lease, spec: Mapping[str, Any], stop: int) -> None:
         self.store = store
         self.lease = lease
         self.spec = spec
-        self.prefix = "jobs/mine"
         self.notes: list[str] = []
         self._left = stop
+
+    @property
+    def prefix(self) -> str:
+        return "jobs/mine"
 
     def should_stop(self) -> str | None:
         self._left -= 1
@@ -333,12 +336,13 @@ def test_a_machine_without_the_program_leaves_its_job(
 
 def test_what_the_program_decides_is_refused_in_the_spec(folder: Path) -> None:
     write(folder, BATCHES)
-    for parts, field in [
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"data": {"name": "digits"}}, "data is set"),
         ({"optimizer": {"learning_rate": 0.1}}, "optimizer is set"),
         ({"training": {"batch_size": 3}}, "training.batch_size is set"),
         ({"evaluation": {"augmented_passes": 3}}, "evaluation.augmented_passes is set"),
-    ]:
+    ]
+    for parts, field in refused:
         with pytest.raises(SpecError, match=field):
             spec_of(**parts)
     effective = spec_of().effective()
