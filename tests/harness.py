@@ -31,6 +31,8 @@ ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",
     "RUNNER_NOTICES": "off",  # a test machine in a cloud is asked for nothing
 }
+#: what decides over a process while it starts: each value has a warm server of its own
+AT_START = ("KERAS_BACKEND", "PYTHONHASHSEED")
 
 #: small steps between checkpoints, so that there is much to be lost and much to be wrong; and
 #: deaths in quick succession are no poison here
@@ -72,7 +74,8 @@ class Runner:
             **(environment or {}),
         }
         if self.warm and arguments[0] in WORKERS and "--detach" not in arguments:
-            return warm.Process(warm.server(**ENVIRONMENT), module, arguments, env)
+            early = {name: env[name] for name in AT_START if name in env}
+            return warm.Process(warm.server(**ENVIRONMENT, **early), module, arguments, env)
         return subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             stdout=subprocess.PIPE,

@@ -1,7 +1,8 @@
-"""`runner`, but the process kills itself at a chosen moment: `SABOTAGE=moment[:n]`.
+"""`runner`, but the process kills itself at a chosen moment: `SABOTAGE=moment[:n[:seconds]]`.
 
-The n-th time that the moment comes (from 1), the process gets SIGKILL: no handler, no
-`finally`, no flush. The product has no hooks for this; they are put in from outside.
+The n-th time that the moment comes (from 1), the process gets SIGKILL: no handler, no `finally`,
+no flush. With seconds, its other threads go on for so long before it. The product has no hooks for
+this; they are put in from outside.
 """
 
 import importlib
@@ -19,6 +20,7 @@ MOMENTS = {
     "committed": ("runner.queue.lease", "Lease", "commit", "after"),
     "finish": ("runner.queue.lease", "Lease", "finish", "before"),
     "finished": ("runner.queue.lease", "Lease", "finish", "after"),
+    "test_begin": ("keras.callbacks", "CallbackList", "on_test_begin", "before"),
     "validation": ("keras.callbacks", "CallbackList", "on_test_batch_begin", "before"),
     "epoch": ("keras.callbacks", "CallbackList", "on_epoch_end", "before"),
     "step": ("keras.callbacks", "CallbackList", "on_train_batch_end", "before"),
@@ -29,7 +31,7 @@ MOMENTS = {
 
 def sabotage(text: str) -> None:
     """Arrange the death."""
-    moment, _, count = text.partition(":")
+    moment, count, rest = (*text.split(":"), "", "")[:3]
     if moment == "slow":
         slow_down(float(count))
         return
@@ -38,7 +40,9 @@ def sabotage(text: str) -> None:
         return
     module, owner, function, when = MOMENTS[moment]
     place = getattr(importlib.import_module(module), owner)
-    setattr(place, function, deadly(getattr(place, function), when, int(count or 1)))
+    setattr(
+        place, function, deadly(getattr(place, function), when, int(count or 1), float(rest or 0))
+    )
 
 
 def slow_down(seconds: float) -> None:
@@ -55,7 +59,7 @@ def slow_down(seconds: float) -> None:
     setattr(FileStore, "put", slowly)  # noqa: B010 - a method is not to be assigned
 
 
-def deadly(function: Callable[..., Any], when: str, count: int) -> Callable[..., Any]:
+def deadly(function: Callable[..., Any], when: str, count: int, rest: float) -> Callable[..., Any]:
     """Return the function, with the death built in."""
     calls = 0
 
@@ -63,6 +67,7 @@ def deadly(function: Callable[..., Any], when: str, count: int) -> Callable[...,
         nonlocal calls
         calls += 1
         if calls == count and when == "before":
+            time.sleep(rest)
             die()
         result = function(*args, **kwargs)
         if calls == count and when == "after":

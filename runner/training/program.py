@@ -55,11 +55,11 @@ class Program:
             raise SpecError(f"Program(model=...) received {_kind(self.model)}; expected a model.")
         if not getattr(self.model, "compiled", False):
             raise SpecError("Program(model=...) is not compiled: call model.compile(...) before.")
-        _check_arguments("fit", self.fit, self.model.fit)
+        _check_arguments("fit", self.fit, self.model)
         if "x" not in self.fit:
             raise SpecError('Program(fit=...) has no "x", the data to train with.')
         if self.evaluate is not None and not callable(self.evaluate):
-            _check_arguments("evaluate", self.evaluate, self.model.evaluate)
+            _check_arguments("evaluate", self.evaluate, self.model)
         for callback in self.callbacks:
             if not isinstance(callback, keras.callbacks.Callback):
                 raise SpecError(
@@ -75,10 +75,15 @@ class Program:
         """Make the model ready for a phase of the training."""
 
 
-def _check_arguments(name: str, given: Any, method: Callable[..., Any]) -> None:
+def _check_arguments(name: str, given: Any, model: "keras.Model") -> None:
+    import keras
+
     if not isinstance(given, Mapping):
         raise SpecError(f"Program({name}=...) received {_kind(given)}; expected a mapping.")
-    known = set(inspect.signature(method).parameters) - {"kwargs"}
+    # a model's own method may name some, and pass the others on to Keras's
+    methods = getattr(model, name), getattr(keras.Model, name)
+    known = {key for one in methods for key in inspect.signature(one).parameters}
+    known -= {"self", "kwargs"}
     for key in given:
         if key in _DECIDED:
             raise SpecError(f'Program({name}=...) has "{key}": leave it out, {_DECIDED[key]}.')

@@ -50,8 +50,7 @@ class Samples(keras.callbacks.Callback):
         self.brightness.append(float(keras.ops.mean(pictures)))
 
 
-def train(backup: Backup) -> Result:
-    keras.utils.set_random_seed(1)
+def gan() -> GAN:
     convolution = {"strides": 2, "padding": "same"}
     down = [layers.Conv2D(8, 3, **convolution), layers.LeakyReLU(), layers.Dropout(0.2)]
     critic = keras.Sequential([keras.Input((8, 8, 1)), *down, layers.Flatten(), layers.Dense(1)])
@@ -60,6 +59,12 @@ def train(backup: Backup) -> Result:
     model = GAN(critic, keras.Sequential([keras.Input((6,)), *start, *up]))
     adam = keras.optimizers.Adam
     model.compile(adam(1e-3), adam(2e-3), keras.losses.BinaryCrossentropy(from_logits=True))
+    return model
+
+
+def train(backup: Backup) -> Result:
+    keras.utils.set_random_seed(1)
+    model = gan()
     samples = Samples()
     data = pipeline(digits()[0])
     history = model.fit(data, epochs=3, verbose=0, callbacks=[samples, *backup()])

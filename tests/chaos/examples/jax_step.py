@@ -33,14 +33,19 @@ class Stateless(keras.Model):
         return [self.tracker]
 
 
-def train(backup: Backup) -> Result:
-    keras.utils.set_random_seed(52)
-    images, labels = digits()
+def network() -> Stateless:
     inputs = keras.Input((8, 8, 1))
     h = keras.layers.BatchNormalization()(keras.layers.Flatten()(inputs))
     h = keras.layers.Dropout(0.3)(keras.layers.Dense(16, "relu")(h))
     model = Stateless(inputs, keras.layers.Dense(10, "softmax")(h))
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy())
+    return model
+
+
+def train(backup: Backup) -> Result:
+    keras.utils.set_random_seed(52)
+    images, labels = digits()
+    model = network()
     data = Batches(images, labels, batch_size=16, seed=5)
     history = model.fit(data, epochs=3, verbose=0, callbacks=backup())
     return {"model": model, "history": history}

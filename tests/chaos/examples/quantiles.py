@@ -48,12 +48,16 @@ class Coverage(keras.metrics.Metric):
         return self.inside / (self.count + 1e-7)
 
 
+def network() -> Any:
+    model = dense(16, 3, inputs=4)
+    model.compile(keras.optimizers.Lion(1e-2), Scaled(), metrics=[Coverage()])
+    return model
+
+
 def train(backup: Backup) -> Result:
     keras.utils.set_random_seed(38)
     x = normals(96, 4)
-    model = dense(16, 3, inputs=4)
-    loss = Scaled()
-    model.compile(keras.optimizers.Lion(1e-2), loss, metrics=[Coverage()])
+    model = network()
     data = Batches(x, x[:, :1] + normals(96, 1, seed=1), batch_size=16, seed=5)
     history = model.fit(data, epochs=3, verbose=0, callbacks=backup())
-    return {"model": model, "history": history, "mean": float(loss.mean.value)}
+    return {"model": model, "history": history, "mean": float(model.loss.mean.value)}

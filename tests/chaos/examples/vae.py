@@ -43,14 +43,19 @@ class VAE(keras.Model):
         return results(self.trackers)
 
 
-def train(backup: Backup) -> Result:
-    keras.utils.set_random_seed(5)
+def vae() -> VAE:
     inputs = keras.Input((64,))
     h = layers.Dense(16, "relu")(inputs)
     mean, log_variance = layers.Dense(2)(h), layers.Dense(2)(h)
     encoder = keras.Model(inputs, [mean, log_variance, Sampling()([mean, log_variance])])
     model = VAE(encoder, dense(16, 64, inputs=2, activation="sigmoid"))
     model.compile(optimizer=keras.optimizers.Adam(1e-2))
+    return model
+
+
+def train(backup: Backup) -> Result:
+    keras.utils.set_random_seed(5)
+    model = vae()
     x = digits()[0].reshape(-1, 64)
     history = model.fit(x, epochs=3, batch_size=16, shuffle=False, verbose=0, callbacks=backup())
     return {"model": model, "history": history}

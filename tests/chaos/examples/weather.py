@@ -1,15 +1,17 @@
 """Weather forecast: windows by timeseries_dataset_from_array, the callbacks of its example."""
 
+from typing import Any
+
 import keras
 from keras import layers
 
 from tests.chaos.examples.common import Backup, Result, normals
 
 
-def train(backup: Backup) -> Result:
-    keras.utils.set_random_seed(36)
+def windows() -> Any:
+    """To train with, and held out."""
     series = normals(220, 3).cumsum(0) / 10
-    data, held_out = (
+    return (
         keras.utils.timeseries_dataset_from_array(
             part[:-6],
             part[6 + 24 :, 1:2],
@@ -19,8 +21,18 @@ def train(backup: Backup) -> Result:
         )
         for part in (series[:160], series[160:])
     )
+
+
+def network() -> Any:
     model = keras.Sequential([keras.Input((24, 3)), layers.LSTM(8), layers.Dense(1)])
     model.compile(keras.optimizers.Adam(1e-2), "mse")
+    return model
+
+
+def train(backup: Backup) -> Result:
+    keras.utils.set_random_seed(36)
+    data, held_out = windows()
+    model = network()
     stop = keras.callbacks.EarlyStopping("val_loss", min_delta=0, patience=2)
     best = keras.callbacks.ModelCheckpoint(
         "best.weights.h5", monitor="val_loss", save_weights_only=True, save_best_only=True

@@ -1,5 +1,7 @@
 """Wide and deep: two inputs by name, two outputs with their losses, weights and sample weights."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import layers
@@ -8,8 +10,8 @@ from runner import Batches
 from tests.chaos.examples.common import Backup, Result, integers, normals
 
 
-def train(backup: Backup) -> Result:
-    keras.utils.set_random_seed(34)
+def network() -> tuple[Any, Any]:
+    """The model, and its data."""
     numbers, kinds = (
         keras.Input((5,), name="numbers"),
         keras.Input((2,), dtype="int32", name="kinds"),
@@ -35,5 +37,11 @@ def train(backup: Backup) -> Result:
     y = {"price": price, "sold": (price > 15).astype("float32")}
     weight = np.linspace(0.5, 1.5, 96, dtype="float32")
     data = Batches(x, y, batch_size=16, seed=5, sample_weight={"price": weight, "sold": weight})
+    return model, data
+
+
+def train(backup: Backup) -> Result:
+    keras.utils.set_random_seed(34)
+    model, data = network()
     history = model.fit(data, epochs=3, verbose=0, callbacks=backup())
     return {"model": model, "history": history}
