@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner import code
+from runner import code, specfile
 from runner import spec as specs
 from runner.checkpoint.manifest import Reference
 from runner.checkpoint.reading import read_manifest
@@ -24,6 +24,7 @@ from runner.store.base import Store
 from runner.training.host import Alone, Host
 from runner.training.programs import make
 from runner.training.restore import restored_program
+from tests.harness import REPOSITORY
 from tests.store.memory import MemoryStore
 
 HEAD = """
@@ -218,6 +219,15 @@ def test_a_program_that_was_stopped_ends_with_the_same_bits(folder: Path, name: 
     whole = results(*finished(spec_of()))
     assert results(*finished(spec_of(), 4, 9, 3, 3, 5, 2)) == whole
     assert whole[2]
+
+
+@pytest.mark.parametrize("name", ["descriptions", "diabetes"])
+def test_the_programs_of_the_package(name: str) -> None:
+    changes = ["training.epochs=2", "training.threads=1", 'checkpoint.every="2 steps"']
+    spec = specfile.load(REPOSITORY / "jobs" / f"{name}.json", changes)
+    whole = results(*finished(spec))
+    assert results(*finished(spec, 5, 9, 6)) == whole
+    assert whole[2]["r2" if name == "diabetes" else "accuracy"] < 1
 
 
 def test_data_that_cant_be_sought_are_saved_at_the_ends_of_epochs_alone(folder: Path) -> None:
