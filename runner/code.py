@@ -120,17 +120,27 @@ def where(error: BaseException) -> str:
         return ""
     if isinstance(error, SyntaxError) and error.filename and is_own(Path(error.filename)):
         path, number, line = Path(error.filename), error.lineno or 0, error.text or ""
-    else:
-        frames = [
-            frame
-            for frame in traceback.extract_tb(error.__traceback__)
-            if is_own(Path(frame.filename))
-        ]
-        if not frames:
-            return ""
+    elif frames := _own_frames(error):
         path, number = Path(frames[-1].filename), frames[-1].lineno or 0
         line = linecache.getline(str(path), number)
+    else:
+        return ""
     return f"{path.relative_to(root).as_posix()}, line {number}: {line.strip()}"
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return an error's traceback: of the user's own lines alone, where there are some."""
+    own = _own_frames(error)
+    if not own:
+        return "".join(traceback.format_exception(error))
+    return "".join(
+        ["Traceback, of your own code:\n", *traceback.format_list(own), *traceback.format_exception_only(error)]
+    )
+
+
+def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    frames = traceback.extract_tb(error.__traceback__)
+    return [frame for frame in frames if is_own(Path(frame.filename))]
 
 
 def _take() -> None:

@@ -367,3 +367,25 @@ def test_no_code_outside_the_folder_is_an_entry(folder: Path) -> None:
     for name in ("../outside", "..outside", "/etc/passwd", "mine/../../outside"):
         with pytest.raises(SpecError, match="is not in"):
             spec_of(program={"name": name})
+
+
+def test_a_crash_shows_the_users_own_lines(folder: Path) -> None:
+    """Not those of runner and Keras."""
+    path = write(folder, 'def program():\n    raise RuntimeError("mine")\n')
+    made = code.load(path)
+    with pytest.raises(RuntimeError) as caught:
+        made.program()
+    line = len(HEAD.splitlines()) + 2
+    assert code.where(caught.value) == f'programs/mine.py, line {line}: raise RuntimeError("mine")'
+    shown = code.traceback_of(caught.value)
+    assert shown.count("File ") == 1
+    assert str(path) in shown
+    assert "test_programs.py" in code.traceback_of(RuntimeError("x").with_traceback(here()))
+
+
+def here() -> Any:
+    """A traceback of no user's code."""
+    try:
+        raise RuntimeError
+    except RuntimeError as error:
+        return error.__traceback__
