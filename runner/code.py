@@ -133,9 +133,8 @@ def traceback_of(error: BaseException) -> str:
     own = _own_frames(error)
     if not own:
         return "".join(traceback.format_exception(error))
-    return "".join(
-        ["Traceback, of your own code:\n", *traceback.format_list(own), *traceback.format_exception_only(error)]
-    )
+    lines = [*traceback.format_list(own), *traceback.format_exception_only(error)]
+    return "".join(["Traceback, of your own code:\n", *lines])
 
 
 def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:

@@ -56,24 +56,26 @@ def get(kind: Kind, name: str) -> Callable[..., Any]:
     path, plugin = _file(kind, name), _plugins(kind).get(name)
     if path is None and plugin is None:
         raise NotFoundError(_unknown(kind, name))
-    if path is not None:
-        where = str(path) if code.is_own(path) else f"runner/{kind}/{name}.py"
-    else:
-        package = f" of {plugin.dist.name}" if plugin and plugin.dist else ""
-        where = f"{kind[:-1]} '{name}'{package}"
     try:  # what is its user's own may be unfinished, or lack something here
         loaded = _load(path, kind, plugin)
     except Exception as error:
-        line = code.where(error)
-        text = f"{where} can't be imported{'' if path else ' here'}"
-        text += f": {plugin.value}" if path is None and plugin else ""
-        line = f" ({line})" if line else ""
-        raise NotFoundError(f"{text}: {type(error).__name__}: {error}{line}") from error
+        line = f" ({line})" if (line := code.where(error)) else ""
+        msg = f"{_where(path, kind, name, plugin)}: {type(error).__name__}: {error}{line}"
+        raise NotFoundError(msg) from error
     found = getattr(loaded, _FUNCTION[kind], loaded)
     if not callable(found):
         msg = f"{kind} entry '{name}' does not lead to a function {_FUNCTION[kind]}(...)."
         raise NotFoundError(msg)
     return found  # type: ignore[no-any-return]
+
+
+def _where(path: Path | None, kind: Kind, name: str, plugin: EntryPoint | None) -> str:
+    """Say what can't be imported."""
+    if path is not None:
+        return f"{path if code.is_own(path) else f'runner/{kind}/{name}.py'} can't be imported"
+    package = f" of {plugin.dist.name}" if plugin and plugin.dist else ""
+    value = plugin.value if plugin else ""
+    return f"{kind[:-1]} '{name}'{package} can't be imported here: {value}"
 
 
 def _load(path: Path | None, kind: Kind, plugin: EntryPoint | None) -> Any:

@@ -18,6 +18,7 @@ from runner.errors import (
     LinkedError,
     MissingHereError,
     NotFoundError,
+    PreemptedError,
     SpecError,
 )
 from runner.exit import Exit, worst
@@ -75,7 +76,8 @@ def run(options: argparse.Namespace) -> int:
     queue, _ = open_queue(options)
     _check_after(queue, specs)
     if not options.no_trial:
-        _try_out(queue, specs)
+        with suppress(PreemptedError), stop.interrupting():
+            _try_out(queue, specs)
     ids: list[str] = []
     failed = 0
     count = Count("stored", len(specs))
