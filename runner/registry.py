@@ -107,6 +107,17 @@ def package_of(kind: Kind, name: str) -> str | None:
     return point.dist.name if point and point.dist else None
 
 
+def offered(kind: Kind, function: Callable[..., Any]) -> str | None:
+    """The name under which an installed package offers a function; None if none does."""
+    found = (
+        name
+        for name, point in _plugins(kind).items()
+        if point.module == function.__module__
+        and (point.attr or _FUNCTION[kind]) == function.__qualname__
+    )
+    return next(found, None)
+
+
 def is_own(kind: Kind, name: str) -> bool:
     """Return whether an entry is a file in the folder of the user's own code."""
     path = _file(kind, name)

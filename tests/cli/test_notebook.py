@@ -1,6 +1,7 @@
 """The notebooks are valid, hold what they promise, and run from the first cell to the last."""
 
 import ast
+import importlib
 import json
 import os
 import re
@@ -15,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 
+import runner
 from runner.cli import notebook as module
 from runner.cli.live import in_notebook
 from runner.cli.main import main
 from runner.cli.notebook import FOLDER, make
-from runner.errors import SpecError
+from runner.errors import NotFoundError, SpecError
 from runner.spec import parse
 from tests.harness import ENVIRONMENT, REPOSITORY, Runner, sets, wait_until
 
@@ -224,20 +227,162 @@ def test_a_command_and_a_page_show_below_their_cells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a real kernel, without a training."""
-    nbclient = pytest.importorskip("nbclient")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv("RUNNER_STORE", str(tmp_path / "store"))
     (tmp_path / "page.html").write_text('<p>it\'s "here"</p>')
+    cells = ('import runner; runner.run("status");', 'runner.show("page.html")')
+    said, shown = outputs_of(tmp_path, *cells)
+    assert "no jobs" in said
+    assert "execute_result" not in said
+    assert 'srcdoc="&lt;p&gt;' in shown
+
+
+def outputs_of(folder: Path, *sources: str) -> list[str]:
+    """What each cell of a notebook shows, in a real kernel; an error does not end it."""
+    nbclient = pytest.importorskip("nbclient")
     notebook = nbformat.v4.new_notebook()  # type: ignore[no-untyped-call]
-    for source in ('import runner; runner.run("status");', 'runner.show("page.html")'):
-        cell = nbformat.v4.new_code_cell(source)  # type: ignore[no-untyped-call]
-        notebook.cells.append(cell)
-    resources = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(notebook, timeout=100, resources=resources).execute()
-    said, shown = (cell.outputs for cell in notebook.cells)
-    assert "no jobs" in "".join(output.get("text", "") for output in said)
-    assert not any(output.output_type == "execute_result" for output in said)
-    assert 'srcdoc="&lt;p&gt;' in shown[0].data["text/html"]
+    for source in sources:
+        notebook.cells.append(nbformat.v4.new_code_cell(source))  # type: ignore[no-untyped-call]
+    resources = {"metadata": {"path": str(folder)}}
+    client = nbclient.NotebookClient(notebook, timeout=200, resources=resources, allow_errors=True)
+    client.execute()
+    return [str(cell.outputs) for cell in notebook.cells]
+
+
+SHORT = """
+import keras
+import numpy as np
+import runner
+
+
+def program(*, units: int = 4) -> runner.Program:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(units), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = np.ones((16, 2), "float32"), np.ones((16, 1), "float32")
+    return runner.Program(model=model, fit={"x": runner.Batches(x, y, batch_size=8, seed=1)})
+"""
+SUBMIT = 'runner.submit(program, name="short", arguments={"units": 3}, training={"epochs": 1})'
+
+
+def test_a_function_becomes_a_job_in_a_notebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a real kernel: once it is in a file. Its file counts, also where it was changed since."""
+    for name, value in {**ENVIRONMENT, "RUNNER_STORE": str(tmp_path / "store")}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.delenv("RUNNER_CODE", raising=False)
+    other = SUBMIT.replace("units", "width").replace("short", "other")
+    in_cell, _, _, submitted, trained, _, old, new, again = outputs_of(
+        tmp_path,
+        f"{SHORT}\n{SUBMIT}",
+        "!mkdir -p programs",
+        f"%%writefile programs/short.py\n{SHORT}",
+        f"from programs.short import program\n{SUBMIT}",
+        'runner.run("resume");',
+        f"%%writefile programs/short.py\n{SHORT.replace('units', 'width')}",
+        SUBMIT.replace("short", "other"),
+        other,
+        other,
+    )
+    assert "is defined in a notebook" in in_cell
+    assert "%%writefile programs/houses.py" in in_cell
+    assert "'short'" in submitted
+    assert "short: succeeded" in trained
+    assert "Did you mean" in old or "arguments.units" in old
+    assert "'other'" in new
+    assert "other: already there, queued" in again
+    job = Runner(tmp_path / "store").job("short")
+    assert job is not None
+    assert job.state.value == "succeeded"
+
+
+LAMBDA = "program = lambda **_: None\n"
+INNER = "def outer():\n    def program(): ...\n    return program\n\n\nhouses = outer()\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "name", "said"),
+    [
+        ("programs/a1.py", INNER, "houses", "they call what is named `program` there"),
+        ("programs/a2.py", "def houses(): ...\n", "houses", "named `program` there"),
+        (
+            "a3.py",
+            "def program(): ...\n",
+            "program",
+            "programs/a3.py, or offer it as an entry point",
+        ),
+        ("programs/a4.py", LAMBDA, "program", ""),
+        ("programs/a5.py", INNER.replace("houses", "program"), "program", ""),
+        (
+            "a6.py",
+            "import functools\nprogram = functools.partial(print)\n",
+            "program",
+            "received a partial",
+        ),
+    ],
+)
+def test_a_function_that_no_worker_finds_is_refused(
+    file: str, text: str, name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a file calls `program` is found, whatever it is."""
+    monkeypatch.setenv("RUNNER_STORE", str(tmp_path / "store"))
+    monkeypatch.delenv("RUNNER_CODE", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(text)
+    module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+    if said:
+        with pytest.raises(SpecError, match=said):
+            runner.submit(getattr(module, name), name="a")
+        assert not (tmp_path / "store").exists()
+        return
+    assert runner.submit(getattr(module, name), name="a") == "a"
+    assert os.environ.pop("RUNNER_CODE") == str(tmp_path)
+
+
+def test_all_mistakes_of_a_submitted_function_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNNER_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("RUNNER_CODE", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs/b1.py").write_text("def program(*, units: int = 1): ...\n")
+    program = importlib.import_module("programs.b1").program
+    with pytest.raises(SpecError) as told:
+        runner.submit(program, name="a", arguments={"unit": 1}, training={"epoch": 2})
+    assert all(word in str(told.value) for word in ("units", "epochs"))
+    with pytest.raises(SpecError, match="not JSON serializable"):
+        runner.submit(program, name="a", arguments={"units": np.int64(1)})
+    with pytest.raises(NotFoundError, match="there is no such job"):
+        runner.submit(program, name="a", after=["b"])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("RUNNER_CODE", str(tmp_path / "elsewhere"))
+    with pytest.raises(SpecError, match="but RUNNER_CODE is"):
+        runner.submit(program, name="a")
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_function_of_an_installed_package_is_a_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its entry point; RUNNER_CODE plays no part."""
+    (tmp_path / "offering-1.dist-info").mkdir()
+    (tmp_path / "offering-1.dist-info/METADATA").write_text("Name: offering\nVersion: 1\n")
+    (tmp_path / "offering-1.dist-info/entry_points.txt").write_text(
+        "[runner.programs]\nflat = offering:make\n"
+    )
+    (tmp_path / "offering.py").write_text("def make(*, units: int = 1): ...\n")
+    monkeypatch.setenv("RUNNER_STORE", str(tmp_path / "store"))
+    monkeypatch.delenv("RUNNER_CODE", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    make = importlib.import_module("offering").make
+    assert runner.submit(make, name="a", arguments={"units": 2}, seed=3) == "a"
+    spec = Runner(tmp_path / "store").queue().spec("a")
+    assert (spec["program"]["name"], spec["program"]["arguments"]) == ("flat", {"units": 2})
+    assert spec["seed"] == 3
+    assert "RUNNER_CODE" not in os.environ
 
 
 @pytest.fixture
