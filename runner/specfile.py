@@ -41,7 +41,7 @@ def load_all(path: Path, changes: Iterable[str] = ()) -> list[JobSpec]:
         SpecError: unreadable, not JSON, or any mistake in it, all of them at once.
     """
     raw = _read(path)
-    resolve_data_path(raw, path.parent)
+    _resolve_data_path(raw, path.parent)
     _drop_default_epochs(raw)
     variants = list(_variants(raw, path))
     specs, wrong = [], []
@@ -153,7 +153,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def resolve_data_path(raw: dict[str, Any], folder: Path) -> None:
+def _resolve_data_path(raw: dict[str, Any], folder: Path) -> None:
     """Make a relative local path absolute, so that it means the same in every folder here.
 
     On other machines it may be where it was, relative to the folder that one works in.
@@ -210,7 +210,7 @@ def _place(raw: dict[str, Any], key: str, value: Any, *, folder: Path) -> None:
     place[_step(place, last, key)] = value
     if key in ("data.path", "program.path"):
         place.pop("given", None)  # of the path before
-        resolve_data_path(raw, folder)
+        _resolve_data_path(raw, folder)
 
 
 def _step(place: Any, name: str, key: str) -> int | str:

@@ -8,11 +8,12 @@ kernel ends, on Linux the process is asked the same.
 import html
 import inspect
 import io
+import json
 import os
 import signal
 import subprocess
 import sys
-from argparse import Namespace
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -20,8 +21,15 @@ from typing import Any, BinaryIO, cast
 from runner import code, registry
 from runner.cli.live import IN_PLACE
 from runner.engine import tether
-from runner.errors import SpecError
+from runner.errors import NotFoundError, RunnerError, SpecError, StoreError
 from runner.exit import Exit
+
+#: what the exit codes of `submit` mean
+_ERRORS: dict[int, type[RunnerError]] = {
+    Exit.USAGE: SpecError,
+    Exit.NOT_FOUND: NotFoundError,
+    Exit.STORAGE: StoreError,
+}
 
 
 def run(*arguments: str) -> int:
@@ -90,8 +98,8 @@ def submit(
 ) -> str:
     """Check and store a job that trains a program of yours; its id. `run("resume")` trains it.
 
-    Its file counts as it is on the disk now, whenever the function was imported. The same job again
-    changes nothing; another job needs another name. The store is RUNNER_STORE, else the default.
+    It does what `runner submit --detach` does with such a spec, in a process of its own. The
+    function's file counts as it is on the disk now. The same job again changes nothing.
 
     Args:
         program: the function `program` of a file FOLDER/programs/NAME.py (RUNNER_CODE becomes
@@ -103,8 +111,9 @@ def submit(
         parts: the other parts of a spec, such as training={"epochs": 20} or seed=1.
 
     Raises:
-        SpecError: no worker could find the function, or the spec has mistakes: all of them.
-        ConflictError: another job has this name.
+        SpecError: no worker could find the function, or the spec has mistakes: all of them; or
+            another job has this name.
+        NotFoundError: there is no job that it is to come after.
         StoreError: the store can't be used.
 
     Example:
@@ -112,23 +121,29 @@ def submit(
         >>> submit(program, name="wide", arguments={"units": 256})  # doctest: +SKIP
         'wide'
     """
-    from runner import specfile
-    from runner.cli.common import open_queue
-    from runner.cli.submit import check_after, store
-    from runner.spec import parse
-    from runner.training.check import check_data
-
-    part: dict[str, Any] = {"name": _entry(program), "arguments": dict(arguments or {})}
-    if path is not None:
-        part["path"] = str(path)
-    raw = {**parts, "name": name, "program": part}
-    specfile.resolve_data_path(raw, Path.cwd())
+    part = {"name": _entry(program), "arguments": dict(arguments or {})}
+    changes = [] if path is None else ["--set", f"program.path={json.dumps(str(path))}"]
     source = f"runner.submit(name={name!r})"
-    specs = [(source, parse(raw, source=source))]
-    check_data(specs)
-    queue, _ = open_queue(Namespace(store=None), quiet=True)
-    check_after(queue, specs)
-    return store(queue, specs[0][1])
+    if "sweep" in parts:
+        raise SpecError(f"{source} is one job: submit several in a loop")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "job.json")
+        try:
+            file.write_text(json.dumps({**parts, "name": name, "program": part}))
+        except (TypeError, ValueError) as error:
+            raise SpecError(f"{source}: {error}") from None
+        done = subprocess.run(  # noqa: S603 - our own program
+            [sys.executable, "-m", "runner", "submit", str(file), "--detach", *changes],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    said = done.stderr.replace(str(file), source)
+    if done.returncode != Exit.DONE:
+        told = (said.partition("runner: ")[2] or said).strip()
+        raise _ERRORS.get(done.returncode, RunnerError)(told)
+    sys.stderr.write(said)
+    return done.stdout.strip()
 
 
 def _entry(program: Callable[..., Any]) -> str:

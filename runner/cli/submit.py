@@ -4,7 +4,6 @@ import argparse
 import json
 import signal
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -72,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
 
     check_data(specs, tell=Count("checked", len(specs)))
     queue, _ = open_queue(options)
-    check_after(queue, specs)
+    _check_after(queue, specs)
     ids: list[str] = []
     failed = 0
     count = Count("stored", len(specs))
@@ -82,8 +81,7 @@ def run(options: argparse.Namespace) -> int:
             say(f"{len(ids)} of {len(specs)} jobs are stored; the same command stores the rest")
             return Exit.INTERRUPTED if stop.signal == signal.SIGINT else Exit.PREEMPTED
         try:
-            ids.append(store(queue, spec))
-            print(ids[-1], flush=True)
+            ids.append(_store(queue, spec))
         except (DamagedRecordError, LinkedError) as error:  # of this job alone
             say(f"{spec.name}: not stored: {error}")
             failed += 1
@@ -112,14 +110,15 @@ def _specs(options: argparse.Namespace) -> list[tuple[Path, JobSpec]]:
     return in_order([(path, _after(spec, options.after)) for path, spec in load_all(options)])
 
 
-def store(queue: Queue, spec: JobSpec) -> str:
-    """Store a job, which may be there already; its id."""
+def _store(queue: Queue, spec: JobSpec) -> str:
+    """Store a job, which may be there already, and print its id."""
     known = queue.find(spec.name)
     job = _submit(queue, spec, known)
     if known is not None and job.number == 0 and job.nonce != known.nonce:
         say(f"{job.id}: its record 0 was gone and is restored, {known.state.value}")
     elif known is not None:
         say(f"{job.id}: already there, {job.state.value}")
+    print(job.id, flush=True)
     return job.id
 
 
@@ -173,7 +172,7 @@ def in_order(specs: list[tuple[Path, JobSpec]]) -> list[tuple[Path, JobSpec]]:
     return [by_name[name] for name in order]
 
 
-def check_after(queue: Queue, specs: Iterable[tuple[Path | str, JobSpec]]) -> None:
+def _check_after(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> None:
     """Refuse jobs that wait for one that nobody has submitted."""
     mine = {spec.name for _, spec in specs}
     for _, spec in specs:

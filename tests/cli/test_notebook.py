@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import runner
+from runner.cli import inline
 from runner.cli import notebook as module
 from runner.cli.live import in_notebook
 from runner.cli.main import main
@@ -337,7 +338,7 @@ def test_a_function_that_no_worker_finds_is_refused(
             runner.submit(getattr(module, name), name="a")
         assert not (tmp_path / "store").exists()
         return
-    assert runner.submit(getattr(module, name), name="a") == "a"
+    assert inline._entry(getattr(module, name)) == module.__name__.rpartition(".")[2]
     assert os.environ.pop("RUNNER_CODE") == str(tmp_path)
 
 
@@ -346,17 +347,23 @@ def test_all_mistakes_of_a_submitted_function_are_told(
 ) -> None:
     monkeypatch.setenv("RUNNER_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("RUNNER_CODE", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "programs").mkdir()
     (tmp_path / "programs/b1.py").write_text("def program(*, units: int = 1): ...\n")
     program = importlib.import_module("programs.b1").program
     with pytest.raises(SpecError) as told:
         runner.submit(program, name="a", arguments={"unit": 1}, training={"epoch": 2})
+    assert str(told.value).startswith("runner.submit(name='a'): 2 mistakes")
     assert all(word in str(told.value) for word in ("units", "epochs"))
     with pytest.raises(SpecError, match="not JSON serializable"):
         runner.submit(program, name="a", arguments={"units": np.int64(1)})
     with pytest.raises(NotFoundError, match="there is no such job"):
         runner.submit(program, name="a", after=["b"])
+    with pytest.raises(SpecError, match="no-such-file"):
+        runner.submit(program, name="a", path="no-such-file")
+    with pytest.raises(SpecError, match="submit several in a loop"):
+        runner.submit(program, name="a", sweep=[{"units": 1}])
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.setenv("RUNNER_CODE", str(tmp_path / "elsewhere"))
     with pytest.raises(SpecError, match="but RUNNER_CODE is"):
@@ -373,9 +380,10 @@ def test_a_function_of_an_installed_package_is_a_program(
     (tmp_path / "offering-1.dist-info/entry_points.txt").write_text(
         "[runner.programs]\nflat = offering:make\n"
     )
-    (tmp_path / "offering.py").write_text("def make(*, units: int = 1): ...\n")
+    (tmp_path / "offering.py").write_text(SHORT.replace("program(", "make("))
     monkeypatch.setenv("RUNNER_STORE", str(tmp_path / "store"))
     monkeypatch.delenv("RUNNER_CODE", raising=False)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(REPOSITORY)]))
     monkeypatch.syspath_prepend(tmp_path)
     make = importlib.import_module("offering").make
     assert runner.submit(make, name="a", arguments={"units": 2}, seed=3) == "a"
