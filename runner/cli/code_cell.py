@@ -111,11 +111,11 @@ def _git(named: str, folder: Path, *arguments: str) -> str:
         msg = f"--code {named}: this needs git, to find the commit that the notebook names"
         raise SpecError(msg) from None
     except subprocess.CalledProcessError as error:
-        why = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
-        msg = f"--code {named}: git: {why}. It has to be public, and behind @ a tag, a branch or a"
-        raise SpecError(
-            f"{msg} whole commit; of a private one --code FOLDER carries the files."
-        ) from None
+        lines = error.stderr.splitlines()
+        why = next((line for line in lines if line.startswith("fatal:")), " ".join(lines))
+        msg = f"--code {named}: git: {why.rstrip('.')}. It has to be public, and behind @ a tag, a"
+        msg += " branch or a whole commit; of a private one --code FOLDER carries the files."
+        raise SpecError(msg) from None
     return done.stdout.strip()
 
 
