@@ -99,18 +99,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "your own programs/, models/ and datasets/: a public repository, https://HOST/YOU/STUDY@TAG,"
         " or a folder, whose files the notebook then carries"
     )
-    add("--code", metavar="URL|DIR", help=own)
+    add("--code", dest="own_code", metavar="URL|DIR", help=own)
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the file; its name on standard output."""
     path: Path = options.output or Path(f"runner-{options.platform}.ipynb")
-    for name in ("store", "install", "code"):
-        if getattr(options, name) == "":
-            msg = f"--{name} received ''; leave it out for the default"
-            raise SpecError(msg)
+    given = {"store": options.store, "install": options.install, "code": options.own_code}
+    for name in (name for name, value in given.items() if value == ""):
+        msg = f"--{name} received ''; leave it out for the default"
+        raise SpecError(msg)
     options.spec = options.spec or [FOLDER / "job.json"]
-    with brought(options.code or "") as cell:
+    with brought(options.own_code or "") as cell:
         specs = [spec for _, spec in load_all(options)]
         if not cell:
             _refuse_own(specs)
