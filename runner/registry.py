@@ -110,6 +110,23 @@ def package_of(kind: Kind, name: str) -> str | None:
     return point.dist.name if point and point.dist else None
 
 
+def offered(kind: Kind, function: Callable[..., Any]) -> str | None:
+    """The name under which an installed package offers a function; None if none does."""
+    found = (
+        name
+        for name, point in _plugins(kind).items()
+        if point.module == function.__module__
+        and (point.attr or _FUNCTION[kind]) == function.__qualname__
+    )
+    return next(found, None)
+
+
+def is_own(kind: Kind, name: str) -> bool:
+    """Return whether an entry is a file in the folder of the user's own code."""
+    path = _file(kind, name)
+    return path is not None and code.is_own(path)
+
+
 def parameters(function: Callable[..., Any], kind: Kind) -> dict[str, inspect.Parameter]:
     """The parameters of an entry's own, given by name: what a spec may set in `arguments`."""
     signature = inspect.signature(function)

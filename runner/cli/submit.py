@@ -122,7 +122,7 @@ def _dry_run(specs: list[tuple[Path, JobSpec]]) -> Exit:
 
 def _detached(specs: list[tuple[Path, JobSpec]]) -> Exit:
     for path in local_paths(spec for _, spec in specs):
-        say(f"data.path {path} is of this machine: others leave these jobs unless they have it")
+        say(f"{path} is of this machine: others leave these jobs unless they have it")
     return Exit.DONE
 
 
