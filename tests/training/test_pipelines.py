@@ -43,6 +43,10 @@ SOUND: dict[str, Callable[[], Any]] = {
     "window, batched": lambda: Data.range(9).window(3).flat_map(lambda part: part.batch(3)),
     "ragged batch": lambda: Data.range(9).map(lambda i: tf.ones([i])).ragged_batch(2),
     "interleave, side by side, in order": lambda: many(lambda: Data.range(3)),
+    "CSV": lambda: tf.data.experimental.CsvDataset("a.csv", [""]).batch(2),
+    "CSVs": lambda: Data.range(3).interleave(
+        lambda _: tf.data.experimental.CsvDataset("a.csv", [""])
+    ),
     "table": lambda: Data.range(3).map(table().lookup),
     "stateless": lambda: Data.range(3).map(lambda i: tf.random.stateless_normal([2], [1, 2])),
 }

@@ -21,8 +21,9 @@ _PLAIN = re.compile(
     r"_?(Tensor|TensorSlice|SparseTensorSlice|Range|Batch|ParallelBatch|PaddedBatch|Map|"
     r"ParallelMap|Prefetch|Repeat|Take|Skip|Cache|Zip|Concatenate|Filter|FlatMap|Interleave|"
     r"ParallelInterleave|Options|Shard|Unbatch|Window|TakeWhile|Rebatch|Scan|Unique|"
-    r"FixedLengthRecord|TFRecord|TextLine|DenseToRagged|DenseToRaggedBatch|DenseToSparseBatch|"
-    r"GroupByWindow|AssertCardinality|AssertNext|Restructured|IgnoreErrors|Reduce)?Dataset(V\d)?"
+    r"FixedLengthRecord|TFRecord|TextLine|Csv|CSV|DenseToRagged|DenseToRaggedBatch|"
+    r"DenseToSparseBatch|GroupByWindow|AssertCardinality|AssertNext|Restructured|IgnoreErrors|"
+    r"Reduce)?Dataset(V\d)?"
 )
 #: stateful by their registration, but without a memory that matters here
 _HARMLESS = re.compile(
