@@ -4,6 +4,7 @@
 #   runner submit job.json --detach --store /shared/runs     from anywhere, before or while they run
 # `runner` has to be on PATH on the nodes (activate its environment before sbatch), and the store reachable:
 # a bucket, or a folder on a file system that all nodes share. A worker ends when nothing is left for it.
+# Your own programs/ lie in a folder that all nodes see: --export=ALL,RUNNER_STORE=…,RUNNER_CODE=/shared/study
 # Packages of your own are installed into that environment; `data.path` is a URL, or a file that all nodes see.
 #SBATCH --job-name=runner
 #SBATCH --array=1-2

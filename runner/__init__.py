@@ -8,13 +8,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runner.cli.inline import run, show
+    from runner.cli.inline import run, show, submit
     from runner.store.filesystem import open_store
     from runner.training.callback import BackupAndRestore
     from runner.training.data import Batches
     from runner.training.program import Program
 
-__all__ = ["BackupAndRestore", "Batches", "Program", "open_store", "run", "show"]
+__all__ = ["BackupAndRestore", "Batches", "Program", "open_store", "run", "show", "submit"]
 
 _WHERE = {
     "BackupAndRestore": "runner.training.callback",
@@ -23,6 +23,7 @@ _WHERE = {
     "open_store": "runner.store.filesystem",
     "run": "runner.cli.inline",
     "show": "runner.cli.inline",
+    "submit": "runner.cli.inline",
 }
 
 

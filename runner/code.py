@@ -17,7 +17,6 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from runner import quiet
 from runner.errors import SpecError
 
 VARIABLE = "RUNNER_CODE"  #: the folder; `--code` sets it for this process and its children
@@ -64,8 +63,7 @@ def load(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        with quiet.importing():
-            spec.loader.exec_module(module)
+        spec.loader.exec_module(module)
     except BaseException:
         forget()
         raise
@@ -122,17 +120,26 @@ def where(error: BaseException) -> str:
         return ""
     if isinstance(error, SyntaxError) and error.filename and is_own(Path(error.filename)):
         path, number, line = Path(error.filename), error.lineno or 0, error.text or ""
-    else:
-        frames = [
-            frame
-            for frame in traceback.extract_tb(error.__traceback__)
-            if is_own(Path(frame.filename))
-        ]
-        if not frames:
-            return ""
+    elif frames := _own_frames(error):
         path, number = Path(frames[-1].filename), frames[-1].lineno or 0
         line = linecache.getline(str(path), number)
+    else:
+        return ""
     return f"{path.relative_to(root).as_posix()}, line {number}: {line.strip()}"
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return an error's traceback: of the user's own lines alone, where there are some."""
+    own = _own_frames(error)
+    if not own:
+        return "".join(traceback.format_exception(error))
+    lines = [*traceback.format_list(own), *traceback.format_exception_only(error)]
+    return "".join(["Traceback, of your own code:\n", *lines])
+
+
+def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    frames = traceback.extract_tb(error.__traceback__)
+    return [frame for frame in frames if is_own(Path(frame.filename))]
 
 
 def _take() -> None:

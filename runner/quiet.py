@@ -19,7 +19,7 @@ _NOISE = re.compile(
 )
 #: TensorFlow counts the tracings of a line of code, across networks: each job traces Keras's anew
 _OTHER_NETWORKS = re.compile(
-    r"TensorFlowTrainer\.make_\w+_function.* triggered tf\.function retracing"
+    r"TensorFlowTrainer\._?make_\w*function.* triggered tf\.function retracing"
 )
 _lock = threading.RLock()
 

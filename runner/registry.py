@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal
 
-from runner import code
+from runner import code, quiet
 from runner.errors import NotFoundError
 
 Kind = Literal["programs", "models", "datasets"]
@@ -56,19 +56,12 @@ def get(kind: Kind, name: str) -> Callable[..., Any]:
     path, plugin = _file(kind, name), _plugins(kind).get(name)
     if path is None and plugin is None:
         raise NotFoundError(_unknown(kind, name))
-    if path is not None:
-        where = str(path) if code.is_own(path) else f"runner/{kind}/{name}.py"
-    else:
-        package = f" of {plugin.dist.name}" if plugin and plugin.dist else ""
-        where = f"{kind[:-1]} '{name}'{package}"
     try:  # what is its user's own may be unfinished, or lack something here
         loaded = _load(path, kind, plugin)
     except Exception as error:
-        line = code.where(error)
-        text = f"{where} can't be imported{'' if path else ' here'}"
-        text += f": {plugin.value}" if path is None and plugin else ""
-        line = f" ({line})" if line else ""
-        raise NotFoundError(f"{text}: {type(error).__name__}: {error}{line}") from error
+        line = f" ({line})" if (line := code.where(error)) else ""
+        msg = f"{_where(path, kind, name, plugin)}: {type(error).__name__}: {error}{line}"
+        raise NotFoundError(msg) from error
     found = getattr(loaded, _FUNCTION[kind], loaded)
     if not callable(found):
         msg = f"{kind} entry '{name}' does not lead to a function {_FUNCTION[kind]}(...)."
@@ -76,12 +69,22 @@ def get(kind: Kind, name: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
+def _where(path: Path | None, kind: Kind, name: str, plugin: EntryPoint | None) -> str:
+    """Say what can't be imported."""
+    if path is not None:
+        return f"{path if code.is_own(path) else f'runner/{kind}/{name}.py'} can't be imported"
+    package = f" of {plugin.dist.name}" if plugin and plugin.dist else ""
+    value = plugin.value if plugin else ""
+    return f"{kind[:-1]} '{name}'{package} can't be imported here: {value}"
+
+
 def _load(path: Path | None, kind: Kind, plugin: EntryPoint | None) -> Any:
-    if path is None:
-        return plugin and plugin.load()
-    if code.is_own(path):
-        return code.load(path)
-    return importlib.import_module(f"runner.{kind}.{path.stem}")
+    with quiet.importing():
+        if path is None:
+            return plugin and plugin.load()
+        if code.is_own(path):
+            return code.load(path)
+        return importlib.import_module(f"runner.{kind}.{path.stem}")
 
 
 def _unknown(kind: Kind, name: str) -> str:
@@ -105,6 +108,23 @@ def package_of(kind: Kind, name: str) -> str | None:
     """The user's own package that offers an entry; None for a file."""
     point = None if _file(kind, name) else _plugins(kind).get(name)
     return point.dist.name if point and point.dist else None
+
+
+def offered(kind: Kind, function: Callable[..., Any]) -> str | None:
+    """The name under which an installed package offers a function; None if none does."""
+    found = (
+        name
+        for name, point in _plugins(kind).items()
+        if point.module == function.__module__
+        and (point.attr or _FUNCTION[kind]) == function.__qualname__
+    )
+    return next(found, None)
+
+
+def is_own(kind: Kind, name: str) -> bool:
+    """Return whether an entry is a file in the folder of the user's own code."""
+    path = _file(kind, name)
+    return path is not None and code.is_own(path)
 
 
 def parameters(function: Callable[..., Any], kind: Kind) -> dict[str, inspect.Parameter]:

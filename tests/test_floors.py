@@ -45,7 +45,7 @@ ZONES = {
     "matplotlib": ("report/pictures.py",),
     "jinja2": ("report/page.py",),
     "PIL": ("report/examples.py", "datasets/folder.py"),
-    "sklearn": ("evaluation/metrics.py", "datasets/digits.py"),
+    "sklearn": ("evaluation/metrics.py", "datasets/digits.py", "programs/"),
     "gcsfs": (),
     "s3fs": (),
     "pickle": (),

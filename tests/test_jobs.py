@@ -27,6 +27,9 @@ PARAMETERS = {
     **dict.fromkeys([f"transfer-inceptionv3-{r}" for r in ("na", "au", "ma")], 24_003_460),
 }
 
+#: jobs of runner/programs; tests/training/test_programs.py trains them
+PROGRAMS = {"descriptions", "diabetes"}
+
 
 def job(name: str) -> spec.JobSpec:
     return specfile.load(JOBS / f"{name}.json")
@@ -42,10 +45,10 @@ def parameters(model: str, arguments: str, shape: tuple[int, int, int], classes:
 
 def test_every_job_is_known_here() -> None:
     files = {path.stem for path in JOBS.glob("[!.]*.json")}
-    assert files == set(PARAMETERS)
+    assert files == set(PARAMETERS) | PROGRAMS
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", [*PARAMETERS, *sorted(PROGRAMS)])
 def test_job_validates_and_says_what_it_is(name: str) -> None:
     found = job(name)
     assert found.name == name

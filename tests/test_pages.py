@@ -17,7 +17,7 @@ import pytest
 import runner
 from runner import spec
 from runner.cli.main import ALIASES, COMMANDS, build_parser
-from tests.harness import ENVIRONMENT, REPOSITORY
+from tests.harness import ENVIRONMENT, REPOSITORY, Runner
 
 PAGES = sorted(
     path.relative_to(REPOSITORY).as_posix()
@@ -148,9 +148,21 @@ def test_the_targets_of_make_are_there(page: str) -> None:
 # ---------------------------------------------------------------------- code
 
 
-def test_the_readmes_job_is_a_spec() -> None:
-    job = json.loads(block("README.md", "json", "digits-small"))
-    assert spec.parse(job, source="README.md").name == "digits-small"
+def test_the_pages_job_is_a_spec() -> None:
+    page = "runner/models/README.md"
+    job = json.loads(block(page, "json", "digits-small"))
+    assert spec.parse(job, source=page).name == "digits-small"
+
+
+def test_the_readmes_program_is_a_job(tmp_path: Path) -> None:
+    (tmp_path / "programs").mkdir()
+    program = block("README.md", "python", "def program")
+    (tmp_path / "programs" / "houses.py").write_text(program)
+    (tmp_path / "houses.json").write_text(block("README.md", "json", "houses-wide"))
+    store = Runner(tmp_path / "store")
+    code = str(tmp_path)
+    store.ok("submit", str(tmp_path / "houses.json"), "--code", code, "--set", "training.epochs=2")
+    assert store.status("houses-wide")["evaluation"]["mae"] > 0
 
 
 def test_the_readmes_notebook_trains(tmp_path: Path) -> None:
@@ -170,9 +182,9 @@ def test_the_readmes_notebook_trains(tmp_path: Path) -> None:
     assert not (tmp_path / "backup").exists()
 
 
-def test_the_readmes_model_is_one() -> None:
+def test_the_pages_model_is_one() -> None:
     module = types.ModuleType("mine")
-    exec(block("README.md", "python", "def build"), module.__dict__)
+    exec(block("runner/models/README.md", "python", "def build"), module.__dict__)
     assert module.build(input_shape=(8, 8, 3), classes=2, units=4).output_shape == (None, 2)
 
 

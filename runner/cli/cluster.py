@@ -9,6 +9,8 @@ from pathlib import Path
 from runner.cli.common import open_queue, say, store_url
 from runner.cli.live import PLAIN
 from runner.cli.working import catch_signals, seconds_of, session_of
+from runner.code import VARIABLE as CODE_VARIABLE
+from runner.code import folder as code_folder
 from runner.engine.keeper import Work
 from runner.engine.preemption import StopRequest
 from runner.errors import SpecError, StoreError
@@ -17,7 +19,7 @@ from runner.queue.job import State
 from runner.queue.queue import Queue
 
 #: what the workers of other machines get told; credentials they have of their own
-PASSED_ON = ("RUNNER_LEASE_SECONDS", "RUNNER_DATA_FROM", "RUNNER_CODE")
+PASSED_ON = ("RUNNER_LEASE_SECONDS", "RUNNER_DATA_FROM")
 
 
 def work_on_cluster(options: argparse.Namespace) -> int:
@@ -37,6 +39,7 @@ def work_on_cluster(options: argparse.Namespace) -> int:
         say("ray: the store is a folder: every node must see the same one at this path")
     code = engine.work_on_ray(
         work,
+        own_code=code_folder(),
         address=options.address,
         workers=options.workers,
         gpus=options.gpus,
@@ -104,6 +107,8 @@ def _work(options: argparse.Namespace) -> Work:
     if options.max_duration is not None:
         ends_at = time.time() + seconds_of(options.max_duration)
     passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    if options.engine == "ray" and code_folder():
+        passed[CODE_VARIABLE] = "."  # Ray takes the folder to the nodes: their workers start in it
     return Work(
         arguments=arguments,
         # not on a command line, which all of a machine's users may read: it may hold a password

@@ -7,9 +7,7 @@ import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from runner import code
 from runner.errors import SpecError, StoreRefusedError
 from runner.queue.queue import Queue
 from runner.store.base import Store
@@ -36,20 +34,8 @@ def add_code_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--code",
         metavar="DIR",
-        action=_Code,
         help="folder of your own programs/, models/ and datasets/ (default: $RUNNER_CODE)",
     )
-
-
-class _Code(argparse.Action):
-    """Names the folder for this process and its children, before any spec is read."""
-
-    def __call__(self, parser: argparse.ArgumentParser, _: Any, value: Any, *__: Any) -> None:
-        os.environ[code.VARIABLE] = str(Path(value).expanduser().absolute())
-        try:
-            code.folder()
-        except SpecError as error:
-            parser.error(str(error))
 
 
 def say(text: str) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from runner.cli.codes import of_error
+from runner.code import VARIABLE
 from runner.errors import RunnerError
 from runner.exit import Exit
 from runner.registry import nearest
@@ -51,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _fix_streams()
     _fix_warnings()
     options = _parse(list(sys.argv[1:] if argv is None else argv))
+    if getattr(options, "code", None) is not None:  # for this process and its children
+        os.environ[VARIABLE] = str(Path(options.code).expanduser().absolute())
     module = importlib.import_module(f"runner.cli.{COMMANDS[options.command][0]}")
     try:
         code = int(module.run(options))

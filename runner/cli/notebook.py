@@ -20,8 +20,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from runner import registry
+from runner.cli.code_cell import brought
 from runner.cli.common import say, write_file
 from runner.cli.specs import add_set_option, load_all, local_paths
+from runner.code import folder as code_folder
 from runner.errors import SpecError
 from runner.exit import Exit
 from runner.spec import JobSpec
@@ -65,6 +67,7 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 #: of a cell that is long and of no interest: JupyterLab, Kaggle and Colab hide its source
 _HIDDEN = {"jupyter": {"source_hidden": True}, "_kg_hide-input": True, "cellView": "form"}
+_TITLE = "#@title"  #: it begins with
 _CARRIED = """\
 #@title Install runner (this cell carries the package)
 import base64, pathlib, tempfile
@@ -92,21 +95,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " the notebook carries this package inside itself)"
     )
     add("--install", metavar="REQUIREMENT", help=install)
+    own = (
+        "your own programs/, models/ and datasets/: a public repository, https://HOST/YOU/STUDY@TAG,"
+        " or a folder, whose files the notebook then carries"
+    )
+    add("--code", dest="own_code", metavar="URL|DIR", help=own)
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the file; its name on standard output."""
     path: Path = options.output or Path(f"runner-{options.platform}.ipynb")
-    if options.store == "" or options.install == "":
-        name = "--store" if options.store == "" else "--install"
-        msg = f"{name} received ''; leave it out for the default"
+    given = {"store": options.store, "install": options.install, "code": options.own_code}
+    for name in (name for name, value in given.items() if value == ""):
+        msg = f"--{name} received ''; leave it out for the default"
         raise SpecError(msg)
     options.spec = options.spec or [FOLDER / "job.json"]
-    specs = [spec for _, spec in load_all(options)]
+    with brought(options.own_code or "") as cell:
+        specs = [spec for _, spec in load_all(options)]
+        if not cell:
+            _refuse_own(specs)
+        _say_what_is_missing(specs)
     notebook = make(
-        options.platform, specs, store=options.store or "", requirement=options.install or ""
+        options.platform,
+        specs,
+        store=options.store or "",
+        requirement=options.install or "",
+        code=cell,
     )
-    _say_what_is_missing(specs)
     content = (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
     if options.output is None and path.is_file() and path.read_bytes() != content:
         msg = f"{path} is there already, with other content; -o {path} writes over it"
@@ -117,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def make(
-    platform: str, specs: Sequence[JobSpec], *, store: str, requirement: str
+    platform: str, specs: Sequence[JobSpec], *, store: str, requirement: str, code: str = ""
 ) -> dict[str, Any]:
     """Return a notebook (format 4.5) as JSON.
 
@@ -126,6 +141,7 @@ def make(
         specs: the jobs that it submits.
         store: URL of the jobs; "" for what the platform itself offers.
         requirement: what pip installs; "" for this package, which the notebook then carries.
+        code: source of the cell that brings the user's own code; "" for none.
 
     Raises:
         SpecError: the URL holds credentials, which everybody who sees the notebook would have;
@@ -138,11 +154,14 @@ def make(
     folder = _folder(platform, store)
     scheme = "" if folder else store.partition("://")[0]
     before, _, after = _text(_STORES[platform].get(scheme, "other")).partition("\n---\n")
-    text = "\n\n".join([_text(platform), before, _text("work"), after])
+    own = _text("code").replace("{{code}}", code.strip()) if code else ""
+    text = "\n\n".join([_text(platform), own, before, _text("work"), after])
     given = [
         spec.model_dump(mode="json", exclude={"schema_"}, exclude_unset=True) for spec in specs
     ]
-    install = _install(requirement, [store, *(spec.data.path or "" for spec in specs)])
+    install = _install(
+        requirement, [store, *((spec.program or spec.data).path or "" for spec in specs)]
+    )
     text = text.replace("{{store}}", json.dumps(folder or store))
     text = text.replace("{{place}}", _ON_ITS_DISK if folder else _ELSEWHERE)
     text = text.replace("{{jobs}}", pprint.pformat(given, width=100, sort_dicts=False))
@@ -153,9 +172,6 @@ def make(
         **_METADATA[platform],
     }
     cells = [cell | {"id": f"cell-{number}"} for number, cell in enumerate(_cells(text))]
-    if not requirement:
-        first = next(cell for cell in cells if cell["cell_type"] == "code")
-        first["metadata"] = _HIDDEN
     return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
 
 
@@ -194,9 +210,10 @@ def _cells(text: str) -> Iterator[dict[str, Any]]:
             code = block["code"].strip()
             if code.splitlines()[-1].startswith("runner.run("):
                 code += ";"  # its exit code is not to be shown as the cell's value
+            tags = {"tags": block["tags"].split()} if block["tags"] else {}
             yield {
                 "cell_type": "code",
-                "metadata": {"tags": block["tags"].split()} if block["tags"] else {},
+                "metadata": _HIDDEN if code.startswith(_TITLE) else tags,
                 "source": code.splitlines(keepends=True),
                 "execution_count": None,
                 "outputs": [],
@@ -268,14 +285,36 @@ def _sum(content: bytes) -> str:
     return f"sha256={base64.urlsafe_b64encode(digest).decode().rstrip('=')}"
 
 
+def _refuse_own(specs: Sequence[JobSpec]) -> None:
+    """Refuse jobs of code that is here (RUNNER_CODE) and would not be in the notebook.
+
+    Raises:
+        SpecError: says what to name.
+    """
+    here = code_folder()
+    for kind, name in _entries(specs):
+        if registry.is_own(kind, name):
+            msg = f"{kind}/{name}.py is in {here}, which the notebook would not have. Name the"
+            msg += " folder's repository, --code https://HOST/YOU/STUDY@TAG, or let the notebook"
+            raise SpecError(f"{msg} carry its files, for everybody who sees it: --code {here}")
+
+
+def _entries(specs: Sequence[JobSpec]) -> list[tuple[registry.Kind, str]]:
+    """The entries that jobs name."""
+    return sorted(
+        {
+            (kind, getattr(spec, part).name)
+            for spec in specs
+            for part, kind in registry.kinds_of({"program": spec.program}).items()
+        }
+    )
+
+
 def _say_what_is_missing(specs: Sequence[JobSpec]) -> None:
     """Name what the jobs need and the notebook does not bring."""
     for path in local_paths(specs):
-        say(
-            f"data.path {path} is of this machine: give a URL, or where the file is in the notebook"
-        )
-    used: set[tuple[registry.Kind, str]] = {("models", spec.model.name) for spec in specs}
-    for kind, name in sorted(used | {("datasets", spec.data.name) for spec in specs}):
+        say(f"{path} is of this machine: give a URL, or where the file is in the notebook")
+    for kind, name in _entries(specs):
         package = registry.package_of(kind, name)
         if package:
             say(f"{name!r} is of the package {package}: add a cell that installs it there")

@@ -26,9 +26,11 @@ def add_set_option(parser: argparse.ArgumentParser) -> None:
 
 
 def local_paths(specs: Iterable[JobSpec]) -> list[str]:
-    """The data of these jobs that only this machine may have."""
-    paths = ((spec.program or spec.data).path for spec in specs)
-    return sorted({path for path in paths if path and "://" not in path})
+    """The data of these jobs that only this machine may have: `data.path /srv/x.npz`."""
+    paths = {
+        ("program" if spec.program else "data", (spec.program or spec.data).path) for spec in specs
+    }
+    return sorted(f"{part}.path {path}" for part, path in paths if path and "://" not in path)
 
 
 def load_all(options: argparse.Namespace) -> list[tuple[Path, JobSpec]]:

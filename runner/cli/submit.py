@@ -18,6 +18,7 @@ from runner.errors import (
     LinkedError,
     MissingHereError,
     NotFoundError,
+    PreemptedError,
     SpecError,
 )
 from runner.exit import Exit, worst
@@ -75,7 +76,8 @@ def run(options: argparse.Namespace) -> int:
     queue, _ = open_queue(options)
     _check_after(queue, specs)
     if not options.no_trial:
-        _try_out(queue, specs)
+        with suppress(PreemptedError), stop.interrupting():
+            _try_out(queue, specs)
     ids: list[str] = []
     failed = 0
     count = Count("stored", len(specs))
@@ -120,7 +122,7 @@ def _dry_run(specs: list[tuple[Path, JobSpec]]) -> Exit:
 
 def _detached(specs: list[tuple[Path, JobSpec]]) -> Exit:
     for path in local_paths(spec for _, spec in specs):
-        say(f"data.path {path} is of this machine: others leave these jobs unless they have it")
+        say(f"{path} is of this machine: others leave these jobs unless they have it")
     return Exit.DONE
 
 

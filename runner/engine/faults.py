@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+from runner import code
 from runner.errors import CheckpointError, DivergedError, SpecError, TrainingError
 from runner.queue.job import Failure
 
@@ -53,7 +54,7 @@ def _is_about_memory(error: BaseException) -> bool:
 
 def trace_of(error: BaseException) -> bytes:
     """Return the traceback, its end where it is long."""
-    return "".join(traceback.format_exception(error)).encode(errors="replace")[-_TRACE_BYTES:]
+    return code.traceback_of(error).encode(errors="replace")[-_TRACE_BYTES:]
 
 
 def stacks() -> str:

@@ -19,10 +19,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RuntimeEnvSetupError
 
 from runner.engine.keeper import Keeper, Work
 from runner.engine.preemption import StopRequest
@@ -224,6 +225,7 @@ class _Head:
 def work_on_ray(
     work: Work,
     *,
+    own_code: Path | None = None,
     address: str | None,
     workers: int | None,
     gpus: float | None,
@@ -235,6 +237,7 @@ def work_on_ray(
 
     Args:
         work: for each worker.
+        own_code: a folder that Ray takes to the nodes; their workers start in its copy there.
         address: of the cluster's head, `host:port`; None: as Ray finds it ($RAY_ADDRESS, a cluster
             on this machine), or else a new one of this machine alone.
         workers: see `Crew`.
@@ -244,10 +247,20 @@ def work_on_ray(
         say: told what happens.
 
     Raises:
-        SpecError: there is no such cluster, or it runs another Ray or Python.
+        SpecError: there is no such cluster, it runs another Ray or Python, or does not take the
+            folder.
     """
+    carried = {"working_dir": str(own_code), "excludes": [".git"]} if own_code else None
     try:
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=True)
+        ray.init(
+            address=address,
+            runtime_env=carried,
+            logging_level=logging.WARNING,
+            log_to_driver=True,
+        )
+    except RuntimeEnvSetupError as error:
+        msg = f"--code {own_code}: Ray can't take it to the nodes: {error.error_message}"
+        raise SpecError(msg) from None
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         msg = f"--address received {address!r}; no Ray cluster to work on: {_first_line(error)}"
         raise SpecError(msg) from None

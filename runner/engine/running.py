@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
+from runner import code
 from runner.commit import Commit
 from runner.engine.attempt import AttemptLog, Heartbeat, trace_key
 from runner.engine.faults import FINAL, kind_of, stacks, trace_of
@@ -146,7 +147,9 @@ class RunningAttempt(Host):
                 self._fail(kind, str(error), trace_of(error))
             else:
                 log.write("".join(traceback.format_exception(error)))
-                self._fail(kind, f"{type(error).__name__}: {error}", trace_of(error))
+                line = code.where(error)
+                reason = f"{type(error).__name__}: {error}" + (f" ({line})" if line else "")
+                self._fail(kind, reason, trace_of(error))
 
     def _run_stage(self) -> None:
         with self._heartbeat, MemoryWatch(self._near_the_limit):

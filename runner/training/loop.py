@@ -98,8 +98,10 @@ class Loop(keras.callbacks.CallbackList):  # type: ignore[misc]
         """Let the others begin, then let everything exist that a step works with."""
         private.self_test(backends.current().missing())
         hooks, model, settings = self._hooks, self._model, self._settings
-        fit = self._fit = self._fit or frames.fit_in_progress(self)
-        hooks.callbacks.params["steps"] = fit.steps
+        fit = self._fit
+        if fit is None:
+            fit = self._fit = frames.fit_in_progress(self)
+            hooks.callbacks.params["steps"] = fit.steps
         # as the program gave them
         observers = Observers(hooks.others, warn=settings.warn, extra=reach.program_parts(model))
         hooks.call("on_train_begin", logs)

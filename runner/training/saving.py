@@ -78,9 +78,7 @@ class Saving:
         vouched = (epoch_end or self._capture.source.mid_epoch) and not self.exchanged()
         if vouched and self.checkpointer.overdue:
             self._pause(best=best)
-        self._stop_if_asked(
-            None if self._parts.exchanged else lambda: self.save(best=best, wait=True)
-        )
+        self._stop_if_asked((lambda: self.save(best=best, wait=True)) if vouched else None)
         self._wanted = self._settings.host.take_save_request() or self._wanted
         due = self.checkpointer.behind or self._settings.every.due(self._since(epoch_end))
         if (best and not self._parts.exchanged) or (vouched and (due or self._wanted)):

@@ -220,9 +220,6 @@ def fit(
     last = first + epochs
     if restored is not None:
         first = first_epoch(restored.position, last)
-    others = keras.callbacks.CallbackList(
-        [*callbacks], add_history=True, model=model, verbose=0, epochs=last
-    )
 
     def begin(running: Any) -> Opened:
         source, variables = open_source(running, warn=settings.warn)
@@ -231,6 +228,10 @@ def fit(
         )
 
     running = of_batches(arguments, epochs=last, initial_epoch=first)
+    steps = running.steps if running else None  # else the loop finds it out
+    others = keras.callbacks.CallbackList(
+        [*callbacks], add_history=True, model=model, verbose=0, epochs=last, steps=steps
+    )
     loop = Loop(Hooks(others), model, running, settings, begin)
     try:
         model.fit(**arguments, initial_epoch=first, epochs=last, callbacks=loop, verbose=0)

@@ -1,6 +1,7 @@
 """The notebooks are valid, hold what they promise, and run from the first cell to the last."""
 
 import ast
+import importlib
 import json
 import os
 import re
@@ -10,17 +11,21 @@ import sys
 import sysconfig
 import time
 import venv
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 
+import runner
+from runner.cli import inline
 from runner.cli import notebook as module
 from runner.cli.live import in_notebook
 from runner.cli.main import main
 from runner.cli.notebook import FOLDER, make
-from runner.errors import SpecError
+from runner.errors import NotFoundError, SpecError
 from runner.spec import parse
 from tests.harness import ENVIRONMENT, REPOSITORY, Runner, sets, wait_until
 
@@ -223,20 +228,169 @@ def test_a_command_and_a_page_show_below_their_cells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a real kernel, without a training."""
-    nbclient = pytest.importorskip("nbclient")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv("RUNNER_STORE", str(tmp_path / "store"))
     (tmp_path / "page.html").write_text('<p>it\'s "here"</p>')
+    cells = ('import runner; runner.run("status");', 'runner.show("page.html")')
+    said, shown = outputs_of(tmp_path, *cells)
+    assert "no jobs" in said
+    assert "execute_result" not in said
+    assert 'srcdoc="&lt;p&gt;' in shown
+
+
+def outputs_of(folder: Path, *sources: str) -> list[str]:
+    """What each cell of a notebook shows, in a real kernel; an error does not end it."""
+    nbclient = pytest.importorskip("nbclient")
     notebook = nbformat.v4.new_notebook()  # type: ignore[no-untyped-call]
-    for source in ('import runner; runner.run("status");', 'runner.show("page.html")'):
-        cell = nbformat.v4.new_code_cell(source)  # type: ignore[no-untyped-call]
-        notebook.cells.append(cell)
-    resources = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(notebook, timeout=100, resources=resources).execute()
-    said, shown = (cell.outputs for cell in notebook.cells)
-    assert "no jobs" in "".join(output.get("text", "") for output in said)
-    assert not any(output.output_type == "execute_result" for output in said)
-    assert 'srcdoc="&lt;p&gt;' in shown[0].data["text/html"]
+    for source in sources:
+        notebook.cells.append(nbformat.v4.new_code_cell(source))  # type: ignore[no-untyped-call]
+    resources = {"metadata": {"path": str(folder)}}
+    client = nbclient.NotebookClient(notebook, timeout=200, resources=resources, allow_errors=True)
+    client.execute()
+    return [str(cell.outputs) for cell in notebook.cells]
+
+
+SHORT = """
+import keras
+import numpy as np
+import runner
+
+
+def program(*, units: int = 4) -> runner.Program:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(units), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = np.ones((16, 2), "float32"), np.ones((16, 1), "float32")
+    return runner.Program(model=model, fit={"x": runner.Batches(x, y, batch_size=8, seed=1)})
+"""
+SUBMIT = 'runner.submit(program, name="short", arguments={"units": 3}, training={"epochs": 1})'
+
+
+def test_a_function_becomes_a_job_in_a_notebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a real kernel: once it is in a file. Its file counts, also where it was changed since."""
+    for name, value in {**ENVIRONMENT, "RUNNER_STORE": str(tmp_path / "store")}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.delenv("RUNNER_CODE", raising=False)
+    other = SUBMIT.replace("units", "width").replace("short", "other")
+    in_cell, _, _, submitted, trained, _, old, new, again = outputs_of(
+        tmp_path,
+        f"{SHORT}\n{SUBMIT}",
+        "!mkdir -p programs",
+        f"%%writefile programs/short.py\n{SHORT}",
+        f"from programs.short import program\n{SUBMIT}",
+        'runner.run("resume");',
+        f"%%writefile programs/short.py\n{SHORT.replace('units', 'width')}",
+        SUBMIT.replace("short", "other"),
+        other,
+        other,
+    )
+    assert "is defined in a notebook" in in_cell
+    assert "%%writefile programs/houses.py" in in_cell
+    assert "'short'" in submitted
+    assert "short: succeeded" in trained
+    assert "Did you mean" in old or "arguments.units" in old
+    assert "'other'" in new
+    assert "other: already there, queued" in again
+    job = Runner(tmp_path / "store").job("short")
+    assert job is not None
+    assert job.state.value == "succeeded"
+
+
+LAMBDA = "program = lambda **_: None\n"
+INNER = "def outer():\n    def program(): ...\n    return program\n\n\nhouses = outer()\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "name", "said"),
+    [
+        ("programs/a1.py", INNER, "houses", "they call what is named `program` there"),
+        ("programs/a2.py", "def houses(): ...\n", "houses", "named `program` there"),
+        (
+            "a3.py",
+            "def program(): ...\n",
+            "program",
+            "programs/a3.py, or offer it as an entry point",
+        ),
+        ("programs/a4.py", LAMBDA, "program", ""),
+        ("programs/a5.py", INNER.replace("houses", "program"), "program", ""),
+        (
+            "a6.py",
+            "import functools\nprogram = functools.partial(print)\n",
+            "program",
+            "received a partial",
+        ),
+    ],
+)
+def test_a_function_that_no_worker_finds_is_refused(
+    file: str, text: str, name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a file calls `program` is found, whatever it is."""
+    monkeypatch.setenv("RUNNER_STORE", str(tmp_path / "store"))
+    monkeypatch.delenv("RUNNER_CODE", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(text)
+    module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+    if said:
+        with pytest.raises(SpecError, match=said):
+            runner.submit(getattr(module, name), name="a")
+        assert not (tmp_path / "store").exists()
+        return
+    assert inline._entry(getattr(module, name)) == module.__name__.rpartition(".")[2]
+    assert os.environ.pop("RUNNER_CODE") == str(tmp_path)
+
+
+def test_all_mistakes_of_a_submitted_function_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNNER_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("RUNNER_CODE", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs/b1.py").write_text("def program(*, units: int = 1): ...\n")
+    program = importlib.import_module("programs.b1").program
+    with pytest.raises(SpecError) as told:
+        runner.submit(program, name="a", arguments={"unit": 1}, training={"epoch": 2})
+    assert str(told.value).startswith("runner.submit(name='a'): 2 mistakes")
+    assert all(word in str(told.value) for word in ("units", "epochs"))
+    with pytest.raises(SpecError, match="not JSON serializable"):
+        runner.submit(program, name="a", arguments={"units": np.int64(1)})
+    with pytest.raises(NotFoundError, match="there is no such job"):
+        runner.submit(program, name="a", after=["b"])
+    with pytest.raises(SpecError, match="no-such-file"):
+        runner.submit(program, name="a", path="no-such-file")
+    with pytest.raises(SpecError, match="submit several in a loop"):
+        runner.submit(program, name="a", sweep=[{"units": 1}])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("RUNNER_CODE", str(tmp_path / "elsewhere"))
+    with pytest.raises(SpecError, match="but RUNNER_CODE is"):
+        runner.submit(program, name="a")
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_function_of_an_installed_package_is_a_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its entry point; RUNNER_CODE plays no part."""
+    (tmp_path / "offering-1.dist-info").mkdir()
+    (tmp_path / "offering-1.dist-info/METADATA").write_text("Name: offering\nVersion: 1\n")
+    (tmp_path / "offering-1.dist-info/entry_points.txt").write_text(
+        "[runner.programs]\nflat = offering:make\n"
+    )
+    (tmp_path / "offering.py").write_text(SHORT.replace("program(", "make("))
+    monkeypatch.setenv("RUNNER_STORE", str(tmp_path / "store"))
+    monkeypatch.delenv("RUNNER_CODE", raising=False)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(REPOSITORY)]))
+    monkeypatch.syspath_prepend(tmp_path)
+    make = importlib.import_module("offering").make
+    assert runner.submit(make, name="a", arguments={"units": 2}, seed=3) == "a"
+    spec = Runner(tmp_path / "store").queue().spec("a")
+    assert (spec["program"]["name"], spec["program"]["arguments"]) == ("flat", {"units": 2})
+    assert spec["seed"] == 3
+    assert "RUNNER_CODE" not in os.environ
 
 
 @pytest.fixture
@@ -289,6 +443,151 @@ def test_it_carries_the_package(kernel: str, tmp_path: Path) -> None:
     job = Runner(tmp_path / "store").job("small")
     assert job is not None
     assert job.state.value == "queued"
+
+
+URL = "https://github.com/you/study"
+PROGRAM = """
+import keras
+import numpy as np
+import runner
+from numbers_of import COUNT
+
+
+def program(*, units: int = 4) -> runner.Program:
+    import extra  # which requirements.txt names
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(units), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = np.ones((COUNT, 2), "float32"), np.ones((COUNT, 1), "float32")
+    batches = runner.Batches(x, y, batch_size=8, seed=extra.SEED)
+    return runner.Program(model=model, fit={"x": batches})
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with the tag v1, which git finds at URL without a network; its spec too."""
+    folder = tmp_path / "study"
+    (folder / "programs").mkdir(parents=True)
+    (folder / "programs/flat.py").write_text(PROGRAM)
+    (folder / "numbers_of.py").write_text("COUNT = 16\n")
+    (folder / ".env").write_text("SECRET=1\n")
+    wheel = "extra-1-py3-none-any.whl"
+    with zipfile.ZipFile(folder / wheel, "w") as archive:
+        archive.writestr("extra.py", "SEED = 7\n")
+        archive.writestr(
+            "extra-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: extra\nVersion: 1\n"
+        )
+        archive.writestr(
+            "extra-1.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
+        archive.writestr("extra-1.dist-info/RECORD", "")
+    (folder / "requirements.txt").write_text(f"./{wheel}\n")
+    job = {"name": "flat", "program": {"name": "flat", "arguments": {"units": 3}}}
+    (tmp_path / "flat.json").write_text(json.dumps({**job, "training": {"epochs": 1}}))
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "3")
+    pairs = {f"url.file://{folder}.insteadOf": URL, "user.name": "a", "user.email": "a@b"}
+    for number, (key, value) in enumerate(pairs.items()):
+        monkeypatch.setenv(f"GIT_CONFIG_KEY_{number}", key)
+        monkeypatch.setenv(f"GIT_CONFIG_VALUE_{number}", value)
+    monkeypatch.delenv("RUNNER_CODE", raising=False)
+    for command in ("init -q", "add .", "commit -qm one", "tag -a v1 -m one"):
+        git(folder, *command.split())
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", folder, *arguments], check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("given", [f"{URL}@v1", "the folder"])
+def test_a_notebook_brings_its_users_own_code(
+    given: str, study: Path, kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the commit that a tag had when it was written, or the files; with what they need."""
+    path = tmp_path / "mine.ipynb"
+    chosen = str(study) if given == "the folder" else given
+    assert (
+        main(["notebook", "kaggle", str(tmp_path / "flat.json"), "--code", chosen, "-o", str(path)])
+        == 0
+    )
+    assert "RUNNER_CODE" not in os.environ
+    commit = git(study, "rev-parse", "HEAD")
+    (study / "programs/flat.py").write_text("def program(): later\n")
+    git(study, "commit", "-qam", "two")
+    git(study, "tag", "-fam", "two", "v1")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    notebook = json.loads(path.read_text().replace("doctor", "--version"))
+    texts = ["".join(cell["source"]) for cell in notebook["cells"]]
+    last = next(number for number, text in enumerate(texts) if '"work"' in text)
+    shown = execute({**notebook, "cells": notebook["cells"][: last + 1]}, kernel, tmp_path)
+    assert "flat: succeeded" in str(shown.cells[-1].outputs)
+    (code,) = (tmp_path / "temporary").glob("study-*")
+    assert not (code / ".env").exists() or given != "the folder"
+    assert (code / "programs/flat.py").read_text() == PROGRAM
+    if given != "the folder":
+        assert f'"{URL}", "{commit}"], check=True)  # v1' in text_of(notebook, "code")
+        job = Runner(tmp_path / "store").job("flat")
+        assert commit[:12] in str(job)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ([], "Name the folder's repository, --code https://HOST/YOU/STUDY@TAG"),
+        (["--code", "git@github.com:you/study"], "a notebook is shared and has no key of yours"),
+        (["--code", "https://token@github.com/you/study"], "received 'https://***@github.com"),
+        (["--code", f"{URL}@v2"], "couldn't find remote ref v2. It has to be public"),
+        (["--code", "./no-such-folder"], "no folder here"),
+        (["--code", "."], "expected programs/, models/ or datasets/ in it"),
+        (["--code", "large"], "150 kB of code at most, packed. The largest file is houses.csv"),
+    ],
+)
+def test_code_that_a_notebook_cannot_bring_is_refused(
+    code: list[str],
+    said: str,
+    study: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("RUNNER_CODE", str(study))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "large/programs").mkdir(parents=True)
+    (tmp_path / "large/houses.csv").write_bytes(os.urandom(200_000))
+    assert main(["notebook", "colab", "flat.json", *code]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.ipynb"))
+
+
+@pytest.mark.parametrize(
+    ("project", "installed"),
+    [
+        ("[build-system]\nrequires = []", '["-r", "requirements.txt", "."]'),
+        (
+            "[project]\ndependencies = ['a; python_version < \"4\"']",
+            '"a; python_version < \\"4\\""]',
+        ),
+        ("[tool.ruff]", '["-r", "requirements.txt"]'),
+    ],
+)
+def test_what_ones_code_needs_is_installed(
+    project: str, installed: str, study: Path, tmp_path: Path
+) -> None:
+    """Where pyproject.toml describes a package, this; else only what it depends on."""
+    (study / "pyproject.toml").write_text(project)
+    path = tmp_path / "mine.ipynb"
+    spec = str(tmp_path / "flat.json")
+    assert (
+        main(["notebook", "colab", spec, "--code", str(study), "-o", str(path), "--install", "x"])
+        == 0
+    )
+    assert installed in text_of(json.loads(path.read_text()))
 
 
 @pytest.mark.chaos

@@ -17,6 +17,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from runner import registry
 from runner.exit import Exit
 from tests.harness import REPOSITORY
 from tests.processes import descendants
@@ -90,6 +91,26 @@ def test_kubernetes_starts_a_worker_again_whenever_it_was_stopped() -> None:
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
 
 
+def test_kubernetes_mounts_programs_where_the_image_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ConfigMap's files are links to links; without one the folder is empty."""
+    pod = load("kubernetes.yaml")["spec"]["template"]["spec"]
+    (volume,) = (one for one in pod["volumes"] if "configMap" in one)
+    assert volume["configMap"]["optional"] is True
+    mounts = {one["name"]: one["mountPath"] for one in pod["containers"][0]["volumeMounts"]}
+    folder = Path(mounts[volume["name"]])
+    assert folder.name == "programs"
+    assert f"RUNNER_CODE={folder.parent} " in (DOCKER / "Dockerfile").read_text()
+    (tmp_path / "programs/..1").mkdir(parents=True)
+    (tmp_path / "programs/..data").symlink_to("..1")
+    (tmp_path / "programs/..1/houses.py").write_text("def program(): ...\n")
+    (tmp_path / "programs/houses.py").symlink_to("..data/houses.py")
+    monkeypatch.setenv("RUNNER_CODE", str(tmp_path))
+    assert "houses" in registry.names("programs")
+    assert registry.get("programs", "houses").__name__ == "program"
+
+
 # ---------------------------------------------------------------------- SkyPilot
 
 
@@ -112,6 +133,29 @@ def test_skypilot_recovers_a_worker_that_was_stopped() -> None:
     resources = load("skypilot.yaml")["resources"]
     assert resources["use_spot"] is True
     assert resources["job_recovery"]["recover_on_exit_codes"] == [Exit.PREEMPTED]
+
+
+def test_skypilot_and_slurm_pass_ones_own_code_on(tmp_path: Path) -> None:
+    """The worker gets RUNNER_CODE; of SkyPilot's task it is empty where none is named."""
+    assert load("skypilot.yaml")["envs"]["RUNNER_CODE"] == ""
+    for command in (["bash", "-c", load("skypilot.yaml")["run"]], ["bash", str(SLURM)]):
+        runner = tmp_path / "runner-venv/bin/runner"
+        runner.parent.mkdir(parents=True, exist_ok=True)
+        runner.write_text('#!/bin/sh\necho "$1 $RUNNER_CODE" >> "$HOME/seen"\n')
+        runner.chmod(0o755)
+        subprocess.run(
+            command,
+            check=True,
+            env={
+                "PATH": f"{runner.parent}:{os.environ['PATH']}",
+                "HOME": str(tmp_path),
+                "RUNNER_STORE": "/store",
+                "RUNNER_CODE": "./study",
+                "SKYPILOT_TASK_ID": "sky-1",
+                "SLURM_JOB_ID": "17",
+            },
+        )
+    assert (tmp_path / "seen").read_text() == "work ./study\n" * 2
 
 
 @pytest.mark.parametrize(("code", "shown"), [(0, 0), (75, 75), (1, 1), (4, 0), (5, 0), (6, 6)])

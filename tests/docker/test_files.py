@@ -27,7 +27,7 @@ def lint(*command: str | Path) -> None:
 
 
 def test_the_dockerfiles_are_clean() -> None:
-    lint("hadolint", DOCKER / "Dockerfile", DOCKER / "own.Dockerfile")
+    lint("hadolint", *DOCKER.glob("*Dockerfile"))
 
 
 def test_the_compose_file_follows_the_specification() -> None:
@@ -46,7 +46,7 @@ def test_compose_reads_its_file(engine: Engine) -> None:
         assert service["cap_drop"] == ["ALL"], name
         assert service["user"] == "10001:0", name
         mounts = {mount["target"]: mount.get("read_only", False) for mount in service["volumes"]}
-        read_only = {"/app/jobs": True, "/data": True, "/credentials": True}
+        read_only = dict.fromkeys(("/app/jobs", "/code", "/data", "/credentials"), True)
         assert mounts == {**read_only, "/store": False, "/cache": False}, name
         assert ("deploy" in service) == name.endswith("-gpu"), name
         assert ("restart" in service) == name.startswith("worker"), name

@@ -118,3 +118,41 @@ def test_a_package_and_data_of_ones_own(image: Image, tmp_path: Path) -> None:
         assert "succeeded" in found.ok("status", "mine")
     finally:
         engine.docker("image", "rm", "--force", "runner-test:mine")
+
+
+PROGRAM = """
+import keras
+import numpy as np
+import runner
+
+
+def program() -> runner.Program:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = np.ones((16, 2), "float32"), np.ones((16, 1), "float32")
+    return runner.Program(model=model, fit={"x": runner.Batches(x, y, batch_size=8, seed=1)})
+"""
+
+
+def test_programs_of_ones_own(image: Image, tmp_path: Path) -> None:
+    """As docker/README.md says: the folder mounted at /code, or an image with it."""
+    study = tmp_path / "study"
+    (study / "programs").mkdir(parents=True)
+    (study / "programs/flat.py").write_text(PROGRAM)
+    (study / "requirements.txt").write_text("numpy\n")
+    for name in ("mounted", "copied"):
+        job = {"name": name, "program": {"name": "flat"}, "training": {"epochs": 1}}
+        (study / f"{name}.json").write_text(json.dumps(job))
+    mounted = [f"--volume={study}:/code:ro"]
+    assert image.ok("submit", "/code/mounted.json", options=mounted) == "mounted\n"
+    engine, network = image.engine, () if image.engine.has_bridge() else ("--network=host",)
+    own = ("--tag=runner-test:study", "--file=docker/code.Dockerfile")
+    engine.ok("build", *own, f"--build-arg=BASE={image.tag}", *network, str(study))
+    try:
+        found = Image(engine, "runner-test:study", image.store)
+        assert engine.inspect(found.tag)["Config"]["User"] == "10001:0"
+        assert found.ok("submit", "/study/copied.json") == "copied\n"
+        for name in ("mounted", "copied"):
+            assert "succeeded" in found.ok("status", name)
+    finally:
+        engine.docker("image", "rm", "--force", "runner-test:study")

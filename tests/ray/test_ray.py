@@ -3,6 +3,7 @@
 Whatever happens to the cluster, each job ends once, with the bits of an undisturbed run.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -164,6 +165,72 @@ def nodes(machines: Machines) -> Iterator[Callable[..., Sequence[Node]]]:
     yield add
     for node in added:
         machines.remove(node)
+
+
+PROGRAM = """
+from pathlib import Path
+
+import keras
+import numpy as np
+import runner
+import shape_of
+
+
+def program(*, told: str) -> runner.Program:
+    Path(told).write_text(__file__)
+    model = keras.Sequential([keras.Input(shape_of.X), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = np.ones((16, *shape_of.X), "float32"), np.ones((16, 1), "float32")
+    return runner.Program(model=model, fit={"x": runner.Batches(x, y, batch_size=8, seed=1)})
+"""
+#: the command in a process where Ray takes no more than this
+LIMITED = """
+import sys
+from ray._private.runtime_env import packaging
+packaging.GCS_STORAGE_MAX_SIZE = 1000
+from runner.cli.main import main
+sys.exit(main())
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    (tmp_path / "study/programs").mkdir(parents=True)
+    (tmp_path / "study/programs/flat.py").write_text(PROGRAM)
+    (tmp_path / "study/shape_of.py").write_text("X = (2,)\n")
+    return tmp_path / "study"
+
+
+def test_ones_own_code_is_taken_to_the_nodes(
+    machines: Machines, nodes: Any, study: Path, tmp_path: Path
+) -> None:
+    """The worker runs Ray's copy of the folder, not what lies at its path."""
+    nodes(1)
+    told = tmp_path / "told"
+    job = {"name": "flat", "program": {"name": "flat", "arguments": {"told": str(told)}}}
+    (tmp_path / "flat.json").write_text(json.dumps({**job, "training": {"epochs": 1}}))
+    runner = Runner(tmp_path / "store")
+    runner.ok("submit", str(tmp_path / "flat.json"), "--detach", "--code", str(study))
+    where = ["work", "--engine", "ray", "--address", machines.address, "--workers", "1"]
+    done = runner.run(*where, "--until-empty", "--code", str(study))
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert told.read_text().endswith("programs/flat.py")
+    assert not Path(told.read_text()).is_relative_to(study)
+    assert runner.status("flat")["state"] == "succeeded"
+
+
+def test_code_that_ray_does_not_take_is_said(
+    machines: Machines, study: Path, tmp_path: Path
+) -> None:
+    (study / "houses.csv").write_bytes(os.urandom(5000))
+    command = ["work", "--engine", "ray", "--address", machines.address, "--code", str(study)]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *command, "--store", str(tmp_path / "store")],
+        capture_output=True, text=True, cwd=REPOSITORY,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr[-4000:]
+    assert f"--code {study}: Ray can't take it to the nodes: " in done.stderr
+    assert "exceeds the maximum size" in done.stderr
 
 
 def test_a_node_is_killed(machines: Machines, scene: Any, nodes: Any) -> None:

@@ -1,0 +1,391 @@
+"""Programs of the user's own: stopped anywhere and resumed, they end with the same bits."""
+
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runner import code, specfile
+from runner import spec as specs
+from runner.checkpoint.manifest import Reference
+from runner.checkpoint.reading import read_manifest
+from runner.engine.requirements import missing_here
+from runner.engine.stages import run_stage
+from runner.errors import MissingHereError, PreemptedError, SpecError
+from runner.evaluation.measure import measure
+from runner.queue.lease import Lease
+from runner.queue.queue import Queue
+from runner.queue.record import OF_THE_RUN
+from runner.store.base import Store
+from runner.training.host import Alone, Host
+from runner.training.programs import make
+from runner.training.restore import restored_program
+from tests.harness import REPOSITORY
+from tests.store.memory import MemoryStore
+
+HEAD = """
+import keras
+import numpy as np
+import runner
+
+def made(seed=0):
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(96, 4)).astype("float32")
+    return x, (x.sum(1) > 0).astype("int32")
+
+def network(*, last=1, activation="sigmoid"):
+    return keras.Sequential([
+        keras.Input((4,)),
+        keras.layers.Dense(8, "relu"),
+        keras.layers.Dropout(0.3),
+        keras.layers.Dense(last, activation=activation),
+    ])
+"""
+
+BATCHES = """
+def program(*, units: int = 1):
+    x, y = made()
+    model = network()
+    model.compile("adam", "binary_crossentropy", metrics=["mae"])
+    return runner.Program(
+        model=model,
+        fit={"x": runner.Batches(x, y, batch_size=16, seed=1), "validation_data": made(1)},
+        evaluate=dict(zip("xy", made(2))),
+        classes=["low", "high"],
+    )
+"""
+
+ARRAYS = """
+class Counts(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append(logs["loss"])
+        if len(self.seen) == 9:
+            self.model.optimizer.learning_rate.assign(1e-4)
+
+def program(*, seed):
+    x, y = made(seed)
+    model = network(last=2, activation=None)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return runner.Program(
+        model=model,
+        fit={
+            "x": x, "y": y, "batch_size": 20, "validation_split": 0.2,
+            "class_weight": {0: 2.0, 1: 1.0},
+        },
+        callbacks=[Counts()],
+        evaluate=lambda model: {
+            "first": model.predict(x[:1], verbose=0)[0, 0],
+            "all": model.predict(x, verbose=0),
+        },
+    )
+"""
+
+PIPELINE = """
+import tensorflow as tf
+
+def program():
+    data = tf.data.Dataset.from_tensor_slices(made())
+    data = data.shuffle(96, seed=3, reshuffle_each_iteration=False).batch(16).repeat()
+    model = network()
+    model.compile("adam", "binary_crossentropy")
+    return runner.Program(
+        model=model,
+        fit={"x": data, "steps_per_epoch": 5, "validation_data": made(1), "validation_steps": 2},
+        evaluate={"x": data, "steps": 3},
+    )
+"""
+
+OWN_STEP = """
+class Gan(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.one = keras.layers.Dense(4)
+        self.other = keras.layers.Dense(1)
+        self.noise = keras.random.SeedGenerator(5)
+        self.loss_of_one = keras.metrics.Mean("one")
+    def compile(self, one, other):
+        super().compile()
+        self.o1, self.o2 = one, other
+    def train_step(self, x):
+        import tensorflow as tf
+        for optimizer, layer in ((self.o1, self.one), (self.o2, self.other)):
+            with tf.GradientTape() as tape:
+                z = keras.random.normal((16, 4), seed=self.noise)
+                loss = keras.ops.mean((self.other(self.one(z)) - self.other(x)) ** 2)
+            optimizer.apply(tape.gradient(loss, layer.trainable_weights), layer.trainable_weights)
+        self.loss_of_one.update_state(loss)
+        return {"one": self.loss_of_one.result()}
+
+def program():
+    x, _ = made()
+    model = Gan()
+    model.compile(keras.optimizers.Adam(1e-2), keras.optimizers.SGD(1e-2, momentum=0.9))
+    return runner.Program(
+        model=model,
+        fit={"x": runner.Batches(x, batch_size=16, seed=1)},
+        evaluate=lambda model: {"sum": float(keras.ops.sum(model.other(model.one(x))))},
+    )
+"""
+
+PROGRAMS = {"batches": BATCHES, "arrays": ARRAYS, "pipeline": PIPELINE, "own_step": OWN_STEP}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of the user's code."""
+    (tmp_path / "programs").mkdir()
+    monkeypatch.setenv(code.VARIABLE, str(tmp_path))
+    yield tmp_path
+    code.forget()
+
+
+def write(folder: Path, text: str, name: str = "mine") -> Path:
+    path = folder / "programs" / f"{name}.py"
+    path.write_text(HEAD + text)
+    return path
+
+
+def spec_of(**parts: Any) -> specs.JobSpec:
+    raw = {
+        "name": "mine",
+        "program": {"name": "mine"},
+        "training": {"epochs": 3, "threads": 1},
+        "checkpoint": {"every": "1 steps", "best": {"monitor": "loss"}},
+    }
+    return specs.parse({**raw, **parts}, source="test")
+
+
+class Worker(Host):
+    """An attempt in this process, as the engine has it; it stops after so many questions."""
+
+    def __init__(self, store: Store, lease: Lease, spec: Mapping[str, Any], stop: int) -> None:
+        self.store = store
+        self.lease = lease
+        self.spec = spec
+        self.notes: list[str] = []
+        self._left = stop
+
+    @property
+    def prefix(self) -> str:
+        return "jobs/mine"
+
+    def should_stop(self) -> str | None:
+        self._left -= 1
+        return "SIGTERM" if self._left < 0 else None
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def commit(self, commit: Any) -> object:
+        return self.lease.commit(commit)
+
+
+def finished(
+    spec: specs.JobSpec, *stops: int, between: Callable[[], object] = lambda: None
+) -> tuple[Queue, Any]:
+    """Train and evaluate a job, stopped so often; the queue and the ended job."""
+    queue = Queue(MemoryStore())
+    job = queue.submit("mine", spec.effective())
+    left = [*stops, 10**9, 10**9]
+    while not job.ended:
+        lease = queue.claim(job, {"host": "here", "pid": 1})
+        try:
+            run_stage(Worker(queue.store, lease, spec.effective(), left.pop(0)))
+        except PreemptedError as error:
+            lease.release(str(error))
+            between()
+        job = queue.job("mine")
+    return queue, job
+
+
+def results(queue: Queue, job: Any) -> tuple[Any, ...]:
+    """What two runs of one job must have in common: digest, History, evaluation."""
+    final = Reference.from_json(job.final)
+    evaluation = {k: v for k, v in job.evaluation.items() if k not in OF_THE_RUN}
+    return final.digest, read_manifest(queue.store, final.manifest).history, evaluation
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_that_was_stopped_ends_with_the_same_bits(folder: Path, name: str) -> None:
+    """Within an epoch and at its end; its evaluation is the same too."""
+    write(folder, PROGRAMS[name])
+    whole = results(*finished(spec_of()))
+    assert results(*finished(spec_of(), 4, 9, 3, 3, 5, 2)) == whole
+    assert whole[2]
+
+
+@pytest.mark.parametrize("name", ["descriptions", "diabetes"])
+def test_the_programs_of_the_package(name: str) -> None:
+    changes = ["training.epochs=2", "training.threads=1", 'checkpoint.every="2 steps"']
+    spec = specfile.load(REPOSITORY / "jobs" / f"{name}.json", changes)
+    whole = results(*finished(spec))
+    assert results(*finished(spec, 5, 9, 6)) == whole
+    assert whole[2]["r2" if name == "diabetes" else "accuracy"] < 1
+
+
+def test_data_that_cant_be_sought_are_saved_at_the_ends_of_epochs_alone(folder: Path) -> None:
+    """Also when it is asked to stop within one: no attempt could take that up."""
+    write(folder, PIPELINE.replace(", reshuffle_each_iteration=False", ""))
+    queue, job = finished(spec_of(), 4, 9)
+    assert job.state.value == "succeeded"
+    assert len(read_manifest(queue.store, job.final["manifest"]).history["loss"]) == 3
+
+
+def test_arguments_and_seed_reach_the_program(folder: Path) -> None:
+    write(folder, ARRAYS)
+    digests = {results(*finished(spec_of(seed=seed)))[0] for seed in (1, 1, 2)}
+    assert len(digests) == 2
+
+
+def test_other_code_in_mid_training_is_said(folder: Path) -> None:
+    """By its files' contents; the record names the code that the job began with."""
+    path = write(folder, BATCHES)
+
+    def edit() -> None:
+        path.write_text(path.read_text() + "\n# another line\n")
+
+    _, job = finished(spec_of(), 9, between=edit)
+    began, continued = [note for note in job.notes if "programs/mine.py" in note]
+    assert re.match(r"trained by programs/mine\.py [0-9a-f]{12}", began)
+    assert re.match(
+        r"continued on different code: programs/mine\.py (\w+) -> programs/mine\.py (?!\1)\w+",
+        continued,
+    )
+
+
+def test_what_a_file_imports_beside_it_is_part_of_its_code(folder: Path) -> None:
+    (folder / "programs" / "helper.py").write_text("A = 1\n")
+    write(folder, f"from helper import A\n{BATCHES}")
+    code.forget()
+    _, job = finished(spec_of(training={"epochs": 1}))
+    assert any("helper.py" in note and "mine.py" in note for note in job.notes)
+    (folder / "programs" / "other.py").write_text("import helper\n")
+    assert "other.py" not in code.identity()
+
+
+def test_classes_bring_confusion_and_calibration(folder: Path) -> None:
+    """Also where the model ends in one sigmoid."""
+    write(folder, BATCHES)
+    queue, job = finished(spec_of())
+    with np.load(io.BytesIO(queue.store.read(job.evaluation["npz"]) or b"")) as arrays:
+        labels = np.random.default_rng(2).normal(size=(96, 4)).astype("float32").sum(1) > 0
+        assert (arrays["labels"] == labels).all()
+        assert arrays["probabilities"].sum(axis=1) == pytest.approx(1)
+        right = (arrays["probabilities"][:, 1] > 0.5) == labels
+        assert job.evaluation["top_1"] == right.mean() == np.trace(arrays["confusion"]) / 96
+    assert "expected_calibration_error" in job.evaluation
+    assert {"loss", "mae"} <= job.evaluation.keys()
+
+
+def test_numbers_and_arrays_of_a_function(folder: Path) -> None:
+    write(folder, ARRAYS)
+    queue, job = finished(spec_of())
+    with np.load(io.BytesIO(queue.store.read(job.evaluation["npz"]) or b"")) as arrays:
+        assert arrays["all"].shape == (96, 2)
+        assert arrays["all"][0, 0] == pytest.approx(job.evaluation["first"], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_best_checkpoint_is_restored_for_evaluation(folder: Path, name: str) -> None:
+    """Also into a model whose variables come with fit."""
+    write(folder, PROGRAMS[name])
+    queue, job = finished(spec_of())
+    found = [
+        measure(restored_program(queue.store, spec_of(), one)[0], Alone()).metrics
+        for one in (job.final, job.final, job.checkpoints[-1])
+    ]
+    assert found[0] == found[1]
+    known = {k: v for k, v in job.evaluation.items() if k in found[0]}
+    assert known == {k: v for k, v in found[0].items() if k in known}
+
+
+def test_a_job_without_an_evaluation_ends_with_its_training(folder: Path) -> None:
+    write(folder, re.sub(r"        evaluate=.*\n", "", BATCHES))
+    _, job = finished(spec_of())
+    assert job.state.value == "succeeded"
+    assert job.evaluation is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (("model.compile", "model.summary; (lambda *a, **k: 0)"), "is not compiled"),
+        (("return runner.Program", "return dict"), "no runner.Program"),
+        (('fit={"x"', 'fit={"epochs": 3, "x"'), "training.epochs"),
+        (('"validation_data"', '"validation_date"'), "Did you mean 'validation_data'?"),
+        (("evaluate=dict", "evaluate=list"), "evaluate"),
+    ],
+)
+def test_mistakes_of_a_program(folder: Path, changed: tuple[str, str], said: str) -> None:
+    """Each names what was given, and the line of the user's own file."""
+    text = BATCHES.replace(*changed)
+    assert text != BATCHES
+    write(folder, text)
+    with pytest.raises(SpecError, match=re.escape(said)):
+        finished(spec_of())
+
+
+def test_a_machine_without_the_program_leaves_its_job(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, BATCHES)
+    spec = spec_of()
+    monkeypatch.delenv(code.VARIABLE)
+    with pytest.raises(MissingHereError, match="'mine' is not in runner/programs"):
+        make(spec)
+    lacks = missing_here(spec.effective(), "file:///store")
+    assert lacks.startswith("it has no program 'mine' (program 'mine' is not in runner/programs.")
+
+
+def test_what_the_program_decides_is_refused_in_the_spec(folder: Path) -> None:
+    write(folder, BATCHES)
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"data": {"name": "digits"}}, "data is set"),
+        ({"optimizer": {"learning_rate": 0.1}}, "optimizer is set"),
+        ({"training": {"batch_size": 3}}, "training.batch_size is set"),
+        ({"evaluation": {"augmented_passes": 3}}, "evaluation.augmented_passes is set"),
+    ]
+    for parts, field in refused:
+        with pytest.raises(SpecError, match=field):
+            spec_of(**parts)
+    effective = spec_of().effective()
+    assert "data" not in effective
+    assert "batch_size" not in effective["training"]
+    assert specs.parse(effective, source="again").effective() == effective
+
+
+def test_no_code_outside_the_folder_is_an_entry(folder: Path) -> None:
+    """A spec's name is no path."""
+    (folder / "outside.py").write_text("def program():\n    raise SystemExit\n")
+    for name in ("../outside", "..outside", "/etc/passwd", "mine/../../outside"):
+        with pytest.raises(SpecError, match="is not in"):
+            spec_of(program={"name": name})
+
+
+def test_a_crash_shows_the_users_own_lines(folder: Path) -> None:
+    """Not those of runner and Keras."""
+    path = write(folder, 'def program():\n    raise RuntimeError("mine")\n')
+    made = code.load(path)
+    with pytest.raises(RuntimeError) as caught:
+        made.program()
+    line = len(HEAD.splitlines()) + 2
+    assert code.where(caught.value) == f'programs/mine.py, line {line}: raise RuntimeError("mine")'
+    shown = code.traceback_of(caught.value)
+    assert shown.count("File ") == 1
+    assert str(path) in shown
+    assert "test_programs.py" in code.traceback_of(RuntimeError("x").with_traceback(here()))
+
+
+def here() -> Any:
+    """A traceback of no user's code."""
+    try:
+        raise RuntimeError
+    except RuntimeError as error:
+        return error.__traceback__
