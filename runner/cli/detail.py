@@ -33,7 +33,8 @@ def detail(queue: Queue, view: View) -> str:
         f" {count(died, 'death')}, {count(job.failures, 'failure')}"
     )
     facts = _facts(queue, view, describe(queue.store, view))
-    known = [f"  {label:<11} {text}" for label, text in facts if text]
+    width = max(11, *(len(label[:24]) for label, text in facts if text), 0)
+    known = [f"  {label:<{width}} {text}" for label, text in facts if text]
     return "\n".join(["", wrapped(head), *known, *_failure_lines(queue.store, job)])
 
 
@@ -61,7 +62,7 @@ def _facts(queue: Queue, view: View, document: dict[str, Any]) -> list[tuple[str
 def _measured(found: Json | None) -> Iterator[tuple[str, str]]:
     for name, value in (found or {}).items():
         shown = finite(value) is not None and name not in SIZES
-        yield f"test {name:<12}", decimal(value) if shown else ""
+        yield f"test {name}", decimal(value) if shown else ""
 
 
 def _saves(view: View) -> str:

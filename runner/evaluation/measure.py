@@ -139,6 +139,8 @@ def _evaluation(program: Program, found: dict[str, Any], began: float) -> Evalua
             _probabilities(arrays["probabilities"]), _labels(arrays["labels"]), program.classes
         )
         about["examples"] = about.pop("images")
+        if len(program.classes) <= 5:
+            del about["top_5"]  # which is always 1
         said = {name: value for name, value in about.items() if value is not None}
         metrics, arrays = {**metrics, **said, **metrics}, {**arrays, **more}
     metrics["parameters"] = program.model.count_params() if program.model.built else None

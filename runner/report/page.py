@@ -86,7 +86,12 @@ def _columns(runs: Sequence[Run]) -> list[Column]:
     """Return the columns in which a run has something."""
     results = dict.fromkeys(name for run in runs if run.measured for name in run.measured.results)
     measured = [
-        Column(words.title(name), _of(name), partial(words.shown, name), words.better(name))
+        Column(
+            words.HEADS.get(name) or words.title(name),
+            _of(name),
+            partial(words.shown, name),
+            words.better(name),
+        )
         for name in sorted(results, key=lambda name: [*RESULTS, name].index(name))
     ]
     return [c for c in (*measured, *COLUMNS) if any(c.value(run) is not None for run in runs)]

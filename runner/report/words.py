@@ -21,6 +21,8 @@ TITLES = {
     "loss": "Loss", "top_1": "Top-1 accuracy", "top_5": "Top-5 accuracy", "certainty": "Certainty",
     "consistency": "Consistency", "expected_calibration_error": "Calibration error",
 }  # fmt: skip
+#: the same in the head of a column
+HEADS = {**TITLES, "top_1": "Top-1", "top_5": "Top-5", "expected_calibration_error": "ECE"}
 SHARES = ("certainty", "consistency", "expected_calibration_error")  #: beside top_1, top_5
 LOWER = ("loss", "error", "mae", "mse")  #: in the names of what is better when it is lower
 MISTAKES = 10  #: pairs of classes named
