@@ -46,7 +46,10 @@ class _Code(argparse.Action):
 
     def __call__(self, *values: Any, **_: Any) -> None:
         os.environ[code.VARIABLE] = str(Path(values[2]).expanduser().absolute())
-        code.folder()
+        try:
+            code.folder()
+        except SpecError as error:
+            values[0].error(str(error))
 
 
 def say(text: str) -> None:
