@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from runner.errors import DataError
+from runner.spec import parse
+from runner.training import check
 from tests.harness import Runner
 
 PROGRAM = """
@@ -119,3 +122,18 @@ def test_doctor_names_the_programs_and_a_folder_that_is_none_is_refused(
     done = runner.run("doctor", "--code", str(tmp_path / "nowhere"))
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert "nowhere' is no folder here" in done.stderr
+
+
+def test_a_programs_data_are_not_looked_at_as_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But a path that is not there is told before anything is stored."""
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs" / "plain.py").write_text("def program(*, path=None): ...")
+    monkeypatch.setenv("RUNNER_CODE", str(tmp_path))
+    monkeypatch.delattr(check, "load_data")
+    spec: dict[str, Any] = {"name": "plain", "program": {"name": "plain"}}
+    check.check_data([("job.json", parse(spec, source="job.json"))])
+    spec["program"]["path"] = str(tmp_path / "nowhere.csv")
+    with pytest.raises(DataError, match=r"nowhere\.csv: does not exist"):
+        check.check_data([("job.json", parse(spec, source="job.json"))])
