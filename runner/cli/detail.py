@@ -11,7 +11,8 @@ from runner.errors import NotFoundError, StoreError
 from runner.queue import presence
 from runner.queue.job import Job, Json, Stage, State, line
 from runner.queue.queue import Queue
-from runner.queue.view import View, ago, count, describe, duration
+from runner.queue.record import SIZES
+from runner.queue.view import View, ago, count, decimal, describe, duration, finite
 from runner.store import places
 from runner.store.base import Store
 
@@ -32,7 +33,8 @@ def detail(queue: Queue, view: View) -> str:
         f" {count(died, 'death')}, {count(job.failures, 'failure')}"
     )
     facts = _facts(queue, view, describe(queue.store, view))
-    known = [f"  {label:<11} {text}" for label, text in facts if text]
+    width = max(11, *(len(label[:24]) for label, text in facts if text), 0)
+    known = [f"  {label:<{width}} {text}" for label, text in facts if text]
     return "\n".join(["", wrapped(head), *known, *_failure_lines(queue.store, job)])
 
 
@@ -59,7 +61,8 @@ def _facts(queue: Queue, view: View, document: dict[str, Any]) -> list[tuple[str
 
 def _measured(found: Json | None) -> Iterator[tuple[str, str]]:
     for name, value in (found or {}).items():
-        yield f"test {name:<12}", f"{value:.4f}" if isinstance(value, float) else ""
+        shown = finite(value) is not None and name not in SIZES
+        yield f"test {name}", decimal(value) if shown else ""
 
 
 def _saves(view: View) -> str:
@@ -73,7 +76,7 @@ def _position(position: Json | None) -> str:
 
 def _curve(values: Sequence[float | None]) -> str:
     numbers = [value for value in values if value is not None]
-    return f"{sparkline(numbers[-VALUES:])}  {numbers[-1]:.4f}" if numbers else ""
+    return f"{sparkline(numbers[-VALUES:])}  {decimal(numbers[-1])}" if numbers else ""
 
 
 def _budget(job: Job) -> Iterator[str]:
@@ -132,9 +135,10 @@ def _machine(queue: Queue, job: Job) -> Iterator[str]:
     if needs.get("labels"):
         yield f"a machine labelled {line(', '.join(needs['labels'])[:200])}"
     try:
-        data = queue.spec(job.id).get("data")
+        spec = queue.spec(job.id)
     except (StoreError, NotFoundError):
         return
+    data = spec.get("program") or spec.get("data")
     path, given = (data.get("path"), data.get("given")) if isinstance(data, dict) else (None, None)
     if isinstance(path, str) and not places.is_url(path):
         has = places.here(path, given if isinstance(given, str) else None)

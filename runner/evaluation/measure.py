@@ -138,6 +138,10 @@ def _evaluation(program: Program, found: dict[str, Any], began: float) -> Evalua
         about, more = evaluate.of_classes(
             _probabilities(arrays["probabilities"]), _labels(arrays["labels"]), program.classes
         )
-        metrics, arrays = {**about, **metrics}, {**arrays, **more}
+        about["examples"] = about.pop("images")
+        if len(program.classes) <= 5:
+            del about["top_5"]  # which is always 1
+        said = {name: value for name, value in about.items() if value is not None}
+        metrics, arrays = {**metrics, **said, **metrics}, {**arrays, **more}
     metrics["parameters"] = program.model.count_params() if program.model.built else None
     return Evaluation(metrics=metrics, arrays=arrays, timing={"seconds": seconds})

@@ -38,6 +38,7 @@ from runner.queue.record import (
     from_json,
     hours,
     line,
+    monitors,
     spec_digest,
     to_json,
 )
@@ -93,6 +94,7 @@ def submitted(job_id: str, spec: Json, now: datetime) -> Job:
         requirements=spec.get("requirements") or None,
         budget=hours(spec.get("budget") or None),
         most_deaths=(spec.get("limits") or {}).get("deaths", MOST_DEATHS),
+        monitors=monitors(spec),
     )
 
 

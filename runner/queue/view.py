@@ -19,6 +19,7 @@ from runner.queue.drain import name_of
 from runner.queue.job import HOLD, Job, Json, Stage, State, line
 from runner.queue.protocol import Availability, Heartbeat
 from runner.queue.queue import Queue
+from runner.queue.record import SIZES
 from runner.queue.survey import Survey
 from runner.store.base import Store
 
@@ -27,7 +28,7 @@ LOOKS = 3  #: at what reads like damage: an answer may have been cut on its way
 MOST_MANIFEST = 32 << 20  #: bytes; a network of 10,000 variables has 3 MB
 MOST_DEPTH = 50  #: of what a record nests
 History = dict[str, tuple[float | None, ...]]  #: metric -> one value an epoch
-STEERED_BY = ("loss", "top_1", "val_loss", "val_top_1")  #: the metrics that are shown first
+SHOWN = 4  #: metrics in a line
 
 # ---------------------------------------------------------------------- numbers in words
 
@@ -71,11 +72,34 @@ def ago(delta: timedelta | float | None) -> str:
     return "" if seconds is None else f"{duration(max(0.0, seconds))} ago"
 
 
-def metric_texts(metrics: Mapping[str, Any]) -> list[str]:
-    """Return the metrics that people steer by, else the first three, in their shortest form."""
-    known = {name: value for name, value in metrics.items() if finite(value) is not None}
-    shown = [name for name in STEERED_BY if name in known] or list(known)[:3]
-    return [f"{name} {known[name]:.4f}" for name in shown]
+def decimal(value: float) -> str:
+    """Return `0.5000`; `1.2e-05` where four digits would say nothing, `3` of a whole number."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.4g}"
+
+
+def metric_texts(metrics: Mapping[str, Any], monitors: Sequence[str]) -> list[str]:
+    """Return a few metrics: those that the spec monitors, the loss, the next, their validation."""
+    bases = [name for name in metrics if not name.startswith("val_") and name != "learning_rate"]
+    bases = sorted(bases, key=lambda name: name != "loss")[:2]
+    first = [*monitors, *map(_base, monitors), *bases, *(f"val_{name}" for name in bases)]
+    return _texts(metrics, first)
+
+
+def result_texts(job: Job) -> list[str]:
+    """Return a few results of a job's evaluation; nothing where there are none."""
+    found = {name: value for name, value in (job.results or {}).items() if name not in SIZES}
+    return _texts(found, [*map(_base, job.monitors), "top_1"])
+
+
+def _base(name: str) -> str:
+    return name.removeprefix("val_")
+
+
+def _texts(metrics: Mapping[str, Any], first: Sequence[str]) -> list[str]:
+    known = {line(name): finite(metrics.get(name)) for name in (*first, *metrics)}
+    return [f"{name} {decimal(v)}" for name, v in known.items() if v is not None][:SHOWN]
 
 
 # ---------------------------------------------------------------------- a job and its worker
@@ -144,11 +168,12 @@ class View:
 
     @property
     def metrics(self) -> list[str]:
-        """The test accuracy, or the newest metrics that people steer by."""
-        top_1 = finite((self.job.evaluation or {}).get("top_1"))
-        if top_1 is not None:
-            return [f"test top_1 {top_1:.4f}"]
-        return metric_texts(self.ahead.metrics or self.job.metrics or {})
+        """Two: of the evaluation, or the newest, of the validation if there is one."""
+        if found := result_texts(self.job)[:2]:
+            return [f"test {found[0]}", *found[1:]]
+        texts = metric_texts(self.ahead.metrics or self.job.metrics or {}, self.job.monitors)
+        validated = [text for text in texts[1:] if text.startswith("val_")]
+        return [*texts[:1], *(validated[-1:] or texts[1:2])]
 
     @property
     def worker(self) -> str | None:

@@ -119,8 +119,8 @@ def _is_here(spec: JobSpec, source: Path | str) -> bool:
         if "::" in named or places.here(named) is None:
             why = "chained URLs are not opened" if "::" in named else "does not exist"
             raise DataError(f"{source}: {named[:200]}: {why}.")
-    if path is not None and "://" in path:
-        return False  # perhaps gigabytes away: the worker that trains on it checks it
+    if spec.program is not None or (path is not None and "://" in path):
+        return False  # of a program's own, or perhaps gigabytes away: whoever trains checks it
     return path is not None or spec.data.name in BUNDLED | OF_A_PATH  # others are a download
 
 

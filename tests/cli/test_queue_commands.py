@@ -20,6 +20,7 @@ from runner.cli import common, doctor, live, logs, status, submit
 from runner.cli.main import main
 from runner.cli.render import wrapped
 from runner.cli.submit import in_order
+from runner.cli.words import ended
 from runner.engine import session
 from runner.engine.attempt import HEAD_BYTES, LEFT_OUT, TAIL_BYTES, AttemptLog, log_key, trace_key
 from runner.engine.preemption import SIGNALS
@@ -85,6 +86,24 @@ def test_status_has_a_column_for_everything(queue: Queue, run: Run) -> None:
     assert cells.rstrip()[-1] in "ms"
     document = json.loads(run("status", "cats", "--json")[1])
     assert 200 < document["eta_seconds"] <= 300
+
+
+def test_status_shows_what_the_evaluation_found_whatever_its_names(queue: Queue, run: Run) -> None:
+    """What the job monitors comes first; whole numbers are results, sizes are none."""
+    spec = {"seed": 1, "checkpoint": {"best": {"monitor": "val_mae"}}}
+    lease = queue.claim(queue.submit("houses", spec), this_process())
+    found = {"loss": 9.0, "mae": 2.5, "outliers": 3, "parameters": 2561, "json": "x.json"}
+    lease.finish(evaluation=found, evaluate=False)
+    assert "test mae 2.5000  loss 9.0000" in row(run("status")[1], "houses")
+    lines = [line.split() for line in run("status", "houses")[1].splitlines() if "  test" in line]
+    assert lines[1:] == [
+        ["test", "loss", "9.0000"],
+        ["test", "mae", "2.5000"],
+        ["test", "outliers", "3"],
+    ]
+    assert ended(queue.job("houses")) == (
+        "houses: succeeded: test mae 2.5000, loss 9.0000, outliers 3"
+    )
 
 
 def test_a_lost_worker_is_never_shown_as_running(queue: Queue, run: Run) -> None:

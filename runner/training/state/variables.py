@@ -65,6 +65,8 @@ class Variables:
         for path, value in (*found, *captured):
             if self._backend.is_variable(value):
                 self._add(f"{MORE}{path}", value)
+        #: the variables' names, in order
+        self.names = [name for name, _ in self._variables]
         self.reader: Any = self._backend.reader(model, [part for _, part in self._variables])
 
     def _add(self, name: str, variable: Any) -> None:
@@ -73,11 +75,6 @@ class Variables:
             if id(part) not in self._seen:
                 self._seen.add(id(part))
                 self._variables.append((f"{name}{replica}", part))
-
-    @property
-    def names(self) -> list[str]:
-        """The variables' names, in order."""
-        return [name for name, _ in self._variables]
 
     def is_same(self, other: "Variables") -> bool:
         """Whether the other holds the very same variables, by the same names."""
