@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import SpecError
+from runner.mistakes import kind_of
 
 if TYPE_CHECKING:
     import keras
@@ -75,8 +76,12 @@ def assemble(
     except (TypeError, ValueError) as error:
         if isinstance(error, SpecError):
             raise
-        msg = f"the network cannot be built with these arguments: {error}. Fix model.arguments."
+        text = str(error).rstrip(".")
+        msg = f"the network cannot be built with these arguments: {text}. Fix model.arguments."
         raise SpecError(msg) from error
+    if not isinstance(network, keras.Model):
+        msg = f"build(...) returned {kind_of(network)}; expected a Keras model. Fix its `return`."
+        raise SpecError(msg)
     _check_own_methods(network)
     _check(network, classes)
     pixels = keras.Input(image_shape, dtype="uint8", name="image")

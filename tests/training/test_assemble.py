@@ -194,3 +194,24 @@ def test_a_network_of_a_class_of_its_own_is_trained() -> None:
 
 def assembled_of(build: Any) -> Any:
     return assemble(build, {}, image_shape=SHAPE, classes=4, augmentation=None, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (None, r"build\(...\) returned None; expected a Keras model"),
+        ([keras.layers.Dense(4)], "returned a list; expected a Keras model"),
+        (keras.layers.Dense(4), "returned a Dense; expected a Keras model"),
+    ],
+)
+def test_what_is_no_model_is_refused_by_its_name(made: Any, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        assemble(lambda **_: made, {}, image_shape=SHAPE, classes=4, augmentation=None, seed=1)
+
+
+def test_a_refusal_of_keras_ends_in_one_full_stop() -> None:
+    def padded(**_: Any) -> keras.Model:
+        raise ValueError("Invalid padding.")
+
+    with pytest.raises(SpecError, match=r"Invalid padding\. Fix model\.arguments\."):
+        assemble(padded, {}, image_shape=SHAPE, classes=4, augmentation=None, seed=1)
