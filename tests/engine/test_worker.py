@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from runner import quiet
 from runner.commit import Commit
 from runner.engine import choosing, requirements, running, worker
 from runner.engine.preemption import StopRequest
@@ -544,6 +545,37 @@ def test_what_vanishes_after_the_claim_is_left_to_others(
     assert 120 <= waits[1] < 135
     shop.work()
     assert shop.queue.job("after").state is State.SUCCEEDED, "another machine has the file"
+
+
+def test_what_its_user_queues_again_is_looked_at_at_once(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(choosing, "boot_clock", lambda: now[0])
+    shop.submit("cats")
+    stage = raising(MissingHereError("/data/x.npz: no such file"), times=1)
+
+    def sleep(seconds: float) -> None:
+        if now[0] == 0.0:
+            shop.queue.cancel("cats")
+            shop.queue.retry("cats")
+        now[0] += seconds
+        if shop.queue.job("cats").state is State.SUCCEEDED or now[0] > 500:
+            shop.stop.set("enough")
+
+    shop.work(stage, until_empty=False, sleep=sleep)
+    assert shop.queue.job("cats").state is State.SUCCEEDED
+    assert now[0] < 60, "it was postponed for a minute, before its user said that all is mended"
+
+
+def test_an_import_that_takes_long_is_said(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quiet, "SLOW_SECONDS", 0.2)
+    shop.submit("cats")
+    shop.work()
+    assert shop.reporter.notes == []
+    shop.submit("dogs")
+    shop.work(import_keras=partial(time.sleep, 1.0))
+    assert shop.reporter.notes == [worker.SLOW_IMPORT]
 
 
 def test_a_machine_that_cannot_import_keras_fails_no_job(shop: Shop) -> None:
