@@ -22,7 +22,7 @@ _OTHER_NETWORKS = re.compile(
     r"TensorFlowTrainer\._?make_\w*function.* triggered tf\.function retracing"
 )
 _lock = threading.RLock()
-SLOW_SECONDS = 5.0
+SLOW_SECONDS = 10.0
 
 
 @contextmanager

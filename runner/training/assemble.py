@@ -40,6 +40,21 @@ class Assembled:
         """Length of the output."""
         return int(self.model.output_shape[-1])
 
+    @property
+    def doubt(self) -> str:
+        """In words, why the network's output can be no probabilities; "" where nothing says so."""
+        import keras
+
+        last = self.network
+        while isinstance(last, keras.Model) and getattr(last, "outputs", None):
+            last = last.outputs[0]._keras_history.operation
+        if getattr(last, "activation", None) is not keras.activations.linear:
+            return ""
+        return (
+            f"the network ends with the layer {last.name}, which has no activation: its outputs are"
+            ' no probabilities, and the loss is wrong. Give that layer activation="softmax".'
+        )
+
 
 def assemble(
     build: "Callable[..., keras.Model]",
