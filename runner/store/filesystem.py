@@ -8,7 +8,6 @@ This module needs nothing but the standard library, so that `status` starts at o
 
 import contextlib
 import errno
-import math
 import os
 import re
 import time
@@ -312,10 +311,7 @@ class FileStore:
         _remove_leftovers(folder, before=fresh.stat().st_mtime - _STALE_SECONDS)
 
     def close_down(self, folders: Sequence[str]) -> None:
-        """Remove what killed processes left in folders of a store that ends, and empty folders.
-
-        `folders`: keys, "" for the root, the inner ones first. Files of other people stay.
-        """
+        """Remove what killed processes left in these folders, and those that are empty then."""
         for name in folders:
             with contextlib.suppress(OSError):  # someone keeps other files in it
                 folder = self._below(name)
@@ -389,7 +385,7 @@ def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
         raise
 
 
-def _remove_leftovers(folder: Path, *, before: float = math.inf) -> None:
+def _remove_leftovers(folder: Path, *, before: float = float("inf")) -> None:
     """Remove temporary files of ours that were written before a time, in seconds."""
     for entry in _entries(folder):
         if not _LEFTOVER.fullmatch(entry.name):
