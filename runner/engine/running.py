@@ -24,6 +24,7 @@ from runner.errors import (
     DataAwayError,
     LeaseLostError,
     MissingHereError,
+    OtherModelError,
     PreemptedError,
     StoreError,
 )
@@ -129,7 +130,7 @@ class RunningAttempt(Host):
                 self._conclude(lambda: lease.hold(self._hold_reason))
             else:
                 self._conclude(lambda: lease.release(reason))
-        except (MissingHereError, DataAwayError) as error:
+        except (MissingHereError, DataAwayError, OtherModelError) as error:
             self.left = f"{LEFT}{error}"
             log.write(self.left)
             self._conclude(lambda: lease.release(self.left, preempted=False))

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 from runner.engine.choosing import Choice, Others, Owned
 from runner.engine.faults import was_killed_for_memory
@@ -36,6 +37,7 @@ from runner.queue.owner import this_process
 from runner.queue.presence import LEFT
 from runner.queue.protocol import Availability
 from runner.queue.queue import Queue, boot_clock
+from runner.quiet import told_if_slow
 from runner.store.base import Store
 from runner.store.log import DAMAGED
 from runner.training.quiet import check_backend, import_keras
@@ -48,6 +50,7 @@ logger = logging.getLogger(__name__)
 BEATS_PER_LEASE = 6
 NAP_SECONDS = 0.2  #: between two looks whether it is to stop
 DRAINED = "asked to drain"
+SLOW_IMPORT = "importing Keras and its backend takes long here; no job is claimed before"
 MOST_LINES = 5  #: of jobs that are left for the same reason; more than these share one
 MOST_NAMES = 4  #: in such a line
 
@@ -172,10 +175,11 @@ class Worker:
             return False
         self.unreadable.discard(job.id)
         if lacking := missing_here(spec, self._around.store.url, begun=bool(job.checkpoints)):
-            self._choice.postponed.add(job.id, f"{LEFT}{lacking}")
+            self._choice.postponed.add(job, f"{LEFT}{lacking}")
             return True  # what is left is looked at once more, this job among it
         try:
-            with self._stop.interrupting():
+            slow = told_if_slow(partial(self._say_once, "slow"), SLOW_IMPORT)
+            with self._stop.interrupting(), slow:
                 import_keras()  # where it fails no job has been touched
         except PreemptedError:
             return True
@@ -230,7 +234,7 @@ class Worker:
             self._reporter.ended(after)
         if attempt.left and after is not None:
             self._said.add(_record(after))  # the end of the attempt has said it
-            self._choice.postponed.add(job_id, attempt.left, begun=True)
+            self._choice.postponed.add(after, attempt.left, begun=True)
         else:
             self._choice.postponed.forget(job_id)
 

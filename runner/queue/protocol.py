@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
+from textwrap import shorten
 from threading import Lock
 from typing import Any
 
@@ -269,7 +270,8 @@ def _after_waiting(job: Job, watch: Watch, clock: Callable[[], float]) -> Steps[
         record = from_json(found, job.id)
     age: float | None = yield Age(log.slot(base(job.id), number))
     left = max(0.0, job.wait_seconds - (watched if age is None else age))
-    why = f"{describe(job)}; tried again in {left:.0f} s"
+    brief = shorten(describe(job), 100, placeholder=" …").rstrip(".")  # its attempt said all
+    why = f"{brief}; tried again in {left:.0f} s"
     return Availability(claimable=left == 0.0, why=why, lapses_in=left)
 
 

@@ -231,6 +231,7 @@ def line(text: str) -> str:
     """Return a text from the bucket as one line that is safe to print."""
     if not text.isprintable():
         text = "".join(letter if letter.isprintable() else " " for letter in text)
+        text = " ".join(text.split())  # of a list below each other
     return text.strip()
 
 

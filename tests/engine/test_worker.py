@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from runner import quiet
 from runner.commit import Commit
 from runner.engine import choosing, requirements, running, worker
 from runner.engine.preemption import StopRequest
@@ -22,6 +23,7 @@ from runner.errors import (
     DivergedError,
     LeaseLostError,
     MissingHereError,
+    OtherModelError,
     SpecError,
     TrainingError,
 )
@@ -228,10 +230,13 @@ def test_failures_are_told_apart_and_retried_where_that_may_help(
 
 def test_a_retry_waits_and_goes_on_where_it_stood(shop: Shop) -> None:
     shop.submit("cats", retries=2, limits={"backoff": "40s"})
-    shop.work(raising(KeyError("once"), times=1))
+    shop.work(raising(OSError(f"once.{' It was so for a long time.' * 9}"), times=1))
     job = shop.queue.job("cats")
     assert (job.state, job.attempts, job.failures) == (State.SUCCEEDED, 3, 0)
-    assert "tried again in 40 s" in shop.reporter.text
+    [said] = shop.reporter.notes
+    assert said.startswith("cats: it is queued, OSError: once. It was so ")
+    assert said.endswith(" …; tried again in 40 s")
+    assert len(said) < 140, "the end of the attempt has said all of it"
     assert shop.kinds("cats").count("fail") == 1
     assert job.failure is not None, "how it failed before is still there to be read"
 
@@ -508,15 +513,18 @@ def test_a_record_of_a_later_version_is_left_and_said(shop: Shop) -> None:
     assert {key: shop.store.read(key) for key in shop.store.list("jobs/later/")} == before
 
 
+@pytest.mark.parametrize(
+    "error", [MissingHereError("/data/x.npz: no such file"), OtherModelError("another model")]
+)
 def test_what_vanishes_after_the_claim_is_left_to_others(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """Given back with the reason, neither failed nor preempted; not taken again for a while."""
     now = [0.0]
     monkeypatch.setattr(choosing, "boot_clock", lambda: now[0])
     shop.submit("cats", retries=0)
     shop.submit("after", after=["cats"])
-    stage = raising(MissingHereError("/data/x.npz: no such file"), times=3)
+    stage = raising(error, times=3)
     stage.steps = 9
     ran: list[float] = []
 
@@ -530,13 +538,44 @@ def test_what_vanishes_after_the_claim_is_left_to_others(
     shop.work(stage, until_empty=False, sleep=sleep)
     job = shop.queue.job("cats")
     assert (job.state, job.attempts, job.failures, job.preemptions) == (State.QUEUED, 3, 0, 0)
-    assert job.reason == "left for another machine: /data/x.npz: no such file"
+    assert job.reason == f"left for another machine: {error}"
     assert job.reason not in shop.reporter.text, "the end of the attempt says it, and that is once"
     waits = [after - before for before, after in pairwise(ran)]
     assert 60 <= waits[0] < 75, "so that it does not fill the log of the job"
     assert 120 <= waits[1] < 135
     shop.work()
     assert shop.queue.job("after").state is State.SUCCEEDED, "another machine has the file"
+
+
+def test_what_its_user_queues_again_is_looked_at_at_once(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(choosing, "boot_clock", lambda: now[0])
+    shop.submit("cats")
+    stage = raising(MissingHereError("/data/x.npz: no such file"), times=1)
+
+    def sleep(seconds: float) -> None:
+        if now[0] == 0.0:
+            shop.queue.cancel("cats")
+            shop.queue.retry("cats")
+        now[0] += seconds
+        if shop.queue.job("cats").state is State.SUCCEEDED or now[0] > 500:
+            shop.stop.set("enough")
+
+    shop.work(stage, until_empty=False, sleep=sleep)
+    assert shop.queue.job("cats").state is State.SUCCEEDED
+    assert now[0] < 60, "it was postponed for a minute, before its user said that all is mended"
+
+
+def test_an_import_that_takes_long_is_said(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quiet, "SLOW_SECONDS", 0.2)
+    shop.submit("cats")
+    shop.work()
+    assert shop.reporter.notes == []
+    shop.submit("dogs")
+    shop.work(import_keras=partial(time.sleep, 1.0))
+    assert shop.reporter.notes == [worker.SLOW_IMPORT]
 
 
 def test_a_machine_that_cannot_import_keras_fails_no_job(shop: Shop) -> None:
