@@ -24,7 +24,7 @@ def measure(program: Program, host: Host) -> Evaluation:
 
     Raises:
         PreemptedError: asked to stop. Nothing is kept; begin again.
-        TrainingError: a result is no number or array, or no finite one.
+        TrainingError: a result is no number or array.
     """
     if isinstance(program, ImageProgram):
         return _images(program, host)
@@ -133,7 +133,7 @@ def _evaluation(program: Program, found: dict[str, Any], began: float) -> Evalua
         if array.ndim:
             arrays[str(name)] = array
         else:
-            metrics[str(name)] = array.item()
+            metrics[str(name)] = array.item() if np.isfinite(array) else None  # as JSON has it
     if program.classes and {"probabilities", "labels"} <= arrays.keys():
         about, more = evaluate.of_classes(
             _probabilities(arrays["probabilities"]), _labels(arrays["labels"]), program.classes
