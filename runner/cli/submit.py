@@ -146,8 +146,10 @@ def _store(queue: Queue, spec: JobSpec) -> str:
 def _submit(queue: Queue, spec: JobSpec, known: Job | None) -> Job:
     """Store a job. One that an older version stored with fewer fields has the same content."""
     content = spec.effective()
-    if known is not None and known.number and known.spec_digest != spec_digest(content):
-        queue.spec(spec.name)  # where it is gone, no other spec takes its place
+    if known is not None and known.number:
+        queue.require_whole(spec.name)
+        if known.spec_digest != spec_digest(content):
+            queue.spec(spec.name)  # where it is gone, no other spec takes its place
     try:
         return queue.submit(spec.name, content)
     except ConflictError:

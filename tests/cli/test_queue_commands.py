@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from runner.cli import common, doctor, live, logs, status, submit
 from runner.cli.main import main
 from runner.cli.render import wrapped
 from runner.cli.submit import in_order
+from runner.commit import Commit
 from runner.engine import session
 from runner.engine.attempt import HEAD_BYTES, LEFT_OUT, TAIL_BYTES, AttemptLog, log_key, trace_key
 from runner.engine.preemption import SIGNALS
@@ -483,6 +485,29 @@ def test_one_damaged_job_keeps_no_other_from_being_stored(
     assert "c: already there, queued" in said
     queue.spec("b", queue.job("b").spec_digest)
     assert queue.claim(queue.unhold("b"), GONE).job.state is State.RUNNING
+
+
+def test_what_a_worker_wrote_behind_a_removed_log_is_no_job_to_restore(
+    queue: Queue, run: Run, tmp_path: Path
+) -> None:
+    """Record 0 is put back only under a log that is whole but for it."""
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps({"name": "mid", "data": {"name": "digits"}}))
+    run("submit", str(spec), "--detach")
+    lease = queue.claim(queue.job("mid"), GONE)
+    lease.commit(Commit(step=1, epoch=0, checkpoints=[]))
+    folder = tmp_path / "jobs/mid"
+    for number in (0, 1):
+        (folder / f"log/{number:012d}.json").unlink()
+    code, out, said = run("submit", str(spec), "--detach")
+    assert (code, out) == (6, "")
+    assert "records of mid are gone from jobs/mid/log, the first of them 1" in said
+    assert "remove the whole of jobs/mid" in said
+    assert "submit the same spec again" not in said
+    assert [path.name for path in (folder / "log").iterdir()] == ["000000000002.json"]
+    shutil.rmtree(folder)
+    assert run("submit", str(spec), "--detach")[:2] == (0, "mid\n")
+    assert queue.job("mid").number == 0
 
 
 def test_storing_many_jobs_shows_progress(
