@@ -49,8 +49,11 @@ class Postponed:
 
     def why(self, job_id: str) -> str:
         """Return why a job is not taken now; "" if it may be."""
-        why, until, _ = self._jobs.get(job_id, ("", 0.0, 0.0))
-        return why if boot_clock() < until else ""
+        return self.last(job_id) if boot_clock() < self._jobs.get(job_id, ("", 0.0))[1] else ""
+
+    def last(self, job_id: str) -> str:
+        """Return why a job was postponed, be it to be looked at again or not; "" if it was not."""
+        return self._jobs.get(job_id, ("",))[0]
 
 
 class Choice:
@@ -79,8 +82,12 @@ class Choice:
 
     @property
     def left_to_others(self) -> dict[str, str]:
-        """Jobs that were left because of this machine, and why."""
+        """Jobs that are left because of this machine, and why, looked at this time or not yet."""
         found = {other.job.id: other.availability.why for other in self.left}
+        for job in self.survey.waiting:
+            lacking = self._me.lacks(job.requirements)
+            why = self.postponed.last(job.id) or (lacking and f"{LEFT}{lacking}")
+            found.setdefault(job.id, why)
         return {name: why for name, why in found.items() if why.startswith((LEFT, NOT_BEGUN))}
 
     def candidates(self, ids: Sequence[str] | None) -> Iterator[tuple[Job, Availability]]:

@@ -61,7 +61,7 @@ class Survey:
         pause = max(FULL_SECONDS, 2 * len(self._known) * 3600 / READS_AN_HOUR)
         full = self._full_at is None or now - self._full_at >= pause or news != self._news
         names = self._queue.ids() if ids is None else ids
-        waited_for = {name for job in self._waiting() for name in job.after}
+        waited_for = {name for job in self.waiting for name in job.after}
         every = {*names, *waited_for}
         if ids is None:  # of a job that was removed nothing is known if it comes again
             self._known = {name: self._known[name] for name in every & self._known.keys()}
@@ -94,14 +94,14 @@ class Survey:
         """
         seen = self._known.get(job_id)
         if seen is not None:
-            behind = sorted(
-                (job for job in self._waiting() if _order(job) > _order(seen)), key=_order
-            )
+            behind = sorted((job for job in self.waiting if _order(job) > _order(seen)), key=_order)
             self._look([job.id for job in behind[: self._ahead]])
             self._ahead = min(2 * self._ahead, MOST_AT_ONCE)
         return self.again(job_id)
 
-    def _waiting(self) -> list[Job]:
+    @property
+    def waiting(self) -> list[Job]:
+        """All jobs that are queued, as they were seen last."""
         return [job for job in self._known.values() if job.state is State.QUEUED]
 
     def _may_change(self, waited_for: Collection[str], job_id: str) -> bool:

@@ -241,6 +241,18 @@ def test_workers_are_listed_the_idle_ones_too(queue: Queue, run: Run) -> None:
     assert run("work", "--drain", me)[0] == 3, "there is no such worker now"
 
 
+def test_what_others_have_done_since_is_left_by_no_worker(queue: Queue, run: Run) -> None:
+    for name in ("waits", "done", "taken"):
+        queue.submit(name, {"name": name})
+    queue.cancel("done")
+    queue.claim(queue.job("taken"), this_process())
+    left = dict.fromkeys(("waits", "done", "taken", "removed"), "it needs a machine labelled lab")
+    owner = {"host": "here", "pid": 7}
+    presence.tell(queue.store, Presence(owner=owner, sent_at=datetime.now(UTC), left=left))
+    found = {one["worker"]: one for one in json.loads(run("status", "--workers", "--json")[1])}
+    assert list(found["here:7"]["left"]) == ["waits"]
+
+
 def test_an_undisturbed_job_is_tried_once_and_a_killed_one_died(queue: Queue, run: Run) -> None:
     lease = queue.claim(queue.submit("cats", {"name": "cats"}), this_process())
     lease.finish(final={"step": 1, "manifest": "m", "digest": "d"})

@@ -28,6 +28,7 @@ from runner.errors import (
 )
 from runner.machine.hardware import Gpu
 from runner.machine.memory import Memory, MemoryWatch
+from runner.queue import presence
 from runner.queue.job import Failure, Job, State
 from runner.queue.owner import this_process
 from runner.queue.survey import FULL_SECONDS, Survey
@@ -507,6 +508,31 @@ def test_a_record_of_a_later_version_is_left_and_said(shop: Shop) -> None:
     assert "later: cannot be read: record 1 of job later can't be used" in shop.reporter.text
     assert "by a later version of runner" in shop.reporter.text
     assert {key: shop.store.read(key) for key in shop.store.list("jobs/later/")} == before
+
+
+def test_what_a_worker_leaves_is_told_while_it_works_and_while_it_waits(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At any look of anybody's: also when it just looks again at what it postponed."""
+    for module in ("identity", "choosing"):
+        monkeypatch.setattr(f"runner.engine.{module}.boot_clock", lambda: shop.now)
+    shop.submit("file", priority=1, data={"name": "npz", "path": "/nowhere/x.npz"})
+    shop.submit("mine")
+    shop.submit("lab", priority=-1, requirements={"gpu_memory_gb": None, "labels": ["lab"]})
+    seen: list[list[str]] = []
+
+    def look(*_: object) -> None:
+        seen.extend(sorted(one.left) for one in presence.everyone(shop.store))
+
+    def sleep(_seconds: float) -> None:
+        look()
+        shop.now += 5.0
+        if shop.now > 1500.0:
+            shop.stop.set("enough")
+
+    shop.work(Counting(on_step=look), looking=Here(), sleep=sleep, until_empty=False)
+    assert len(seen) > 90
+    assert [left for left in seen if left != ["file", "lab"]] == []
 
 
 def test_what_vanishes_after_the_claim_is_left_to_others(
