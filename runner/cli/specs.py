@@ -27,8 +27,12 @@ def add_set_option(parser: argparse.ArgumentParser) -> None:
 
 def local_paths(specs: Iterable[JobSpec]) -> list[str]:
     """The data of these jobs that only this machine may have."""
-    paths = ((spec.program or spec.data).path for spec in specs)
-    return sorted({path for path in paths if path and "://" not in path})
+    return sorted({path for path in paths_of(specs) if "://" not in path})
+
+
+def paths_of(specs: Iterable[JobSpec]) -> set[str]:
+    """Where the data of these jobs lie."""
+    return {path for spec in specs if (path := (spec.program or spec.data).path)}
 
 
 def load_all(options: argparse.Namespace) -> list[tuple[Path, JobSpec]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.cli.common import add_store_option, open_queue, say
-from runner.cli.specs import add_spec_arguments, load_all, local_paths
+from runner.cli.specs import add_spec_arguments, load_all, local_paths, paths_of
 from runner.cli.working import add_session_option, catch_signals, session_of, work
 from runner.errors import (
     ConflictError,
@@ -24,6 +24,8 @@ from runner.exit import Exit, worst
 from runner.queue.job import Job, spec_digest
 from runner.queue.queue import Queue
 from runner.spec import JobSpec, parse
+from runner.store import places
+from runner.store.settings import mask
 from runner.training.quiet import check_backend, import_keras
 
 MANY = 20  #: jobs whose progress is shown
@@ -121,6 +123,9 @@ def _dry_run(specs: list[tuple[Path, JobSpec]]) -> Exit:
 def _detached(specs: list[tuple[Path, JobSpec]]) -> Exit:
     for path in local_paths(spec for _, spec in specs):
         say(f"data.path {path} is of this machine: others leave these jobs unless they have it")
+    for path in sorted(filter(places.is_url, paths_of(spec for _, spec in specs))):
+        if lacking := places.lacks_client(path):
+            say(f"data.path {mask(path)}: {lacking}: workers without it leave these jobs")
     return Exit.DONE
 
 

@@ -522,6 +522,24 @@ def test_what_a_worker_wrote_behind_a_removed_log_is_no_job_to_restore(
     assert queue.job("mid").number == 0
 
 
+def test_data_that_need_a_package_are_said_when_they_are_submitted(
+    queue: Queue, run: Run, tmp_path: Path
+) -> None:
+    spec = tmp_path / "spec.json"
+    data = {"name": "npz", "path": "webdav://nas/x.npz"}
+    spec.write_text(json.dumps({"name": "mid", "data": data}))
+    said = run("submit", str(spec), "--detach")[2]
+    assert "data.path webdav://nas/x.npz: webdav:// needs a package" in said
+    assert "webdav4" in said
+    assert queue.job("mid").number == 0
+
+
+@pytest.mark.parametrize("named", ["", " "])
+def test_a_store_without_a_name_is_refused(run: Run, named: str) -> None:
+    code, _, said = run("status", "--store", named)
+    assert (code, "expected a folder or a URL" in said) == (2, True)
+
+
 def test_storing_many_jobs_shows_progress(
     queue: Queue, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

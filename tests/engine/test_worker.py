@@ -1,6 +1,8 @@
 """What a worker takes, in which order, what it leaves, and how it says so."""
 
 import json
+import re
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -508,6 +510,19 @@ def test_a_record_of_a_later_version_is_left_and_said(shop: Shop) -> None:
     assert "later: cannot be read: record 1 of job later can't be used" in shop.reporter.text
     assert "by a later version of runner" in shop.reporter.text
     assert {key: shop.store.read(key) for key in shop.store.list("jobs/later/")} == before
+
+
+def test_data_behind_a_package_that_is_not_here_are_left_before_a_claim(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "paramiko", None)
+    monkeypatch.delitem(sys.modules, "fsspec.implementations.sftp", raising=False)
+    monkeypatch.setenv("RUNNER_DATA_FROM", "sftp://nas/")
+    shop.submit("cats", data={"name": "npz", "path": "sftp://nas/x.npz"})
+    shop.work()
+    assert shop.kinds("cats") == ["submit"]
+    assert re.search(r"it can't open sftp://nas/x.npz: .*paramiko", shop.reporter.text)
+    assert "its fsspec package" not in shop.reporter.text
 
 
 def test_what_a_worker_leaves_is_told_while_it_works_and_while_it_waits(
