@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.cli.common import add_store_option, open_queue, say
-from runner.cli.specs import add_spec_arguments, load_all, local_paths
+from runner.cli.specs import add_spec_arguments, load_all, local_paths, paths_of
 from runner.cli.working import add_session_option, catch_signals, session_of, work
 from runner.errors import (
     ConflictError,
@@ -25,6 +25,8 @@ from runner.exit import Exit, worst
 from runner.queue.job import Job, spec_digest
 from runner.queue.queue import Queue
 from runner.spec import JobSpec, parse
+from runner.store import places
+from runner.store.settings import mask
 from runner.training.quiet import check_backend, import_keras
 
 MANY = 20  #: jobs whose progress is shown
@@ -123,6 +125,9 @@ def _dry_run(specs: list[tuple[Path, JobSpec]]) -> Exit:
 def _detached(specs: list[tuple[Path, JobSpec]]) -> Exit:
     for path in local_paths(spec for _, spec in specs):
         say(f"{path} is of this machine: others leave these jobs unless they have it")
+    for path, field in sorted(paths_of(spec for _, spec in specs).items()):
+        if places.is_url(path) and (lacking := places.lacks_client(path)):
+            say(f"{field} {mask(path)}: {lacking}: workers without it leave these jobs")
     return Exit.DONE
 
 
@@ -148,8 +153,10 @@ def _store(queue: Queue, spec: JobSpec) -> str:
 def _submit(queue: Queue, spec: JobSpec, known: Job | None) -> Job:
     """Store a job. One that an older version stored with fewer fields has the same content."""
     content = spec.effective()
-    if known is not None and known.number and known.spec_digest != spec_digest(content):
-        queue.spec(spec.name)  # where it is gone, no other spec takes its place
+    if known is not None and known.number:
+        queue.require_whole(spec.name)
+        if known.spec_digest != spec_digest(content):
+            queue.spec(spec.name)  # where it is gone, no other spec takes its place
     try:
         return queue.submit(spec.name, content)
     except ConflictError:

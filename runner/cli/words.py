@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from runner.cli.common import command
 from runner.queue.job import Job, Stage, State
-from runner.queue.view import count, duration, metric_texts, result_texts
+from runner.queue.view import count, duration, metric_texts, result_texts, worker_of
 from runner.training.progress import Progress
 
 
@@ -39,7 +39,7 @@ def _queued(job: Job, epochs: int) -> str:
         how = "stopped early" if job.epoch < epochs else "ended"
         after = f"after {count(job.epoch, 'epoch')}, at step {job.step}"
         return f"training {how} {after}; evaluation queued"
-    return f"queued again at step {job.step}: {job.reason}"
+    return f"queued again at step {job.step}: {job.reason}" if job.reason else "queued"
 
 
 def _succeeded(job: Job, _: int) -> str:
@@ -52,6 +52,7 @@ _ENDED: Mapping[State, Callable[[Job, int], str]] = {
     State.QUEUED: _queued,
     State.HELD: _held,
     State.CANCELLED: lambda job, _: job.reason or "cancelled",
+    State.RUNNING: lambda job, _: f"another worker has it: {worker_of(job)}",
 }
 
 

@@ -51,12 +51,20 @@ class Postponed:
         self._jobs.pop(job_id, None)
 
     def why(self, job: Job) -> str:
-        """Return why a job is not taken now; "" if it may be, or its user has queued it since."""
-        why, until, _, record = self._jobs.get(job.id, ("", 0.0, 0.0, ""))
+        """Return why a job is not taken now; "" if it may be."""
+        why = self.last(job)
+        return why if why and boot_clock() < self._jobs[job.id][1] else ""
+
+    def last(self, job: Job) -> str:
+        """Return why a job was postponed, be it to be looked at again or not.
+
+        "" if it was not, or if its user has queued it since.
+        """
+        why, _, _, record = self._jobs.get(job.id, ("", 0.0, 0.0, ""))
         if job.kind in BY_USER and job.nonce != record:
             self.forget(job.id)
             return ""
-        return why if boot_clock() < until else ""
+        return why
 
 
 class Choice:
@@ -85,8 +93,12 @@ class Choice:
 
     @property
     def left_to_others(self) -> dict[str, str]:
-        """Jobs that were left because of this machine, and why."""
+        """Jobs that are left because of this machine, and why, looked at this time or not yet."""
         found = {other.job.id: other.availability.why for other in self.left}
+        for job in self.survey.waiting:
+            lacking = self._me.lacks(job.requirements)
+            why = self.postponed.last(job) or (lacking and f"{LEFT}{lacking}")
+            found.setdefault(job.id, why)
         return {name: why for name, why in found.items() if why.startswith((LEFT, NOT_BEGUN))}
 
     def candidates(self, ids: Sequence[str] | None) -> Iterator[tuple[Job, Availability]]:

@@ -97,7 +97,7 @@ class Worker:
             stop=stop,
             reporter=reporter,
             beat_seconds=self._beat_seconds,
-            on_beat=self._look_for_drain,
+            on_beat=self._beaten,
         )
         self._said: set[str] = set()
         self._until_empty = True
@@ -158,7 +158,6 @@ class Worker:
     def _take_one(self, ids: Sequence[str] | None) -> bool:
         """Run the stage of the best job that is to be had; False if there is none."""
         for job, verdict in self._choice.candidates(ids):
-            self._me.tell(self._choice.left_to_others)
             if self._attempt(job, verdict):
                 return True
         self._me.tell(self._choice.left_to_others)
@@ -184,6 +183,7 @@ class Worker:
         except PreemptedError:
             return True
         self._say_once("cards", self._me.unused())
+        self._me.tell(self._choice.left_to_others)
         try:
             lease = self._claim(job, verdict)
         except ConflictError as error:
@@ -282,6 +282,11 @@ class Worker:
             if self._is_over:
                 return
             self._sleep(NAP_SECONDS)
+
+    def _beaten(self) -> None:
+        """In the thread of a running job's heartbeat."""
+        self._look_for_drain()
+        self._me.tell()
 
     def _look_for_drain(self) -> None:
         if self._drain.requested():

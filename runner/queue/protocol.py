@@ -29,7 +29,7 @@ from runner.errors import (
 from runner.queue import job as jobs
 from runner.queue.job import Job, Json, State, check_id, describe, from_json, to_json
 from runner.store import log
-from runner.store.log import Age, Folders, Read, ReadMany, Record, Steps, finite
+from runner.store.log import Age, Folders, List, Read, ReadMany, Record, Steps, finite
 
 Nonce = Callable[[], str]
 Now = Callable[[], datetime]
@@ -140,12 +140,24 @@ def without_spec(found: Collection[Job]) -> Steps[dict[str, StoreError]]:
     return errors
 
 
-def gone(job_id: str) -> DamagedRecordError:
-    """Return the error for a job whose records are not there any more."""
+def require_whole(job_id: str) -> Steps[None]:
+    """Raise DamagedRecordError where more than record 0 is gone from below the newest record.
+
+    Such are records that an owner wrote after someone had removed the job.
+    """
+    keys: list[str] = yield List(f"{base(job_id)}/log/")
+    first = log.lacks(keys, 1)
+    if first is not None:
+        raise gone(job_id, first)
+
+
+def gone(job_id: str, first: int = 0) -> DamagedRecordError:
+    """Return the error for a job whose records, from `first` on, are not there any more."""
+    which = f", the first of them {first}" if first else ""
+    again = "" if first else "submit the same spec again, or "
     return DamagedRecordError(
-        f"records of {job_id} are gone from {base(job_id)}/log. Bring them back from a copy of the"
-        f" store, or submit the same spec again, or remove the whole of {base(job_id)} to forget"
-        " the job."
+        f"records of {job_id} are gone from {base(job_id)}/log{which}. Bring them back from a copy "
+        f"of the store, or {again}remove the whole of {base(job_id)} to forget the job."
     )
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from runner.cli.main import main
 from runner.cli.render import wrapped
 from runner.cli.submit import in_order
 from runner.cli.words import ended
+from runner.commit import Commit
 from runner.engine import session
 from runner.engine.attempt import HEAD_BYTES, LEFT_OUT, TAIL_BYTES, AttemptLog, log_key, trace_key
 from runner.engine.preemption import SIGNALS
@@ -256,6 +258,18 @@ def test_workers_are_listed_the_idle_ones_too(queue: Queue, run: Run) -> None:
         worker.kill()
     assert me not in run("status", "--workers")[1]
     assert run("work", "--drain", me)[0] == 3, "there is no such worker now"
+
+
+def test_what_others_have_done_since_is_left_by_no_worker(queue: Queue, run: Run) -> None:
+    for name in ("waits", "done", "taken"):
+        queue.submit(name, {"name": name})
+    queue.cancel("done")
+    queue.claim(queue.job("taken"), this_process())
+    left = dict.fromkeys(("waits", "done", "taken", "removed"), "it needs a machine labelled lab")
+    owner = {"host": "here", "pid": 7}
+    presence.tell(queue.store, Presence(owner=owner, sent_at=datetime.now(UTC), left=left))
+    found = {one["worker"]: one for one in json.loads(run("status", "--workers", "--json")[1])}
+    assert list(found["here:7"]["left"]) == ["waits"]
 
 
 def test_an_undisturbed_job_is_tried_once_and_a_killed_one_died(queue: Queue, run: Run) -> None:
@@ -502,6 +516,47 @@ def test_one_damaged_job_keeps_no_other_from_being_stored(
     assert "c: already there, queued" in said
     queue.spec("b", queue.job("b").spec_digest)
     assert queue.claim(queue.unhold("b"), GONE).job.state is State.RUNNING
+
+
+def test_what_a_worker_wrote_behind_a_removed_log_is_no_job_to_restore(
+    queue: Queue, run: Run, tmp_path: Path
+) -> None:
+    """Record 0 is put back only under a log that is whole but for it."""
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps({"name": "mid", "data": {"name": "digits"}}))
+    run("submit", str(spec), "--detach")
+    lease = queue.claim(queue.job("mid"), GONE)
+    lease.commit(Commit(step=1, epoch=0, checkpoints=[]))
+    folder = tmp_path / "jobs/mid"
+    for number in (0, 1):
+        (folder / f"log/{number:012d}.json").unlink()
+    code, out, said = run("submit", str(spec), "--detach")
+    assert (code, out) == (6, "")
+    assert "records of mid are gone from jobs/mid/log, the first of them 1" in said
+    assert "remove the whole of jobs/mid" in said
+    assert "submit the same spec again" not in said
+    assert [path.name for path in (folder / "log").iterdir()] == ["000000000002.json"]
+    shutil.rmtree(folder)
+    assert run("submit", str(spec), "--detach")[:2] == (0, "mid\n")
+    assert queue.job("mid").number == 0
+
+
+def test_data_that_need_a_package_are_said_when_they_are_submitted(
+    queue: Queue, run: Run, tmp_path: Path
+) -> None:
+    spec = tmp_path / "spec.json"
+    data = {"name": "npz", "path": "webdav://nas/x.npz"}
+    spec.write_text(json.dumps({"name": "mid", "data": data}))
+    said = run("submit", str(spec), "--detach")[2]
+    assert "data.path webdav://nas/x.npz: webdav:// needs a package" in said
+    assert "webdav4" in said
+    assert queue.job("mid").number == 0
+
+
+@pytest.mark.parametrize("named", ["", " "])
+def test_a_store_without_a_name_is_refused(run: Run, named: str) -> None:
+    code, _, said = run("status", "--store", named)
+    assert (code, "expected a folder or a URL" in said) == (2, True)
 
 
 def test_storing_many_jobs_shows_progress(

@@ -1,6 +1,8 @@
 """What a worker takes, in which order, what it leaves, and how it says so."""
 
 import json
+import re
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from runner import quiet
+from runner.cli.words import ended
 from runner.commit import Commit
 from runner.engine import choosing, requirements, running, worker
 from runner.engine.preemption import StopRequest
@@ -29,9 +32,10 @@ from runner.errors import (
 )
 from runner.machine.hardware import Gpu
 from runner.machine.memory import Memory, MemoryWatch
+from runner.queue import presence
 from runner.queue.job import Failure, Job, State
-from runner.queue.lease import LOOK_BEATS
 from runner.queue.owner import this_process
+from runner.queue.survey import FULL_SECONDS, Survey
 from runner.store import allowed, log
 from runner.store.log import decode, encode, slot
 from tests.engine.counting import LEASE_SECONDS, Counting, Shop, raising
@@ -513,6 +517,44 @@ def test_a_record_of_a_later_version_is_left_and_said(shop: Shop) -> None:
     assert {key: shop.store.read(key) for key in shop.store.list("jobs/later/")} == before
 
 
+def test_data_behind_a_package_that_is_not_here_are_left_before_a_claim(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "paramiko", None)
+    monkeypatch.delitem(sys.modules, "fsspec.implementations.sftp", raising=False)
+    monkeypatch.setenv("RUNNER_DATA_FROM", "sftp://nas/")
+    shop.submit("cats", data={"name": "npz", "path": "sftp://nas/x.npz"})
+    shop.work()
+    assert shop.kinds("cats") == ["submit"]
+    assert re.search(r"it can't open sftp://nas/x.npz: .*paramiko", shop.reporter.text)
+    assert "its fsspec package" not in shop.reporter.text
+
+
+def test_what_a_worker_leaves_is_told_while_it_works_and_while_it_waits(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At any look of anybody's: also when it just looks again at what it postponed."""
+    for module in ("identity", "choosing"):
+        monkeypatch.setattr(f"runner.engine.{module}.boot_clock", lambda: shop.now)
+    shop.submit("file", priority=1, data={"name": "npz", "path": "/nowhere/x.npz"})
+    shop.submit("mine")
+    shop.submit("lab", priority=-1, requirements={"gpu_memory_gb": None, "labels": ["lab"]})
+    seen: list[list[str]] = []
+
+    def look(*_: object) -> None:
+        seen.extend(sorted(one.left) for one in presence.everyone(shop.store))
+
+    def sleep(_seconds: float) -> None:
+        look()
+        shop.now += 5.0
+        if shop.now > 1500.0:
+            shop.stop.set("enough")
+
+    shop.work(Counting(on_step=look), looking=Here(), sleep=sleep, until_empty=False)
+    assert len(seen) > 90
+    assert [left for left in seen if left != ["file", "lab"]] == []
+
+
 @pytest.mark.parametrize(
     "error", [MissingHereError("/data/x.npz: no such file"), OtherModelError("another model")]
 )
@@ -624,24 +666,77 @@ def test_a_record_that_makes_no_sense_beside_its_copy_stops_no_worker(shop: Shop
     assert "ruined: cannot be read: record 2 of job ruined can't be used" in shop.reporter.text
 
 
-def test_an_owner_notices_that_its_job_was_removed(shop: Shop) -> None:
-    job = shop.submit("removed")
-    lease = shop.queue.claim(job, {"host": "here", "pid": 1})
-    for key in shop.store.list("jobs/removed/"):
+def remove(shop: Shop, name: str) -> None:
+    for key in shop.store.list(f"jobs/{name}/"):
         shop.store.delete(key)
-    for _ in range(LOOK_BEATS - 1):
-        lease.renew()
-    with pytest.raises(LeaseLostError, match="its records were removed"):
-        lease.renew()
-    with pytest.raises(LeaseLostError):
-        lease.commit(Commit(step=1, epoch=0, checkpoints=[]))
 
 
-def test_a_removed_job_is_noticed_at_its_end_also_if_records_came_after(shop: Shop) -> None:
-    """A commit after the removal makes the folder anew; nobody could resume or evaluate that."""
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("how", ["renew", "commit", "finish"])
+def test_an_owner_notices_at_once_that_its_job_was_removed(
+    shop: Shop, how: str, *, again: bool
+) -> None:
+    """Also if it was submitted again meanwhile, and others have written its records since."""
     lease = shop.queue.claim(shop.submit("removed"), {"host": "here", "pid": 1})
-    for key in shop.store.list("jobs/removed/"):
-        shop.store.delete(key)
-    lease.commit(Commit(step=1, epoch=0, checkpoints=[]))
-    with pytest.raises(LeaseLostError, match="its records were removed"):
-        lease.finish(final={"step": 1})
+    remove(shop, "removed")
+    if again:
+        shop.submit("removed")
+        shop.queue.cancel("removed")
+        shop.queue.retry("removed")
+    before = shop.store.list("jobs/removed/log/")
+    arguments: dict[str, Any] = {
+        "commit": {"commit": Commit(step=1, epoch=0, checkpoints=[])},
+        "finish": {"final": {"step": 1}},
+    }
+    for _ in range(2):
+        with pytest.raises(LeaseLostError, match="its records were removed"):
+            getattr(lease, how)(**arguments.get(how, {}))
+    assert shop.store.list("jobs/removed/log/") == before
+
+
+def test_a_job_removed_while_it_is_trained_and_submitted_again_is_a_new_one(shop: Shop) -> None:
+    """Its former worker stops, says why and nothing else; then the job begins anew."""
+    said: list[str] = []
+
+    def act(job: Job, step: int) -> None:
+        if step == 2 and not said:
+            said.append("removed")
+            remove(shop, job.id)
+            shop.submit(job.id)
+
+    shop.submit("mid")
+    stage = Counting(on_step=act)
+    shop.reporter.ended = lambda job: shop.reporter.note(ended(job))  # type: ignore[method-assign]
+    shop.work(stage)
+    assert stage.ran == ["mid", "mid"]
+    job = shop.queue.job("mid")
+    assert (job.state, job.attempts) == (State.SUCCEEDED, 2), shop.kinds("mid")
+    keys = shop.store.list("jobs/mid/log/")
+    assert [int(key[-17:-5]) for key in keys] == list(range(job.number + 1))
+    assert shop.reporter.notes[:2] == [
+        "mid: its records were removed; nothing more is saved.",
+        "mid: queued",
+    ]
+
+
+def test_a_worker_does_not_keep_to_a_job_that_was_removed_and_came_again(shop: Shop) -> None:
+    """Nobody claims behind a record that is gone, nor takes a new job for one that has ended."""
+    now = 0.0
+    survey = Survey(shop.queue, lambda job_id, error: None, clock=lambda: now)
+    for name in ("ended", "waiting"):
+        shop.submit(name)
+        shop.queue.cancel(name)
+    shop.queue.retry("waiting")
+    survey.jobs()
+    for name in ("ended", "waiting"):
+        remove(shop, name)
+    assert survey.jobs() == [], "what is listed no longer is forgotten"
+    shop.submit("ended")
+    assert [job.number for job in survey.jobs()] == [0]
+    shop.queue.cancel("ended")
+    now += FULL_SECONDS
+    survey.jobs()
+    remove(shop, "ended")
+    shop.submit("ended")  # between two looks
+    now += FULL_SECONDS
+    assert [(job.number, job.state) for job in survey.jobs()] == [(0, State.QUEUED)]
