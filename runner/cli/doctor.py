@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from runner.cli.common import add_store_option, open_queue
+from runner.cli.common import add_store_option, not_there, open_queue
 from runner.errors import SpecError, StoreError
 from runner.exit import Exit
 from runner.queue.queue import Queue
@@ -55,7 +55,10 @@ def _examine(options: argparse.Namespace) -> Iterator[Finding]:
     except StoreError as error:
         yield Finding("store", Verdict.BAD, str(error))
     else:
+        missing = not_there(store)
         yield from check_up(store)
+        if missing and not not_there(store):
+            yield _finding("store", f"{store.url} was not there; it is made now, and empty")
         yield _disk(store)
         yield from _memory(queue)
     yield _versions()

@@ -92,6 +92,7 @@ class PlainReporter:
 
     def __init__(self) -> None:
         self.touched: list[str] = []  #: the jobs that are worked on
+        self.last: Job | None = None  #: of them, as it was left
         self._name = ""  # of the one that is
         self._pace = Pace()
         self._shown_at = 0.0
@@ -130,6 +131,7 @@ class PlainReporter:
 
     def ended(self, job: Job) -> None:
         """Show what became of it."""
+        self.last = job
         self.note(words.ended(job, self._pace.epochs))
 
 

@@ -22,6 +22,7 @@ from runner.errors import (
 )
 from runner.exit import Exit, worst
 from runner.queue.job import Job, spec_digest
+from runner.queue.protocol import conflict
 from runner.queue.queue import Queue
 from runner.spec import JobSpec, parse
 from runner.training.quiet import check_backend, import_keras
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--priority", metavar="N", type=int, help=first)
     after = "begin when this job has succeeded (again for more; added to the spec's `after`)"
     add("--after", metavar="JOB", action="append", default=[], help=after)
-    add("--dry-run", action="store_true", help="check and print the specs, store nothing")
+    add("--dry-run", action="store_true", help="check all that is checked, store nothing")
     add("--no-trial", action="store_true", help="try no step of a program before it is stored")
     add_session_option(parser)
     add_store_option(parser)
@@ -64,11 +65,9 @@ def run(options: argparse.Namespace) -> int:
     """Submit; each id alone on a line of standard output."""
     stop = catch_signals()
     session = session_of(options)
-    if not (options.detach or options.dry_run):
+    if not options.detach:
         check_backend()
     specs = _specs(options)
-    if options.dry_run:
-        return _dry_run(specs)
     from runner.training.check import check_data
 
     check_data(specs, tell=Count("checked", len(specs)))
@@ -76,6 +75,8 @@ def run(options: argparse.Namespace) -> int:
     _check_after(queue, specs)
     if not options.no_trial:
         _try_out(queue, specs)
+    if options.dry_run:
+        return _dry_run(queue, specs)
     ids: list[str] = []
     failed = 0
     count = Count("stored", len(specs))
@@ -112,8 +113,14 @@ def _try_out(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> None:
             say(f"{spec.name}: not tried: {error}")
 
 
-def _dry_run(specs: list[tuple[Path, JobSpec]]) -> Exit:
+def _dry_run(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> Exit:
+    """Print what would be stored, if the jobs that are there already let it."""
     for _, spec in specs:
+        known = queue.find(spec.name)
+        if known is not None and known.spec_digest != spec_digest(spec.effective()):
+            there = queue.spec(spec.name)
+            if not _is_same(there, spec):
+                raise conflict(spec.name, there, spec.effective())
         print(json.dumps(spec.effective(), indent=2))
     return Exit.DONE
 
@@ -151,12 +158,16 @@ def _submit(queue: Queue, spec: JobSpec, known: Job | None) -> Job:
     try:
         return queue.submit(spec.name, content)
     except ConflictError:
-        if known is None:
-            raise
-        with suppress(SpecError):
-            if _content(parse(queue.spec(spec.name), source=spec.name)) == _content(spec):
-                return known
+        if known is not None and _is_same(queue.spec(spec.name), spec):
+            return known
         raise
+
+
+def _is_same(there: dict[str, Any], spec: JobSpec) -> bool:
+    """Whether a stored spec, perhaps of an older version with fewer fields, has this content."""
+    with suppress(SpecError):
+        return _content(parse(there, source=spec.name)) == _content(spec)
+    return False
 
 
 def _content(spec: JobSpec) -> dict[str, Any]:
