@@ -107,6 +107,7 @@ class PlainReporter:
     def started(self, job: Job) -> None:
         """Show what begins."""
         self.touched.append(job.id)
+        self.last = None
         self._name, self._pace, self._epoch = job.id, Pace(), job.epoch
         self._shown_at, self._epoch_shown_at = monotonic(), -math.inf
         self.note(words.started(job))

@@ -142,7 +142,8 @@ class _Parser(argparse.ArgumentParser):
         found, unknown = super().parse_known_args(args, namespace)
         if option := next((one for one in unknown if one.startswith("-")), ""):
             name = option.partition("=")[0]
-            self.error(f"no option {name!r}.{nearest(name, self._option_string_actions)}")
+            known = [option for option in self._option_string_actions if option.startswith("--")]
+            self.error(f"no option {name!r}.{nearest(name, known)}")
         if unknown:
             self.error(f"too many arguments: {' '.join(unknown)}")
         return found, unknown

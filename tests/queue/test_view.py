@@ -80,8 +80,8 @@ def test_what_a_dead_worker_had_beyond_its_commits_does_not_count() -> None:
 
 def test_only_what_would_be_repeated_is_unsaved() -> None:
     """While it is being built, and in an evaluation, there is nothing to save."""
-    for details, job in (({"stage": "start"}, {}), ({}, {"stage": Stage.EVALUATE})):
-        assert view(ALIVE, beat(**details), **RUNS, **job).unsaved_seconds is None
+    for told, stage in (("start", Stage.TRAIN), ("evaluate", Stage.EVALUATE)):
+        assert view(ALIVE, beat(stage=told), stage=stage, **RUNS).unsaved_seconds is None
 
 
 def test_an_onlooker_knows_how_the_jobs_ended_that_others_wait_for() -> None:

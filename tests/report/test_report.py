@@ -127,6 +127,13 @@ def test_lines_go_on_over_all_attempts(world: World) -> None:
     assert "goes on from step 70 (epoch 3.50)" in text_of(page)
 
 
+def test_after_a_death_before_anything_was_saved_the_next_begins_again(world: World) -> None:
+    world.submit("cats")
+    world.claim("cats")
+    world.train("cats", history(2))
+    assert "attempt 1 was lost; the next begins again." in text_of(report(world)[1])
+
+
 def test_every_version_of_the_users_code_is_named(world: World) -> None:
     """An attempt that went on with other code shows."""
     world.submit("cats")
