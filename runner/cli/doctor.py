@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from runner import code, registry
-from runner.cli.common import add_code_option, add_store_option, open_queue
+from runner.cli.common import add_code_option, add_store_option, not_there, open_queue
 from runner.errors import SpecError, StoreError
 from runner.exit import Exit
 from runner.queue.queue import Queue
@@ -57,7 +57,10 @@ def _examine(options: argparse.Namespace) -> Iterator[Finding]:
     except StoreError as error:
         yield Finding("store", Verdict.BAD, str(error))
     else:
+        missing = not_there(store)
         yield from check_up(store)
+        if missing and not not_there(store):
+            yield _finding("store", f"{store.url} was not there; it is made now, and empty")
         yield _disk(store)
         yield from _memory(queue)
     yield from _code()

@@ -92,6 +92,7 @@ class PlainReporter:
 
     def __init__(self) -> None:
         self.touched: list[str] = []  #: the jobs that are worked on
+        self.last: Job | None = None  #: of them, as it was left
         self._job: Job  # the one that is
         self._pace = Pace()
         self._shown_at = 0.0
@@ -106,6 +107,7 @@ class PlainReporter:
     def started(self, job: Job) -> None:
         """Show what begins."""
         self.touched.append(job.id)
+        self.last = None
         self._job, self._pace, self._epoch = job, Pace(), job.epoch
         self._shown_at, self._epoch_shown_at = monotonic(), -math.inf
         self.note(words.started(job))
@@ -130,6 +132,7 @@ class PlainReporter:
 
     def ended(self, job: Job) -> None:
         """Show what became of it."""
+        self.last = job
         self.note(words.ended(job, self._pace.epochs))
 
 

@@ -398,7 +398,7 @@ def over_budget(job: Job, since_seconds: float = 0.0) -> str:
 
 def describe(job: Job) -> str:
     """Return where a job stands, for a sentence."""
-    words = f"it is {job.state}"
+    words = f"it {'has' if job.state in (State.SUCCEEDED, State.FAILED) else 'is'} {job.state}"
     if job.state is State.RUNNING and job.owner:
         words += f" on {job.owner.get('host', 'another machine')} (token {job.token})"
     return f"{words}, {job.reason}" if job.reason else words
@@ -406,8 +406,10 @@ def describe(job: Job) -> str:
 
 def _expect(job: Job, what: str, *states: State) -> None:
     if job.state not in states:
-        known = ", ".join(states)
-        raise ConflictError(f"{job.id} can't {what}: {describe(job)}. Only {known} jobs can.")
+        *others, last = states
+        known = f"{', '.join(others)} or {last}" if others else last
+        does = " be" if what.startswith("be ") else ""
+        raise ConflictError(f"{job.id} can't {what}: {describe(job)}. Only {known} jobs can{does}.")
 
 
 def _newest_notes(job: Job, notes: Sequence[str]) -> tuple[str, ...]:

@@ -56,11 +56,16 @@ def submit(job_id: str, spec: Json, *, nonce: Nonce, now: Now) -> Steps[Job]:
     if found.nonce == new.nonce:
         return found
     if found.spec_digest != new.spec_digest:
-        raise ConflictError(
-            f"there is a job {job_id} with another spec already: {_differences(there, spec)}. "
-            "Give the new one another name."
-        )
+        raise conflict(job_id, there.get("spec") or {}, spec)
     return (yield from load(job_id)) or found
+
+
+def conflict(job_id: str, there: Json, spec: Json) -> ConflictError:
+    """Return the error for another spec under the name of a job, with what differs."""
+    return ConflictError(
+        f"there is a job {job_id} with another spec already: {_differences(there, spec)}. "
+        "Give the new one another name."
+    )
 
 
 def load(job_id: str) -> Steps[Job | None]:
@@ -357,9 +362,8 @@ def _job_or_error(record: Record | StoreError, job_id: str) -> Steps[Job | Store
             return still
 
 
-def _differences(record: Record, spec: Json) -> str:
-    there = dict(_leaves(record.get("spec") or {}))
-    here = dict(_leaves(spec))
+def _differences(stored: Json, spec: Json) -> str:
+    there, here = dict(_leaves(stored)), dict(_leaves(spec))
     names = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
     shown = [f"{n} is {there.get(n)!r:.60}, not {here.get(n)!r:.60}" for n in names[:8]]
     return "; ".join(shown) + (f"; and {len(names) - 8} more" if len(names) > 8 else "")

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from runner.errors import StoreError
 from runner.evaluation.metrics import per_class_accuracy
 from runner.queue import protocol
-from runner.queue.job import Job, Json, from_json
+from runner.queue.job import Job, Json, Stage, from_json
 from runner.queue.protocol import Heartbeat
 from runner.queue.queue import Queue
 from runner.queue.record import OF_THE_RUN, SIZES
@@ -147,6 +147,16 @@ class Run:
     def epochs(self) -> int:
         """How many epochs the history covers."""
         return max(map(len, self.history.values()), default=0)
+
+    @property
+    def trainings(self) -> int:
+        """How often a worker took its training up."""
+        return sum(one.stage is Stage.TRAIN for one in self.attempts)
+
+    @property
+    def deaths(self) -> int:
+        """Workers that died without notice, one that nobody has replaced yet among them."""
+        return self.job.died + (self.state == "lost")
 
     @property
     def interruptions(self) -> list[Attempt]:

@@ -77,8 +77,9 @@ COLUMNS = (
     Column("Parameters", lambda run: run.parameters, words.whole, None),
     Column("Epochs", lambda run: run.job.epoch, words.whole, None),
     Column("Images/s", _of("images_per_second"), words.whole, None),
-    Column("Attempts", lambda run: run.job.attempts, words.whole, None),
+    Column("Training attempts", lambda run: run.trainings, words.whole, None),
     Column("Preempted", lambda run: run.job.preempted, words.whole, None),
+    Column("Died", lambda run: run.deaths, words.whole, None),
 )
 
 

@@ -205,7 +205,12 @@ def best(runs: Sequence[Run]) -> str:
     if len(scored) < 2:
         return ""
     (value, name), (other, second) = scored[:2]
+    if value == other:
+        alike = sum(one == value for one, _ in scored) - 2
+        names = f"{name}, {second} and {alike} more" if alike else f"{name} and {second}"
+        return f"{names} recognise most: each {percent(-value)} of the test {runs[0].noun}s."
+    digits = next(d for d in range(1, 20) if percent(-value, d) != percent(-other, d))
     return (
-        f"{name} recognises most: {percent(-value)} of the test {runs[0].noun}s, before {second}"
-        f" with {percent(-other)}."
+        f"{name} recognises most: {percent(-value, digits)} of the test {runs[0].noun}s, before"
+        f" {second} with {percent(-other, digits)}."
     )

@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runner.cli import common, doctor, live, logs, status, submit
+from runner.cli import common, doctor, live, logs, status, submit, working
 from runner.cli.main import main
 from runner.cli.render import wrapped
 from runner.cli.submit import in_order
@@ -28,7 +29,7 @@ from runner.engine.attempt import HEAD_BYTES, LEFT_OUT, TAIL_BYTES, AttemptLog, 
 from runner.engine.preemption import SIGNALS
 from runner.errors import DamagedRecordError, SpecError, StoreError
 from runner.queue import drain, presence
-from runner.queue.job import Failure, Job, State
+from runner.queue.job import Failure, Job, Stage, State
 from runner.queue.owner import this_process
 from runner.queue.presence import Presence
 from runner.queue.queue import Queue
@@ -121,6 +122,22 @@ def test_a_lost_worker_is_never_shown_as_running(queue: Queue, run: Run) -> None
     assert json.loads(run("status", "cats", "--json")[1])["eta_seconds"] is None
     detail = run("status", "cats")[1]
     assert ("1 death," in detail, "waits for" in detail) == (True, False), detail
+
+
+def test_nobody_speaks_of_the_living_worker_of_a_lost_job(queue: Queue, run: Run) -> None:
+    """Whoever would take it over holds it; `hold`, `unhold` and `status JOB` say so alike."""
+    lease = queue.claim(queue.submit("mine", {"seed": 1}), {**this_process(), "started": "1"})
+    lease.renew(step=3)
+    assert "takes it over" in run("status", "mine")[1]
+    said = run("hold", "mine")[2]
+    next_one = "the next one holds it instead of taking it over"
+    assert ("mine: lost, to be held" in said, next_one in said) == (True, True), said
+    assert next_one in run("status", "mine")[1]
+    said = run("unhold", "mine")[2]
+    assert "mine: lost; its worker is gone: 'runner resume mine' takes it over here" in said, said
+    queue.claim(queue.submit("theirs", {"seed": 1}), this_process()).renew(step=3)
+    queue.hold("theirs")
+    assert "its worker saves and holds it at its next heartbeat" in run("status", "theirs")[1]
 
 
 def test_a_hanging_training_reads_stalled(queue: Queue, run: Run) -> None:
@@ -381,12 +398,64 @@ def test_a_password_in_the_name_of_a_store_is_not_repeated(monkeypatch: pytest.M
     assert common.command("resume", "cats") == "'runner resume cats'"
 
 
-def test_one_wrong_name_keeps_no_verb_from_the_other_jobs(queue: Queue, run: Run) -> None:
+def test_where_a_name_is_wrong_no_job_is_touched(queue: Queue, run: Run) -> None:
+    """All wrong ones are named: what was typed is not what was meant."""
     queue.submit("cats", {"seed": 1})
     queue.submit("dogs", {"seed": 1})
-    code, _, said = run("hold", "cats", "cast", "dogs")
-    assert (code, "no job 'cast'" in said) == (3, True), said
-    assert {job.state for job in queue.jobs()} == {State.HELD}
+    code, _, said = run("cancel", "cats", "cast", "dogs", "dgos")
+    assert (code, "no job 'cast'" in said, "no job 'dgos'" in said) == (3, True, True), said
+    assert {job.state for job in queue.jobs()} == {State.QUEUED}
+
+
+def test_what_cannot_be_done_is_said_in_plain_words(queue: Queue, run: Run) -> None:
+    queue.submit("cats", {"seed": 1})
+    queue.claim(queue.job("cats"), GONE).finish(final={"step": 1}, evaluate=False)
+    said = run("retry", "cats")[2]
+    words = "cats can't be retried: it has succeeded. Only failed or cancelled jobs can be."
+    assert words in said, said
+
+
+def test_a_file_that_is_here_is_nothing_to_wait_for(queue: Queue, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "x.npz").touch()
+    queue.submit("cats", {"data": {"name": "npz", "path": str(tmp_path / "x.npz")}})
+    said = run("status", "cats")[1]
+    assert ("waits for   a machine" in said, "waits for   a worker" in said) == (False, True), said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("logs", "boom", "nan"), ("usage: runner logs", "too many arguments: nan")),
+        (("status", "--sate", "lost"), ("usage: runner status", "Did you mean '--state'?")),
+        (("status", "--sate=lost"), ("usage: runner status", "Did you mean '--state'?")),
+        (("status", "--state", "runing"), ("usage: runner status", "Did you mean 'running'?")),
+        (("notebook", "colba"), ("usage: runner notebook", "Did you mean 'colab'?")),
+        (("status", "-q"), ("usage: runner status", "no option '-q'.\n")),
+        (("--verison",), ("usage: runner ", "Did you mean '--version'?")),
+    ],
+)
+def test_a_mistyped_option_is_shown_the_nearest_and_its_commands_usage(
+    run: Run, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    code, _, said = run(*arguments)
+    assert (code, [word for word in words if word not in said]) == (2, []), said
+
+
+def test_a_stopped_worker_promises_no_checkpoint_that_is_not_there(queue: Queue) -> None:
+    job = queue.submit("cats", {"seed": 1})
+    assert working.what_resume_does(job) == "begins it again: nothing of it was saved yet"
+    saved = replace(job, checkpoints=({"step": 3},))
+    assert working.what_resume_does(saved) == "goes on from the last checkpoint"
+    assert working.what_resume_does(replace(saved, stage=Stage.EVALUATE)) == "evaluates it again"
+    done = replace(saved, state=State.SUCCEEDED)
+    assert working.what_resume_does(done) == "works on what is left"
+
+
+def test_doctor_says_that_it_made_the_store(run: Run, tmp_path: Path) -> None:
+    """A mistyped store is no good one."""
+    missing = str(tmp_path / "missing")
+    words = "was not there; it is made now, and empty"
+    assert [words in run("doctor", "--store", missing)[1] for _ in range(2)] == [True, False]
 
 
 def test_one_unreadable_job_keeps_no_verb_from_the_others(

@@ -322,7 +322,7 @@ def test_ctrl_c_writes_lines_of_its_own_and_leaves_a_cursor(
     assert name in frame
     assert len(frame) + len("^C") < 80
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
-    assert "'runner resume' continues from the last checkpoint" in text
+    assert "'runner resume' continues from what is saved" in text
 
 
 # ---------------------------------------------------------------------- tables

@@ -232,6 +232,14 @@ def test_failures_are_told_apart_and_retried_where_that_may_help(
     assert shop.now - began >= (30 if tries == 3 else 0)
 
 
+def test_a_log_ends_with_what_became_of_its_stage(shop: Shop) -> None:
+    shop.submit("cats")
+    shop.work()
+    said = [line.split(" ", 1)[1] for line in shop.log("cats").splitlines()]
+    assert "the training has ended after 0 epochs, at step 3" in said
+    assert said[-1] == "the evaluation has ended: top_1 1.0000"
+
+
 def test_a_retry_waits_and_goes_on_where_it_stood(shop: Shop) -> None:
     shop.submit("cats", retries=2, limits={"backoff": "40s"})
     shop.work(raising(OSError(f"once.{' It was so for a long time.' * 9}"), times=1))

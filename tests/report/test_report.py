@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ import pytest
 from sklearn import metrics as sk
 
 from runner.errors import NotFoundError
-from runner.report.collect import Report, collect
+from runner.report import words
+from runner.report.collect import Measured, Report, collect
 from runner.report.page import Page, render
 from tests.report.fakes import World, history, predictions
 from tests.store.memory import MemoryStore
@@ -123,6 +125,13 @@ def test_lines_go_on_over_all_attempts(world: World) -> None:
     paths = re.findall(r'<path d="([^"]*)" clip-path[^>]*stroke: var\(--series-[01]\)', loss)
     assert [(path.count("M"), path.count("L")) for path in paths] == [(1, 11), (1, 11)]
     assert "goes on from step 70 (epoch 3.50)" in text_of(page)
+
+
+def test_after_a_death_before_anything_was_saved_the_next_begins_again(world: World) -> None:
+    world.submit("cats")
+    world.claim("cats")
+    world.train("cats", history(2))
+    assert "attempt 1 was lost; the next begins again." in text_of(report(world)[1])
 
 
 def test_every_version_of_the_users_code_is_named(world: World) -> None:
@@ -335,6 +344,40 @@ def test_several_runs_are_compared(world: World) -> None:
     assert "all-top_1.png" in page.pictures
     assert "all-accuracy-and-certainty.png" in page.pictures
     assert all(png.startswith(b"\x89PNG") for png in page.pictures.values())
+
+
+def test_a_tie_has_no_winner(world: World) -> None:
+    """Nor is one that is ahead by less than is shown said to be ahead of the same number."""
+    evaluated(world, "cats")
+    evaluated(world, "dogs")
+    assert "cats and dogs recognise most: each" in text_of(report(world)[1])
+    two = [_scored("cats", 0.95611), _scored("dogs", 0.95612)]
+    assert words.best(two) == (
+        "dogs recognises most: 95.612% of the test images, before cats with 95.611%."
+    )
+
+
+def _scored(name: str, top_1: float) -> Any:
+    measured = Measured(metrics={"top_1": top_1})
+    return SimpleNamespace(job=SimpleNamespace(id=name), measured=measured)
+
+
+def test_an_undisturbed_training_took_one_attempt_and_a_death_shows(world: World) -> None:
+    """In the tiles and in the table of runs; the evaluation is no further attempt to train."""
+    evaluated(world, "killed")  # dies once
+    world.submit("quiet")
+    world.finish(world.train("quiet", history(2)), **predictions(10, 50, 0.8))
+    _, page = report(world)
+    for name in ("killed", "quiet"):
+        facts = page.html.split(f'id="run-{name}"')[1].split("</dl>")[0]
+        tiles = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", facts))
+        found = [tiles[head] for head in ("Training attempts", "Preemptions", "Deaths")]
+        assert found == (["2", "0", "1"] if name == "killed" else ["1", "0", "0"])
+    rows = re.findall(r"<tr>.*?</tr>", page.html, flags=re.S)
+    heads = re.findall(r"<th[^>]*>(.*?)</th>", rows[0])
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, flags=re.S) for row in rows[1:3]]
+    places = [heads.index(head) for head in ("Training attempts", "Preempted", "Died")]
+    assert [[row[place] for place in places] for row in cells] == [["2", "0", "1"], ["1", "0", "0"]]
 
 
 def test_results_on_different_images_are_not_compared(world: World) -> None:
