@@ -269,6 +269,10 @@ def test_workers_are_listed_the_idle_ones_too(queue: Queue, run: Run) -> None:
         assert re.search(r"elsewhere:7 +cats +\ds ago", listed), listed
         found = {one["worker"]: one for one in json.loads(run("status", "--workers", "--json")[1])}
         assert (found[me]["state"], found["elsewhere:7"]["state"]) == ("idle", "running")
+        worker.send_signal(signal.SIGSTOP)
+        os.waitpid(worker.pid, os.WUNTRACED)
+        assert re.search(rf"{me} +stopped ", run("status", "--workers")[1])
+        worker.send_signal(signal.SIGCONT)
         assert run("work", "--drain", me)[0] == 0
         worker.communicate(timeout=60)
     finally:
