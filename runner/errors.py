@@ -13,6 +13,7 @@ RunnerError
 │   ├── StoreRefusedError             it will not work until someone fixes it: stop, lose nothing
 │   └── DamagedRecordError            one record is not what was written: use its copy, or ask
 ├── CheckpointError                   incomplete or damaged: use the one before
+│   └── OtherModelError               it is whole, and this machine's code builds another model
 ├── TrainingError                     the job's own fault: counts as a failed attempt
 │   └── DivergedError                 its loss is no number any more: the user edits the spec
 └── PreemptedError                    asked to stop, and the state is saved: run again
@@ -73,6 +74,10 @@ class DamagedRecordError(StoreError):
 
 class CheckpointError(RunnerError):
     """A checkpoint is incomplete or damaged. The text says which piece."""
+
+
+class OtherModelError(CheckpointError):
+    """The program does not build what the checkpoint was written of. Another machine's may."""
 
 
 class TrainingError(RunnerError):

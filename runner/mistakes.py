@@ -75,6 +75,11 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def kind_of(value: object) -> str:
+    """What a value is, for a sentence: "a list"."""
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
 def _places(model: type[BaseModel], prefix: str = "") -> list[str]:
     """The paths of all fields, those of parts first: "training.epochs"."""
     found = []

@@ -9,7 +9,7 @@ import re
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -22,6 +22,7 @@ _OTHER_NETWORKS = re.compile(
     r"TensorFlowTrainer\._?make_\w*function.* triggered tf\.function retracing"
 )
 _lock = threading.RLock()
+SLOW_SECONDS = 10.0
 
 
 @contextmanager
@@ -41,6 +42,18 @@ def importing() -> Iterator[None]:
             return
         with _filtered():
             yield
+
+
+@contextmanager
+def told_if_slow(say: Callable[[str], None], text: str) -> Iterator[None]:
+    """Say the text once if what is done within this takes some seconds."""
+    timer = threading.Timer(SLOW_SECONDS, say, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _is_of_one_network(record: logging.LogRecord) -> bool:

@@ -98,9 +98,8 @@ def _unknown(kind: Kind, name: str) -> str:
     if name.isidentifier():
         yours = places[-1] if len(places) > 1 else f"FOLDER/{kind}"
         text += f" To add one, write {function}(...) into {yours}/{name}.py"
-        text += (
-            "." if len(places) > 1 else f" and name the folder: --code FOLDER or {code.VARIABLE}."
-        )
+        text += "" if len(places) > 1 else f" and name the folder: --code FOLDER or {code.VARIABLE}"
+        text += ", or install the package that has it."
     return text
 
 

@@ -111,7 +111,8 @@ def test_the_finished_job_is_reported_and_evaluated(left: Path, tmp_path: Path) 
     assert_same(runner.status("done"), reached)
     runner.ok("report", "done", "-o", str(tmp_path / "report"))
     top_1 = f"{100 * reached['evaluation']['top_1']:.1f}%"
-    assert f"<dt>Top-1</dt><dd>{top_1}</dd>" in (tmp_path / "report/report.html").read_text()
+    page = (tmp_path / "report/report.html").read_text()
+    assert f"<dt>Top-1 accuracy</dt><dd>{top_1}</dd>" in page
     runner.ok("evaluate", "done")
     runner.ok("resume", "done")
     again = runner.status("done")

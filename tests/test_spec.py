@@ -189,6 +189,7 @@ def test_unknown_model_and_its_arguments_are_named(tmp_path: Path) -> None:
     """The registry's nearest name, and the build function's own parameters."""
     text = mistakes(tmp_path, {"name": "x", "model": {"name": "myinceptoin"}})
     assert "Did you mean 'myinception'?" in text
+    assert "or install the package that has it" in text
     text = mistakes(tmp_path, {"name": "x", "model": {"arguments": {"widht": 2.0}}})
     assert "model.arguments.widht: no such field. Did you mean 'model.arguments.width'?" in text
     text = mistakes(tmp_path, {"name": "x", "model": {"arguments": {"width": "big"}}})

@@ -98,10 +98,11 @@ def store_url(options: argparse.Namespace) -> str:
     Raises:
         SpecError: it is empty, or there is no place for the default one.
     """
-    if options.store == "":
-        msg = "--store received ''; expected a folder or a URL such as gs://bucket/runs"
+    named: str = os.environ.get("RUNNER_STORE") or "" if options.store is None else options.store
+    if not named.strip() and (named or options.store is not None):
+        what = "RUNNER_STORE" if options.store is None else "--store"
+        msg = f"{what} received {named!r}; expected a folder or a URL such as gs://bucket/runs"
         raise SpecError(msg)
-    named: str = options.store or os.environ.get("RUNNER_STORE") or ""
     try:
         return named or str(default_store())
     except RuntimeError:

@@ -9,9 +9,10 @@ from runner.cli.common import command
 from runner.cli.render import sparkline, wrapped
 from runner.errors import NotFoundError, StoreError
 from runner.queue import presence
-from runner.queue.job import Job, Json, Stage, State, line
+from runner.queue.job import HOLD, Job, Json, Stage, State, line
 from runner.queue.queue import Queue
-from runner.queue.view import View, ago, count, describe, duration
+from runner.queue.record import SIZES
+from runner.queue.view import View, ago, count, decimal, describe, duration, finite
 from runner.store import places
 from runner.store.base import Store
 
@@ -32,7 +33,8 @@ def detail(queue: Queue, view: View) -> str:
         f" {count(died, 'death')}, {count(job.failures, 'failure')}"
     )
     facts = _facts(queue, view, describe(queue.store, view))
-    known = [f"  {label:<11} {text}" for label, text in facts if text]
+    width = max(11, *(len(label[:24]) for label, text in facts if text), 0)
+    known = [f"  {label:<{width}} {text}" for label, text in facts if text]
     return "\n".join(["", wrapped(head), *known, *_failure_lines(queue.store, job)])
 
 
@@ -50,6 +52,7 @@ def _facts(queue: Queue, view: View, document: dict[str, Any]) -> list[tuple[str
         *_measured(document["evaluation_run"]),
         ("saves", _saves(view)),
         *(("budget", text) for text in _budget(job)),
+        ("next", what_next(view)),
         *(("waits for", text) for text in _waits(queue, view)),
         *(("note", text) for text in job.notes),
         ("priority", str(job.priority or "")),
@@ -59,7 +62,8 @@ def _facts(queue: Queue, view: View, document: dict[str, Any]) -> list[tuple[str
 
 def _measured(found: Json | None) -> Iterator[tuple[str, str]]:
     for name, value in (found or {}).items():
-        yield f"test {name:<12}", f"{value:.4f}" if isinstance(value, float) else ""
+        shown = finite(value) is not None and name not in SIZES
+        yield f"test {name}", decimal(value) if shown else ""
 
 
 def _saves(view: View) -> str:
@@ -73,7 +77,7 @@ def _position(position: Json | None) -> str:
 
 def _curve(values: Sequence[float | None]) -> str:
     numbers = [value for value in values if value is not None]
-    return f"{sparkline(numbers[-VALUES:])}  {numbers[-1]:.4f}" if numbers else ""
+    return f"{sparkline(numbers[-VALUES:])}  {decimal(numbers[-1])}" if numbers else ""
 
 
 def _budget(job: Job) -> Iterator[str]:
@@ -87,6 +91,17 @@ def _budget(job: Job) -> Iterator[str]:
 def _short(number: float) -> str:
     """Three significant digits, without an exponent."""
     return f"{Decimal(f'{number:.3g}'):f}"
+
+
+def what_next(view: View) -> str:
+    """What becomes of a job that runs, in the log at least, and is lost or to be held; else ""."""
+    job, lost, hold = view.job, view.state == "lost", view.job.wish == HOLD
+    unhold = f"{command('unhold', job.id)} lets it be taken up again"
+    if lost and hold:
+        return f"its worker is gone: the next one holds it instead of taking it over; {unhold}"
+    if lost:
+        return f"its worker is gone: {command('resume', job.id)} takes it over here"
+    return f"its worker saves and holds it at its next heartbeat; {unhold}" if hold else ""
 
 
 def _waits(queue: Queue, view: View) -> Iterator[str]:
@@ -132,13 +147,15 @@ def _machine(queue: Queue, job: Job) -> Iterator[str]:
     if needs.get("labels"):
         yield f"a machine labelled {line(', '.join(needs['labels'])[:200])}"
     try:
-        data = queue.spec(job.id).get("data")
+        spec = queue.spec(job.id)
     except (StoreError, NotFoundError):
         return
+    data = spec.get("program") or spec.get("data")
     path, given = (data.get("path"), data.get("given")) if isinstance(data, dict) else (None, None)
-    if isinstance(path, str) and not places.is_url(path):
-        has = places.here(path, given if isinstance(given, str) else None)
-        yield f"a machine with {line(path[:200])}: this one has{'' if has else ' not'}"
+    if not isinstance(path, str) or places.is_url(path):
+        return
+    if not places.here(path, given if isinstance(given, str) else None):
+        yield f"a machine with {line(path[:200])}: this one has not"
 
 
 def _failure_lines(store: Store, job: Job) -> list[str]:

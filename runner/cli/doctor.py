@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from runner.cli.common import add_store_option, open_queue
+from runner import code, registry
+from runner.cli.common import add_code_option, add_store_option, not_there, open_queue
 from runner.errors import SpecError, StoreError
 from runner.exit import Exit
 from runner.queue.queue import Queue
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `doctor`."""
     parser.add_argument("--json", action="store_true", help="for programs: one JSON document")
     add_store_option(parser)
+    add_code_option(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -55,9 +57,13 @@ def _examine(options: argparse.Namespace) -> Iterator[Finding]:
     except StoreError as error:
         yield Finding("store", Verdict.BAD, str(error))
     else:
+        missing = not_there(store)
         yield from check_up(store)
+        if missing and not not_there(store):
+            yield _finding("store", f"{store.url} was not there; it is made now, and empty")
         yield _disk(store)
         yield from _memory(queue)
+    yield from _code()
     yield _versions()
     yield _machine()
     yield _accelerators()
@@ -97,6 +103,16 @@ def _versions() -> Finding:
     if lacks_keras:
         text += ": this machine can look at jobs and not train them; pip install tensorflow"
     return _finding("versions", text, doubtful=lacks_keras)
+
+
+def _code() -> Iterator[Finding]:
+    """Which programs of the user's own this machine has, where it was given a folder of code."""
+    try:
+        if root := code.folder():
+            names = ", ".join(registry.names("programs")) or "none"
+            yield _finding("code", f"{root}: programs {names}", doubtful=names == "none")
+    except SpecError as error:
+        yield _finding("code", str(error), doubtful=True)
 
 
 def _machine() -> Finding:

@@ -1,7 +1,8 @@
 """`runner export JOB FILE`: the trained model, or its history, for use without runner.
 
-`FILE.keras` is ready for keras.models.load_model. `FILE.csv` has a line for each finished epoch
-with every metric, exact to the last bit, and is written without TensorFlow.
+`FILE.keras` is ready for keras.models.load_model, `FILE.weights.h5` for a model's load_weights.
+`FILE.csv` has a line for each finished epoch with every metric, exact to the last bit, and is
+written without TensorFlow.
 """
 
 import argparse
@@ -16,14 +17,15 @@ from runner.exit import Exit
 from runner.queue.job import Job, Json
 from runner.queue.view import History, history_of, read_manifest
 
-ENDINGS = (".keras", ".csv")
+ENDINGS = (".keras", ".weights.h5", ".csv")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `export`."""
     add = parser.add_argument
     add("job", metavar="JOB")
-    add("path", metavar="FILE", type=Path, help="FILE.keras: the model; FILE.csv: the history")
+    files = "FILE.keras: the model; FILE.weights.h5: its weights; FILE.csv: the history"
+    add("path", metavar="FILE", type=Path, help=files)
     state = "which state (default: final; of a history also latest, while the training runs)"
     add("--checkpoint", choices=("final", "best", "latest"), help=state)
     add_store_option(parser)
@@ -44,16 +46,19 @@ def run(options: argparse.Namespace) -> int:
         from runner.training.export import export
 
         reference = _reference(job, options.checkpoint or "final")
-        export(store, job.id, queue.spec(job.id, job.spec_digest), reference, path)
+        spec = queue.spec(job.id, job.spec_digest)
+        differences = export(store, job.id, spec, reference, path)
         what = f"step {reference.get('step')}, digest {str(reference.get('digest'))[:12]}"
+        for difference in differences:
+            say(f"{job.id}: exported with other code than it was trained with: {difference}")
     say(f"wrote {path} ({what})")
     return Exit.DONE
 
 
 def _check(path: Path) -> None:
     wrong = ""
-    if path.suffix not in ENDINGS:
-        wrong = "; expected a name that ends in .keras or .csv"
+    if not path.name.endswith(ENDINGS):
+        wrong = "; expected a name that ends in .keras, .weights.h5 or .csv"
     elif not path.parent.is_dir():
         wrong = f"; the folder {str(path.parent)!r} does not exist"
     elif path.is_dir():

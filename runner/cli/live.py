@@ -92,7 +92,8 @@ class PlainReporter:
 
     def __init__(self) -> None:
         self.touched: list[str] = []  #: the jobs that are worked on
-        self._name = ""  # of the one that is
+        self.last: Job | None = None  #: of them, as it was left
+        self._job: Job  # the one that is
         self._pace = Pace()
         self._shown_at = 0.0
         self._epoch = 0
@@ -106,7 +107,8 @@ class PlainReporter:
     def started(self, job: Job) -> None:
         """Show what begins."""
         self.touched.append(job.id)
-        self._name, self._pace, self._epoch = job.id, Pace(), job.epoch
+        self.last = None
+        self._job, self._pace, self._epoch = job, Pace(), job.epoch
         self._shown_at, self._epoch_shown_at = monotonic(), -math.inf
         self.note(words.started(job))
 
@@ -126,10 +128,11 @@ class PlainReporter:
             due = now - self._shown_at >= PLAIN_SECONDS
         if due:
             self._shown_at = now
-            self.note(words.progress_line(self._name, progress, self._eta))
+            self.note(words.progress_line(self._job, progress, self._eta))
 
     def ended(self, job: Job) -> None:
         """Show what became of it."""
+        self.last = job
         self.note(words.ended(job, self._pace.epochs))
 
 
@@ -145,10 +148,10 @@ class InPlaceReporter(PlainReporter):
 
     def _show(self, progress: Progress, *, ends_epoch: bool) -> None:
         if ends_epoch:
-            self.note(words.epoch_line(progress))
+            self.note(words.epoch_line(self._job, progress))
         elif monotonic() - self._shown_at >= IN_PLACE_SECONDS:
             self._shown_at = monotonic()
-            self._write(words.progress_line(self._name, progress, self._eta), "\r")
+            self._write(words.progress_line(self._job, progress, self._eta), "\r")
 
     def _write(self, text: str, end: str) -> None:
         to_stderr(f"{text.ljust(self._width)}{end}")
@@ -181,7 +184,7 @@ class LiveReporter(PlainReporter):
         bar.total, bar.completed = None, 0  # it pulses
         if seen is not None:
             still = f"no step for {duration(silent)}" if silent >= SILENT_SECONDS else ""
-            pace = words.pace(seen, self._eta)
+            pace = words.pace(self._job, seen, self._eta)
             parts = [words.unsaved(seen), still, words.position(seen), pace]
             bar.total, bar.completed = seen.steps or None, seen.step
         text = Text(", ".join(filter(None, parts)), no_wrap=True, overflow="ellipsis")
@@ -204,7 +207,7 @@ class LiveReporter(PlainReporter):
 
     def _show(self, progress: Progress, *, ends_epoch: bool) -> None:
         if ends_epoch:
-            self.note(words.epoch_line(progress))
+            self.note(words.epoch_line(self._job, progress))
         if self._begun_at is None:
             self._begun_at = progress.global_step
         # the first step may still have to be compiled

@@ -14,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from runner.cli.codes import of_error
 from runner.code import VARIABLE
@@ -137,6 +137,27 @@ def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
+    """Shows the usage of the very command, and the nearest of what it knows."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        found, unknown = super().parse_known_args(args, namespace)
+        if option := next((one for one in unknown if one.startswith("-")), ""):
+            name = option.partition("=")[0]
+            known = [option for option in self._option_string_actions if option.startswith("--")]
+            self.error(f"no option {name!r}.{nearest(name, known)}")
+        if unknown:
+            self.error(f"too many arguments: {' '.join(unknown)}")
+        return found, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += nearest(str(value), map(str, action.choices or ()))
+            raise
+
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         sys.stderr.write(f"runner: {message}\n")

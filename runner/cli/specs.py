@@ -27,10 +27,14 @@ def add_set_option(parser: argparse.ArgumentParser) -> None:
 
 def local_paths(specs: Iterable[JobSpec]) -> list[str]:
     """The data of these jobs that only this machine may have: `data.path /srv/x.npz`."""
-    paths = {
-        ("program" if spec.program else "data", (spec.program or spec.data).path) for spec in specs
-    }
-    return sorted(f"{part}.path {path}" for part, path in paths if path and "://" not in path)
+    paths = paths_of(specs).items()
+    return sorted(f"{field} {path}" for path, field in paths if "://" not in path)
+
+
+def paths_of(specs: Iterable[JobSpec]) -> dict[str, str]:
+    """Where the data of these jobs lie, and the field that says so."""
+    parts = (("program.path", s.program) if s.program else ("data.path", s.data) for s in specs)
+    return {part.path: field for field, part in parts if part.path}
 
 
 def load_all(options: argparse.Namespace) -> list[tuple[Path, JobSpec]]:

@@ -22,7 +22,7 @@ COLUMNS: Mapping[str, Callable[[View], str]] = {
     "STATUS": lambda view: view.text,
     "PROGRESS": lambda view: f"epoch {view.ahead.epoch} step {view.ahead.step}",
     "METRIC": lambda view: "".join(view.metrics[:1]),
-    "": lambda view: "".join(view.metrics[1:][-1:]),
+    "": lambda view: "".join(view.metrics[1:]),
     "TRY": lambda view: str(view.job.tries),
     "WORKER": lambda view: "" if view.state == "lost" else view.worker or "",
     "SEEN": lambda view: ago(view.seen_seconds),

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.cli.common import add_store_option, open_queue, say
-from runner.cli.specs import add_spec_arguments, load_all, local_paths
+from runner.cli.specs import add_spec_arguments, load_all, local_paths, paths_of
 from runner.cli.working import add_session_option, catch_signals, session_of, work
+from runner.engine.preemption import StopRequest
 from runner.errors import (
     ConflictError,
     DamagedRecordError,
@@ -23,8 +24,11 @@ from runner.errors import (
 )
 from runner.exit import Exit, worst
 from runner.queue.job import Job, spec_digest
+from runner.queue.protocol import conflict
 from runner.queue.queue import Queue
 from runner.spec import JobSpec, parse
+from runner.store import places
+from runner.store.settings import mask
 from runner.training.quiet import check_backend, import_keras
 
 MANY = 20  #: jobs whose progress is shown
@@ -55,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--priority", metavar="N", type=int, help=first)
     after = "begin when this job has succeeded (again for more; added to the spec's `after`)"
     add("--after", metavar="JOB", action="append", default=[], help=after)
-    add("--dry-run", action="store_true", help="check and print the specs, store nothing")
+    add("--dry-run", action="store_true", help="check all that is checked, store nothing")
     add("--no-trial", action="store_true", help="try no step of a program before it is stored")
     add_session_option(parser)
     add_store_option(parser)
@@ -65,11 +69,9 @@ def run(options: argparse.Namespace) -> int:
     """Submit; each id alone on a line of standard output."""
     stop = catch_signals()
     session = session_of(options)
-    if not (options.detach or options.dry_run):
+    if not options.detach:
         check_backend()
     specs = _specs(options)
-    if options.dry_run:
-        return _dry_run(specs)
     from runner.training.check import check_data
 
     check_data(specs, tell=Count("checked", len(specs)))
@@ -78,23 +80,35 @@ def run(options: argparse.Namespace) -> int:
     if not options.no_trial:
         with suppress(PreemptedError), stop.interrupting():
             _try_out(queue, specs)
+    if options.dry_run:
+        return _dry_run(queue, specs)
+    ids, failed = _store_all(queue, specs, stop)
+    if len(ids) + failed < len(specs):
+        say(f"{len(ids)} of {len(specs)} jobs are stored; the same command stores the rest")
+        return Exit.INTERRUPTED if stop.signal == signal.SIGINT else Exit.PREEMPTED
+    code = _detached(specs) if options.detach else Exit.DONE
+    if ids and not options.detach:
+        code = work(queue, ids, stop, session=session)
+    return worst([code, Exit.STORAGE]) if failed else code
+
+
+def _store_all(
+    queue: Queue, specs: list[tuple[Path, JobSpec]], stop: StopRequest
+) -> tuple[list[str], int]:
+    """Store the jobs until asked to stop; the ids of those that are there, how many failed."""
     ids: list[str] = []
     failed = 0
     count = Count("stored", len(specs))
     for _, spec in specs:
         count(len(ids))
         if stop.reason is not None:
-            say(f"{len(ids)} of {len(specs)} jobs are stored; the same command stores the rest")
-            return Exit.INTERRUPTED if stop.signal == signal.SIGINT else Exit.PREEMPTED
+            break
         try:
             ids.append(_store(queue, spec))
         except (DamagedRecordError, LinkedError) as error:  # of this job alone
             say(f"{spec.name}: not stored: {error}")
             failed += 1
-    code = _detached(specs) if options.detach else Exit.DONE
-    if ids and not options.detach:
-        code = work(queue, ids, stop, session=session)
-    return worst([code, Exit.STORAGE]) if failed else code
+    return ids, failed
 
 
 def _try_out(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> None:
@@ -114,8 +128,14 @@ def _try_out(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> None:
             say(f"{spec.name}: not tried: {error}")
 
 
-def _dry_run(specs: list[tuple[Path, JobSpec]]) -> Exit:
+def _dry_run(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> Exit:
+    """Print what would be stored, if the jobs that are there already let it."""
     for _, spec in specs:
+        known = queue.find(spec.name)
+        if known is not None and known.spec_digest != spec_digest(spec.effective()):
+            there = queue.spec(spec.name)
+            if not _is_same(there, spec):
+                raise conflict(spec.name, there, spec.effective())
         print(json.dumps(spec.effective(), indent=2))
     return Exit.DONE
 
@@ -123,6 +143,9 @@ def _dry_run(specs: list[tuple[Path, JobSpec]]) -> Exit:
 def _detached(specs: list[tuple[Path, JobSpec]]) -> Exit:
     for path in local_paths(spec for _, spec in specs):
         say(f"{path} is of this machine: others leave these jobs unless they have it")
+    for path, field in sorted(paths_of(spec for _, spec in specs).items()):
+        if places.is_url(path) and (lacking := places.lacks_client(path)):
+            say(f"{field} {mask(path)}: {lacking}: workers without it leave these jobs")
     return Exit.DONE
 
 
@@ -148,17 +171,23 @@ def _store(queue: Queue, spec: JobSpec) -> str:
 def _submit(queue: Queue, spec: JobSpec, known: Job | None) -> Job:
     """Store a job. One that an older version stored with fewer fields has the same content."""
     content = spec.effective()
-    if known is not None and known.number and known.spec_digest != spec_digest(content):
-        queue.spec(spec.name)  # where it is gone, no other spec takes its place
+    if known is not None and known.number:
+        queue.require_whole(spec.name)
+        if known.spec_digest != spec_digest(content):
+            queue.spec(spec.name)  # where it is gone, no other spec takes its place
     try:
         return queue.submit(spec.name, content)
     except ConflictError:
-        if known is None:
-            raise
-        with suppress(SpecError):
-            if _content(parse(queue.spec(spec.name), source=spec.name)) == _content(spec):
-                return known
+        if known is not None and _is_same(queue.spec(spec.name), spec):
+            return known
         raise
+
+
+def _is_same(there: dict[str, Any], spec: JobSpec) -> bool:
+    """Whether a stored spec, perhaps of an older version with fewer fields, has this content."""
+    with suppress(SpecError):
+        return _content(parse(there, source=spec.name)) == _content(spec)
+    return False
 
 
 def _content(spec: JobSpec) -> dict[str, Any]:

@@ -4,11 +4,13 @@ They work from any machine. A running worker sees it within one heartbeat.
 """
 
 import argparse
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 from runner.cli.codes import of_error
 from runner.cli.common import add_store_option, command, open_queue, say
+from runner.cli.detail import what_next
 from runner.errors import (
     ConflictError,
     DamagedRecordError,
@@ -17,11 +19,12 @@ from runner.errors import (
     StoreRefusedError,
 )
 from runner.exit import Exit
-from runner.queue.job import HOLD, Job, State, line
+from runner.queue.job import Job, State, line
 from runner.queue.queue import Queue
+from runner.queue.view import view_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _MOST_PRIORITY = 1_000_000
 
@@ -50,8 +53,8 @@ def run(options: argparse.Namespace) -> int:
     queue, _ = open_queue(options)
     acts: dict[str, tuple[Callable[[str], Job], Callable[[Job], str]]] = {
         "cancel": (queue.cancel, partial(_cancelled, queue)),
-        "hold": (queue.hold, _held),
-        "unhold": (partial(_with_spec, queue, queue.unhold), _unheld),
+        "hold": (queue.hold, partial(_held, queue)),
+        "unhold": (partial(_with_spec, queue, queue.unhold), partial(_unheld, queue)),
         "retry": (partial(_with_spec, queue, queue.retry), _queued),
         "evaluate": (partial(_evaluate, queue), _queued),
         "priority": (
@@ -59,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
             lambda job: f"{job.state}, priority {job.priority}",
         ),
     }
+    if wrong := _wrong_names(queue, options.job):
+        return wrong
     act, words = acts[options.command]
     result = Exit.DONE
     for name in options.job:
@@ -72,6 +77,19 @@ def run(options: argparse.Namespace) -> int:
             result = of_error(error)
         except (ConflictError, NotFoundError) as error:
             say(f"runner: {error}")
+            result = of_error(error)
+    return result
+
+
+def _wrong_names(queue: Queue, names: "Sequence[str]") -> Exit:
+    """Name the jobs that are not there: a wrong name among others leaves all untouched."""
+    result = Exit.DONE
+    for name in names:
+        try:
+            with suppress(StoreError):  # it is there, and the verb says what is wrong with it
+                queue.job(name)
+        except NotFoundError as error:
+            say(f"runner: {error} Nothing was changed.")
             result = of_error(error)
     return result
 
@@ -90,13 +108,18 @@ def _cancelled(queue: Queue, job: Job) -> str:
     return f"{job.state}; {command('retry', job.id)} queues it again, where it stood"
 
 
-def _held(job: Job) -> str:
-    later = "; its worker saves and holds it at its next heartbeat" if job.wish == HOLD else ""
-    return f"{job.state}{later}; {command('unhold', job.id)} lets it be taken up again"
+def _held(queue: Queue, job: Job) -> str:
+    (view,) = view_all(queue, [job])
+    if job.state is State.RUNNING:
+        return f"{view.state}, to be held; {what_next(view)}"
+    return f"{view.state}; {command('unhold', job.id)} lets it be taken up again"
 
 
-def _unheld(job: Job) -> str:
-    return "running; it continues" if job.state is State.RUNNING else _queued(job)
+def _unheld(queue: Queue, job: Job) -> str:
+    (view,) = view_all(queue, [job])
+    if job.state is not State.RUNNING:
+        return _queued(job)
+    return f"{view.state}; {what_next(view) or 'it continues'}"
 
 
 def _queued(job: Job) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from runner.cli.common import command
 from runner.queue.job import Job, Stage, State
-from runner.queue.view import count, duration, finite, metric_texts
+from runner.queue.view import count, duration, metric_texts, result_texts, worker_of
 from runner.training.progress import Progress
 
 
@@ -39,14 +39,12 @@ def _queued(job: Job, epochs: int) -> str:
         how = "stopped early" if job.epoch < epochs else "ended"
         after = f"after {count(job.epoch, 'epoch')}, at step {job.step}"
         return f"training {how} {after}; evaluation queued"
-    return f"queued again at step {job.step}: {job.reason}"
+    return f"queued again at step {job.step}: {job.reason}" if job.reason else "queued"
 
 
 def _succeeded(job: Job, _: int) -> str:
-    found = job.evaluation or {}
-    names = ("top_1", "top_5", "loss", "certainty")
-    known = [f"{name} {found[name]:.4f}" for name in names if finite(found.get(name)) is not None]
-    return f"succeeded: test {', '.join(known)}" if known else "succeeded"
+    found = ", ".join(result_texts(job))
+    return f"succeeded: test {found}" if found else "succeeded"
 
 
 _ENDED: Mapping[State, Callable[[Job, int], str]] = {
@@ -54,13 +52,14 @@ _ENDED: Mapping[State, Callable[[Job, int], str]] = {
     State.QUEUED: _queued,
     State.HELD: _held,
     State.CANCELLED: lambda job, _: job.reason or "cancelled",
+    State.RUNNING: lambda job, _: f"another worker has it: {worker_of(job)}",
 }
 
 
 def position(progress: Progress) -> str:
     """Epoch and step."""
     if progress.stage == "evaluate":
-        return f"evaluating {progress.step}/{progress.steps}"
+        return f"evaluating {progress.step}" + (f"/{progress.steps}" if progress.steps else "")
     in_validation = progress.stage == "validate"
     inside = progress.step > 0 or in_validation or not progress.epoch
     text = f"epoch {progress.epoch + inside}/{progress.epochs}"
@@ -76,23 +75,30 @@ def unsaved(progress: Progress) -> str:
     return "" if safe else f"unsaved {duration(progress.unsaved_seconds)}"
 
 
-def pace(progress: Progress, eta: float | None) -> str:
+def speed(progress: Progress) -> str:
+    """How fast it is, in steps where nobody knows how many examples are in one."""
+    rate = (progress.steps_per_second or 0.0) * (progress.batch_size or 1)
+    number = f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+    return f"{number} {'examples' if progress.batch_size else 'steps'}/s" if rate else ""
+
+
+def pace(job: Job, progress: Progress, eta: float | None) -> str:
     """Time left and speed; metrics last, to be cut off."""
     parts = [
         "" if eta is None else f"ETA {duration(eta)}",
-        f"{progress.images_per_second:.0f} img/s" if progress.images_per_second else "",
-        "  ".join(metric_texts(progress.metrics)),
+        speed(progress),
+        "  ".join(metric_texts(progress.metrics, job.monitors)),
     ]
     return ", ".join(filter(None, parts))
 
 
-def progress_line(name: str, progress: Progress, eta: float | None) -> str:
+def progress_line(job: Job, progress: Progress, eta: float | None) -> str:
     """Where the stage is, what would be lost now, how fast it is."""
-    parts = position(progress), unsaved(progress), pace(progress, eta)
-    return f"{name}: {', '.join(filter(None, parts))}"
+    parts = position(progress), unsaved(progress), pace(job, progress, eta)
+    return f"{job.id}: {', '.join(filter(None, parts))}"
 
 
-def epoch_line(progress: Progress) -> str:
+def epoch_line(job: Job, progress: Progress) -> str:
     """The line that an epoch leaves behind."""
-    metrics = "  ".join(metric_texts(progress.metrics))
+    metrics = "  ".join(metric_texts(progress.metrics, job.monitors))
     return f"  epoch {progress.epoch}/{progress.epochs}, {metrics}"

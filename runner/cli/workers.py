@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,11 +10,12 @@ from runner.cli.common import command, say
 from runner.cli.render import show
 from runner.exit import Exit
 from runner.queue import presence
+from runner.queue.owner import is_stopped
 from runner.queue.presence import Presence
 from runner.queue.queue import Queue
 from runner.queue.view import Onlooker, View, ago
 
-SILENT_SECONDS = 2 * presence.RENEW_SECONDS + 60  #: without a sign, a worker without a job is gone
+SILENT_SECONDS = 2.5 * presence.RENEW_SECONDS  #: without a sign, a worker without a job is gone
 COLUMNS = ("WORKER", "DOES", "SEEN", "GPU", "LABELS", "NODE")
 
 
@@ -37,11 +39,15 @@ def list_workers(queue: Queue, *, as_json: bool) -> int:
 
 def all_workers(queue: Queue) -> Iterator[dict[str, Any]]:
     """Return what is known of each, as JSON."""
-    views = [view for view in Onlooker(queue).look() if view.worker]
+    everything = Onlooker(queue).look()
+    views = [view for view in everything if view.worker]
+    queued = {view.job.id for view in everything if view.state == "queued"}
     known = {one.worker: one for one in presence.everyone(queue.store)}
     for name in sorted({*known, *(view.worker or "" for view in views)}):
         one = known.get(name, Presence(owner={}, sent_at=datetime.now(UTC), left={}))
-        yield _worker(name, one, [view for view in views if view.worker == name])
+        left = {job: why for job, why in one.left.items() if job in queued}  # done by others since
+        mine = [view for view in views if view.worker == name]
+        yield _worker(name, replace(one, left=left), mine)
 
 
 def _worker(name: str, one: Presence, views: Sequence[View]) -> dict[str, Any]:
@@ -51,6 +57,7 @@ def _worker(name: str, one: Presence, views: Sequence[View]) -> dict[str, Any]:
         seconds = [max(0.0, (datetime.now(UTC) - one.sent_at).total_seconds())]
     seen = min(seconds, default=None)
     idle = "idle" if seen is not None and seen < SILENT_SECONDS else "silent"
+    idle = "stopped" if is_stopped(one.owner) else idle
     return {
         "worker": name,
         "state": min((view.state for view in views), default=idle),

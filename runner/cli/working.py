@@ -12,7 +12,7 @@ from runner.engine.notices.kubernetes import grace_seconds
 from runner.engine.preemption import StopRequest
 from runner.errors import SpecError
 from runner.exit import Exit
-from runner.queue.job import Job, State
+from runner.queue.job import Job, Stage, State
 from runner.queue.queue import Queue
 from runner.queue.view import duration
 
@@ -90,7 +90,7 @@ def work(
         owned = worker.work(ids, until_empty=until_empty)
     if stop.signal == signal.SIGINT:
         if reporter.touched:
-            say(f"stopped; {command('resume')} goes on from the last checkpoint")
+            say(f"stopped; {command('resume')} {what_resume_does(reporter.last)}")
         return Exit.INTERRUPTED
     if worker.drained and ids is None:
         say("drained: it takes no more")
@@ -100,6 +100,19 @@ def work(
     if stop.reason is not None:
         return Exit.PREEMPTED
     return _finished(queue, ids, worker, owned, reporter.touched)
+
+
+def what_resume_does(job: Job | None) -> str:
+    """What `resume` does after this job was left; None: its end could not be seen."""
+    if job is None or job.ended:
+        return "works on what is left"
+    if job.stage is Stage.EVALUATE:
+        return "evaluates it again"
+    return (
+        "goes on from the last checkpoint"
+        if job.checkpoints
+        else "begins it again: nothing of it was saved yet"
+    )
 
 
 def _finished(

@@ -10,7 +10,7 @@ every machine and with every version of NumPy, and before anything is repeated.
 import hashlib
 import math
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,7 @@ Images = NDArray[np.uint8]  #: N x height x width x channels
 Labels = NDArray[np.int32]  #: N
 Indices = NDArray[np.int64]
 
+KEYS = ("x_train", "y_train", "x_test", "y_test")  #: what a data set is made of
 SPARSE = 10  #: classes for each label that is there, at most: beyond, one of them is astray
 
 
@@ -56,10 +57,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         """Refuse what would become whole numbers without a word."""
-        found = {
-            name: np.asarray(getattr(self, name))
-            for name in ("x_train", "x_test", "y_train", "y_test")
-        }
+        found = {name: np.asarray(getattr(self, name)) for name in KEYS}
         wrong = [
             _wrong_pixels(name, array) if name[0] == "x" else _wrong_numbers(name, array)
             for name, array in found.items()
@@ -172,6 +170,8 @@ def checked(
     Raises:
         DataError: with all mistakes in one text.
     """
+    if wrong := missing(arrays):
+        raise DataError(f"{source} {wrong}")
     images = {name: _pixels(arrays[name]) for name in ("x_train", "x_test")}
     labels = {name: _flat(arrays[name]) for name in ("y_train", "y_test")}
     expected = image_shape or images["x_train"].shape[1:]
@@ -198,6 +198,13 @@ def checked(
         x_test=np.ascontiguousarray(images["x_test"]),
         y_test=np.ascontiguousarray(labels["y_test"], dtype=np.int32),
     )
+
+
+def missing(found: Collection[str]) -> str:
+    """Say which arrays are not there, for a sentence; "" if all are."""
+    lacks = ", ".join(name for name in KEYS if name not in found)
+    there = ", ".join(map(str, found)) or "nothing"
+    return lacks and f"has no {lacks}. Found: {there}. Give all of {', '.join(KEYS)}."
 
 
 def _numbered(source: str, labels: NDArray[Any], columns: int) -> list[str]:
@@ -311,6 +318,9 @@ def _wrong_labels(
         return f"{name} is empty. Save one label per image."
     low, high = int(y.min()), int(y.max())
     if low < 0 or (class_names is not None and high >= len(class_names)):
-        known = f"0 to {len(class_names) - 1}" if class_names is not None else "0 and above"
-        return f"{name} holds labels from {low} to {high}; known are {known}. Number them so."
+        known, fix = "0 and above", "Number them so."
+        if class_names is not None:
+            known = f"0 to {len(class_names) - 1}, since there are {len(class_names)} class_names"
+            fix = "Give each class a name, or number the labels so."
+        return f"{name} holds labels from {low} to {high}; known are {known}. {fix}"
     return None

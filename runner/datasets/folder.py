@@ -26,6 +26,8 @@ from runner.store import places
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
+MOST_BROKEN = 5  #: pictures that an error names
+
 Named = tuple[str, PurePosixPath]  #: the class of a picture, and its file below the folder
 
 
@@ -47,7 +49,7 @@ def load(
     Raises:
         SpecError: no path was given.
         MissingHereError: this machine has no such folder.
-        DataError: no pictures, or one that cannot be read: it is named.
+        DataError: no pictures, or some that cannot be read: they are named.
         StoreError: the bucket failed for now.
     """
     if path is None:
@@ -60,14 +62,16 @@ def load(
     if strange:
         msg = f"{path}: classes {', '.join(strange)} are in test but not in train. Add pictures."
         raise DataError(msg)
+    arrays = {
+        "x_train": source.pictures(train, image_size, channels),
+        "y_train": np.array([classes.index(name) for name, _ in train]),
+        "x_test": source.pictures(test, image_size, channels),
+        "y_test": np.array([classes.index(name) for name, _ in test]),
+    }
+    source.refuse_broken()
     return checked(
         path,
-        {
-            "x_train": source.pictures(train, image_size, channels),
-            "y_train": np.array([classes.index(name) for name, _ in train]),
-            "x_test": source.pictures(test, image_size, channels),
-            "y_test": np.array([classes.index(name) for name, _ in test]),
-        },
+        arrays,
         class_names=classes,
         left_out=source.left_out({file for _, file in (*train, *test)}),
     )
@@ -87,11 +91,16 @@ class _Source:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._broken: list[str] = []  # pictures that can't be read, and why
         if places.here(path) is None:
             msg = f"{path}: no such folder. Fix data.path, or copy the folder there."
             raise MissingHereError(msg)
         self._place = places.DataPlace(path)
-        files = map(PurePosixPath, self._place.names())
+        names = self._place.names()
+        if names == [""]:
+            msg = f"{path} is a file, no folder. Fix data.path; data.name=npz reads npz files."
+            raise DataError(msg)
+        files = map(PurePosixPath, names)
         self._visible = [file for file in files if not any(part[0] == "." for part in file.parts)]
 
     def parts(self, test_split: float) -> tuple[list[Named], list[Named]]:
@@ -135,9 +144,18 @@ class _Source:
         except (
             UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError,
         ) as error:  # fmt: skip
-            msg = f"{self._path}: {file} is no readable picture: {_brief(error)}. Fix or remove it."
-            raise DataError(msg) from None
+            self._broken.append(f"{file} is no readable picture: {_brief(error)}")
+            return np.zeros((image_size, image_size, channels), np.uint8)
         return np.asarray(resized, dtype=np.uint8)
+
+    def refuse_broken(self) -> None:
+        """Raise DataError where a picture could not be read."""
+        shown, more = self._broken[:MOST_BROKEN], len(self._broken) - MOST_BROKEN
+        if more > 0:
+            shown.append(f"and {more} more")
+        if shown:
+            them = "it" if len(shown) == 1 else "them"
+            raise DataError(f"{self._path}: {'; '.join(shown)}. Fix or remove {them}.")
 
 
 def _brief(error: Exception) -> str:

@@ -17,11 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.datasets.arrays import Dataset, checked, empty
+from runner.datasets.arrays import KEYS, Dataset, checked, empty, missing
 from runner.errors import DataError, SpecError
 from runner.store import places
-
-KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def load(*, path: str | None = None) -> Dataset:
@@ -72,13 +70,8 @@ def read(path: str) -> dict[str, NDArray[Any]]:
 
 def _arrays(path: str, members: zipfile.ZipFile, content: Any) -> dict[str, NDArray[Any]]:
     found = [name.removesuffix(".npy") for name in members.namelist()]
-    missing = [key for key in KEYS if key not in found]
-    if missing:
-        msg = (
-            f"{path} has no {', '.join(missing)}. Found: {', '.join(found) or 'nothing'}."
-            f" Save all of {', '.join(KEYS)} with numpy.savez_compressed."
-        )
-        raise DataError(msg)
+    if lacks := missing(found):
+        raise DataError(f"{path} {lacks} numpy.savez_compressed saves them.")
     wanted = [key for key in (*KEYS, "class_names") if key in found]
     return {key: _array(members, f"{key}.npy", content) for key in wanted}
 

@@ -17,6 +17,7 @@ from typing import Any, Self
 from runner.engine.pace import Vigil
 from runner.errors import LeaseLostError, StoreError
 from runner.queue.lease import Lease
+from runner.queue.view import decimal
 from runner.store.base import Store
 from runner.training.progress import Progress
 
@@ -63,7 +64,9 @@ class AttemptLog:
         if self._epoch is None:
             self.write(f"training begins at step {progress.global_step}")
         elif progress.epoch > self._epoch:
-            metrics = "  ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
+            metrics = "  ".join(
+                f"{name} {decimal(value)}" for name, value in progress.metrics.items()
+            )
             self.write(f"epoch {progress.epoch}/{progress.epochs}: {metrics}")
         self._epoch = progress.epoch
 
@@ -192,7 +195,8 @@ class Heartbeat:
             "epochs": progress.epochs,
             "step": progress.step,
             "steps": progress.steps,
-            "images_per_second": progress.images_per_second,
+            "batch_size": progress.batch_size,
+            "steps_per_second": progress.steps_per_second,
             "interval": progress.interval,
             "eta_seconds": progress.eta_seconds,
         }

@@ -15,6 +15,8 @@ from runner.queue.survey import Survey
 
 AGAIN_SECONDS = 60.0  #: until a job that can't be run here is looked at again
 MOST_AGAIN = 3600.0  #: seconds; each time that it was begun in vain it waits twice as long
+#: records by which a user brings a job forward
+BY_USER = ("retry", "unhold", "evaluate", "priority")
 #: a heartbeat younger than this share of the lease is a living worker's
 FRESH_SHARE = 0.4
 
@@ -31,26 +33,38 @@ class Postponed:
     """Jobs that this worker does not take before some time has passed, and why."""
 
     def __init__(self) -> None:
-        self._jobs: dict[str, tuple[str, float, float]] = {}  # why, until when, seconds in all
+        # why, until when, seconds in all, the job's record
+        self._jobs: dict[str, tuple[str, float, float, str]] = {}
 
     def __contains__(self, job_id: str) -> bool:
         return job_id in self._jobs
 
-    def add(self, job_id: str, why: str, *, begun: bool = False) -> None:
+    def add(self, job: Job, why: str, *, begun: bool = False) -> None:
         """Postpone a job; twice as long as the last time if it was begun in vain."""
         seconds = AGAIN_SECONDS
-        if begun and job_id in self._jobs:
-            seconds = min(MOST_AGAIN, 2 * self._jobs[job_id][2])
-        self._jobs[job_id] = why, boot_clock() + seconds, seconds
+        if begun and job.id in self._jobs:
+            seconds = min(MOST_AGAIN, 2 * self._jobs[job.id][2])
+        self._jobs[job.id] = why, boot_clock() + seconds, seconds, job.nonce
 
     def forget(self, job_id: str) -> None:
         """Postpone a job no more."""
         self._jobs.pop(job_id, None)
 
-    def why(self, job_id: str) -> str:
+    def why(self, job: Job) -> str:
         """Return why a job is not taken now; "" if it may be."""
-        why, until, _ = self._jobs.get(job_id, ("", 0.0, 0.0))
-        return why if boot_clock() < until else ""
+        why = self.last(job)
+        return why if why and boot_clock() < self._jobs[job.id][1] else ""
+
+    def last(self, job: Job) -> str:
+        """Return why a job was postponed, be it to be looked at again or not.
+
+        "" if it was not, or if its user has queued it since.
+        """
+        why, _, _, record = self._jobs.get(job.id, ("", 0.0, 0.0, ""))
+        if job.kind in BY_USER and job.nonce != record:
+            self.forget(job.id)
+            return ""
+        return why
 
 
 class Choice:
@@ -79,8 +93,12 @@ class Choice:
 
     @property
     def left_to_others(self) -> dict[str, str]:
-        """Jobs that were left because of this machine, and why."""
+        """Jobs that are left because of this machine, and why, looked at this time or not yet."""
         found = {other.job.id: other.availability.why for other in self.left}
+        for job in self.survey.waiting:
+            lacking = self._me.lacks(job.requirements)
+            why = self.postponed.last(job) or (lacking and f"{LEFT}{lacking}")
+            found.setdefault(job.id, why)
         return {name: why for name, why in found.items() if why.startswith((LEFT, NOT_BEGUN))}
 
     def candidates(self, ids: Sequence[str] | None) -> Iterator[tuple[Job, Availability]]:
@@ -104,7 +122,7 @@ class Choice:
         if isinstance(error, StoreRefusedError) and not isinstance(error, LinkedError):
             raise error  # credentials, say: it is so for all jobs
         self._cannot_read(job.id, error)
-        self.postponed.add(job.id, str(error))
+        self.postponed.add(job, str(error))
 
     def note_held(self, job: Job) -> None:
         """Report a job that was held instead of taken."""
@@ -126,7 +144,7 @@ class Choice:
         verdict = self._queue.availability(job)
         if not verdict.claimable:
             return verdict
-        why = self.postponed.why(job.id) or self._unfit(job)
+        why = self.postponed.why(job) or self._unfit(job)
         return _no(why) if why else verdict
 
     def _unfit(self, job: Job) -> str:

@@ -14,7 +14,6 @@ from runner.queue.presence import Presence
 from runner.queue.queue import boot_clock, utc_now
 from runner.store.base import Store
 
-NEWS_SECONDS = 60.0  #: between two signs of a worker that has news, at least
 LAST_SECONDS = 2.0  #: that the end of a worker waits for a bucket to forget it
 
 
@@ -31,7 +30,7 @@ class Identity:
         self._store = store
         self._owner = dict(owner)
         self._looking = looking
-        self._left: Mapping[str, str] | None = None  # as told the last time
+        self._left: dict[str, str] | None = None  # to be told
         self._told_at = 0.0
         self.name = name_of(owner)
 
@@ -54,16 +53,16 @@ class Identity:
         one = "'runner work --each-gpu' starts one for each"
         return f"{cards} GPUs are here, and a worker uses one: {one}" if cards > 1 else ""
 
-    def tell(self, left: Mapping[str, str]) -> None:
-        """Show this worker, and the jobs that it left, at once or a little later.
+    def tell(self, left: Mapping[str, str] | None = None) -> None:
+        """Show this worker, and the jobs that it left (None: as before), at once or in a minute.
 
         That it can't be written harms nothing.
         """
         now, first = boot_clock(), self._left is None
-        pause = presence.RENEW_SECONDS if left == self._left else NEWS_SECONDS
-        if not first and now - self._told_at < pause:
+        self._left = left = dict(self._left or {} if left is None else left)
+        if not first and now - self._told_at < presence.RENEW_SECONDS:
             return
-        self._left, self._told_at = dict(left), now
+        self._told_at = now
         machine = self._looking.machine()
         with suppress(StoreError):
             if first:

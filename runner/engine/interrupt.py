@@ -7,6 +7,7 @@ thread sends the main thread a signal whose default is to be ignored, and its ha
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from runner.errors import PreemptedError, SpecError
 
 #: what wakes the main thread; to everybody else it means nothing
 _NUDGE: int = getattr(signal, "SIGURG", 0)
+_AGAIN_SECONDS = 0.01
 
 
 class _Interrupted(BaseException):
@@ -30,6 +32,7 @@ class Interrupter:
         self._inside = False  # `interrupting`
         self._installed = False
         self._why = ""  # of an interruption under way
+        self._hook = sys.__unraisablehook__
         self._raised: _Interrupted | None = None
 
     @contextlib.contextmanager
@@ -70,6 +73,15 @@ class Interrupter:
         if _NUDGE:
             signal.signal(_NUDGE, lambda *_: self.raise_if_due(self._why))
             self._installed = True
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._again
+
+    def _again(self, dropped: "sys.UnraisableHookArgs") -> None:
+        """Interrupt once more: Python drops what is raised in finalizers and weak references."""
+        if not isinstance(dropped.exc_value, _Interrupted):
+            self._hook(dropped)
+            return
+        self._inside, self.at_once = True, not self._too_late
+        threading.Timer(_AGAIN_SECONDS, self._nudge, [self._why]).start()
 
     def _nudge(self, why: str) -> None:
         main = threading.main_thread().ident

@@ -22,24 +22,23 @@ class Pace:
         self.moved = False  #: a training step of this attempt is done
         self._first: int | None = None
         self._began: tuple[float, int] | None = None
-        self._last: tuple[float, int] | None = None  # of the training steps alone
+        self._last: tuple[float, int] | None = None  # of the stage's own steps alone
         self._speed: float | None = None
 
     def timed(self, progress: Progress) -> Progress:
-        """Return this look with the time to the end, and a training's images per second."""
+        """Return this look with the time to the end, and the steps per second."""
         eta = self.eta_seconds(progress)
-        if progress.stage == "evaluate":  # which counts its images itself
-            return replace(progress, eta_seconds=eta)
-        self.moved = self._began is not None
-        now, step = time.monotonic(), progress.global_step
-        if progress.stage == "train" and self.moved:
+        begun, evaluates = self._began is not None, progress.stage == "evaluate"
+        self.moved = begun and not evaluates
+        now, step = time.monotonic(), progress.step if evaluates else progress.global_step
+        if progress.stage != "validate" and begun:
             if self._last is not None and step > self._last[1]:
-                newest = (step - self._last[1]) * progress.batch_size / (now - self._last[0])
+                newest = (step - self._last[1]) / (now - self._last[0])
                 self._speed = 0.7 * self._speed + 0.3 * newest if self._speed else newest
             self._last = (now, step)
         else:
             self._last = None  # a validation's time is no training speed
-        return replace(progress, eta_seconds=eta, images_per_second=self._speed)
+        return replace(progress, eta_seconds=eta, steps_per_second=self._speed)
 
     def eta_seconds(self, progress: Progress) -> float | None:
         """Seconds to the end, if no callback ends it before; None while unknown."""

@@ -139,6 +139,6 @@ class StopRequest(Interrupter):
 
 def _leave_at_once(number: int, name: str, again: str) -> None:
     shown = "\x1b[?25h" if sys.stderr.isatty() else ""  # a cursor that was hidden
-    words = f"{name} again, leaving at once; {again} continues from the last checkpoint"
+    words = f"{name} again, leaving at once; {again} continues from what is saved"
     os.write(sys.stderr.fileno(), f"{shown}\nrunner: {words}\n".encode())
     os._exit(128 + number)

@@ -19,6 +19,7 @@ from runner.spec import parse
 from runner.specparts import LABEL
 from runner.store import places
 from runner.store.allowed import paths_of, refusal
+from runner.store.settings import mask
 from runner.training.check import short_of_memory
 
 LABELS_VARIABLE = "RUNNER_LABELS"  #: labels of this machine, separated by commas
@@ -103,6 +104,8 @@ def _lacks_version(spec: Mapping[str, Any]) -> str:
 def _lacks_file(path: str, spec: Mapping[str, Any], store_url: str) -> str:
     parts = (spec.get("data") or {}, spec.get("program") or {})
     given = next((part.get("given") for part in parts if path == part.get("path")), None)
+    if places.is_url(path) and (why := places.lacks_client(path)):
+        return f"it can't open {mask(path)[:200]}: {why}"
     where = places.here(path, given)
     if where is None:
         other = f", nor {given} in the folder it works in" if given else ""

@@ -24,6 +24,7 @@ from runner.errors import (
     DataAwayError,
     LeaseLostError,
     MissingHereError,
+    OtherModelError,
     PreemptedError,
     StoreError,
 )
@@ -122,6 +123,7 @@ class RunningAttempt(Host):
             log.write(job.reason)
         try:
             self._run_stage()
+            log.write(_ended(lease.job))
         except PreemptedError as error:
             reason = str(error)
             log.write(f"preempted: {reason}")
@@ -129,7 +131,7 @@ class RunningAttempt(Host):
                 self._conclude(lambda: lease.hold(self._hold_reason))
             else:
                 self._conclude(lambda: lease.release(reason))
-        except (MissingHereError, DataAwayError) as error:
+        except (MissingHereError, DataAwayError, OtherModelError) as error:
             self.left = f"{LEFT}{error}"
             log.write(self.left)
             self._conclude(lambda: lease.release(self.left, preempted=False))
@@ -295,6 +297,15 @@ class RunningAttempt(Host):
             self._log.flush()
         except StoreError as error:
             logger.warning("the attempt's log could not be written: %s", error)
+
+
+def _ended(job: Job) -> str:
+    """Say how a stage ended, with the numbers that it was for."""
+    if job.stage is jobs.Stage.EVALUATE and job.results and job.state is State.SUCCEEDED:
+        found = (f"{n} {v:.4f}" for n, v in job.results.items() if isinstance(v, float))
+        return f"the evaluation has ended: {', '.join(found)}"
+    epochs = f"{job.epoch} epoch{'' if job.epoch == 1 else 's'}"
+    return f"the training has ended after {epochs}, at step {job.step}"
 
 
 class _Limits(NamedTuple):

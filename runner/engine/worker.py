@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 from runner.engine.choosing import Choice, Others, Owned
 from runner.engine.faults import was_killed_for_memory
@@ -36,6 +37,7 @@ from runner.queue.owner import this_process
 from runner.queue.presence import LEFT
 from runner.queue.protocol import Availability
 from runner.queue.queue import Queue, boot_clock
+from runner.quiet import told_if_slow
 from runner.store.base import Store
 from runner.store.log import DAMAGED
 from runner.training.quiet import check_backend, import_keras
@@ -48,6 +50,7 @@ logger = logging.getLogger(__name__)
 BEATS_PER_LEASE = 6
 NAP_SECONDS = 0.2  #: between two looks whether it is to stop
 DRAINED = "asked to drain"
+SLOW_IMPORT = "importing Keras and its backend takes long here; no job is claimed before"
 MOST_LINES = 5  #: of jobs that are left for the same reason; more than these share one
 MOST_NAMES = 4  #: in such a line
 
@@ -94,7 +97,7 @@ class Worker:
             stop=stop,
             reporter=reporter,
             beat_seconds=self._beat_seconds,
-            on_beat=self._look_for_drain,
+            on_beat=self._beaten,
         )
         self._said: set[str] = set()
         self._until_empty = True
@@ -155,7 +158,6 @@ class Worker:
     def _take_one(self, ids: Sequence[str] | None) -> bool:
         """Run the stage of the best job that is to be had; False if there is none."""
         for job, verdict in self._choice.candidates(ids):
-            self._me.tell(self._choice.left_to_others)
             if self._attempt(job, verdict):
                 return True
         self._me.tell(self._choice.left_to_others)
@@ -172,14 +174,16 @@ class Worker:
             return False
         self.unreadable.discard(job.id)
         if lacking := missing_here(spec, self._around.store.url, begun=bool(job.checkpoints)):
-            self._choice.postponed.add(job.id, f"{LEFT}{lacking}")
+            self._choice.postponed.add(job, f"{LEFT}{lacking}")
             return True  # what is left is looked at once more, this job among it
         try:
-            with self._stop.interrupting():
+            slow = told_if_slow(partial(self._say_once, "slow"), SLOW_IMPORT)
+            with self._stop.interrupting(), slow:
                 import_keras()  # where it fails no job has been touched
         except PreemptedError:
             return True
         self._say_once("cards", self._me.unused())
+        self._me.tell(self._choice.left_to_others)
         try:
             lease = self._claim(job, verdict)
         except ConflictError as error:
@@ -230,7 +234,7 @@ class Worker:
             self._reporter.ended(after)
         if attempt.left and after is not None:
             self._said.add(_record(after))  # the end of the attempt has said it
-            self._choice.postponed.add(job_id, attempt.left, begun=True)
+            self._choice.postponed.add(after, attempt.left, begun=True)
         else:
             self._choice.postponed.forget(job_id)
 
@@ -278,6 +282,11 @@ class Worker:
             if self._is_over:
                 return
             self._sleep(NAP_SECONDS)
+
+    def _beaten(self) -> None:
+        """In the thread of a running job's heartbeat."""
+        self._look_for_drain()
+        self._me.tell()
 
     def _look_for_drain(self) -> None:
         if self._drain.requested():

@@ -152,20 +152,19 @@ class _Run:
         self, layers: "Sequence[keras.layers.Layer]", number: int, seed: int
     ) -> NDArray[np.float32]:
         """Return the probabilities of pass `number`, images x classes."""
-        began, done = time.perf_counter(), []
+        done = []
         for batch in range(self.per_pass):
             if reason := self.should_stop():
                 msg = f"evaluation stopped before its end: {reason}"
                 raise PreemptedError(msg)
             _seed(layers, f"evaluation {seed} {number} {batch}")
             done.append(self._ask(layers, batch))
-            seen = min((batch + 1) * self.batch_size, len(self.x))
             self.on_progress(
                 Progress(
                     stage="evaluate",
                     step=number * self.per_pass + batch + 1,
                     steps=self.per_pass * (self.passes + 1),
-                    images_per_second=seen / (time.perf_counter() - began),
+                    batch_size=self.batch_size,
                 )
             )
         return np.concatenate(done)

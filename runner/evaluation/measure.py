@@ -24,7 +24,7 @@ def measure(program: Program, host: Host) -> Evaluation:
 
     Raises:
         PreemptedError: asked to stop. Nothing is kept; begin again.
-        TrainingError: a result is no number or array, or no finite one.
+        TrainingError: a result is no number or array.
     """
     if isinstance(program, ImageProgram):
         return _images(program, host)
@@ -133,11 +133,15 @@ def _evaluation(program: Program, found: dict[str, Any], began: float) -> Evalua
         if array.ndim:
             arrays[str(name)] = array
         else:
-            metrics[str(name)] = array.item()
+            metrics[str(name)] = array.item() if np.isfinite(array) else None  # as JSON has it
     if program.classes and {"probabilities", "labels"} <= arrays.keys():
         about, more = evaluate.of_classes(
             _probabilities(arrays["probabilities"]), _labels(arrays["labels"]), program.classes
         )
-        metrics, arrays = {**about, **metrics}, {**arrays, **more}
+        about["examples"] = about.pop("images")
+        if len(program.classes) <= 5:
+            del about["top_5"]  # which is always 1
+        said = {name: value for name, value in about.items() if value is not None}
+        metrics, arrays = {**metrics, **said, **metrics}, {**arrays, **more}
     metrics["parameters"] = program.model.count_params() if program.model.built else None
     return Evaluation(metrics=metrics, arrays=arrays, timing={"seconds": seconds})

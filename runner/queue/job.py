@@ -38,6 +38,7 @@ from runner.queue.record import (
     from_json,
     hours,
     line,
+    monitors,
     spec_digest,
     to_json,
 )
@@ -93,6 +94,7 @@ def submitted(job_id: str, spec: Json, now: datetime) -> Job:
         requirements=spec.get("requirements") or None,
         budget=hours(spec.get("budget") or None),
         most_deaths=(spec.get("limits") or {}).get("deaths", MOST_DEATHS),
+        monitors=monitors(spec),
     )
 
 
@@ -396,7 +398,7 @@ def over_budget(job: Job, since_seconds: float = 0.0) -> str:
 
 def describe(job: Job) -> str:
     """Return where a job stands, for a sentence."""
-    words = f"it is {job.state}"
+    words = f"it {'has' if job.state in (State.SUCCEEDED, State.FAILED) else 'is'} {job.state}"
     if job.state is State.RUNNING and job.owner:
         words += f" on {job.owner.get('host', 'another machine')} (token {job.token})"
     return f"{words}, {job.reason}" if job.reason else words
@@ -404,8 +406,10 @@ def describe(job: Job) -> str:
 
 def _expect(job: Job, what: str, *states: State) -> None:
     if job.state not in states:
-        known = ", ".join(states)
-        raise ConflictError(f"{job.id} can't {what}: {describe(job)}. Only {known} jobs can.")
+        *others, last = states
+        known = f"{', '.join(others)} or {last}" if others else last
+        does = " be" if what.startswith("be ") else ""
+        raise ConflictError(f"{job.id} can't {what}: {describe(job)}. Only {known} jobs can{does}.")
 
 
 def _newest_notes(job: Job, notes: Sequence[str]) -> tuple[str, ...]:

@@ -11,18 +11,16 @@ from threading import Lock
 from typing import Any, Concatenate, ParamSpec
 
 from runner.commit import Commit
-from runner.errors import LeaseLostError, StoreError
+from runner.errors import DamagedRecordError, LeaseLostError, StoreError
 from runner.queue import job as jobs
 from runner.queue import protocol
 from runner.queue.job import Job, Json, describe, from_json, to_json
 from runner.queue.protocol import Nonce, Now, Transition
 from runner.store import log
 from runner.store.base import Store
-from runner.store.log import Put, Read, Steps, finite, run
+from runner.store.log import Put, Steps, finite, run
 
 P = ParamSpec("P")
-
-LOOK_BEATS = 6  #: signs of life between two looks whether the job is still there: some minute
 
 
 class Holder:
@@ -36,7 +34,7 @@ class Holder:
         self._nonce = nonce
         self._now = now
         self._token = job.token
-        self._claimed = job.number
+        self._claim = (job.number, job.nonce)
         self._owner: Json = dict(job.owner or {})
         self._ended = ""  # why nothing more may be written
         self._ending: set[str] = set()  # nonces of records that would end this lease
@@ -54,17 +52,24 @@ class Holder:
             yield Put(protocol.beat_key(self.job.id, self._token), log.encode(sign))
         except StoreError as error:
             failed = error  # the log still has to be looked at
+        yield from self._look_for_claim()
         record = yield from log.head(protocol.base(self.job.id), to_json(self.job))
         if record is not None:
             self._adopt(from_json(record, self.job.id))
-        if self._sequence % LOOK_BEATS == 0:
-            yield from self._look_for_it()
         if failed is not None:
             raise failed
 
-    def _look_for_it(self) -> Steps[None]:
-        """Notice that someone has removed the job: what is written on belongs to nothing."""
-        if (yield Read(log.slot(protocol.base(self.job.id), self._claimed))) is None:
+    def _look_for_claim(self) -> Steps[None]:
+        """Notice that someone has removed the job: what is written on belongs to nothing.
+
+        It may have been submitted again since: then a record of that number is another's.
+        """
+        number, nonce = self._claim
+        try:
+            found = yield from log.read(protocol.base(self.job.id), number)
+        except DamagedRecordError:
+            return  # nobody has removed it
+        if found is None or found["nonce"] != nonce:
             with self._lock:
                 self._ended = f"{self.job.id}: its records were removed; nothing more is saved."
             raise LeaseLostError(self._ended)
@@ -72,6 +77,7 @@ class Holder:
     def commit(self, transition: Transition) -> Steps[Job]:
         """Append a record that keeps the lease."""
         self._check()
+        yield from self._look_for_claim()
         job = yield from self._change(transition, self._nonce)
         self._adopt(job)
         return job
@@ -82,7 +88,7 @@ class Holder:
         After a StoreError it may be called again: what landed meanwhile is recognised.
         """
         self._check()
-        yield from self._look_for_it()
+        yield from self._look_for_claim()
 
         def nonce() -> str:
             fresh = self._nonce()

@@ -63,6 +63,11 @@ def is_alive(owner: Mapping[str, Any] | None) -> bool | None:
     return None if now is None else now == process.started
 
 
+def is_stopped(owner: Mapping[str, Any]) -> bool:
+    """Whether the owner is a process of this machine that is stopped: by SIGSTOP, Ctrl-Z."""
+    return bool(is_alive(owner)) and _status(owner["pid"])[:1] in (["T"], ["t"])
+
+
 def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -75,10 +80,15 @@ def _exists(pid: int) -> bool:
 
 def _started(pid: int) -> str | None:
     """Return the process's start in ticks since boot; "" for a zombie, None for a hidden one."""
-    fields = _text(_PROC / str(pid) / "stat").rpartition(")")[2].split()
+    fields = _status(pid)
     if len(fields) < 20:
         return None
     return "" if fields[0] in "ZX" else fields[19]
+
+
+def _status(pid: int) -> list[str]:
+    """Return what the kernel says of a process, from its state on; nothing if it is hidden."""
+    return _text(_PROC / str(pid) / "stat").rpartition(")")[2].split()
 
 
 def _text(path: Path) -> str:

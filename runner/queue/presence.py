@@ -1,6 +1,6 @@
 """What each worker says of itself: what it is, and which jobs it left to others, and why.
 
-One small object a worker, for people alone: nothing is decided by it, so it is renewed seldom.
+One small object a worker, for people alone: nothing is decided by it, so a minute may pass unsaid.
 Whether a worker that has a job lives is told by its heartbeat.
 """
 
@@ -20,7 +20,7 @@ from runner.store.log import encode, parse
 
 FOLDER = "workers/seen/"
 LEFT = "left for another machine: "  #: begins why a job is left that a worker can't run
-RENEW_SECONDS = 300.0  #: between two signs of a worker of which there is no news
+RENEW_SECONDS = 60.0  #: between two signs of a worker, at least
 FORGET = timedelta(days=7)  #: after which the object of a worker that died is removed
 MOST_LEFT = 50  #: jobs that a worker names
 

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
+from textwrap import shorten
 from threading import Lock
 from typing import Any
 
@@ -28,7 +29,7 @@ from runner.errors import (
 from runner.queue import job as jobs
 from runner.queue.job import Job, Json, State, check_id, describe, from_json, to_json
 from runner.store import log
-from runner.store.log import Age, Folders, Read, ReadMany, Record, Steps, finite
+from runner.store.log import Age, Folders, List, Read, ReadMany, Record, Steps, finite
 
 Nonce = Callable[[], str]
 Now = Callable[[], datetime]
@@ -55,11 +56,16 @@ def submit(job_id: str, spec: Json, *, nonce: Nonce, now: Now) -> Steps[Job]:
     if found.nonce == new.nonce:
         return found
     if found.spec_digest != new.spec_digest:
-        raise ConflictError(
-            f"there is a job {job_id} with another spec already: {_differences(there, spec)}. "
-            "Give the new one another name."
-        )
+        raise conflict(job_id, there.get("spec") or {}, spec)
     return (yield from load(job_id)) or found
+
+
+def conflict(job_id: str, there: Json, spec: Json) -> ConflictError:
+    """Return the error for another spec under the name of a job, with what differs."""
+    return ConflictError(
+        f"there is a job {job_id} with another spec already: {_differences(there, spec)}. "
+        "Give the new one another name."
+    )
 
 
 def load(job_id: str) -> Steps[Job | None]:
@@ -139,12 +145,24 @@ def without_spec(found: Collection[Job]) -> Steps[dict[str, StoreError]]:
     return errors
 
 
-def gone(job_id: str) -> DamagedRecordError:
-    """Return the error for a job whose records are not there any more."""
+def require_whole(job_id: str) -> Steps[None]:
+    """Raise DamagedRecordError where more than record 0 is gone from below the newest record.
+
+    Such are records that an owner wrote after someone had removed the job.
+    """
+    keys: list[str] = yield List(f"{base(job_id)}/log/")
+    first = log.lacks(keys, 1)
+    if first is not None:
+        raise gone(job_id, first)
+
+
+def gone(job_id: str, first: int = 0) -> DamagedRecordError:
+    """Return the error for a job whose records, from `first` on, are not there any more."""
+    which = f", the first of them {first}" if first else ""
+    again = "" if first else "submit the same spec again, or "
     return DamagedRecordError(
-        f"records of {job_id} are gone from {base(job_id)}/log. Bring them back from a copy of the"
-        f" store, or submit the same spec again, or remove the whole of {base(job_id)} to forget"
-        " the job."
+        f"records of {job_id} are gone from {base(job_id)}/log{which}. Bring them back from a copy "
+        f"of the store, or {again}remove the whole of {base(job_id)} to forget the job."
     )
 
 
@@ -269,7 +287,8 @@ def _after_waiting(job: Job, watch: Watch, clock: Callable[[], float]) -> Steps[
         record = from_json(found, job.id)
     age: float | None = yield Age(log.slot(base(job.id), number))
     left = max(0.0, job.wait_seconds - (watched if age is None else age))
-    why = f"{describe(job)}; tried again in {left:.0f} s"
+    brief = shorten(describe(job), 100, placeholder=" …").rstrip(".")  # its attempt said all
+    why = f"{brief}; tried again in {left:.0f} s"
     return Availability(claimable=left == 0.0, why=why, lapses_in=left)
 
 
@@ -343,9 +362,8 @@ def _job_or_error(record: Record | StoreError, job_id: str) -> Steps[Job | Store
             return still
 
 
-def _differences(record: Record, spec: Json) -> str:
-    there = dict(_leaves(record.get("spec") or {}))
-    here = dict(_leaves(spec))
+def _differences(stored: Json, spec: Json) -> str:
+    there, here = dict(_leaves(stored)), dict(_leaves(spec))
     names = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
     shown = [f"{n} is {there.get(n)!r:.60}, not {here.get(n)!r:.60}" for n in names[:8]]
     return "; ".join(shown) + (f"; and {len(names) - 8} more" if len(names) > 8 else "")

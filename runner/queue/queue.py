@@ -127,6 +127,10 @@ class Queue:
         """Return, by id, why jobs can't be resumed: record 0 is gone or damaged. One read each."""
         return log.run(self.store, protocol.without_spec(jobs))
 
+    def require_whole(self, job_id: str) -> None:
+        """Raise DamagedRecordError where records other than the first are gone. One listing."""
+        log.run(self.store, protocol.require_whole(job_id))
+
     def spec(self, job_id: str, digest: str = "") -> dict[str, Any]:
         """Return the spec that a job was submitted with, if it still is what its digest says.
 

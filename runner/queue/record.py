@@ -56,6 +56,8 @@ class Failure(StrEnum):
 
 
 OF_THE_RUN = ("images_per_second", "json", "npz")  #: of an evaluation: no results of its own
+#: of an evaluation: how large what it looked at was
+SIZES = ("images", "examples", "classes", "augmented_passes", "parameters", "seed")
 ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 
 
@@ -107,6 +109,7 @@ class Job:
     wish: str = ""  #: a user's request that the owner fulfils: HOLD, or nothing
     failure: Json | None = None  #: the newest: kind, step, token, reason, trace (a key)
     damaged: Count = 0  #: records since the newest claim that can't be read, and may be claims
+    monitors: tuple[str, ...] = ()  #: metrics that its spec names: people want to see them first
 
     @property
     def ended(self) -> bool:
@@ -212,6 +215,7 @@ def _cleaned(job: Job) -> Job:
         submitted_at=job.submitted_at.astimezone(UTC),
         updated_at=job.updated_at.astimezone(UTC),
         after=tuple(line(name[:100]) for name in job.after),
+        monitors=tuple(line(name[:100]) for name in job.monitors),
         budget=hours(job.budget),
         wish=line(job.wish),
         failure=job.failure
@@ -227,6 +231,7 @@ def line(text: str) -> str:
     """Return a text from the bucket as one line that is safe to print."""
     if not text.isprintable():
         text = "".join(letter if letter.isprintable() else " " for letter in text)
+        text = " ".join(text.split())  # of a list below each other
     return text.strip()
 
 
@@ -242,6 +247,15 @@ def hours(budget: Json | None) -> Json | None:
     """Return the hours that a job may take, by what they are hours of."""
     found = {line(name): number(value) for name, value in (budget or {}).items()}
     return budget and {name: value for name, value in found.items() if value and value > 0}
+
+
+def monitors(spec: Json) -> tuple[str, ...]:
+    """Return the metrics that decide over something in a spec, which may have any form."""
+    training, checkpoint = spec.get("training"), spec.get("checkpoint")
+    places = (training, "early_stopping"), (checkpoint, "best"), (training, "reduce_lr_on_plateau")
+    parts = [part.get(name) for part, name in places if isinstance(part, Mapping)]
+    named = [part.get("monitor") for part in parts if isinstance(part, Mapping)]
+    return tuple(dict.fromkeys(name for name in named if isinstance(name, str)))
 
 
 def changed_spec(job_id: str) -> DamagedRecordError:

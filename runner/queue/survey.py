@@ -58,14 +58,18 @@ class Survey:
         """Return all jobs, or these; those of the highest priority first, of equals the oldest."""
         now, self._ahead = self._clock(), 1
         news = self._queue.news()  # before the jobs: what comes meanwhile is news the next time
-        pause = max(FULL_SECONDS, len(self._known) * 3600 / READS_AN_HOUR)
+        pause = max(FULL_SECONDS, 2 * len(self._known) * 3600 / READS_AN_HOUR)
         full = self._full_at is None or now - self._full_at >= pause or news != self._news
         names = self._queue.ids() if ids is None else ids
-        waited_for = {name for job in self._waiting() for name in job.after}
+        waited_for = {name for job in self.waiting for name in job.after}
         every = {*names, *waited_for}
-        self._look(every if full else filter(partial(self._may_change, waited_for), every))
-        if full:  # after it: one that fails has seen nothing
-            self._full_at, self._news = now, news
+        if ids is None:  # of a job that was removed nothing is known if it comes again
+            self._known = {name: self._known[name] for name in every & self._known.keys()}
+        if full:
+            self._look(every, afresh=True)
+            self._full_at, self._news = now, news  # after it: one that fails has seen nothing
+        else:
+            self._look(filter(partial(self._may_change, waited_for), every))
         return sorted((self._known[name] for name in names if name in self._known), key=_order)
 
     def job(self, job_id: str) -> Job | None:
@@ -90,14 +94,14 @@ class Survey:
         """
         seen = self._known.get(job_id)
         if seen is not None:
-            behind = sorted(
-                (job for job in self._waiting() if _order(job) > _order(seen)), key=_order
-            )
+            behind = sorted((job for job in self.waiting if _order(job) > _order(seen)), key=_order)
             self._look([job.id for job in behind[: self._ahead]])
             self._ahead = min(2 * self._ahead, MOST_AT_ONCE)
         return self.again(job_id)
 
-    def _waiting(self) -> list[Job]:
+    @property
+    def waiting(self) -> list[Job]:
+        """All jobs that are queued, as they were seen last."""
         return [job for job in self._known.values() if job.state is State.QUEUED]
 
     def _may_change(self, waited_for: Collection[str], job_id: str) -> bool:
@@ -106,9 +110,10 @@ class Survey:
             return job is None
         return self._every_change or job.state is State.RUNNING or job_id in waited_for
 
-    def _look(self, ids: Iterable[str]) -> None:
-        names = set(ids)
-        found = {job.id: job for job in self._queue.look(names, self._known, self._on_error)}
+    def _look(self, ids: Iterable[str], *, afresh: bool = False) -> None:
+        """Read these jobs; `afresh`: also where a log may be another than the one known."""
+        names, known = set(ids), {} if afresh else self._known
+        found = {job.id: job for job in self._queue.look(names, known, self._on_error)}
         if self._every_change:
             new = [job for name, job in found.items() if name not in self._known]
             for name, error in self._queue.without_spec(new).items():

@@ -16,9 +16,10 @@ from typing import Any
 
 from runner.errors import StoreError
 from runner.queue.drain import name_of
-from runner.queue.job import HOLD, Job, Json, Stage, State, line
+from runner.queue.job import ENDED, HOLD, Job, Json, Stage, State, line
 from runner.queue.protocol import Availability, Heartbeat
 from runner.queue.queue import Queue
+from runner.queue.record import SIZES
 from runner.queue.survey import Survey
 from runner.store.base import Store
 
@@ -27,7 +28,8 @@ LOOKS = 3  #: at what reads like damage: an answer may have been cut on its way
 MOST_MANIFEST = 32 << 20  #: bytes; a network of 10,000 variables has 3 MB
 MOST_DEPTH = 50  #: of what a record nests
 History = dict[str, tuple[float | None, ...]]  #: metric -> one value an epoch
-STEERED_BY = ("loss", "top_1", "val_loss", "val_top_1")  #: the metrics that are shown first
+SHOWN = 4  #: metrics in a line
+STARTING = "start"  #: the stage that a heartbeat names before its stage has begun
 
 # ---------------------------------------------------------------------- numbers in words
 
@@ -71,11 +73,34 @@ def ago(delta: timedelta | float | None) -> str:
     return "" if seconds is None else f"{duration(max(0.0, seconds))} ago"
 
 
-def metric_texts(metrics: Mapping[str, Any]) -> list[str]:
-    """Return the metrics that people steer by, else the first three, in their shortest form."""
-    known = {name: value for name, value in metrics.items() if finite(value) is not None}
-    shown = [name for name in STEERED_BY if name in known] or list(known)[:3]
-    return [f"{name} {known[name]:.4f}" for name in shown]
+def decimal(value: float) -> str:
+    """Return `0.5000`; `1.2e-05` where four digits would say nothing, `3` of a whole number."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.4g}"
+
+
+def metric_texts(metrics: Mapping[str, Any], monitors: Sequence[str]) -> list[str]:
+    """Return a few metrics: those that the spec monitors, the loss, the next, their validation."""
+    bases = [name for name in metrics if not name.startswith("val_") and name != "learning_rate"]
+    bases = sorted(bases, key=lambda name: name != "loss")[:2]
+    first = [*monitors, *map(_base, monitors), *bases, *(f"val_{name}" for name in bases)]
+    return _texts(metrics, first)
+
+
+def result_texts(job: Job) -> list[str]:
+    """Return a few results of a job's evaluation; nothing where there are none."""
+    found = {name: value for name, value in (job.results or {}).items() if name not in SIZES}
+    return _texts(found, [*map(_base, job.monitors), "top_1"])
+
+
+def _base(name: str) -> str:
+    return name.removeprefix("val_")
+
+
+def _texts(metrics: Mapping[str, Any], first: Sequence[str]) -> list[str]:
+    known = {line(name): finite(metrics.get(name)) for name in (*first, *metrics)}
+    return [f"{name} {decimal(v)}" for name, v in known.items() if v is not None][:SHOWN]
 
 
 # ---------------------------------------------------------------------- a job and its worker
@@ -93,6 +118,9 @@ class View:
     job: Job
     availability: Availability | None = None
     beat: Heartbeat | None = None
+    others: Mapping[str, State] = field(
+        default_factory=dict
+    )  #: jobs that it may come after, where known
 
     @property
     def state(self) -> str:
@@ -127,8 +155,14 @@ class View:
 
     @property
     def unsaved_seconds(self) -> float | None:
-        """Seconds of training that would be repeated if its worker died now."""
-        return self.beat.unsaved_seconds if self.beat and self.state == "running" else None
+        """Seconds of training that would be repeated if its worker died now; None: no training."""
+        trains = self.state == "running" and self.job.stage is Stage.TRAIN and not self.starting
+        return self.beat.unsaved_seconds if self.beat and trains else None
+
+    @property
+    def starting(self) -> bool:
+        """Whether its worker still imports and builds what it needs."""
+        return self.state == "running" and self._reported("stage") == STARTING
 
     @property
     def interval(self) -> str | None:
@@ -144,11 +178,12 @@ class View:
 
     @property
     def metrics(self) -> list[str]:
-        """The test accuracy, or the newest metrics that people steer by."""
-        top_1 = finite((self.job.evaluation or {}).get("top_1"))
-        if top_1 is not None:
-            return [f"test top_1 {top_1:.4f}"]
-        return metric_texts(self.ahead.metrics or self.job.metrics or {})
+        """Two: of the evaluation, or the newest, of the validation if there is one."""
+        if found := result_texts(self.job)[:2]:
+            return [f"test {found[0]}", *found[1:]]
+        texts = metric_texts(self.ahead.metrics or self.job.metrics or {}, self.job.monitors)
+        validated = [text for text in texts[1:] if text.startswith("val_")]
+        return [*texts[:1], *(validated[-1:] or texts[1:2])]
 
     @property
     def worker(self) -> str | None:
@@ -189,16 +224,19 @@ def _held(view: View) -> str:
 
 
 def _stage(view: View) -> str:
-    evaluates = view.job.stage is Stage.EVALUATE
-    return f"{view.state} (evaluate)" if evaluates else view.state
+    text = "starting" if view.starting else view.state
+    return f"{text} (evaluate)" if view.job.stage is Stage.EVALUATE else text
 
 
 def _queued(view: View) -> str:
     job, text = view.job, _stage(view)
     if job.failures:
         return f"{text}, retry {job.failures}"
-    if job.after and not job.attempts:
-        return f"{text}, after {', '.join(job.after)[:40]}"
+    known = {name: view.others.get(name) for name in job.after}
+    waits = [name for name, state in known.items() if state is not State.SUCCEEDED]
+    if waits and not job.attempts:
+        ended = (f"{name} ({state})" for name in waits if (state := known[name]) in ENDED)
+        return f"{text}, after {next(ended, ', '.join(waits)[:40])}"
     return f"{text}, can be resumed" if job.checkpoints and job.stage is Stage.TRAIN else text
 
 
@@ -212,14 +250,19 @@ _STATES: Mapping[str, Callable[[View], str]] = {
 }
 
 
-def view_all(queue: Queue, jobs: Sequence[Job]) -> list[View]:
-    """Look at the workers of all running jobs at once."""
+def view_all(
+    queue: Queue, jobs: Sequence[Job], others: Mapping[str, State] | None = None
+) -> list[View]:
+    """Look at the workers of all running jobs at once; `others`: states, for jobs that wait."""
     running = [job for job in jobs if job.state is State.RUNNING]
     beats = queue.heartbeats(running)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = pool.map(queue.availability, running)
         seen = {job.id: one for job, one in zip(running, found, strict=True)}
-    return [View(job=j, availability=seen.get(j.id), beat=beats.get(j.id)) for j in jobs]
+    return [
+        View(job=job, availability=seen.get(job.id), beat=beats.get(job.id), others=others or {})
+        for job in jobs
+    ]
 
 
 @dataclass
@@ -246,7 +289,16 @@ class Onlooker:
         for name in {*names} - {job.id for job in jobs} - self.unreadable.keys():
             self.queue.job(name)  # NotFoundError, with names that are like it
         jobs.sort(key=lambda job: (job.submitted_at, job.id))
-        return view_all(self.queue, jobs)
+        return view_all(self.queue, jobs, self._states(jobs))
+
+    def _states(self, jobs: Sequence[Job]) -> dict[str, State]:
+        """Return the states of these jobs, and of those that they wait for."""
+        known = {job.id: job.state for job in jobs}
+        waits = {name for job in jobs if job.state is State.QUEUED for name in job.after}
+        if missing := waits - known.keys() - self.unreadable.keys():
+            more = self.queue.look(missing, {}, lambda *_: None)
+            known |= {job.id: job.state for job in more}
+        return known
 
     @property
     def problems(self) -> list[str]:

@@ -16,8 +16,7 @@ from runner.report.collect import Measured, Run, clean
 from runner.report.examples import Images, Library, TestPart, mistaken, strip
 from runner.report.pictures import Picture
 
-FIRST = ("loss", "top_1", "top_5")
-PANELS = 6  #: metrics that are drawn
+FIRST = ("loss", "top_1", "top_5")  #: of the curves; the learning rate is no metric, and last
 ROWS = 2_000  #: of a table
 LONGEST_SPEC = 50_000  #: characters
 
@@ -44,15 +43,21 @@ class Gallery:
         return tag.format(base64.b64encode(png).decode(), clean(said))
 
 
+def metrics_of(runs: Iterable[Run]) -> list[str]:
+    """Return what was measured after each epoch, in the training or the validation."""
+    names = {name.removeprefix("val_") for run in runs for name in run.history} - {""}
+    order = (*FIRST, "", "learning_rate")
+    return sorted(names, key=lambda name: (order.index(name if name in order else ""), name))
+
+
 def chapter(run: Run, gallery: Gallery, library: Library, now: datetime) -> dict[str, Any]:
     """Return what the template shows of a run, its pictures drawn."""
-    bases = {name.removeprefix("val_") for name in run.history}
-    metrics = sorted(bases, key=lambda name: ([*FIRST, name].index(name), name))
+    metrics = metrics_of([run])
     columns = [n for metric in metrics for n in (metric, f"val_{metric}") if n in run.history]
     spec = json.dumps(dict(run.spec), indent=2, ensure_ascii=False, default=str)
     return {
         "run": run,
-        "curves": gallery.plots(pictures.curve(run, metric) for metric in metrics[:PANELS]),
+        "curves": gallery.plots(pictures.curve(run, metric) for metric in metrics),
         "columns": ["Epoch", *(words.column(name) for name in columns)],
         "epochs": list(zip_longest(*(run.history[name] for name in columns)))[:ROWS],
         "results": _results(run, run.measured, gallery, library) if run.measured else None,
@@ -102,8 +107,8 @@ def _results(run: Run, measured: Measured, gallery: Gallery, library: Library) -
         ),
         "bars": gallery.plots([pictures.class_bars(f"{run.job.id}-classes", shares, names)]),
         "classes": list(zip(labels, counts.sum(axis=1), np.diagonal(counts), shares, strict=True)),
-        "worst": list(examples(words.worst(counts, names))),
-        "mistakes": list(examples(words.mistakes(counts, names))),
+        "worst": list(examples(words.worst(counts, names, run.noun))),
+        "mistakes": list(examples(words.mistakes(counts, names, run.noun))),
     }
 
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,10 @@ from numpy.typing import NDArray
 from runner.errors import StoreError
 from runner.evaluation.metrics import per_class_accuracy
 from runner.queue import protocol
-from runner.queue.job import Job, Json, from_json
+from runner.queue.job import Job, Json, Stage, from_json
 from runner.queue.protocol import Heartbeat
 from runner.queue.queue import Queue
+from runner.queue.record import OF_THE_RUN, SIZES
 from runner.queue.view import (
     History,
     Onlooker,
@@ -43,9 +45,11 @@ AT_ONCE = 8  #: jobs read together
 MAX_DOCUMENT = 16 * 1024 * 1024  #: bytes of an evaluation's numbers
 MAX_ARRAYS = 512 * 1024 * 1024  #: bytes of its arrays, unpacked
 MAX_CLASSES = 2000
-MAX_METRICS = 32
+MAX_METRICS = 100
 LONGEST = 2_000  #: characters of one piece of text
 OF_PASSES = ("certainty", "consistency")  #: what one look at each image cannot show
+#: results that stand before all others
+FIRST = ("top_1", "top_5", "loss", *OF_PASSES)
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -55,7 +59,7 @@ Counts = NDArray[np.int64]
 class Measured:
     """An evaluation, as it was stored."""
 
-    metrics: Mapping[str, Any]  #: top_1, loss, certainty, ...
+    metrics: Mapping[str, Any]  #: numbers, and others, by name
     class_names: tuple[str, ...] = ()  #: one per class, or none
     labels: Counts | None = field(default=None, repr=False)  #: images
     predicted: Counts | None = field(default=None, repr=False)  #: of the plain pass
@@ -70,6 +74,18 @@ class Measured:
     def number(self, name: str) -> float | None:
         """Return a metric, None where it is missing, says nothing or is no finite number."""
         return None if name in OF_PASSES and not self.passes else finite(self.metrics.get(name))
+
+    @property
+    def results(self) -> dict[str, float]:
+        """What was found, of whatever name; not how large what was looked at is."""
+        names = dict.fromkeys([*FIRST, *(clean(name, limit=80) for name in self.metrics)])
+        found = {name: self.number(name) for name in names if name not in (*SIZES, *OF_THE_RUN)}
+        return dict(islice(((n, v) for n, v in found.items() if v is not None), MAX_METRICS))
+
+    @property
+    def examples(self) -> int:
+        """How many were looked at; 0: nobody knows."""
+        return int(self.number("images") or self.number("examples") or 0)
 
     @property
     def per_class(self) -> Floats | None:
@@ -114,9 +130,33 @@ class Run:
         return self.view.state
 
     @property
+    def noun(self) -> str:
+        """What it is trained on, one of them."""
+        return "example" if self.spec.get("program") else "image"
+
+    @property
+    def subject(self) -> str:
+        """What is trained on what, for a heading: only runs of one subject are compared."""
+        for name, words in {"program": "of the program", "data": "on the data"}.items():
+            part = self.spec.get(name)
+            if isinstance(part, dict):
+                return clean(f"{words} {part.get('name')}", limit=80)
+        return ""
+
+    @property
     def epochs(self) -> int:
         """How many epochs the history covers."""
         return max(map(len, self.history.values()), default=0)
+
+    @property
+    def trainings(self) -> int:
+        """How often a worker took its training up."""
+        return sum(one.stage is Stage.TRAIN for one in self.attempts)
+
+    @property
+    def deaths(self) -> int:
+        """Workers that died without notice, one that nobody has replaced yet among them."""
+        return self.job.died + (self.state == "lost")
 
     @property
     def interruptions(self) -> list[Attempt]:
@@ -259,8 +299,9 @@ def _measured(store: Store, job: Job, problems: list[str]) -> Measured:
             raise ValueError("they are no JSON object")
         metrics |= document
     arrays: dict[str, Counts] = {}
-    with _noting(problems, "the evaluation's arrays"):
-        arrays = _arrays(read_named(store, metrics.get("npz"), MAX_ARRAYS))
+    if metrics.get("classes"):  # else they are a program's own
+        with _noting(problems, "the evaluation's arrays"):
+            arrays = _arrays(read_named(store, metrics.get("npz"), MAX_ARRAYS))
     names = metrics.get("class_names")
     known = names[:MAX_CLASSES] if isinstance(names, list) else []
     texts = tuple(clean(str(name), limit=80) for name in known)

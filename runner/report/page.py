@@ -8,6 +8,7 @@ the page forbids scripts besides. What is said of one run is in `chapter`.
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,7 +16,8 @@ from markupsafe import Markup
 
 from runner.queue.view import count, duration
 from runner.report import pictures, words
-from runner.report.chapter import FIRST, Gallery, chapter
+from runner.report.chapter import Gallery, chapter, metrics_of
+from runner.report.collect import FIRST as RESULTS
 from runner.report.collect import Report, Run, clean
 from runner.report.examples import Library
 
@@ -48,7 +50,7 @@ def render(report: Report) -> Page:
     )
     html = environment.get_template("page.html").render(
         report=report,
-        comparison=_comparison(report.runs, gallery) if len(report.runs) > 1 else None,
+        comparisons=list(_comparisons(report.runs, gallery)),
         chapters=(chapter(run, gallery, library, report.made_at) for run in report.runs),
         words=words,
         count=count,
@@ -70,36 +72,66 @@ class Column(NamedTuple):
     best: Callable[[Iterable[float]], float] | None  #: of its values
 
 
+#: beside those of what was measured
 COLUMNS = (
-    Column("Top-1", _of("top_1"), words.percent, max),
-    Column("Top-5", _of("top_5"), words.percent, max),
-    Column("Loss", _of("loss"), words.decimal, min),
-    Column("Certainty", _of("certainty"), words.percent, max),
-    Column("Consistency", _of("consistency"), words.percent, max),
-    Column("ECE", _of("expected_calibration_error"), words.percent, min),
     Column("Parameters", lambda run: run.parameters, words.whole, None),
     Column("Epochs", lambda run: run.job.epoch, words.whole, None),
     Column("Images/s", _of("images_per_second"), words.whole, None),
-    Column("Attempts", lambda run: run.job.attempts, words.whole, None),
+    Column("Training attempts", lambda run: run.trainings, words.whole, None),
     Column("Preempted", lambda run: run.job.preempted, words.whole, None),
+    Column("Died", lambda run: run.deaths, words.whole, None),
 )
 
 
-def _comparison(runs: Sequence[Run], gallery: Gallery) -> dict[str, Any]:
+def _columns(runs: Sequence[Run]) -> list[Column]:
+    """Return the columns in which a run has something."""
+    results = dict.fromkeys(name for run in runs if run.measured for name in run.measured.results)
+    measured = [
+        Column(
+            words.HEADS.get(name) or words.title(name),
+            _of(name),
+            partial(words.shown, name),
+            words.better(name),
+        )
+        for name in sorted(results, key=lambda name: [*RESULTS, name].index(name))
+    ]
+    return [c for c in (*measured, *COLUMNS) if any(c.value(run) is not None for run in runs)]
+
+
+def _comparisons(runs: Sequence[Run], gallery: Gallery) -> Iterator[dict[str, Any]]:
+    """Compare the runs that train the same on the same data, or would."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs if len(runs) > 1 else ():
+        groups.setdefault(run.subject, []).append(run)
+    for number, (subject, members) in enumerate(groups.items(), 1):
+        several = len(groups) > 1
+        title = (
+            f"Runs {subject}" if several and subject else "Other runs" if several else "All runs"
+        )
+        yield {
+            "title": title,
+            **_comparison(f"all-{number}" if several else "all", members, gallery),
+        }
+
+
+def _comparison(group: str, runs: Sequence[Run], gallery: Gallery) -> dict[str, Any]:
     measured = {run.job.id: run.measured for run in runs if run.measured}
     labels = {one.labels.tobytes() for one in measured.values() if one.labels is not None}
     alike = len(labels) < 2
     link = Markup('<a href="#run-{0}">{0}</a><span class="{1}">{1}</span>').format
     names = [link(run.job.id, run.state) for run in runs]
-    bars = dict(list(measured.items())[-DRAWN:])
+    columns = _columns(runs)
+    classes = {name: one for name, one in measured.items() if one.number("top_1") is not None}
+    bars = dict(list(classes.items())[-DRAWN:]) if len(runs) > 1 else {}
     return {
-        "heads": ["Run", *(column.head for column in COLUMNS)],
-        "rows": list(zip(names, *(_cells(column, runs, alike) for column in COLUMNS), strict=True)),
+        "heads": ["Run", *(column.head for column in columns)],
+        "rows": list(zip(names, *(_cells(column, runs, alike) for column in columns), strict=True)),
         "alike": alike,
         "best": words.best(runs) if alike else "",
         "drawn": DRAWN,
-        "bars": gallery.plots([pictures.run_bars(bars)] if bars else []),
-        "overlays": gallery.plots(_overlays(runs[-DRAWN:])),
+        "left_out": len(runs) > DRAWN,
+        "bars": gallery.plots([pictures.run_bars(group, bars)] if bars else []),
+        "overlays": gallery.plots(_overlays(group, runs[-DRAWN:]) if len(runs) > 1 else []),
     }
 
 
@@ -113,8 +145,8 @@ def _cells(column: Column, runs: Sequence[Run], alike: bool) -> list[str]:
     return [bold(text) if value == best else text for value, text in texts]
 
 
-def _overlays(runs: Sequence[Run]) -> Iterator[pictures.Picture]:
-    for metric in FIRST:
+def _overlays(group: str, runs: Sequence[Run]) -> Iterator[pictures.Picture]:
+    for metric in metrics_of(runs):
         lines = {run.job.id: run.history.get(f"val_{metric}", ()) for run in runs}
         if known := {name: values for name, values in lines.items() if values}:
-            yield pictures.overlay(metric, known)
+            yield pictures.overlay(group, metric, known)

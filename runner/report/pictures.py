@@ -10,6 +10,7 @@ import io
 import re
 import unicodedata
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -210,12 +211,19 @@ def curve(run: Run, metric: str) -> Picture:
         axes.set_title(words.title(metric))
         axes.legend(loc="lower left", bbox_to_anchor=(-0.02, -0.3), ncols=3, handlelength=1.5)
 
-    name = f"{run.job.id}-{re.sub('[^a-zA-Z0-9_-]', '-', metric)[:40]}"
+    name = f"{run.job.id}-{_part_of_name(metric)}"
     said = words.curve(metric, training, validation, marks)
     return draw(name, said, (SMALL, 2.5), paint, bottom=0.5)
 
 
-def overlay(metric: str, lines: Mapping[str, Values]) -> Picture:
+def _part_of_name(metric: str) -> str:
+    """Return a metric's part of a file's name; no two have the same, and none that of another."""
+    if re.fullmatch(r"(?!(confusion|classes|calibration|attempts)$)[a-zA-Z0-9_]{1,40}", metric):
+        return metric
+    return f"{re.sub('[^a-zA-Z0-9_]', '-', metric)[:40]}-{zlib.crc32(metric.encode()):08x}"
+
+
+def overlay(group: str, metric: str, lines: Mapping[str, Values]) -> Picture:
     """The validation metric of several runs, laid over each other."""
     below = 0.5 + 0.17 * -(-len(lines) // 2)
     heading = words.column(f"val_{metric}")
@@ -231,7 +239,7 @@ def overlay(metric: str, lines: Mapping[str, Values]) -> Picture:
 
     each = (f"{name}: {words.curve(metric, (), values, ())}" for name, values in lines.items())
     said = f"{heading} of the runs. {' '.join(each)}"
-    return draw(f"all-{metric}", said, (SMALL, 2.0 + below), paint, bottom=below)
+    return draw(f"{group}-{_part_of_name(metric)}", said, (SMALL, 2.0 + below), paint, bottom=below)
 
 
 def confusion(name: str, title: str, counts: Counts, names: Sequence[str]) -> Picture:
@@ -348,7 +356,7 @@ def timeline(run: Run, now: datetime) -> Picture:
     return draw(f"{run.job.id}-attempts", said, size, paint)
 
 
-def run_bars(runs: Mapping[str, Measured]) -> Picture:
+def run_bars(group: str, runs: Mapping[str, Measured]) -> Picture:
     """The accuracy of each run and, where images were changed at random, its certainty."""
     names = {"top_1": "top-1 accuracy", "certainty": "certainty"}
     if not any(run.passes for run in runs.values()):
@@ -362,7 +370,7 @@ def run_bars(runs: Mapping[str, Measured]) -> Picture:
             where = np.arange(len(runs)) + (place - (len(names) - 1) / 2) * thick
             values = _floats([run.number(name) for run in runs.values()])
             _bars(axes, where, values, 1, height=thick * 0.86, label=label, color=SERIES[place])
-        axes.set_title("On the test images")
+        axes.set_title("On the test data")
         axes.legend(loc="upper right", bbox_to_anchor=(1.0, -0.4 / (0.5 * len(runs))), ncols=3)
 
     each = "; ".join(
@@ -371,4 +379,6 @@ def run_bars(runs: Mapping[str, Measured]) -> Picture:
     )
     said = f"{' and '.join(names.values()).capitalize()} of the runs. {each}."
     size = WIDE, 1.05 + 0.5 * len(runs)
-    return draw("all-accuracy-and-certainty", said, size, paint, left=_room(labels), bottom=0.65)
+    return draw(
+        f"{group}-accuracy-and-certainty", said, size, paint, left=_room(labels), bottom=0.65
+    )

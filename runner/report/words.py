@@ -3,20 +3,28 @@
 Pure functions from plain data to text. Numbers are those of the records, rounded for reading.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 
+from runner.queue import view
 from runner.queue.job import Stage
 from runner.queue.view import count, finite
 from runner.report.attempts import Attempt
 from runner.report.collect import Counts, Measured, Run
+from runner.training.best import HIGHER
 
 ABSENT = "—"  #: where there is no number
-TITLES = {"loss": "Loss", "top_1": "Top-1 accuracy", "top_5": "Top-5 accuracy"}
+TITLES = {
+    "loss": "Loss", "top_1": "Top-1 accuracy", "top_5": "Top-5 accuracy", "certainty": "Certainty",
+    "consistency": "Consistency", "expected_calibration_error": "Calibration error",
+}  # fmt: skip
+#: the same in the head of a column
+HEADS = {**TITLES, "top_1": "Top-1", "top_5": "Top-5", "expected_calibration_error": "ECE"}
 SHARES = ("certainty", "consistency", "expected_calibration_error")  #: beside top_1, top_5
+LOWER = ("loss", "error", "mae", "mse")  #: in the names of what is better when it is lower
 MISTAKES = 10  #: pairs of classes named
 MARKS = 20  #: interruptions in words
 WORST = 5  #: classes named
@@ -30,9 +38,9 @@ def percent(value: float | None, digits: int = 1) -> str:
     return ABSENT if value is None else f"{value:.{digits}%}"
 
 
-def decimal(value: float | None, digits: int = 4) -> str:
+def decimal(value: float | None) -> str:
     """Return a number, or a dash."""
-    return ABSENT if value is None else f"{value:.{digits}f}"
+    return ABSENT if value is None else view.decimal(value)
 
 
 def whole(value: float | None) -> str:
@@ -60,6 +68,29 @@ def shown(metric: str, value: Any) -> str:
     """Return a metric's value in its own form: shares in percent."""
     known = finite(value)
     return percent(known) if metric.startswith(("top_", *SHARES)) else decimal(known)
+
+
+def better(metric: str) -> Callable[[Iterable[float]], float] | None:
+    """Return what finds the best of a metric's values: max, min, or None where nobody knows."""
+    name = metric.lower()
+    if name in SHARES[:2] or any(word in name for word in HIGHER):
+        return max
+    return min if any(word in name for word in LOWER) else None
+
+
+def results(measured: Measured) -> str:
+    """Return all that an evaluation found."""
+    return ", ".join(f"{title(n).lower()} {shown(n, v)}" for n, v in measured.results.items())
+
+
+def so_far(run: Run) -> str:
+    """Say which value of the validation was the best, of what the job monitors if it does."""
+    for name in (*run.job.monitors, "val_top_1", "val_loss"):
+        metric = name.removeprefix("val_")
+        known = [value for value in run.history.get(name, ()) if value is not None]
+        if known and (best := better(metric)):
+            return f"Its best {column(name).lower()} so far is {shown(metric, best(known))}."
+    return ""
 
 
 def cost(attempts: Sequence[Attempt]) -> str:
@@ -95,11 +126,14 @@ def _course(metric: str, values: Values) -> str:
     known = [(value, epoch) for epoch, value in enumerate(values, 1) if value is not None]
     if len(known) < 2:
         return "".join(f"{shown(metric, v)} after {count(e, 'epoch')}" for v, e in known)
-    best, epoch = (min if "loss" in metric else max)(known, key=lambda one: one[0])
-    return (
+    said = (
         f"from {shown(metric, known[0][0])} to {shown(metric, known[-1][0])} in"
-        f" {count(len(values), 'epoch')}, best {shown(metric, best)} at epoch {epoch}"
+        f" {count(len(values), 'epoch')}"
     )
+    if best := better(metric):
+        value = best(value for value, _ in known)
+        said += f", best {shown(metric, value)} at epoch {dict(reversed(known))[value]}"
+    return said
 
 
 def class_name(names: Sequence[str], index: int) -> str:
@@ -108,7 +142,9 @@ def class_name(names: Sequence[str], index: int) -> str:
     return f"class {name}" if name.isdecimal() else name
 
 
-def mistakes(counts: Counts, names: Sequence[str], most: int = MISTAKES) -> Sequence[Mistake]:
+def mistakes(
+    counts: Counts, names: Sequence[str], noun: str, most: int = MISTAKES
+) -> Sequence[Mistake]:
     """Return the mistakes made most often, in either direction by itself.
 
     As true class, class it was taken for, and a sentence: `oak_tree is taken for maple_tree in 31
@@ -122,14 +158,14 @@ def mistakes(counts: Counts, names: Sequence[str], most: int = MISTAKES) -> Sequ
             int(true),
             int(taken_for),
             f"{class_name(names, true)} is taken for {class_name(names, taken_for)} in"
-            f" {wrong[true, taken_for]:,} of {count(counts[true].sum(), 'image')}",
+            f" {wrong[true, taken_for]:,} of {count(counts[true].sum(), noun)}",
         )
         for true, taken_for in places
         if wrong[true, taken_for]
     ]
 
 
-def worst(counts: Counts, names: Sequence[str], most: int = WORST) -> Sequence[Mistake]:
+def worst(counts: Counts, names: Sequence[str], noun: str, most: int = WORST) -> Sequence[Mistake]:
     """Return the classes that are recognised least, the worst first; perfect ones are not bad."""
     totals, right = counts.sum(axis=1), np.diagonal(counts)
     wrong = counts - np.diag(right)
@@ -138,7 +174,7 @@ def worst(counts: Counts, names: Sequence[str], most: int = WORST) -> Sequence[M
         (
             int(index),
             None,
-            f"{class_name(names, index)}: {right[index]:,} of {count(totals[index], 'image')}"
+            f"{class_name(names, index)}: {right[index]:,} of {count(totals[index], noun)}"
             f" recognised, most often taken for {class_name(names, wrong[index].argmax())}"
             f" ({wrong[index].max():,})",
         )
@@ -169,7 +205,12 @@ def best(runs: Sequence[Run]) -> str:
     if len(scored) < 2:
         return ""
     (value, name), (other, second) = scored[:2]
+    if value == other:
+        alike = sum(one == value for one, _ in scored) - 2
+        names = f"{name}, {second} and {alike} more" if alike else f"{name} and {second}"
+        return f"{names} recognise most: each {percent(-value)} of the test {runs[0].noun}s."
+    digits = next(d for d in range(1, 20) if percent(-value, d) != percent(-other, d))
     return (
-        f"{name} recognises most: {percent(-value)} of the test images, before {second}"
-        f" with {percent(-other)}."
+        f"{name} recognises most: {percent(-value, digits)} of the test {runs[0].noun}s, before"
+        f" {second} with {percent(-other, digits)}."
     )

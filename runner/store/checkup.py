@@ -170,11 +170,15 @@ def _clock(store: Store) -> Finding:
 
 
 def _records(store: Store) -> Finding:
-    """Look at the records of the first jobs: which are damaged, which could be unnoticed."""
+    """Look at the records of the first jobs: which are gone or damaged, or could be unnoticed."""
     jobs, keys = store.folders("jobs/"), list[str]()
     waiting = iter(jobs)
+    gaps = []
     while len(keys) < _RECORDS and (job := next(waiting, None)):
-        keys += store.list(f"jobs/{job}/log/")
+        of_job = store.list(f"jobs/{job}/log/")
+        keys += of_job
+        if (number := log.lacks(of_job)) is not None:
+            gaps.append(f"{job} lacks record {number}")
     left = len(list(waiting))
     found = list(map(_sort_of, keys, store.read_many(keys)))
     damaged = [key for key, sort in zip(keys, found, strict=True) if sort == "damaged"]
@@ -191,7 +195,10 @@ def _records(store: Store) -> Finding:
         )
     if damaged:
         text += f"; {len(damaged)} damaged: {', '.join(damaged[:5])}. Bring them back from a copy"
-    return Finding("records", Verdict.WARNING if damaged or old else Verdict.OK, text)
+    if gaps:
+        text += f"; records are gone between others: {', '.join(gaps[:5])}. Bring them back, or "
+        text += "remove the job's whole folder: a log with a gap is not one job's"
+    return Finding("records", Verdict.WARNING if damaged or old or gaps else Verdict.OK, text)
 
 
 def _sort_of(key: str, data: bytes | StoreError | None) -> str:

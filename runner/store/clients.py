@@ -19,7 +19,7 @@ from typing import Any
 
 from runner.errors import StoreError, StoreRefusedError
 from runner.store.allowed import check_address
-from runner.store.patience import OPTIONS_FIX, brief, fix_for
+from runner.store.patience import NO_S3, OPTIONS_FIX, brief, fix_for, refused
 from runner.store.schemes import PACKAGES, WEB, split
 from runner.store.settings import mask
 
@@ -28,6 +28,7 @@ _SILENT_SECONDS = 30.0  # without a byte from the server
 _REQUEST_SECONDS = 600.0  # one part of an upload on a slow line
 _ANY_CLIENT = {"use_listings_cache", "listings_expiry_time", "max_paths", "skip_instance_cache"}
 _SESSION = {"profile", "session_vars", "event_hooks", "include_builtin_handlers"}  # botocore's
+_TEXTS = ("key", "secret", "token", "profile", "endpoint_url")  # of s3fs
 _TIMES = ("LastModified", "last_modified", "updated", "mtime", "modified")
 
 
@@ -82,6 +83,11 @@ async def _web_client(**named: Any) -> Any:
 
 def _check_options(client: type, scheme: str, given: Mapping[str, Any]) -> None:
     """Refuse options that a bucket's client does not know: most take any, and ignore them."""
+    for name in _TEXTS if PACKAGES[scheme] == "s3fs" else ():
+        if not isinstance(value := given.get(name), str | None):
+            shown = "a secret" if name == "secret" else mask(f"{value!r:.40}")
+            msg = f"the storage option {name}: received {shown}; expected a text. {OPTIONS_FIX}"
+            raise StoreRefusedError(msg)
     endpoint = given.get("endpoint_url")
     if isinstance(endpoint, str) and "://" not in endpoint:
         msg = f"the storage option endpoint_url: received {mask(endpoint)!r}; expected http:// or"
@@ -117,8 +123,8 @@ def make_client(url: str, given: dict[str, Any], *, tries: int = 1) -> tuple[Any
         raise
     except ImportError as error:
         raise StoreRefusedError(
-            f"{scheme}:// needs a package that is not installed ({error}). "
-            f"Install it: pip install '{package or 'its fsspec package'}'."
+            f"{scheme}:// needs a package that is not installed ({error})."
+            + (f" Install it: pip install '{package}'." if package else "")
         ) from error
     except Exception as error:  # noqa: BLE001 - clients raise anything, and show what they got
         raise _not_opened(url, error) from None
@@ -168,7 +174,10 @@ def has_bucket(client: Any, scheme: str, bucket: str) -> bool:
             client.call("GET", f"b/{bucket}/o", maxResults=1, json_out=True)
         else:
             return bool(client.exists(bucket))
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        said = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code", "")
+        if said == "404":  # no word of S3's, such as NoSuchBucket
+            raise refused(f"opening bucket {bucket}", error, NO_S3) from error
         return False
     return True
 

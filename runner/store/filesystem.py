@@ -9,6 +9,7 @@ This module needs nothing but the standard library, so that `status` starts at o
 import contextlib
 import errno
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ from runner.store.base import (
 from runner.store.disk import write_all
 
 _TEMPORARY = ".tmp-"  # no key starts with a dot: never listed, never confused
+_LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{16}(\.d)?")  # a temporary file or folder of ours
 _WHOLE = ".whole"  # the record inside a folder, where there are no hard links
 _NO_LINKS_HERE = ".no-hard-links"  # in the root: some records are folders that hold _WHOLE
 _ONE_READ = 0x7FFFF000  # bytes that Linux reads at once, at most
@@ -306,17 +308,17 @@ class FileStore:
         if str(folder) in self._swept:
             return
         self._swept.add(str(folder))
-        now = fresh.stat().st_mtime
-        for entry in _entries(folder):
-            with contextlib.suppress(OSError):
-                old = now - entry.stat(follow_symlinks=False).st_mtime > _STALE_SECONDS
-                if not old or not entry.name.startswith(_TEMPORARY):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    (Path(entry.path) / _WHOLE).unlink(missing_ok=True)
-                    Path(entry.path).rmdir()
-                else:
-                    Path(entry.path).unlink()
+        _remove_leftovers(folder, before=fresh.stat().st_mtime - _STALE_SECONDS)
+
+    def close_down(self, folders: Sequence[str]) -> None:
+        """Remove what killed processes left in these folders, and those that are empty then."""
+        for name in folders:
+            with contextlib.suppress(OSError):  # someone keeps other files in it
+                folder = self._below(name)
+                _remove_leftovers(folder)
+                if not name and [e.name for e in _entries(folder)] == [_NO_LINKS_HERE]:
+                    (folder / _NO_LINKS_HERE).unlink()
+                folder.rmdir()
 
     def list(self, prefix: str, *, after: str = "") -> list[str]:  # noqa: D102
         check_prefix(prefix)
@@ -381,6 +383,21 @@ def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
         if error.errno in _ABSENT:
             return []
         raise
+
+
+def _remove_leftovers(folder: Path, *, before: float = float("inf")) -> None:
+    """Remove temporary files of ours that were written before a time, in seconds."""
+    for entry in _entries(folder):
+        if not _LEFTOVER.fullmatch(entry.name):
+            continue
+        with contextlib.suppress(OSError):
+            if entry.stat(follow_symlinks=False).st_mtime >= before:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                (Path(entry.path) / _WHOLE).unlink(missing_ok=True)
+                Path(entry.path).rmdir()
+            else:
+                Path(entry.path).unlink()
 
 
 def _is_folder(entry: os.DirEntry[str], mixed: bool) -> bool:

@@ -21,7 +21,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -188,11 +188,18 @@ def _start(base: str, hinted: bool) -> Steps[Record | None]:
     copy = (yield from _copied(base)) if hinted else None
     if copy is not None:
         return copy
-    prefix = f"{base}/log/"
-    keys: list[str] = yield List(prefix)
-    numbers = [int(name) for name in (key[len(prefix) : -5] for key in keys) if name.isdecimal()]
-    # the listing may be behind the first record
-    return (yield from _whole(base, max(numbers, default=0)))
+    keys: list[str] = yield List(f"{base}/log/")
+    return (yield from _whole(base, max(_numbers(keys), default=0)))  # it may lack record 0 yet
+
+
+def _numbers(keys: Iterable[str]) -> list[int]:
+    return sorted(int(name) for key in keys if (name := key.rpartition("/")[2][:-5]).isdecimal())
+
+
+def lacks(keys: Iterable[str], first: int = 0) -> int | None:
+    """Return the first record, from `first` on, that is gone from a listing of a log, or None."""
+    later = [number for number in _numbers(keys) if number >= first]
+    return next((want for want, have in enumerate(later, first) if want != have), None)
 
 
 def _copied(base: str) -> Steps[Record | None]:

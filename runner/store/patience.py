@@ -34,6 +34,11 @@ _NO_CREDENTIALS = (
     "No credentials were found. Log in (gcloud auth application-default login, aws configure), "
     "set the client's environment variables, or RUNNER_STORAGE_OPTIONS."
 )
+_NO_PROFILE = (
+    "There is no such profile in ~/.aws/config or ~/.aws/credentials: add it (aws configure "
+    "--profile NAME), or fix the one that AWS_PROFILE or the storage_options name."
+)
+NO_S3 = "The server there answers not as an S3 server does: fix endpoint_url (storage_options)."
 _NO_BUCKET = "There is no such bucket: make it, or fix the URL. runner makes none by itself."
 _REGION = "The bucket lives in another region: set it with AWS_DEFAULT_REGION or in the profile."
 _REQUEST = "The bucket does not take such requests: is the URL that of an object store?"
@@ -48,7 +53,7 @@ _BY_NAME = {
     "NoCredentialsError": _NO_CREDENTIALS,
     "PartialCredentialsError": _NO_CREDENTIALS,
     "DefaultCredentialsError": _NO_CREDENTIALS,
-    "ProfileNotFound": _NO_CREDENTIALS,
+    "ProfileNotFound": _NO_PROFILE,
     "TokenRetrievalError": _NO_CREDENTIALS,
     "UnauthorizedSSOTokenError": _NO_CREDENTIALS,
     "SSOTokenLoadError": _NO_CREDENTIALS,
@@ -70,12 +75,14 @@ _BY_TYPE: tuple[tuple[type[Exception], str | None], ...] = (
     (ValueError, _REQUEST),
 )
 _ELSEWHERE = ("PermanentRedirect", "AuthorizationHeaderMalformed")
-_NO_CONNECTION = (  # parts of the names of errors: a closed port, an unknown host, no TLS there
+_NO_CONNECTION = (  # parts of the names of errors: a closed port, an unknown host, no TLS, silence
     "EndpointConnection",
     "ClientConnector",
     "ConnectTimeout",
     "ConnectionTimeout",
     "ConnectionRefused",
+    "ReadTimeout",
+    "SocketTimeout",
     "SSLError",
     "NonHttpUrl",
     "gaierror",

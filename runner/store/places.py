@@ -158,6 +158,20 @@ def _check(scheme: str) -> None:
             get_filesystem_class(scheme)
 
 
+def lacks_client(path: str) -> str:
+    """Return that this machine has no package that opens a URL, and which; "" if it has."""
+    from fsspec import get_filesystem_class
+
+    scheme, _ = split(path)
+    try:
+        get_filesystem_class(scheme)
+    except ImportError as error:
+        return f"{scheme}:// needs a package that is not installed here ({error})"
+    except ValueError:  # nobody knows such a scheme
+        pass
+    return ""
+
+
 def _mapped(path: Path) -> bytes | Mapped:
     with path.open("rb") as file:
         try:

@@ -50,7 +50,16 @@ def check_url(url: str) -> None:
     _check_slashes(url)
     scheme, rest = split(url)
     if scheme in ("file", "local"):
+        if "://" not in url and re.match(r"[A-Za-z][\w+.-]*:", url) and not Path(url).exists():
+            raise StoreRefusedError(
+                f"{mask(url)} is no URL of a store: write gs://, s3:// or az://BUCKET/FOLDER, or "
+                f"./{mask(url)} for a folder of that name."
+            )
         return
+    if scheme in HONEST and re.search(r"[?#]", rest):
+        raise StoreRefusedError(
+            f"{mask(url)} is no URL of a store: write {scheme}://BUCKET/FOLDER."
+        )
     if scheme not in HONEST:
         raise StoreRefusedError(
             f"{mask(url)} can't hold jobs: of two writers, both could be told there that they were "

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import SpecError
+from runner.mistakes import kind_of
 
 if TYPE_CHECKING:
     import keras
@@ -38,6 +39,21 @@ class Assembled:
     def classes(self) -> int:
         """Length of the output."""
         return int(self.model.output_shape[-1])
+
+    @property
+    def doubt(self) -> str:
+        """In words, why the network's output can be no probabilities; "" where nothing says so."""
+        import keras
+
+        last = self.network
+        while isinstance(last, keras.Model) and getattr(last, "outputs", None):
+            last = last.outputs[0]._keras_history.operation
+        if getattr(last, "activation", None) is not keras.activations.linear:
+            return ""
+        return (
+            f"the network ends with the layer {last.name}, which has no activation: its outputs are"
+            ' no probabilities, and the loss is wrong. Give that layer activation="softmax".'
+        )
 
 
 def assemble(
@@ -75,8 +91,12 @@ def assemble(
     except (TypeError, ValueError) as error:
         if isinstance(error, SpecError):
             raise
-        msg = f"the network cannot be built with these arguments: {error}. Fix model.arguments."
+        text = str(error).rstrip(".")
+        msg = f"the network cannot be built with these arguments: {text}. Fix model.arguments."
         raise SpecError(msg) from error
+    if not isinstance(network, keras.Model):
+        msg = f"build(...) returned {kind_of(network)}; expected a Keras model. Fix its `return`."
+        raise SpecError(msg)
     _check_own_methods(network)
     _check(network, classes)
     pixels = keras.Input(image_shape, dtype="uint8", name="image")

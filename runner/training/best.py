@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.errors import SpecError
 
-_HIGHER = ("acc", "top_", "auc", "precision", "recall", "f1", "iou", "r2", "cosine")
+HIGHER = ("acc", "top_", "auc", "precision", "recall", "f1", "iou", "r2", "cosine")  #: in its name
 
 
 class Best:
@@ -30,7 +30,7 @@ class Best:
         if mode not in ("auto", "min", "max"):
             raise SpecError(f"mode {mode!r} of the best checkpoint. Known: auto, min, max.")
         if mode == "auto":
-            mode = "max" if any(word in monitor.lower() for word in _HIGHER) else "min"
+            mode = "max" if any(word in monitor.lower() for word in HIGHER) else "min"
         self.monitor = monitor
         self.mode = mode
         self.value: float | None = None  #: the best so far

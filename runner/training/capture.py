@@ -105,7 +105,7 @@ class Capture:
             Where it is to be resumed, and in words what has changed since.
 
         Raises:
-            CheckpointError: it is of another model or optimizer.
+            OtherModelError: it is of another model or optimizer.
         """
         self._parts.variables.check(self._parts.state_of(restored), self._settings.warn)
         self.source.from_json(restored.python.get("source"))

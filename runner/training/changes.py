@@ -98,14 +98,19 @@ def _name(given: Any) -> Any:
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """Return in words what is another now: ["optimizer.clipnorm None -> 1.0"].
 
-    >>> differences({"steps": 6}, {"steps": 3, "loss": "mse"})
-    ['steps 6 -> 3']
+    >>> differences({"steps": 6, "rate": 0.009999999776482582}, {"steps": 3, "rate": 0.1})
+    ['steps 6 -> 3', 'rate 0.01 -> 0.1']
     """
     return [
-        f"{key} {saved[key]} -> {current[key]}"
+        f"{key} {_as_written(saved[key])} -> {_as_written(current[key])}"
         for key in saved
         if key in current and saved[key] != current[key]
     ]
+
+
+def _as_written(value: Any) -> Any:
+    """Return 0.01 for what a float32 makes of it."""
+    return f"{value:.7g}" if isinstance(value, float) else value
 
 
 def keeps_rate(saved: Mapping[str, Any], current: Mapping[str, Any], value: Any) -> bool:

@@ -11,6 +11,7 @@ from runner import registry
 from runner.datasets.arrays import Dataset
 from runner.errors import DataError, MissingHereError, SpecError, StoreError
 from runner.machine.memory import memory_bytes
+from runner.mistakes import kind_of
 from runner.spec import JobSpec
 from runner.store import places
 from runner.store.allowed import paths_of
@@ -49,8 +50,8 @@ def load_data(spec: JobSpec) -> Dataset:
     dataset = load(path=path, **spec.data.arguments)
     if not isinstance(dataset, Dataset):
         msg = (
-            f"dataset '{spec.data.name}' returned a {type(dataset).__name__}, not a Dataset:"
-            " `from runner.datasets.arrays import checked` makes one of arrays."
+            f"dataset '{spec.data.name}' returned {kind_of(dataset)}, not a Dataset:"
+            " `return checked(...)` of runner.datasets.arrays makes one of arrays."
         )
         raise DataError(msg)
     if key:
@@ -119,8 +120,8 @@ def _is_here(spec: JobSpec, source: Path | str) -> bool:
         if "::" in named or places.here(named) is None:
             why = "chained URLs are not opened" if "::" in named else "does not exist"
             raise DataError(f"{source}: {named[:200]}: {why}.")
-    if path is not None and "://" in path:
-        return False  # perhaps gigabytes away: the worker that trains on it checks it
+    if spec.program is not None or (path is not None and "://" in path):
+        return False  # of a program's own, or perhaps gigabytes away: whoever trains checks it
     return path is not None or spec.data.name in BUNDLED | OF_A_PATH  # others are a download
 
 

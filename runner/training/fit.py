@@ -88,6 +88,11 @@ def has_ended(position: Position, epochs: int) -> bool:
     return position.epoch >= epochs or (position.stop and position.step == 0)
 
 
+def is_beyond(position: Position, epochs: int) -> bool:
+    """Return whether this position comes after the end of a fit of so many epochs."""
+    return (position.epoch, position.step) > (epochs, 0)
+
+
 def first_epoch(position: Position, epochs: int) -> int:
     """Return the epoch at which a fit resumes; one that has ended has none left."""
     return max(epochs, 1) if has_ended(position, epochs) else position.epoch

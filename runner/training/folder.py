@@ -5,12 +5,9 @@ second program on the same folder takes over, and the first one learns so at its
 """
 
 import atexit
-import contextlib
 import logging
-from pathlib import Path
 from secrets import token_hex
 from typing import Any
-from urllib.parse import unquote, urlparse
 from weakref import WeakValueDictionary
 
 from msgspec import Struct, convert
@@ -23,7 +20,7 @@ from runner.checkpoint.reading import Restored
 from runner.commit import Commit
 from runner.errors import CheckpointError, DamagedRecordError, LeaseLostError, NotFoundError
 from runner.store import log
-from runner.store.filesystem import open_store
+from runner.store.filesystem import FileStore, open_store
 
 logger = logging.getLogger(__name__)
 
@@ -110,13 +107,9 @@ class Folder:
         keys = [key for key in self._store.list(prefix) if is_own(key.removeprefix(prefix))]
         for key in sorted(keys, key=lambda key: (key.startswith(f"{BASE}/log/"), key)):
             self._store.delete(key)
-        parts = urlparse(self._store.url)
-        if parts.scheme == "file":
-            folder = Path(unquote(parts.path))
-            for name in ("checkpoints", "log", "packs"):
-                _remove_if_empty(folder / BASE / name)
-            _remove_if_empty(folder / BASE)
-            _remove_if_empty(folder)
+        if isinstance(self._store, FileStore):
+            inner = [f"{BASE}/{name}" for name in ("checkpoints", "log", "packs")]
+            self._store.close_down([*inner, BASE, ""])
 
     def _claim(self) -> log.Record:
         damaged = 0
@@ -144,11 +137,6 @@ class Folder:
                 log.slot(BASE, record["number"] - 1), record.get("step", 0),
             )  # fmt: skip
         return record
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # someone keeps other files in it
-        folder.rmdir()
 
 
 class _Record(Struct):

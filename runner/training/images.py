@@ -32,12 +32,19 @@ class ImageProgram(Program):
         """Nothing is to be checked: all of it is made here."""
 
     def load_first_weights(self) -> list[str]:
-        """Load pretrained weights: part of checkpoint 0, so no later attempt needs them."""
+        """Load pretrained weights: part of checkpoint 0, so no later attempt needs them.
+
+        A network whose output is no probabilities is said here, once for each job.
+        """
+        doubts = list(filter(None, [self.assembled.doubt]))
+        for doubt in doubts:
+            logger.warning(doubt)
         if self.assembled.pretrained is None:
-            return []
+            return doubts
         with obtaining():
             weights = self.assembled.pretrained()
-        return [f"began with {', '.join(f'{key} {value}' for key, value in weights.items())}"]
+        words = ", ".join(f"{key} {value}" for key, value in weights.items())
+        return [*doubts, f"began with {words}"]
 
     def begin_phase(self, phase: Phase | None) -> None:
         """Set what trains, with a new optimizer."""

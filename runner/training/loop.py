@@ -20,7 +20,7 @@ from runner.errors import TrainingError
 from runner.training import backends, frames, private
 from runner.training.capture import Capture, saved_logs
 from runner.training.data.sources import Source
-from runner.training.fit import Hooks, first_epoch, has_ended
+from runner.training.fit import Hooks, first_epoch, has_ended, is_beyond
 from runner.training.hiding import HiddenSteps
 from runner.training.logs import Logs
 from runner.training.parts import Parts
@@ -150,12 +150,14 @@ class Loop(keras.callbacks.CallbackList):  # type: ignore[misc]
         self.capture.apply(restored, position)
         self._model.stop_training = position.stop
         self._finished = restored
-        self._settings.inform(f"this training has ended already, at step {position.global_step}")
-        if position.epoch > self._fit.epochs:
-            self._settings.warn(
-                f"the checkpoint is after epoch {position.epoch}, and fit is to train "
-                f"{self._fit.epochs}: nothing is left to do, and the checkpoint stays."
-            )
+        at = f"at step {position.global_step}"
+        if not is_beyond(position, self._fit.epochs):
+            self._settings.inform(f"this training has ended already, {at}")
+            return
+        self._settings.warn(
+            f"the checkpoint is after epoch {position.epoch}, {at}, and fit is to train "
+            f"{self._fit.epochs}: nothing is left to do, and the checkpoint stays."
+        )
 
     def on_train_end(self, logs: Logs = None) -> None:
         """Let the others end, then save what they made of the state."""
@@ -163,10 +165,11 @@ class Loop(keras.callbacks.CallbackList):  # type: ignore[misc]
         if finished is not None:
             logs = saved_logs(finished)
         self._hooks.call("on_train_end", logs)
+        beyond = finished is not None and is_beyond(finished.position, self._fit.epochs)
         if self._settings.discard is not None:
-            if finished is None or finished.position.epoch <= self._fit.epochs:
+            if not beyond:
                 self._settings.discard()
-        elif finished is not None and finished.position.moment == "final":
+        elif finished is not None and (beyond or finished.position.moment == "final"):
             self.capture.apply(finished, self._position)  # whatever the others did again
             self.final = finished.reference
         elif self.saving.exchanged():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import SpecError
+from runner.mistakes import kind_of
 from runner.registry import nearest
 from runner.specparts import Phase
 
@@ -52,7 +53,7 @@ class Program:
         import keras
 
         if not isinstance(self.model, keras.Model):
-            raise SpecError(f"Program(model=...) received {_kind(self.model)}; expected a model.")
+            raise SpecError(f"Program(model=...) received {kind_of(self.model)}; expected a model.")
         if not getattr(self.model, "compiled", False):
             raise SpecError("Program(model=...) is not compiled: call model.compile(...) before.")
         _check_arguments("fit", self.fit, self.model)
@@ -63,7 +64,7 @@ class Program:
         for callback in self.callbacks:
             if not isinstance(callback, keras.callbacks.Callback):
                 raise SpecError(
-                    f"Program(callbacks=...) holds {_kind(callback)}; expected Keras callbacks."
+                    f"Program(callbacks=...) holds {kind_of(callback)}; expected Keras callbacks."
                 )
         self.classes = [str(name) for name in self.classes]
 
@@ -79,7 +80,7 @@ def _check_arguments(name: str, given: Any, model: "keras.Model") -> None:
     import keras
 
     if not isinstance(given, Mapping):
-        raise SpecError(f"Program({name}=...) received {_kind(given)}; expected a mapping.")
+        raise SpecError(f"Program({name}=...) received {kind_of(given)}; expected a mapping.")
     # a model's own method may name some, and pass the others on to Keras's
     methods = getattr(model, name), getattr(keras.Model, name)
     known = {key for one in methods for key in inspect.signature(one).parameters}
@@ -90,7 +91,3 @@ def _check_arguments(name: str, given: Any, model: "keras.Model") -> None:
         if key not in known:
             hint = nearest(str(key), known)
             raise SpecError(f'Program({name}=...) has "{key}", which model.{name} lacks.{hint}')
-
-
-def _kind(value: object) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"

@@ -14,8 +14,8 @@ class Progress:
     step: int = 0  #: steps done in this epoch or stage
     steps: int = 0  #: steps of one epoch or of the stage
     global_step: int = 0  #: optimizer updates since the job began
-    batch_size: int = 0  #: images of a training step; 0 where nobody knows
-    images_per_second: float | None = None
+    batch_size: int = 0  #: examples of a step; 0 where nobody knows
+    steps_per_second: float | None = None
     eta_seconds: float | None = None  #: to the end of the stage, if no callback ends it before
     metrics: Mapping[str, float] = field(default_factory=dict)
     interval: str = ""  #: between checkpoints, and why; for people

@@ -8,7 +8,7 @@ import keras
 from runner import code
 from runner.checkpoint.manifest import Reference
 from runner.checkpoint.reading import Restored, read_checkpoint
-from runner.errors import CheckpointError, TrainingError
+from runner.errors import OtherModelError, TrainingError
 from runner.spec import JobSpec
 from runner.store.base import Store
 from runner.training import frames, numerics
@@ -32,7 +32,8 @@ def restored_program(
         The program, and in words in which this process differs from the checkpoint's.
 
     Raises:
-        CheckpointError: missing, damaged, or another model's.
+        CheckpointError: missing or damaged.
+        OtherModelError: another model's.
     """
     restored = read_checkpoint(store, Reference.from_json(reference))
     saved = restored.numerics
@@ -104,6 +105,6 @@ def _assign(model: "keras.Model", tensors: "Mapping[str, Array]") -> None:
             f"the checkpoint holds {len(shapes)} variables of a model, and this one has"
             f" {len(expected)}, or others of other shapes: it is another model's."
         )
-        raise CheckpointError(msg)
+        raise OtherModelError(msg)
     for array, variable in zip(saved, model.variables, strict=True):
         variable.assign(array)

@@ -235,6 +235,8 @@ def fit(
     loop = Loop(Hooks(others), model, running, settings, begin)
     try:
         model.fit(**arguments, initial_epoch=first, epochs=last, callbacks=loop, verbose=0)
+    except DivergedError as error:
+        raise DivergedError(f"in epoch {loop.saving.position.epoch + 1}: {error}") from error
     finally:
         loop.release()
     return loop
@@ -292,10 +294,7 @@ def _stop_at_nan(remedy: str) -> "keras.callbacks.Callback":
         def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
             loss = (logs or {}).get("loss")
             if loss is not None and not math.isfinite(loss):
-                msg = (
-                    f"the loss became {loss} at step {batch + 1} of an epoch: the training has"
-                    f" diverged. {remedy}"
-                )
-                raise DivergedError(msg)
+                msg = f"the loss became {loss} at step {batch + 1}: the training has diverged. "
+                raise DivergedError(msg + remedy)
 
     return StopAtNaN()

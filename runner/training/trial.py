@@ -60,11 +60,13 @@ def build_report(spec: JobSpec, *, source: str) -> str:
     trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     # the weights, and what Adam keeps of each
     needed = memory_needed(spec.model_dump()) + 12 * model.count_params()
-    return (
-        f"{spec.name}: {_counts(dataset)}\n"
-        f"{spec.name}: {model.count_params():,} parameters, {trainable:,} of them trainable\n"
-        f"{spec.name}: {memory_words(needed)}"
-    )
+    lines = [
+        _counts(dataset),
+        f"{model.count_params():,} parameters, {trainable:,} of them trainable",
+        memory_words(needed),
+        *filter(None, [assembled.doubt]),
+    ]
+    return "\n".join(f"{spec.name}: {line}" for line in lines)
 
 
 def _counts(dataset: Dataset) -> str:

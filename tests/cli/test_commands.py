@@ -130,6 +130,41 @@ def test_dry_run_stores_nothing(runner: Runner) -> None:
     effective = json.loads(runner.ok("submit", str(QUICKSTART), "--dry-run"))
     assert effective["name"] == "quickstart"
     assert runner.job("quickstart") is None
+    assert not runner.store.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({"data": {"name": "npz", "path": "smal.npz"}}, 2, "smal.npz: does not exist"),
+        ({"data": {"name": "npz"}}, 2, "path"),
+        ({"training.batch_size": 100_000}, 2, "training.batch_size"),
+        ({"after": ["nobody"]}, 3, "there is no such job"),
+        ({"seed": 5}, 2, "seed is 7, not 5"),
+    ],
+)
+def test_a_dry_run_refuses_what_submit_refuses(
+    runner: Runner, changes: dict[str, object], code: int, words: str
+) -> None:
+    """In the same words."""
+    runner.ok("submit", str(QUICKSTART), "--detach")
+    arguments = ("submit", str(QUICKSTART), *sets(changes))
+    done = [runner.run(*arguments, option) for option in ("--detach", "--dry-run")]
+    assert [one.returncode for one in done] == [code, code], done[1].stderr
+    said = [one.stderr.replace(f"store: {runner.store.as_uri()}\n", "") for one in done]
+    assert (words in said[0], said[0]) == (True, said[1])
+
+
+def test_a_dry_run_tries_a_step_of_a_program(runner: Runner, tmp_path: Path) -> None:
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs" / "mine.py").write_text("def program():\n    raise KeyError('here')\n")
+    spec = tmp_path / "mine.json"
+    spec.write_text('{"name": "mine", "program": {"name": "mine"}}')
+    arguments = ("submit", str(spec), "--code", str(tmp_path), "--dry-run")
+    done = runner.run(*arguments)
+    words = "KeyError: 'here' (programs/mine.py, line 2"
+    assert (done.returncode, words in done.stderr) == (2, True), done.stderr
+    assert runner.run(*arguments, "--no-trial").returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -4,28 +4,32 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runner.cli import common, doctor, live, logs, status, submit
+from runner.cli import common, doctor, live, logs, status, submit, working
 from runner.cli.main import main
 from runner.cli.render import wrapped
 from runner.cli.submit import in_order
+from runner.cli.words import ended
+from runner.commit import Commit
 from runner.engine import session
 from runner.engine.attempt import HEAD_BYTES, LEFT_OUT, TAIL_BYTES, AttemptLog, log_key, trace_key
 from runner.engine.preemption import SIGNALS
 from runner.errors import DamagedRecordError, SpecError, StoreError
 from runner.queue import drain, presence
-from runner.queue.job import Failure, Job, State
+from runner.queue.job import Failure, Job, Stage, State
 from runner.queue.owner import this_process
 from runner.queue.presence import Presence
 from runner.queue.queue import Queue
@@ -87,6 +91,24 @@ def test_status_has_a_column_for_everything(queue: Queue, run: Run) -> None:
     assert 200 < document["eta_seconds"] <= 300
 
 
+def test_status_shows_what_the_evaluation_found_whatever_its_names(queue: Queue, run: Run) -> None:
+    """What the job monitors comes first; whole numbers are results, sizes are none."""
+    spec = {"seed": 1, "checkpoint": {"best": {"monitor": "val_mae"}}}
+    lease = queue.claim(queue.submit("houses", spec), this_process())
+    found = {"loss": 9.0, "mae": 2.5, "outliers": 3, "parameters": 2561, "json": "x.json"}
+    lease.finish(evaluation=found, evaluate=False)
+    assert "test mae 2.5000  loss 9.0000" in row(run("status")[1], "houses")
+    lines = [line.split() for line in run("status", "houses")[1].splitlines() if "  test" in line]
+    assert lines[1:] == [
+        ["test", "loss", "9.0000"],
+        ["test", "mae", "2.5000"],
+        ["test", "outliers", "3"],
+    ]
+    assert ended(queue.job("houses")) == (
+        "houses: succeeded: test mae 2.5000, loss 9.0000, outliers 3"
+    )
+
+
 def test_a_lost_worker_is_never_shown_as_running(queue: Queue, run: Run) -> None:
     """It reads lost, since when, and that the job can be resumed; nothing of its pace counts."""
     queue.lease_seconds = 1.0
@@ -100,6 +122,22 @@ def test_a_lost_worker_is_never_shown_as_running(queue: Queue, run: Run) -> None
     assert json.loads(run("status", "cats", "--json")[1])["eta_seconds"] is None
     detail = run("status", "cats")[1]
     assert ("1 death," in detail, "waits for" in detail) == (True, False), detail
+
+
+def test_nobody_speaks_of_the_living_worker_of_a_lost_job(queue: Queue, run: Run) -> None:
+    """Whoever would take it over holds it; `hold`, `unhold` and `status JOB` say so alike."""
+    lease = queue.claim(queue.submit("mine", {"seed": 1}), {**this_process(), "started": "1"})
+    lease.renew(step=3)
+    assert "takes it over" in run("status", "mine")[1]
+    said = run("hold", "mine")[2]
+    next_one = "the next one holds it instead of taking it over"
+    assert ("mine: lost, to be held" in said, next_one in said) == (True, True), said
+    assert next_one in run("status", "mine")[1]
+    said = run("unhold", "mine")[2]
+    assert "mine: lost; its worker is gone: 'runner resume mine' takes it over here" in said, said
+    queue.claim(queue.submit("theirs", {"seed": 1}), this_process()).renew(step=3)
+    queue.hold("theirs")
+    assert "its worker saves and holds it at its next heartbeat" in run("status", "theirs")[1]
 
 
 def test_a_hanging_training_reads_stalled(queue: Queue, run: Run) -> None:
@@ -231,12 +269,28 @@ def test_workers_are_listed_the_idle_ones_too(queue: Queue, run: Run) -> None:
         assert re.search(r"elsewhere:7 +cats +\ds ago", listed), listed
         found = {one["worker"]: one for one in json.loads(run("status", "--workers", "--json")[1])}
         assert (found[me]["state"], found["elsewhere:7"]["state"]) == ("idle", "running")
+        worker.send_signal(signal.SIGSTOP)
+        os.waitpid(worker.pid, os.WUNTRACED)
+        assert re.search(rf"{me} +stopped ", run("status", "--workers")[1])
+        worker.send_signal(signal.SIGCONT)
         assert run("work", "--drain", me)[0] == 0
         worker.communicate(timeout=60)
     finally:
         worker.kill()
     assert me not in run("status", "--workers")[1]
     assert run("work", "--drain", me)[0] == 3, "there is no such worker now"
+
+
+def test_what_others_have_done_since_is_left_by_no_worker(queue: Queue, run: Run) -> None:
+    for name in ("waits", "done", "taken"):
+        queue.submit(name, {"name": name})
+    queue.cancel("done")
+    queue.claim(queue.job("taken"), this_process())
+    left = dict.fromkeys(("waits", "done", "taken", "removed"), "it needs a machine labelled lab")
+    owner = {"host": "here", "pid": 7}
+    presence.tell(queue.store, Presence(owner=owner, sent_at=datetime.now(UTC), left=left))
+    found = {one["worker"]: one for one in json.loads(run("status", "--workers", "--json")[1])}
+    assert list(found["here:7"]["left"]) == ["waits"]
 
 
 def test_an_undisturbed_job_is_tried_once_and_a_killed_one_died(queue: Queue, run: Run) -> None:
@@ -348,12 +402,64 @@ def test_a_password_in_the_name_of_a_store_is_not_repeated(monkeypatch: pytest.M
     assert common.command("resume", "cats") == "'runner resume cats'"
 
 
-def test_one_wrong_name_keeps_no_verb_from_the_other_jobs(queue: Queue, run: Run) -> None:
+def test_where_a_name_is_wrong_no_job_is_touched(queue: Queue, run: Run) -> None:
+    """All wrong ones are named: what was typed is not what was meant."""
     queue.submit("cats", {"seed": 1})
     queue.submit("dogs", {"seed": 1})
-    code, _, said = run("hold", "cats", "cast", "dogs")
-    assert (code, "no job 'cast'" in said) == (3, True), said
-    assert {job.state for job in queue.jobs()} == {State.HELD}
+    code, _, said = run("cancel", "cats", "cast", "dogs", "dgos")
+    assert (code, "no job 'cast'" in said, "no job 'dgos'" in said) == (3, True, True), said
+    assert {job.state for job in queue.jobs()} == {State.QUEUED}
+
+
+def test_what_cannot_be_done_is_said_in_plain_words(queue: Queue, run: Run) -> None:
+    queue.submit("cats", {"seed": 1})
+    queue.claim(queue.job("cats"), GONE).finish(final={"step": 1}, evaluate=False)
+    said = run("retry", "cats")[2]
+    words = "cats can't be retried: it has succeeded. Only failed or cancelled jobs can be."
+    assert words in said, said
+
+
+def test_a_file_that_is_here_is_nothing_to_wait_for(queue: Queue, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "x.npz").touch()
+    queue.submit("cats", {"data": {"name": "npz", "path": str(tmp_path / "x.npz")}})
+    said = run("status", "cats")[1]
+    assert ("waits for   a machine" in said, "waits for   a worker" in said) == (False, True), said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("logs", "boom", "nan"), ("usage: runner logs", "too many arguments: nan")),
+        (("status", "--sate", "lost"), ("usage: runner status", "Did you mean '--state'?")),
+        (("status", "--sate=lost"), ("usage: runner status", "Did you mean '--state'?")),
+        (("status", "--state", "runing"), ("usage: runner status", "Did you mean 'running'?")),
+        (("notebook", "colba"), ("usage: runner notebook", "Did you mean 'colab'?")),
+        (("status", "-q"), ("usage: runner status", "no option '-q'.\n")),
+        (("--verison",), ("usage: runner ", "Did you mean '--version'?")),
+    ],
+)
+def test_a_mistyped_option_is_shown_the_nearest_and_its_commands_usage(
+    run: Run, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    code, _, said = run(*arguments)
+    assert (code, [word for word in words if word not in said]) == (2, []), said
+
+
+def test_a_stopped_worker_promises_no_checkpoint_that_is_not_there(queue: Queue) -> None:
+    job = queue.submit("cats", {"seed": 1})
+    assert working.what_resume_does(job) == "begins it again: nothing of it was saved yet"
+    saved = replace(job, checkpoints=({"step": 3},))
+    assert working.what_resume_does(saved) == "goes on from the last checkpoint"
+    assert working.what_resume_does(replace(saved, stage=Stage.EVALUATE)) == "evaluates it again"
+    done = replace(saved, state=State.SUCCEEDED)
+    assert working.what_resume_does(done) == "works on what is left"
+
+
+def test_doctor_says_that_it_made_the_store(run: Run, tmp_path: Path) -> None:
+    """A mistyped store is no good one."""
+    missing = str(tmp_path / "missing")
+    words = "was not there; it is made now, and empty"
+    assert [words in run("doctor", "--store", missing)[1] for _ in range(2)] == [True, False]
 
 
 def test_one_unreadable_job_keeps_no_verb_from_the_others(
@@ -483,6 +589,47 @@ def test_one_damaged_job_keeps_no_other_from_being_stored(
     assert "c: already there, queued" in said
     queue.spec("b", queue.job("b").spec_digest)
     assert queue.claim(queue.unhold("b"), GONE).job.state is State.RUNNING
+
+
+def test_what_a_worker_wrote_behind_a_removed_log_is_no_job_to_restore(
+    queue: Queue, run: Run, tmp_path: Path
+) -> None:
+    """Record 0 is put back only under a log that is whole but for it."""
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps({"name": "mid", "data": {"name": "digits"}}))
+    run("submit", str(spec), "--detach")
+    lease = queue.claim(queue.job("mid"), GONE)
+    lease.commit(Commit(step=1, epoch=0, checkpoints=[]))
+    folder = tmp_path / "jobs/mid"
+    for number in (0, 1):
+        (folder / f"log/{number:012d}.json").unlink()
+    code, out, said = run("submit", str(spec), "--detach")
+    assert (code, out) == (6, "")
+    assert "records of mid are gone from jobs/mid/log, the first of them 1" in said
+    assert "remove the whole of jobs/mid" in said
+    assert "submit the same spec again" not in said
+    assert [path.name for path in (folder / "log").iterdir()] == ["000000000002.json"]
+    shutil.rmtree(folder)
+    assert run("submit", str(spec), "--detach")[:2] == (0, "mid\n")
+    assert queue.job("mid").number == 0
+
+
+def test_data_that_need_a_package_are_said_when_they_are_submitted(
+    queue: Queue, run: Run, tmp_path: Path
+) -> None:
+    spec = tmp_path / "spec.json"
+    data = {"name": "npz", "path": "webdav://nas/x.npz"}
+    spec.write_text(json.dumps({"name": "mid", "data": data}))
+    said = run("submit", str(spec), "--detach")[2]
+    assert "data.path webdav://nas/x.npz: webdav:// needs a package" in said
+    assert "webdav4" in said
+    assert queue.job("mid").number == 0
+
+
+@pytest.mark.parametrize("named", ["", " "])
+def test_a_store_without_a_name_is_refused(run: Run, named: str) -> None:
+    code, _, said = run("status", "--store", named)
+    assert (code, "expected a folder or a URL" in said) == (2, True)
 
 
 def test_storing_many_jobs_shows_progress(

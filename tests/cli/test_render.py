@@ -10,14 +10,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from runner.cli import live
+from runner.cli import live, words
 from runner.cli.live import InPlaceReporter, LiveReporter, PlainReporter
 from runner.cli.render import fitting, show
+from runner.engine import pace
 from runner.queue.job import Job, Stage, State, submitted
 from runner.queue.queue import Queue
 from runner.store.filesystem import open_store
@@ -103,7 +105,8 @@ def at(step: int, **more: Any) -> Progress:
     """Where a training of 15 epochs of 36 steps is after so many, after its epoch's end."""
     told = {
         "epoch": step // 36, "step": step % 36, "epochs": EPOCHS, "steps": 36, "global_step": step,
-        "images_per_second": 1331.0, "metrics": METRICS, "unsaved_seconds": 2.0, **more,
+        "batch_size": 32, "steps_per_second": 41.6, "metrics": METRICS, "unsaved_seconds": 2.0,
+        **more,
     }  # fmt: skip
     return Progress(stage="train", **told)
 
@@ -150,8 +153,57 @@ def test_the_live_line_keeps_name_and_unsaved_and_gives_up_the_metrics(
     assert "val_top_1" not in screen.line
     screen = Screen(240, name)
     screen.progressed(0, 1, 2)
-    assert screen.line.endswith("1331 img/s, loss 2.7368  top_1 0.3470  val_loss 3.2996"
+    assert screen.line.endswith("1331 examples/s, loss 2.7368  top_1 0.3470  val_loss 3.2996"
                                 "  val_top_1 0.1080")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("size", "rate", "said"),
+    [
+        (32, 41.6, "1331 examples/s"),
+        (0, 41.6, "42 steps/s"),
+        (0, 0.312, "0.31 steps/s"),
+        (0, None, ""),
+    ],
+)
+def test_a_speed_counts_examples_where_their_number_is_known(
+    size: int, rate: float | None, said: str
+) -> None:
+    assert words.speed(at(1, batch_size=size, steps_per_second=rate)) == said
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate"])
+def test_steps_are_timed_whatever_is_in_them(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured, seen = pace.Pace(), at(0)
+    for step in range(5):
+        clock = SimpleNamespace(monotonic=lambda step=step: 100 + 0.25 * step)
+        monkeypatch.setattr(pace, "time", clock)
+        seen = measured.timed(replace(at(step), stage=stage, batch_size=0))
+    assert seen.steps_per_second == pytest.approx(4.0)
+    assert measured.moved == (stage == "train")
+
+
+@pytest.mark.parametrize(
+    ("spec", "metrics", "said"),
+    [
+        (
+            {"training": {"early_stopping": {"monitor": "val_mae"}}},
+            {"loss": 4.0, "mae": 2.0, "mse": 9.0, "val_loss": 5.0, "val_mae": 3.0},
+            "val_mae 3.0000  mae 2.0000  loss 4.0000  val_loss 5.0000",
+        ),
+        (
+            {"checkpoint": {"best": {"monitor": "val_dice"}}, "training": [1]},
+            {"dice": 0.5, "learning_rate": 1e-5, "loss": 1.0},
+            "dice 0.5000  loss 1.0000  learning_rate 1e-05",
+        ),
+        ({}, {"d_loss": 0.7, "g_loss": 1.0}, "d_loss 0.7000  g_loss 1.0000"),
+    ],
+)
+def test_metrics_have_any_names_and_those_monitored_come_first(
+    spec: dict[str, Any], metrics: dict[str, float], said: str
+) -> None:
+    job = submitted("cats", {"name": "cats", **spec}, datetime.now(UTC))
+    assert words.epoch_line(job, at(36, metrics=metrics)) == f"  epoch 1/15, {said}"
 
 
 def test_a_clock_runs_until_the_first_step_and_while_none_comes(
@@ -270,7 +322,7 @@ def test_ctrl_c_writes_lines_of_its_own_and_leaves_a_cursor(
     assert name in frame
     assert len(frame) + len("^C") < 80
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
-    assert "'runner resume' continues from the last checkpoint" in text
+    assert "'runner resume' continues from what is saved" in text
 
 
 # ---------------------------------------------------------------------- tables

@@ -93,7 +93,7 @@ def test_a_label_far_beyond_the_others_makes_no_huge_network(stray: int) -> None
         ({"y_train": np.full(10, 0.5)}, "y_train holds float64"),
         ({"y_train": np.zeros(9, int)}, "y_train has 9 labels for 10 images"),
         ({"y_test": np.array([0, 1, -1, 0])}, "y_test holds labels from -1 to 1"),
-        ({"y_test": np.array([0, 1, 3, 0])}, "labels from 0 to 3; known are 0 to 2"),
+        ({"y_test": np.array([0, 1, 3, 0])}, "since there are 3 class_names. Give each"),
     ],
 )
 def test_wrong_arrays_are_refused_by_name(changes: dict[str, Any], text: str) -> None:
@@ -112,6 +112,11 @@ def test_a_data_set_made_by_hand_is_refused_for_what_would_be_cut(name: str, dty
     arrays[name] = arrays[name].astype(dtype)
     with pytest.raises(DataError, match=f"mine cannot be used:\n  {name} holds {dtype}; expected"):
         Dataset(source="mine", class_names=("ape", "bee", "cow"), **arrays)
+
+
+def test_arrays_that_are_not_there_are_named() -> None:
+    with pytest.raises(DataError, match=r"mine has no x_train, y_test. Found: y_train, x_test\."):
+        checked("mine", {name: GOOD[name] for name in ("y_train", "x_test")})
 
 
 def test_all_mistakes_are_told_at_once() -> None:

@@ -61,6 +61,23 @@ def test_unreadable_picture_is_named(divided: Path) -> None:
         folder.load(path=str(divided))
 
 
+def test_all_unreadable_pictures_are_named_up_to_five(divided: Path) -> None:
+    broken = [f"train/cat/{n}.png" for n in range(4)] + ["train/dog/0.png", "test/dog/1.png"]
+    for count, name in enumerate(broken, start=1):
+        (divided / name).write_bytes(b"nothing")
+        with pytest.raises(DataError) as caught:
+            folder.load(path=str(divided))
+        assert [one for one in broken if one in str(caught.value)] == broken[: min(count, 5)]
+    assert "and 1 more. Fix or remove them." in str(caught.value)
+
+
+def test_a_file_is_no_folder(divided: Path) -> None:
+    np.savez(divided / "all.npz", x_train=np.zeros(3))
+    for path in (str(divided / "all.npz"), (divided / "all.npz").as_uri()):
+        with pytest.raises(DataError, match=r"is a file, no folder. .* data.name=npz"):
+            folder.load(path=path)
+
+
 def test_class_that_only_the_test_has(divided: Path) -> None:
     paint(divided / "test" / "fox" / "1.png", 3)
     with pytest.raises(DataError, match="classes fox are in test but not in train"):

@@ -182,7 +182,7 @@ def test_a_failing_spec(spec: Path, tmp_path: Path) -> None:
     runner = Runner(tmp_path / "store")
     done = runner.run("drill", str(spec), *sets({"optimizer.learning_rate": 1e30}))
     assert done.returncode == 1
-    assert "the loss became" in done.stderr
+    assert "in epoch 1: the loss became" in done.stderr
 
 
 @pytest.mark.parametrize(

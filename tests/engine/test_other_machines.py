@@ -69,6 +69,24 @@ def test_a_step_of_its_own_is_refused_where_the_network_is_built(runner: Runner)
     assert (job.state, job.step, job.attempts) == (State.FAILED, 0, 1)
 
 
+def test_code_that_builds_another_model_now_fails_no_job(runner: Runner, tmp_path: Path) -> None:
+    """Said once, with no retry spent; where the code is as it was, the job goes on."""
+    died = runner.run("submit", str(QUICKSTART), *sets(SHORT), sabotage="committed:1")
+    assert died.returncode == -9
+    file = tmp_path / "package" / "odd.py"
+    file.write_text(NETWORK.replace("(pixels)\n", "(keras.layers.Flatten()(pixels)[:, :9])\n"))
+    done = runner.run("resume", "quickstart")
+    assert done.stderr.count("another model or optimizer") == 1, done.stderr
+    assert "left for another machine: the checkpoint belongs to another model" in done.stderr
+    assert "in the checkpoint, float32[9, " in done.stderr
+    job = runner.job("quickstart")
+    assert job is not None
+    assert (job.state, job.failures) == (State.QUEUED, 0)
+    file.write_text(NETWORK)
+    runner.ok("resume", "quickstart")
+    assert runner.status("quickstart")["state"] == "succeeded"
+
+
 @pytest.mark.parametrize(
     "command", [["submit", str(QUICKSTART)], ["resume"], ["work", "--until-empty"]]
 )

@@ -18,11 +18,37 @@ from runner.errors import PreemptedError
 @pytest.fixture
 def stop() -> Iterator[StopRequest]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    hook = sys.unraisablehook
     request = StopRequest()
     request.install()
     yield request
     for number, handler in before.items():
         signal.signal(number, handler)
+    sys.unraisablehook = hook
+
+
+class Dying:
+    """Python drops what is raised in here."""
+
+    def __del__(self) -> None:
+        end = time.monotonic() + 0.4
+        while time.monotonic() < end:
+            pass
+
+
+def test_an_interruption_that_falls_into_a_finalizer_is_not_lost(
+    stop: StopRequest, capfd: pytest.CaptureFixture[str]
+) -> None:
+    after(0.1, lambda: stop.set("this machine is being preempted", seconds_left=30))
+    dying = [Dying()]
+
+    def work() -> None:
+        dying.clear()
+        threading.Event().wait(5)
+
+    with pytest.raises(PreemptedError, match="being preempted"), stop.interrupting():
+        work()
+    assert "Exception ignored" not in capfd.readouterr().err
 
 
 def after(seconds: float, action: object) -> None:

@@ -1,6 +1,8 @@
 """What a worker takes, in which order, what it leaves, and how it says so."""
 
 import json
+import re
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -10,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from runner import quiet
+from runner.cli.words import ended
 from runner.commit import Commit
 from runner.engine import choosing, requirements, running, worker
 from runner.engine.preemption import StopRequest
@@ -22,14 +26,16 @@ from runner.errors import (
     DivergedError,
     LeaseLostError,
     MissingHereError,
+    OtherModelError,
     SpecError,
     TrainingError,
 )
 from runner.machine.hardware import Gpu
 from runner.machine.memory import Memory, MemoryWatch
+from runner.queue import presence
 from runner.queue.job import Failure, Job, State
-from runner.queue.lease import LOOK_BEATS
 from runner.queue.owner import this_process
+from runner.queue.survey import FULL_SECONDS, Survey
 from runner.store import allowed, log
 from runner.store.log import decode, encode, slot
 from tests.engine.counting import LEASE_SECONDS, Counting, Shop, raising
@@ -226,12 +232,23 @@ def test_failures_are_told_apart_and_retried_where_that_may_help(
     assert shop.now - began >= (30 if tries == 3 else 0)
 
 
+def test_a_log_ends_with_what_became_of_its_stage(shop: Shop) -> None:
+    shop.submit("cats")
+    shop.work()
+    said = [line.split(" ", 1)[1] for line in shop.log("cats").splitlines()]
+    assert "the training has ended after 0 epochs, at step 3" in said
+    assert said[-1] == "the evaluation has ended: top_1 1.0000"
+
+
 def test_a_retry_waits_and_goes_on_where_it_stood(shop: Shop) -> None:
     shop.submit("cats", retries=2, limits={"backoff": "40s"})
-    shop.work(raising(KeyError("once"), times=1))
+    shop.work(raising(OSError(f"once.{' It was so for a long time.' * 9}"), times=1))
     job = shop.queue.job("cats")
     assert (job.state, job.attempts, job.failures) == (State.SUCCEEDED, 3, 0)
-    assert "tried again in 40 s" in shop.reporter.text
+    [said] = shop.reporter.notes
+    assert said.startswith("cats: it is queued, OSError: once. It was so ")
+    assert said.endswith(" …; tried again in 40 s")
+    assert len(said) < 140, "the end of the attempt has said all of it"
     assert shop.kinds("cats").count("fail") == 1
     assert job.failure is not None, "how it failed before is still there to be read"
 
@@ -508,15 +525,56 @@ def test_a_record_of_a_later_version_is_left_and_said(shop: Shop) -> None:
     assert {key: shop.store.read(key) for key in shop.store.list("jobs/later/")} == before
 
 
-def test_what_vanishes_after_the_claim_is_left_to_others(
+def test_data_behind_a_package_that_is_not_here_are_left_before_a_claim(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "paramiko", None)
+    monkeypatch.delitem(sys.modules, "fsspec.implementations.sftp", raising=False)
+    monkeypatch.setenv("RUNNER_DATA_FROM", "sftp://nas/")
+    shop.submit("cats", data={"name": "npz", "path": "sftp://nas/x.npz"})
+    shop.work()
+    assert shop.kinds("cats") == ["submit"]
+    assert re.search(r"it can't open sftp://nas/x.npz: .*paramiko", shop.reporter.text)
+    assert "its fsspec package" not in shop.reporter.text
+
+
+def test_what_a_worker_leaves_is_told_while_it_works_and_while_it_waits(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At any look of anybody's: also when it just looks again at what it postponed."""
+    for module in ("identity", "choosing"):
+        monkeypatch.setattr(f"runner.engine.{module}.boot_clock", lambda: shop.now)
+    shop.submit("file", priority=1, data={"name": "npz", "path": "/nowhere/x.npz"})
+    shop.submit("mine")
+    shop.submit("lab", priority=-1, requirements={"gpu_memory_gb": None, "labels": ["lab"]})
+    seen: list[list[str]] = []
+
+    def look(*_: object) -> None:
+        seen.extend(sorted(one.left) for one in presence.everyone(shop.store))
+
+    def sleep(_seconds: float) -> None:
+        look()
+        shop.now += 5.0
+        if shop.now > 1500.0:
+            shop.stop.set("enough")
+
+    shop.work(Counting(on_step=look), looking=Here(), sleep=sleep, until_empty=False)
+    assert len(seen) > 90
+    assert [left for left in seen if left != ["file", "lab"]] == []
+
+
+@pytest.mark.parametrize(
+    "error", [MissingHereError("/data/x.npz: no such file"), OtherModelError("another model")]
+)
+def test_what_vanishes_after_the_claim_is_left_to_others(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """Given back with the reason, neither failed nor preempted; not taken again for a while."""
     now = [0.0]
     monkeypatch.setattr(choosing, "boot_clock", lambda: now[0])
     shop.submit("cats", retries=0)
     shop.submit("after", after=["cats"])
-    stage = raising(MissingHereError("/data/x.npz: no such file"), times=3)
+    stage = raising(error, times=3)
     stage.steps = 9
     ran: list[float] = []
 
@@ -530,13 +588,44 @@ def test_what_vanishes_after_the_claim_is_left_to_others(
     shop.work(stage, until_empty=False, sleep=sleep)
     job = shop.queue.job("cats")
     assert (job.state, job.attempts, job.failures, job.preemptions) == (State.QUEUED, 3, 0, 0)
-    assert job.reason == "left for another machine: /data/x.npz: no such file"
+    assert job.reason == f"left for another machine: {error}"
     assert job.reason not in shop.reporter.text, "the end of the attempt says it, and that is once"
     waits = [after - before for before, after in pairwise(ran)]
     assert 60 <= waits[0] < 75, "so that it does not fill the log of the job"
     assert 120 <= waits[1] < 135
     shop.work()
     assert shop.queue.job("after").state is State.SUCCEEDED, "another machine has the file"
+
+
+def test_what_its_user_queues_again_is_looked_at_at_once(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(choosing, "boot_clock", lambda: now[0])
+    shop.submit("cats")
+    stage = raising(MissingHereError("/data/x.npz: no such file"), times=1)
+
+    def sleep(seconds: float) -> None:
+        if now[0] == 0.0:
+            shop.queue.cancel("cats")
+            shop.queue.retry("cats")
+        now[0] += seconds
+        if shop.queue.job("cats").state is State.SUCCEEDED or now[0] > 500:
+            shop.stop.set("enough")
+
+    shop.work(stage, until_empty=False, sleep=sleep)
+    assert shop.queue.job("cats").state is State.SUCCEEDED
+    assert now[0] < 60, "it was postponed for a minute, before its user said that all is mended"
+
+
+def test_an_import_that_takes_long_is_said(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quiet, "SLOW_SECONDS", 0.2)
+    shop.submit("cats")
+    shop.work()
+    assert shop.reporter.notes == []
+    shop.submit("dogs")
+    shop.work(import_keras=partial(time.sleep, 1.0))
+    assert shop.reporter.notes == [worker.SLOW_IMPORT]
 
 
 def test_a_machine_that_cannot_import_keras_fails_no_job(shop: Shop) -> None:
@@ -585,24 +674,77 @@ def test_a_record_that_makes_no_sense_beside_its_copy_stops_no_worker(shop: Shop
     assert "ruined: cannot be read: record 2 of job ruined can't be used" in shop.reporter.text
 
 
-def test_an_owner_notices_that_its_job_was_removed(shop: Shop) -> None:
-    job = shop.submit("removed")
-    lease = shop.queue.claim(job, {"host": "here", "pid": 1})
-    for key in shop.store.list("jobs/removed/"):
+def remove(shop: Shop, name: str) -> None:
+    for key in shop.store.list(f"jobs/{name}/"):
         shop.store.delete(key)
-    for _ in range(LOOK_BEATS - 1):
-        lease.renew()
-    with pytest.raises(LeaseLostError, match="its records were removed"):
-        lease.renew()
-    with pytest.raises(LeaseLostError):
-        lease.commit(Commit(step=1, epoch=0, checkpoints=[]))
 
 
-def test_a_removed_job_is_noticed_at_its_end_also_if_records_came_after(shop: Shop) -> None:
-    """A commit after the removal makes the folder anew; nobody could resume or evaluate that."""
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("how", ["renew", "commit", "finish"])
+def test_an_owner_notices_at_once_that_its_job_was_removed(
+    shop: Shop, how: str, *, again: bool
+) -> None:
+    """Also if it was submitted again meanwhile, and others have written its records since."""
     lease = shop.queue.claim(shop.submit("removed"), {"host": "here", "pid": 1})
-    for key in shop.store.list("jobs/removed/"):
-        shop.store.delete(key)
-    lease.commit(Commit(step=1, epoch=0, checkpoints=[]))
-    with pytest.raises(LeaseLostError, match="its records were removed"):
-        lease.finish(final={"step": 1})
+    remove(shop, "removed")
+    if again:
+        shop.submit("removed")
+        shop.queue.cancel("removed")
+        shop.queue.retry("removed")
+    before = shop.store.list("jobs/removed/log/")
+    arguments: dict[str, Any] = {
+        "commit": {"commit": Commit(step=1, epoch=0, checkpoints=[])},
+        "finish": {"final": {"step": 1}},
+    }
+    for _ in range(2):
+        with pytest.raises(LeaseLostError, match="its records were removed"):
+            getattr(lease, how)(**arguments.get(how, {}))
+    assert shop.store.list("jobs/removed/log/") == before
+
+
+def test_a_job_removed_while_it_is_trained_and_submitted_again_is_a_new_one(shop: Shop) -> None:
+    """Its former worker stops, says why and nothing else; then the job begins anew."""
+    said: list[str] = []
+
+    def act(job: Job, step: int) -> None:
+        if step == 2 and not said:
+            said.append("removed")
+            remove(shop, job.id)
+            shop.submit(job.id)
+
+    shop.submit("mid")
+    stage = Counting(on_step=act)
+    shop.reporter.ended = lambda job: shop.reporter.note(ended(job))  # type: ignore[method-assign]
+    shop.work(stage)
+    assert stage.ran == ["mid", "mid"]
+    job = shop.queue.job("mid")
+    assert (job.state, job.attempts) == (State.SUCCEEDED, 2), shop.kinds("mid")
+    keys = shop.store.list("jobs/mid/log/")
+    assert [int(key[-17:-5]) for key in keys] == list(range(job.number + 1))
+    assert shop.reporter.notes[:2] == [
+        "mid: its records were removed; nothing more is saved.",
+        "mid: queued",
+    ]
+
+
+def test_a_worker_does_not_keep_to_a_job_that_was_removed_and_came_again(shop: Shop) -> None:
+    """Nobody claims behind a record that is gone, nor takes a new job for one that has ended."""
+    now = 0.0
+    survey = Survey(shop.queue, lambda job_id, error: None, clock=lambda: now)
+    for name in ("ended", "waiting"):
+        shop.submit(name)
+        shop.queue.cancel(name)
+    shop.queue.retry("waiting")
+    survey.jobs()
+    for name in ("ended", "waiting"):
+        remove(shop, name)
+    assert survey.jobs() == [], "what is listed no longer is forgotten"
+    shop.submit("ended")
+    assert [job.number for job in survey.jobs()] == [0]
+    shop.queue.cancel("ended")
+    now += FULL_SECONDS
+    survey.jobs()
+    remove(shop, "ended")
+    shop.submit("ended")  # between two looks
+    now += FULL_SECONDS
+    assert [(job.number, job.state) for job in survey.jobs()] == [(0, State.QUEUED)]

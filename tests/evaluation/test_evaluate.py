@@ -156,7 +156,7 @@ def test_progress_counts_all_batches(trained: Assembled) -> None:
     seen: list[Progress] = []
     measure(trained, on_progress=seen.append)
     assert [(p.step, p.steps) for p in seen] == [(n, 12) for n in range(1, 13)]
-    assert all(p.stage == "evaluate" and p.images_per_second for p in seen)
+    assert all(p.stage == "evaluate" and p.batch_size for p in seen)
 
 
 def test_diverged_network_is_an_error() -> None:

@@ -100,7 +100,7 @@ def test_every_transition(state: State, change: str) -> None:
     if (state, change) in ALLOWED:
         assert CHANGES[change](job).state is ALLOWED[state, change]
     else:
-        with pytest.raises(ConflictError, match=r"cats .*(it is |is held already)"):
+        with pytest.raises(ConflictError, match=r"cats .*(it is |it has |is held already)"):
             CHANGES[change](job)
 
 
@@ -399,3 +399,9 @@ def test_a_digest_does_not_depend_on_the_order_of_fields() -> None:
         {"b": {"d": 3, "c": 2}, "a": 1}
     )
     assert jobs.spec_digest({"a": 1}) != jobs.spec_digest({"a": 1.5})
+
+
+def test_what_stood_below_each_other_is_one_line_with_single_blanks() -> None:
+    assert jobs.line("a.npz cannot be used:\n  x is empty.\n  y too. ") == (
+        "a.npz cannot be used: x is empty. y too."
+    )

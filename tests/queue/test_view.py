@@ -27,9 +27,12 @@ def beat(**details: Any) -> Heartbeat:
 
 
 def view(
-    availability: Availability | None = None, beat: Heartbeat | None = None, **job: Any
+    availability: Availability | None = None,
+    beat: Heartbeat | None = None,
+    others: dict[str, State] | None = None,
+    **job: Any,
 ) -> View:
-    return View(job=replace(JOB, **job), availability=availability, beat=beat)
+    return View(job=replace(JOB, **job), availability=availability, beat=beat, others=others or {})
 
 
 @pytest.mark.parametrize(
@@ -37,10 +40,19 @@ def view(
     [
         (view(), "queued"),
         (view(after=("a", "b")), "queued, after a, b"),
+        (view(after=("a", "b"), others={"a": State.SUCCEEDED}), "queued, after b"),
+        (view(after=("a",), others={"a": State.SUCCEEDED}), "queued"),
+        (
+            view(after=("a", "b"), others={"a": State.QUEUED, "b": State.CANCELLED}),
+            "queued, after b (cancelled)",
+        ),
         (view(failures=2), "queued, retry 2"),
         (view(checkpoints=({"step": 1},)), "queued, can be resumed"),
         (view(stage=Stage.EVALUATE, checkpoints=({"step": 1},)), "queued (evaluate)"),
         (view(ALIVE, **RUNS), "running"),
+        (view(ALIVE, beat(stage="start"), **RUNS), "starting"),
+        (view(ALIVE, beat(stage="start"), stage=Stage.EVALUATE, **RUNS), "starting (evaluate)"),
+        (view(ALIVE, beat(stage="train"), **RUNS), "running"),
         (view(ALIVE, wish=HOLD, **RUNS), "running, to be held"),
         (view(ALIVE, beat(stalled_seconds=130), **RUNS), "stalled 2m10s"),
         (view(GONE, beat(stalled_seconds=130), **RUNS), "lost 2m10s, can be resumed"),
@@ -64,6 +76,27 @@ def test_what_a_dead_worker_had_beyond_its_commits_does_not_count() -> None:
     assert (alive.ahead.step, alive.unsaved_seconds, alive.eta_seconds) == (30, 12.0, 56.0)
     assert (dead.ahead.step, dead.unsaved_seconds, dead.eta_seconds) == (0, None, None)
     assert (alive.worker, alive.node, alive.metrics) == ("lab:7", "n7", ["loss 0.5000"])
+
+
+def test_only_what_would_be_repeated_is_unsaved() -> None:
+    """While it is being built, and in an evaluation, there is nothing to save."""
+    for told, stage in (("start", Stage.TRAIN), ("evaluate", Stage.EVALUATE)):
+        assert view(ALIVE, beat(stage=told), stage=stage, **RUNS).unsaved_seconds is None
+
+
+def test_an_onlooker_knows_how_the_jobs_ended_that_others_wait_for() -> None:
+    queue = Queue(MemoryStore())
+    queue.submit("boom", {"name": "boom"})
+    queue.submit("later", {"name": "later", "after": ["boom", "nowhere"]})
+    queue.cancel("boom")
+    for names in ((), ("later",)):
+        assert Onlooker(queue).look(names)[-1].text == "queued, after boom (cancelled)"
+    queue.store.put("jobs/boom/log/000000000001.json", b"garbage")
+    queue.store.put("jobs/boom/log/000000000000.json", b"garbage")
+    queue.store.delete("jobs/boom/head.json")
+    onlooker = Onlooker(queue)
+    assert [one.text for one in onlooker.look(["later"])] == ["queued, after boom, nowhere"]
+    assert onlooker.problems == [], "it was not asked for"
 
 
 def test_an_onlooker_names_what_it_cannot_read_and_forgets_it_when_it_can() -> None:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ import pytest
 from sklearn import metrics as sk
 
 from runner.errors import NotFoundError
-from runner.report.collect import Report, collect
+from runner.report import words
+from runner.report.collect import Measured, Report, collect
 from runner.report.page import Page, render
 from tests.report.fakes import World, history, predictions
 from tests.store.memory import MemoryStore
@@ -123,6 +125,13 @@ def test_lines_go_on_over_all_attempts(world: World) -> None:
     paths = re.findall(r'<path d="([^"]*)" clip-path[^>]*stroke: var\(--series-[01]\)', loss)
     assert [(path.count("M"), path.count("L")) for path in paths] == [(1, 11), (1, 11)]
     assert "goes on from step 70 (epoch 3.50)" in text_of(page)
+
+
+def test_after_a_death_before_anything_was_saved_the_next_begins_again(world: World) -> None:
+    world.submit("cats")
+    world.claim("cats")
+    world.train("cats", history(2))
+    assert "attempt 1 was lost; the next begins again." in text_of(report(world)[1])
 
 
 def test_every_version_of_the_users_code_is_named(world: World) -> None:
@@ -302,7 +311,7 @@ def _perfect(world: World) -> None:
         (_queued, "Has not been started yet."),
         (_without_checkpoint, "No epoch has been finished and saved yet"),
         (_before_the_first_epoch, "In training: epoch 0 of at most 40, step 10."),
-        (_one_epoch, "best validation accuracy so far is"),
+        (_one_epoch, "best validation top-1 accuracy so far is"),
         (_diverged, "It was not evaluated"),
         (_failed, "the loss is no number"),
         (_held, "Held at epoch 0 of at most 40, step 0: held by its user."),
@@ -325,7 +334,7 @@ def test_several_runs_are_compared(world: World) -> None:
     """The table names each, the best of a column is bold, those not evaluated have a dash."""
     evaluated(world, "cats")
     evaluated(world, "dogs", skill=0.5)
-    world.submit("later")
+    world.submit("later", data={"name": "nowhere"})
     found, page = report(world)
     assert len(found.runs) == 3
     text = text_of(page)
@@ -337,12 +346,46 @@ def test_several_runs_are_compared(world: World) -> None:
     assert all(png.startswith(b"\x89PNG") for png in page.pictures.values())
 
 
+def test_a_tie_has_no_winner(world: World) -> None:
+    """Nor is one that is ahead by less than is shown said to be ahead of the same number."""
+    evaluated(world, "cats")
+    evaluated(world, "dogs")
+    assert "cats and dogs recognise most: each" in text_of(report(world)[1])
+    two = [_scored("cats", 0.95611), _scored("dogs", 0.95612)]
+    assert words.best(two) == (
+        "dogs recognises most: 95.612% of the test images, before cats with 95.611%."
+    )
+
+
+def _scored(name: str, top_1: float) -> Any:
+    measured = Measured(metrics={"top_1": top_1})
+    return SimpleNamespace(job=SimpleNamespace(id=name), measured=measured)
+
+
+def test_an_undisturbed_training_took_one_attempt_and_a_death_shows(world: World) -> None:
+    """In the tiles and in the table of runs; the evaluation is no further attempt to train."""
+    evaluated(world, "killed")  # dies once
+    world.submit("quiet")
+    world.finish(world.train("quiet", history(2)), **predictions(10, 50, 0.8))
+    _, page = report(world)
+    for name in ("killed", "quiet"):
+        facts = page.html.split(f'id="run-{name}"')[1].split("</dl>")[0]
+        tiles = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", facts))
+        found = [tiles[head] for head in ("Training attempts", "Preemptions", "Deaths")]
+        assert found == (["2", "0", "1"] if name == "killed" else ["1", "0", "0"])
+    rows = re.findall(r"<tr>.*?</tr>", page.html, flags=re.S)
+    heads = re.findall(r"<th[^>]*>(.*?)</th>", rows[0])
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, flags=re.S) for row in rows[1:3]]
+    places = [heads.index(head) for head in ("Training attempts", "Preempted", "Died")]
+    assert [[row[place] for place in places] for row in cells] == [["2", "0", "1"], ["1", "0", "0"]]
+
+
 def test_results_on_different_images_are_not_compared(world: World) -> None:
     """No best run and no best value where each was measured on data of its own."""
     evaluated(world, "cats")
     evaluated(world, "dogs", images=300)
     _, page = report(world)
-    assert "measured on different test images" in text_of(page)
+    assert "measured on different test data" in text_of(page)
     assert "recognises most" not in text_of(page)
     assert "<strong>" not in page.html
 
@@ -370,6 +413,96 @@ def test_settings_have_names_that_people_read(world: World) -> None:
     heads = re.findall('<th scope="col"[^>]*>(.*?)</th>', page.html)
     assert {"Training loss", "Validation top-1 accuracy"} <= set(heads)
     assert not [name for name in names + heads if "_" in name]
+
+
+def program(world: World, name: str, curves: dict[str, Any], found: dict[str, Any]) -> None:
+    """Submit, train and evaluate a program of one's own; its evaluation's arrays are its own."""
+    world.submit(name, program={"name": "houses"}, checkpoint={"best": {"monitor": "val_mae"}})
+    lease = world.train(name, curves)
+    lease.finish(final=lease.job.checkpoints[0])
+    content = io.BytesIO()
+    np.savez(content, confusion=np.zeros((3, 2)), errors=np.arange(5))
+    places = {kind: f"jobs/{name}/evaluation/t2.{kind}" for kind in ("json", "npz")}
+    world.store.put(places["json"], json.dumps(found).encode())
+    world.store.put(places["npz"], content.getvalue())
+    world.claim(name).finish(evaluation={**found, **places})
+
+
+CURVES = {f"{part}{name}": [9.0, 3.0, 4.0] for part in ("", "val_") for name in ("loss", "mae")}
+
+
+def test_a_programs_own_numbers_are_shown_and_no_pictures_of_classes(world: World) -> None:
+    """Of a regression nothing is said of classes or images; a lower error is the better one."""
+    program(world, "houses", CURVES, {"loss": 9.5, "mae": 2.25, "outliers": 3, "parameters": 2561})
+    found, page = report(world)
+    assert found.problems == []
+    text = text_of(page)
+    assert "On its test data it has loss 9.5000, mae 2.2500, outliers 3." in text
+    assert "<dt>mae</dt><dd>2.2500</dd>" in page.html
+    assert "mae by epoch: training from 9.0000 to 4.0000 in 3 epochs, best 3.0000 at epoch 2" in (
+        page.html
+    )
+    body = re.sub(r"<style>.*?</style>|<pre>.*?</pre>", "", page.html, flags=re.S)
+    assert not re.search("confusion|recognise|top-1|certainty|calibration|image[^/]", body, re.I)
+    assert {"houses-loss.png", "houses-mae.png"} <= page.pictures.keys()
+
+
+def test_classes_of_a_program_get_their_pictures(world: World) -> None:
+    seen = predictions(3, 90, 0.4)
+    world.submit("words", program={"name": "words"})
+
+    def change(document: dict[str, Any]) -> None:
+        document |= {"examples": document.pop("images"), "f1": 0.75}
+
+    lease = world.train("words", history(2))
+    world.finish(lease, **seen, names=["a", "b", "c"], passes=0, change=change)
+    found, page = report(world)
+    assert found.problems == []
+    text = text_of(page)
+    assert "Of the 90 test examples it recognises" in text
+    assert re.search(r"is taken for \w in \d+ of 30 examples", text)
+    assert "<dt>f1</dt><dd>0.7500</dd>" in page.html
+    assert not re.search("No example images|test image|mistakes/", page.html)
+    assert {"words-confusion.png", "words-classes.png", "words-calibration.png"} <= (
+        page.pictures.keys()
+    )
+
+
+def test_every_metric_gets_a_curve_of_its_own(world: World) -> None:
+    """Also where names differ in what a file's name cannot have, or are another picture's."""
+    names = ["loss", *(f"output_{n}_loss" for n in range(9)), "a/b", "a-b", "a b", "attempts"]
+    world.submit("cats", program={"name": "many"})
+    world.train("cats", {name: [1.0, 0.5] for name in [*names, "learning_rate"]})
+    _, page = report(world)
+    assert len([name for name in page.pictures if name.startswith("cats-")]) == len(names) + 2
+    said = re.findall(r'aria-label="(.*?) by epoch', page.html)
+    assert (said[0], said[-1], len(said)) == ("Loss", "learning rate", len(names) + 1)
+
+
+def test_programs_and_images_are_compared_each_among_themselves(world: World) -> None:
+    evaluated(world, "cats")
+    evaluated(world, "dogs", skill=0.5)
+    program(world, "narrow", CURVES, {"loss": 9.5, "mae": 2.25, "bleu": 0.5})
+    program(world, "wide", CURVES, {"loss": 9.0, "mae": 2.5, "bleu": 0.25})
+    world.submit("alone", program={"name": "other"})
+    _, page = report(world)
+    heads = re.findall(r"<h2>(.*?)</h2>", page.html)
+    assert heads == [
+        "Runs on the data nowhere", "Runs of the program houses", "Runs of the program other",
+    ]  # fmt: skip
+    sections = re.findall(r'<section class="comparison".*?</section>', page.html, flags=re.S)
+    columns = re.findall(r'<th scope="col"[^>]*>(.*?)</th>', sections[1])
+    assert columns[:4] == ["Run", "Loss", "mae", "bleu"]
+    assert "Top-1 accuracy" in sections[0]
+    bold = re.findall(r"<strong>(.*?)</strong>", sections[1])
+    assert bold == ["2.2500", "9.0000"]  # nobody knows whether a higher bleu is better
+    assert {"all-1-top_1.png", "all-2-mae.png"} <= page.pictures.keys()
+
+
+def test_a_program_in_training_is_judged_by_what_it_monitors(world: World) -> None:
+    world.submit("houses", program={"name": "x"}, checkpoint={"best": {"monitor": "val_mae"}})
+    world.train("houses", CURVES)
+    assert "Its best validation mae so far is 3.0000." in text_of(report(world)[1])
 
 
 def test_a_job_that_is_named_must_exist(world: World) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from runner.commit import Commit
 from runner.queue.queue import Queue
 from runner.store import log
 from runner.store.base import Buffer, Store
@@ -68,6 +69,20 @@ def test_old_and_damaged_records_are_counted_and_named() -> None:
     assert found.verdict is Verdict.WARNING
     assert "1 are of the first versions and have no hash of their own" in found.text
     assert f"1 damaged: {second}. Bring them back from a copy" in found.text
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_a_log_with_a_gap_is_named(lost: int) -> None:
+    store = MemoryStore()
+    queue = Queue(store)
+    for name in ("cats", "dogs"):
+        lease = queue.claim(queue.submit(name, {"seed": 1}), {"host": "here", "pid": 1})
+        for step in range(3):
+            lease.commit(Commit(step=step, epoch=0, checkpoints=[]))
+    store.delete(f"jobs/dogs/log/{lost:012d}.json")
+    found = examine(store)["records"]
+    assert found.verdict is Verdict.WARNING
+    assert f"records are gone between others: dogs lacks record {lost}." in found.text
 
 
 class Cached(MemoryStore):

@@ -4,10 +4,14 @@ import contextlib
 import logging
 import os
 import resource
+import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from secrets import token_hex
+from threading import Thread
 
 import pytest
 
@@ -256,6 +260,29 @@ def test_an_endpoint_that_is_no_store_is_told_in_seconds(
         store = server.store("runs", port=other.port, patience_seconds=600.0)
         with pytest.raises(StoreError, match="endpoint_url"):
             store.read("a")
+
+
+def test_a_port_that_never_answers_is_told_at_the_first_try(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "_FIRST_SECONDS", 0.1)
+    monkeypatch.setattr("runner.store.clients._SILENT_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = server.store("runs", port=silent.getsockname()[1], patience_seconds=600.0)
+        with pytest.raises(StoreError, match="endpoint_url"):
+            store.list("jobs/")
+
+
+def test_a_web_server_is_not_taken_for_an_s3_server_without_the_bucket(tmp_path: Path) -> None:
+    """It says 404 to everything; an S3 server says of which kind."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+        Thread(target=web.serve_forever, daemon=True).start()
+        options = {"endpoint_url": f"http://127.0.0.1:{web.server_port}", "key": "a", "secret": "b"}
+        store = FsspecStore("s3://bucket/runs", storage_options=options)
+        with pytest.raises(StoreRefusedError, match="not as an S3 server does: fix endpoint_url"):
+            store.list("jobs/")
+        web.shutdown()
 
 
 def test_a_server_that_is_not_there_is_waited_for(server: Server) -> None:

@@ -108,7 +108,7 @@ def test_a_reader_never_sees_a_part_while_an_object_is_replaced(tmp_path: Path) 
 
 def test_what_killed_writers_left_is_swept_when_it_is_old(tmp_path: Path) -> None:
     (tmp_path / "packs").mkdir()
-    old, young = tmp_path / "packs/.tmp-old", tmp_path / "packs/.tmp-young"
+    old, young = (tmp_path / f"packs/.tmp-{digit * 16}" for digit in "01")
     old.write_bytes(b"x")
     young.write_bytes(b"x")
     os.utime(old, (time.time() - 7200, time.time() - 7200))

@@ -172,6 +172,32 @@ def test_an_endpoint_without_its_scheme_is_told() -> None:
         open_store("s3://bucket/x", storage_options={"endpoint_url": "minio:9000"}).read("a")
 
 
+@pytest.mark.parametrize("option", ["key", "endpoint_url"])
+def test_a_storage_option_that_is_no_text_is_named(option: str) -> None:
+    with pytest.raises(StoreRefusedError, match=f"option {option}: received 5; expected a text"):
+        open_store("s3://bucket/x", storage_options={option: 5}).read("a")
+
+
+def test_a_profile_that_is_not_there_is_no_lack_of_credentials() -> None:
+    with pytest.raises(StoreRefusedError, match=r"lab.*There is no such profile") as refused:
+        open_store("s3://bucket/x", storage_options={"profile": "lab"}).read("a")
+    assert "gcloud" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["rclone:lab", "c:/x", "s3://lab/runs?x=1", "gs://lab/runs#x"])
+def test_what_looks_like_a_url_is_no_folder_unasked(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that an older version made of it stays one."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreRefusedError, match="is no URL of a store"):
+        open_store(url)
+    if "://" not in url:
+        assert open_store(f"./{url}").url == (tmp_path / url).as_uri()
+        (tmp_path / url).mkdir(parents=True)
+        assert open_store(url).url == (tmp_path / url).as_uri()
+
+
 def test_known_storage_options_are_taken() -> None:
     open_store("s3://bucket/x", storage_options={"profile": None, "use_ssl": False})._made()  # type: ignore[attr-defined]
     open_store("gs://bucket/x", storage_options={"token": "anon", "project": "p"})._made()  # type: ignore[attr-defined]

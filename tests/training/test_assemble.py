@@ -1,5 +1,6 @@
 """One model from uint8 pixels to probabilities, the same for the same arguments."""
 
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -8,7 +9,10 @@ import pytest
 
 from runner.errors import SpecError
 from runner.models import mlp
+from runner.spec import JobSpec, parse
+from runner.training import images
 from runner.training.assemble import assemble, augmentation_layers, rescaling
+from runner.training.trial import build_report
 
 ALL = {"flip": "horizontal_and_vertical", "rotation": 0.2, "zoom": 0.2}
 SHAPE = (8, 8, 1)
@@ -194,3 +198,63 @@ def test_a_network_of_a_class_of_its_own_is_trained() -> None:
 
 def assembled_of(build: Any) -> Any:
     return assemble(build, {}, image_shape=SHAPE, classes=4, augmentation=None, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (None, r"build\(...\) returned None; expected a Keras model"),
+        ([keras.layers.Dense(4)], "returned a list; expected a Keras model"),
+        (keras.layers.Dense(4), "returned a Dense; expected a Keras model"),
+    ],
+)
+def test_what_is_no_model_is_refused_by_its_name(made: Any, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        assemble(lambda **_: made, {}, image_shape=SHAPE, classes=4, augmentation=None, seed=1)
+
+
+def test_a_refusal_of_keras_ends_in_one_full_stop() -> None:
+    def padded(**_: Any) -> keras.Model:
+        raise ValueError("Invalid padding.")
+
+    with pytest.raises(SpecError, match=r"Invalid padding\. Fix model\.arguments\."):
+        assemble(padded, {}, image_shape=SHAPE, classes=4, augmentation=None, seed=1)
+
+
+RAW = """
+import keras
+
+def build(*, input_shape, classes, softmax=False, by_ops=False, nested=False):
+    flat = keras.Input(input_shape)
+    x = keras.layers.Flatten()(flat)
+    x = keras.layers.Dense(classes, activation="softmax" if softmax else None, name="head")(x)
+    model = keras.Model(flat, keras.ops.softmax(x) if by_ops else x)
+    return keras.Sequential([keras.Input(input_shape), model]) if nested else model
+"""
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_outputs_that_are_no_probabilities_are_said_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    nested: bool,
+) -> None:
+    """By `validate --build`, and as a new job begins: in its log and its record."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "raw.py").write_text(RAW)
+    monkeypatch.setenv("RUNNER_CODE", str(tmp_path))
+
+    def spec(**arguments: Any) -> JobSpec:
+        model = {"name": "raw", "arguments": {**arguments, "nested": nested}}
+        return parse({"name": "raw", "data": {"name": "digits"}, "model": model}, source="raw.json")
+
+    said = "the layer head, which has no activation: its outputs are no probabilities"
+    assert said in build_report(spec(), source="raw.json")
+    [note] = images.program(spec()).load_first_weights()
+    assert said in note
+    assert caplog.text.count(said) == 1
+    assert "activation" not in build_report(spec(softmax=True), source="raw.json")
+    assert images.program(spec(softmax=True)).load_first_weights() == []
+    assert build().doubt == ""
+    assert build_report(spec(by_ops=True), source="raw.json").count("activation") == 0

@@ -207,6 +207,28 @@ def test_more_epochs_continue_a_finished_training(tmp_path: Path) -> None:
     assert int(model.layers[0].counter.value) == (EPOCHS + 2) * STEPS
 
 
+@pytest.mark.parametrize("delete", [False, True])
+@pytest.mark.parametrize("steps", [3 * STEPS, 2 * STEPS + 1])
+def test_fewer_epochs_than_are_done_leave_the_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: Any, steps: int, delete: bool
+) -> None:
+    """Within an epoch too: later, with more epochs, the training goes on exactly."""
+    caplog.set_level(logging.WARNING)
+    model, history, _ = train(tmp_path / "whole")
+    expected = outcome(model, history)
+    keras.utils.set_random_seed(7)
+    with pytest.raises(RuntimeError):
+        train(tmp_path / "broken", Interrupting(steps=steps + 1), save_freq=1)
+    x, y = numbers()
+    fewer = BackupAndRestore(str(tmp_path / "broken"), save_freq=1, delete_checkpoint=delete)
+    make_model().fit(x, y, batch_size=4, epochs=2, verbose=2, callbacks=[fewer])
+    ended = "ended already" in capfd.readouterr().out
+    stays = "nothing is left to do, and the checkpoint stays" in caplog.text
+    assert (ended, stays) == (False, True)
+    model, history, _ = train(tmp_path / "broken", save_freq=1)
+    assert outcome(model, history) == expected
+
+
 # ---------------------------------------------------------------------- and exact besides
 
 

@@ -1,7 +1,12 @@
 """A training's own folder: a damaged record is said, and nothing is built upon it."""
 
+import errno
 import json
 import logging
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +136,59 @@ def test_what_others_keep_in_the_folder_is_not_deleted(tmp_path: Path) -> None:
     folder.delete()
     left = [path for path in (tmp_path / "training").rglob("*") if path.is_file()]
     assert sorted(str(path.relative_to(tmp_path / "training")) for path in left) == sorted(names)
+
+
+KILLED = """
+import os, signal, sys
+from tests.training.test_folder import save
+from runner.store import filesystem
+
+def half(file, data):
+    os.write(file, b"half")
+    if len(data) > 1 or sys.argv[2] == "record":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+filesystem.write_all = half
+save(__import__("pathlib").Path(sys.argv[1]), 3)
+"""
+
+
+@pytest.mark.parametrize("write", ["pack", "record"])
+def test_what_a_killed_write_left_is_deleted_with_the_rest(tmp_path: Path, write: str) -> None:
+    save(tmp_path / "one", 1, 2)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "one"), write])
+    assert killed.returncode == -signal.SIGKILL
+    assert list((tmp_path / "one").rglob(".tmp-*"))
+    folder = Folder(str(tmp_path / "one"), keep=2)
+    folder.open()
+    folder.delete()
+    assert not (tmp_path / "one").exists()
+
+
+def test_what_only_looks_like_a_killed_write_is_not_deleted(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    names = ["packs/.tmp-notes", ".tmp-0123456789abcdef.txt", "own/.tmp-0123456789abcdef"]
+    for name in names:
+        (tmp_path / "training" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "training" / name).write_text("mine")
+    folder = Folder(str(tmp_path), keep=2)
+    folder.open()
+    folder.delete()
+    assert all((tmp_path / "training" / name).exists() for name in names)
+
+
+def test_a_folder_without_hard_links_is_deleted_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    save(tmp_path / "one", 1, 2)
+    left = tmp_path / "one/training/log/.tmp-0123456789abcdef.d/.whole"
+    left.parent.mkdir()
+    left.write_bytes(b"{")
+    folder = Folder(str(tmp_path / "one"), keep=2)
+    folder.open()
+    folder.delete()
+    assert not (tmp_path / "one").exists()

@@ -92,6 +92,11 @@ def generated() -> Any:
     return Data.from_generator(lambda: iter([1]), output_signature=tf.TensorSpec((), tf.int32))
 
 
+def generator_drawn() -> Any:
+    draws = tf.random.Generator.from_seed(1)
+    return Data.range(3).map(lambda i: draws.normal([2]))
+
+
 def keras_random() -> Any:
     layer = keras.layers.RandomFlip(seed=3)
     pictures = Data.from_tensors(np.ones((2, 4, 4, 3), "float32"))
@@ -102,7 +107,12 @@ UNSOUND: dict[str, tuple[Callable[[], Any], str]] = {
     "shuffle": (lambda: base().shuffle(9).batch(8), "a new order in each epoch"),
     "shuffle with a seed": (lambda: base().shuffle(9, 1).batch(8), "a new order in each epoch"),
     "shuffle far inside": (lambda: base().shuffle(9).map(doubled).batch(8).repeat(), "shuffle"),
-    "tf.random": (lambda: base().map(lambda x, y: (x + tf.random.normal([4]), y)), "Random"),
+    "tf.random": (
+        lambda: base().map(lambda x, y: (x + tf.random.normal([4]), y)),
+        "draws from a state that can't be saved (RandomStandardNormal); tf.random.stateless_*",
+    ),
+    "tf.random's shuffle": (lambda: base().map(lambda x, y: (tf.random.shuffle(x), y)), "draws"),
+    "tf.random.Generator": (generator_drawn, "tf.random.stateless_*"),
     "keras random": (keras_random, "AssignVariableOp"),
     "generator": (generated, "runs Python code"),
     "numpy_function": (

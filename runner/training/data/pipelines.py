@@ -32,6 +32,9 @@ _HARMLESS = re.compile(
     r"XlaLaunch|TensorArray|Stack|Empty|CollectiveReduce|NcclAllReduce).*"
 )
 
+#: operations of `tf.random`
+_DRAWS = re.compile("Random|Multinomial|(Parameterized)?TruncatedNormal|Stateful|Rng")
+
 #: parts that are random whatever is put into them
 _RANDOM = re.compile("Random|Sampl|Choose")
 #: operations that make a pipeline
@@ -152,6 +155,11 @@ def _graph_doubt(graph: Any) -> str | None:
     if any(node.op.startswith("IteratorGetNext") for node in nodes):
         return "a function in it reads from an iterator, which remembers its place"
     names = {node.op for node in nodes if _remembers(node.op) or _writes(node.op)}
+    if drawn := sorted(filter(_DRAWS.match, names)):
+        return (
+            f"a function in it draws from a state that can't be saved ({', '.join(drawn)}); "
+            "tf.random.stateless_*, with a seed for each element, draws from none"
+        )
     if names:
         return f"a function in it remembers or runs Python code ({', '.join(sorted(names))})"
     return None

@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from runner.checkpoint.plain import Array
-from runner.errors import CheckpointError
+from runner.errors import OtherModelError
 from runner.training import backends
 from runner.training.private import global_seed_generator, seed_in_use
 from runner.training.state import reach
 
-_SHOWN = 4  #: differences named in an error
+_SHOWN = 2  #: differences named in an error
 MORE = "more/"  #: before the names of variables that stand in none of Keras's lists
 #: groups whose variables may come and go; "hidden" is what generators in closures were once
 _LOOSE = (MORE, "hidden/", "random/")
@@ -65,6 +65,8 @@ class Variables:
         for path, value in (*found, *captured):
             if self._backend.is_variable(value):
                 self._add(f"{MORE}{path}", value)
+        #: the variables' names, in order
+        self.names = [name for name, _ in self._variables]
         self.reader: Any = self._backend.reader(model, [part for _, part in self._variables])
 
     def _add(self, name: str, variable: Any) -> None:
@@ -73,11 +75,6 @@ class Variables:
             if id(part) not in self._seen:
                 self._seen.add(id(part))
                 self._variables.append((f"{name}{replica}", part))
-
-    @property
-    def names(self) -> list[str]:
-        """The variables' names, in order."""
-        return [name for name, _ in self._variables]
 
     def is_same(self, other: "Variables") -> bool:
         """Whether the other holds the very same variables, by the same names."""
@@ -130,7 +127,7 @@ class Variables:
             warn: called for each variable in none of Keras's lists that has come or gone.
 
         Raises:
-            CheckpointError: they don't belong together; the text names where they differ.
+            OtherModelError: they don't belong together; the text names where they differ.
         """
         mine = {name: self._backend.kind(part) for name, part in self._variables}
         saved = {name: (array.dtype.name, tuple(array.shape)) for name, array in tensors.items()}
@@ -146,9 +143,9 @@ class Variables:
         if problems:
             shown = "; ".join(problems[:_SHOWN])
             more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-            raise CheckpointError(
+            raise OtherModelError(
                 f"the checkpoint belongs to another model or optimizer: {shown}{more}. Build and "
-                "compile the same as before, or give this training another place."
+                "compile the same as before, or begin a new training in another place."
             )
 
 

@@ -1,0 +1,139 @@
+"""What the commands say of a program of one's own, and write of it: a real job, once trained."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.errors import DataError
+from runner.spec import parse
+from runner.training import check
+from tests.harness import Runner
+
+PROGRAM = """
+import keras, numpy, runner
+
+class Doubled(keras.Model):
+    def __init__(self, inner, weigh):
+        super().__init__()
+        self.inner, self.weigh = inner, weigh
+
+    def call(self, x):
+        return self.weigh(self.inner(x))
+
+def program(*, own: bool = False) -> runner.Program:
+    x = numpy.random.default_rng(1).normal(size=(96, 4)).astype("float32")
+    y = (x.sum(axis=1, keepdims=True) > 0).astype("float32")
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "sigmoid")])
+    if own:
+        model = Doubled(model, lambda x: 2 * x)
+    model.compile("adam", "mse" if own else "binary_crossentropy", metrics=["mae"])
+    return runner.Program(
+        model=model,
+        fit={"x": x, "y": y, "batch_size": 32, "validation_split": 0.25},
+        evaluate=(lambda model: {"outliers": 3, "errors": x, "bias": 0.25})
+        if own else {"x": x, "y": y},
+        classes=() if own else ("below", "above"),
+    )
+"""
+SPEC: dict[str, Any] = {
+    "program": {"name": "sums"},
+    "training": {"epochs": 2, "early_stopping": {"monitor": "val_mae"}},
+    "checkpoint": {"every": "1 steps"},
+}
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    """A store with two jobs: one tells classes apart, the other's model is of its own class."""
+    folder = tmp_path_factory.mktemp("program")
+    (folder / "programs").mkdir()
+    (folder / "programs" / "sums.py").write_text(PROGRAM)
+    sweep = [{"name": "sums"}, {"name": "own", "program.arguments": {"own": True}}]
+    (folder / "job.json").write_text(json.dumps({**SPEC, "sweep": sweep}))
+    runner = Runner(folder / "store", environment={"RUNNER_CODE": str(folder)})
+    said = runner.run("submit", str(folder / "job.json")).stderr
+    assert "sums: succeeded: test mae " in said
+    assert "own: succeeded: test outliers 3, bias 0.2500" in said
+    return runner
+
+
+def test_status_and_report_of_programs(runner: Runner, tmp_path: Path) -> None:
+    """Whatever the evaluation found; sizes say examples, what says nothing of it is left out."""
+    document = runner.status("sums")
+    assert list(document["history"]) == ["loss", "mae", "val_loss", "val_mae"]
+    assert {"loss", "mae", "top_1", "expected_calibration_error"} <= document["evaluation"].keys()
+    assert document["evaluation"]["examples"] == 96
+    assert not {"images", "top_5", "certainty"} & document["evaluation"].keys()
+    assert runner.status("own")["evaluation"] == {"outliers": 3, "bias": 0.25, "parameters": 5}
+    done = runner.run("report", "-o", str(tmp_path))
+    assert (done.returncode, "cannot be read" in done.stderr) == (0, False)
+    pictures = {path.name for path in tmp_path.iterdir()}
+    assert {"sums-confusion.png", "sums-calibration.png", "own-mae.png"} <= pictures
+    assert not {"own-confusion.png", "own-calibration.png"} & pictures
+
+
+def test_a_model_of_ones_own_class_is_exported_by_its_weights(
+    runner: Runner, tmp_path: Path
+) -> None:
+    """Where Keras can't save the whole model, that is said in one sentence, with the way out."""
+    done = runner.run("export", "own", str(tmp_path / "m.keras"))
+    assert done.returncode == 2
+    assert "own can't be exported as a whole" in done.stderr
+    assert "Its weights can: FILE.weights.h5" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not [*tmp_path.iterdir()]
+    runner.ok("export", "own", str(tmp_path / "m.weights.h5"))
+    runner.ok("export", "own", str(tmp_path / "m.csv"))
+    assert (tmp_path / "m.csv").read_text().startswith("epoch,loss,mae,val_loss,val_mae\n1,")
+    assert (tmp_path / "m.weights.h5").stat().st_size > 0
+
+
+def test_an_export_with_other_code_says_so(runner: Runner, tmp_path: Path) -> None:
+    code = tmp_path / "programs" / "sums.py"
+    code.parent.mkdir()
+    code.write_text(PROGRAM + "\n# changed\n")
+    done = runner.run("export", "sums", str(tmp_path / "m.keras"), "--code", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "exported with other code than it was trained with: code programs/sums.py" in done.stderr
+    assert "config.json" in zipfile.ZipFile(tmp_path / "m.keras").namelist()
+
+
+def test_a_drill_of_a_program_is_identical(runner: Runner, tmp_path: Path) -> None:
+    spec = tmp_path / "job.json"
+    changes = {"name": "sums", "training": {"epochs": 20}}
+    spec.write_text(json.dumps({**SPEC, **changes}))
+    done = runner.run("drill", str(spec), "--kills", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["identical"], found["undisturbed"]["step"]) == (True, 60)
+    assert "mae" in found["killed"]["evaluation"]
+
+
+def test_doctor_names_the_programs_and_a_folder_that_is_none_is_refused(
+    runner: Runner, tmp_path: Path
+) -> None:
+    code = (runner.environment or {})["RUNNER_CODE"]
+    findings = json.loads(runner.ok("doctor", "--json"))
+    (finding,) = [one for one in findings if one["name"] == "code"]
+    assert finding["text"] == f"{code}: programs sums"
+    done = runner.run("doctor", "--code", str(tmp_path / "nowhere"))
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "nowhere' is no folder here" in done.stderr
+
+
+def test_a_programs_data_are_not_looked_at_as_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But a path that is not there is told before anything is stored."""
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs" / "plain.py").write_text("def program(*, path=None): ...")
+    monkeypatch.setenv("RUNNER_CODE", str(tmp_path))
+    monkeypatch.delattr(check, "load_data")
+    spec: dict[str, Any] = {"name": "plain", "program": {"name": "plain"}}
+    check.check_data([("job.json", parse(spec, source="job.json"))])
+    spec["program"]["path"] = str(tmp_path / "nowhere.csv")
+    with pytest.raises(DataError, match=r"nowhere\.csv: does not exist"):
+        check.check_data([("job.json", parse(spec, source="job.json"))])
