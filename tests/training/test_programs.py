@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
@@ -22,12 +23,14 @@ from runner.queue.queue import Queue
 from runner.queue.record import OF_THE_RUN
 from runner.store.base import Store
 from runner.training.host import Alone, Host
+from runner.training.program import Program
 from runner.training.programs import make
 from runner.training.restore import restored_program
 from tests.harness import REPOSITORY
 from tests.store.memory import MemoryStore
 
 HEAD = """
+import keras
 import keras
 import numpy as np
 import runner
@@ -389,3 +392,18 @@ def here() -> Any:
         raise RuntimeError
     except RuntimeError as error:
         return error.__traceback__
+
+
+def test_a_fit_of_the_models_own_may_name_only_some_arguments() -> None:
+    """And pass the others on, as KerasHub's do."""
+
+    class Own(keras.Sequential):  # type: ignore[misc]
+        def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
+            return super().fit(x, y, **kwargs)
+
+    model = Own([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    data = {"x": np.ones((4, 1)), "y": np.ones(4)}
+    Program(model=model, fit={**data, "shuffle": False, "class_weight": {0: 1.0}})
+    with pytest.raises(SpecError, match="Did you mean 'shuffle'"):
+        Program(model=model, fit={**data, "shufle": False})
