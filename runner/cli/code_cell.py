@@ -119,20 +119,24 @@ def _git(named: str, folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+def _files(folder: Path) -> list[Path]:
+    """A folder's files, but what is hidden or made by Python."""
+
+    def is_left_out(path: Path) -> bool:
+        parts = path.relative_to(folder).parts
+        return any(part[0] == "." or part == "__pycache__" for part in parts)
+
+    paths = sorted(folder.rglob("*"))
+    return [path for path in paths if path.is_file() and not is_left_out(path)]
+
+
 def _carry(folder: Path) -> str:
     """Pack a folder's files, but what is hidden or made by Python."""
     if not folder.is_dir():
         msg = f"--code received {str(folder)!r}, which is no folder here; a repository is https://…"
         raise SpecError(msg)
     _use(folder, str(folder))
-    paths = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and not any(
-            part[0] == "." or part == "__pycache__" for part in path.relative_to(folder).parts
-        )
-    ]
+    paths = _files(folder)
     packed = io.BytesIO()
     if sum(path.stat().st_size for path in paths) <= MOST_READ:
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:

@@ -12,7 +12,8 @@ from runner.queue import presence
 from runner.queue.job import HOLD, Job, Json, Stage, State, line
 from runner.queue.queue import Queue
 from runner.queue.record import SIZES
-from runner.queue.view import View, ago, count, decimal, describe, duration, finite
+from runner.queue.texts import ago, count, decimal, duration, finite
+from runner.queue.view import View, describe
 from runner.store import places
 from runner.store.base import Store
 
@@ -146,16 +147,21 @@ def _machine(queue: Queue, job: Job) -> Iterator[str]:
         yield f"a machine with a GPU of {needs['gpu_memory_gb']:g} GB"
     if needs.get("labels"):
         yield f"a machine labelled {line(', '.join(needs['labels'])[:200])}"
+    if path := _missing_path(queue, job):
+        yield f"a machine with {line(path[:200])}: this one has not"
+
+
+def _missing_path(queue: Queue, job: Job) -> str:
+    """The file or folder of its data, where this machine has it not; else ""."""
     try:
         spec = queue.spec(job.id)
     except (StoreError, NotFoundError):
-        return
+        return ""
     data = spec.get("program") or spec.get("data")
     path, given = (data.get("path"), data.get("given")) if isinstance(data, dict) else (None, None)
     if not isinstance(path, str) or places.is_url(path):
-        return
-    if not places.here(path, given if isinstance(given, str) else None):
-        yield f"a machine with {line(path[:200])}: this one has not"
+        return ""
+    return "" if places.here(path, given if isinstance(given, str) else None) else path
 
 
 def _failure_lines(store: Store, job: Job) -> list[str]:

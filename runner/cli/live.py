@@ -23,7 +23,7 @@ from runner.cli.render import fitting
 from runner.engine.pace import Pace
 from runner.errors import StoreError, StoreRefusedError
 from runner.queue.job import Job
-from runner.queue.view import duration
+from runner.queue.texts import duration
 from runner.training.progress import Progress
 
 PLAIN_SECONDS = 10.0  #: between plain progress lines

@@ -105,10 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the file; its name on standard output."""
     path: Path = options.output or Path(f"runner-{options.platform}.ipynb")
-    given = {"store": options.store, "install": options.install, "code": options.own_code}
-    for name in (name for name, value in given.items() if value == ""):
-        msg = f"--{name} received ''; leave it out for the default"
-        raise SpecError(msg)
+    _refuse_empty(store=options.store, install=options.install, code=options.own_code)
     options.spec = options.spec or [FOLDER / "job.json"]
     with brought(options.own_code or "") as cell:
         specs = [spec for _, spec in load_all(options)]
@@ -129,6 +126,13 @@ def run(options: argparse.Namespace) -> int:
     write_file(path, content)
     print(path)
     return Exit.DONE
+
+
+def _refuse_empty(**given: str | None) -> None:
+    for name, value in given.items():
+        if value == "":
+            msg = f"--{name} received ''; leave it out for the default"
+            raise SpecError(msg)
 
 
 def make(

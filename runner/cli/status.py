@@ -14,7 +14,8 @@ from runner.cli.render import show
 from runner.errors import SpecError
 from runner.exit import Exit
 from runner.queue.job import State
-from runner.queue.view import AT_ONCE, Onlooker, View, ago, describe, duration
+from runner.queue.texts import ago, duration
+from runner.queue.view import AT_ONCE, Onlooker, View, describe
 
 #: of the table: what it shows of a job
 COLUMNS: Mapping[str, Callable[[View], str]] = {

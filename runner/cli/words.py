@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 
 from runner.cli.common import command
 from runner.queue.job import Job, Stage, State
-from runner.queue.view import count, duration, metric_texts, result_texts, worker_of
+from runner.queue.texts import count, duration, metric_texts, result_texts
+from runner.queue.view import worker_of
 from runner.training.progress import Progress
 
 

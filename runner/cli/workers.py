@@ -13,7 +13,8 @@ from runner.queue import presence
 from runner.queue.owner import is_stopped
 from runner.queue.presence import Presence
 from runner.queue.queue import Queue
-from runner.queue.view import Onlooker, View, ago
+from runner.queue.texts import ago
+from runner.queue.view import Onlooker, View
 
 SILENT_SECONDS = 2.5 * presence.RENEW_SECONDS  #: without a sign, a worker without a job is gone
 COLUMNS = ("WORKER", "DOES", "SEEN", "GPU", "LABELS", "NODE")
@@ -40,13 +41,12 @@ def list_workers(queue: Queue, *, as_json: bool) -> int:
 def all_workers(queue: Queue) -> Iterator[dict[str, Any]]:
     """Return what is known of each, as JSON."""
     everything = Onlooker(queue).look()
-    views = [view for view in everything if view.worker]
     queued = {view.job.id for view in everything if view.state == "queued"}
     known = {one.worker: one for one in presence.everyone(queue.store)}
-    for name in sorted({*known, *(view.worker or "" for view in views)}):
+    for name in sorted({*known, *(view.worker for view in everything if view.worker)}):
         one = known.get(name, Presence(owner={}, sent_at=datetime.now(UTC), left={}))
-        left = {job: why for job, why in one.left.items() if job in queued}  # done by others since
-        mine = [view for view in views if view.worker == name]
+        left = {job: one.left[job] for job in queued & one.left.keys()}  # not done by others since
+        mine = [view for view in everything if view.worker == name]
         yield _worker(name, replace(one, left=left), mine)
 
 

@@ -14,7 +14,7 @@ from runner.errors import SpecError
 from runner.exit import Exit
 from runner.queue.job import Job, Stage, State
 from runner.queue.queue import Queue
-from runner.queue.view import duration
+from runner.queue.texts import duration
 
 if TYPE_CHECKING:
     from runner.engine.session import Session

@@ -17,7 +17,7 @@ from typing import Any, Self
 from runner.engine.pace import Vigil
 from runner.errors import LeaseLostError, StoreError
 from runner.queue.lease import Lease
-from runner.queue.view import decimal
+from runner.queue.texts import decimal
 from runner.store.base import Store
 from runner.training.progress import Progress
 

@@ -123,17 +123,13 @@ def _labels(given: Any) -> NDArray[np.int64]:
 def _evaluation(program: Program, found: dict[str, Any], began: float) -> Evaluation:
     """Sort what was found into numbers and arrays, and look into the classes."""
     seconds = time.perf_counter() - began
-    metrics: dict[str, Any] = {}
-    arrays: dict[str, NDArray[Any]] = {}
-    for name, value in found.items():
-        array = np.asarray(value)
-        if array.dtype.kind not in "biuf":
-            msg = f"the evaluation's {name!r} is a {type(value).__name__}; expected numbers."
-            raise TrainingError(msg)
-        if array.ndim:
-            arrays[str(name)] = array
-        else:
-            metrics[str(name)] = array.item() if np.isfinite(array) else None  # as JSON has it
+    values = {str(name): _array(name, value) for name, value in found.items()}
+    arrays = {name: value for name, value in values.items() if value.ndim}
+    metrics: dict[str, Any] = {
+        name: value.item() if np.isfinite(value) else None  # as JSON has it
+        for name, value in values.items()
+        if not value.ndim
+    }
     if program.classes and {"probabilities", "labels"} <= arrays.keys():
         about, more = evaluate.of_classes(
             _probabilities(arrays["probabilities"]), _labels(arrays["labels"]), program.classes
@@ -145,3 +141,11 @@ def _evaluation(program: Program, found: dict[str, Any], began: float) -> Evalua
         metrics, arrays = {**metrics, **said, **metrics}, {**arrays, **more}
     metrics["parameters"] = program.model.count_params() if program.model.built else None
     return Evaluation(metrics=metrics, arrays=arrays, timing={"seconds": seconds})
+
+
+def _array(name: str, value: Any) -> NDArray[Any]:
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        msg = f"the evaluation's {name!r} is a {type(value).__name__}; expected numbers."
+        raise TrainingError(msg)
+    return array

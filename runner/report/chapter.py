@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from runner.queue.view import count
+from runner.queue.texts import count
 from runner.report import pictures, words
 from runner.report.collect import Measured, Run, clean
 from runner.report.examples import Images, Library, TestPart, mistaken, strip

@@ -27,11 +27,11 @@ from runner.queue.job import Job, Json, Stage, from_json
 from runner.queue.protocol import Heartbeat
 from runner.queue.queue import Queue
 from runner.queue.record import OF_THE_RUN, SIZES
+from runner.queue.texts import finite
 from runner.queue.view import (
     History,
     Onlooker,
     View,
-    finite,
     history_of,
     parameters_of,
     read_manifest,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from runner.queue.view import count, duration
+from runner.queue.texts import count, duration
 from runner.report import pictures, words
 from runner.report.chapter import Gallery, chapter, metrics_of
 from runner.report.collect import FIRST as RESULTS
@@ -121,8 +121,9 @@ def _comparison(group: str, runs: Sequence[Run], gallery: Gallery) -> dict[str, 
     link = Markup('<a href="#run-{0}">{0}</a><span class="{1}">{1}</span>').format
     names = [link(run.job.id, run.state) for run in runs]
     columns = _columns(runs)
-    classes = {name: one for name, one in measured.items() if one.number("top_1") is not None}
-    bars = dict(list(classes.items())[-DRAWN:]) if len(runs) > 1 else {}
+    several = len(runs) > 1
+    classes = [(name, one) for name, one in measured.items() if one.number("top_1") is not None]
+    bars = [pictures.run_bars(group, dict(classes[-DRAWN:]))] if several and classes else []
     return {
         "heads": ["Run", *(column.head for column in columns)],
         "rows": list(zip(names, *(_cells(column, runs, alike) for column in columns), strict=True)),
@@ -130,8 +131,8 @@ def _comparison(group: str, runs: Sequence[Run], gallery: Gallery) -> dict[str, 
         "best": words.best(runs) if alike else "",
         "drawn": DRAWN,
         "left_out": len(runs) > DRAWN,
-        "bars": gallery.plots([pictures.run_bars(group, bars)] if bars else []),
-        "overlays": gallery.plots(_overlays(group, runs[-DRAWN:]) if len(runs) > 1 else []),
+        "bars": gallery.plots(bars),
+        "overlays": gallery.plots(_overlays(group, runs[-DRAWN:]) if several else []),
     }
 
 

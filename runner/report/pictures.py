@@ -26,7 +26,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from runner.queue.view import count
+from runner.queue.texts import count
 from runner.report import words
 from runner.report.attempts import Ending
 from runner.report.collect import Counts, Floats, Measured, Run

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from runner.queue import view
+from runner.queue import texts
 from runner.queue.job import Stage
-from runner.queue.view import count, finite
+from runner.queue.texts import count, finite
 from runner.report.attempts import Attempt
 from runner.report.collect import Counts, Measured, Run
 from runner.training.best import HIGHER
@@ -40,7 +40,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def decimal(value: float | None) -> str:
     """Return a number, or a dash."""
-    return ABSENT if value is None else view.decimal(value)
+    return ABSENT if value is None else texts.decimal(value)
 
 
 def whole(value: float | None) -> str:
@@ -206,8 +206,8 @@ def best(runs: Sequence[Run]) -> str:
         return ""
     (value, name), (other, second) = scored[:2]
     if value == other:
-        alike = sum(one == value for one, _ in scored) - 2
-        names = f"{name}, {second} and {alike} more" if alike else f"{name} and {second}"
+        more = sum(one == value for one, _ in scored) - 2
+        names = f"{name}, {second} and {more} more" if more else f"{name} and {second}"
         return f"{names} recognise most: each {percent(-value)} of the test {runs[0].noun}s."
     digits = next(d for d in range(1, 20) if percent(-value, d) != percent(-other, d))
     return (

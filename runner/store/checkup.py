@@ -5,7 +5,7 @@ finding is told as soon as it is there, for on a slow line the whole takes a min
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -188,6 +188,12 @@ def _records(store: Store) -> Finding:
         text += f", {left} more were not looked at"
     if jobs and set(found) == {"sound"}:
         text += ", each with a hash of its own"
+    text += _wrong_records(old, damaged, gaps)
+    return Finding("records", Verdict.WARNING if damaged or old or gaps else Verdict.OK, text)
+
+
+def _wrong_records(old: int, damaged: Sequence[str], gaps: Sequence[str]) -> str:
+    text = ""
     if old:
         text += (
             f": {old} are of the first versions and have no hash of their own, so that a flipped "
@@ -198,7 +204,7 @@ def _records(store: Store) -> Finding:
     if gaps:
         text += f"; records are gone between others: {', '.join(gaps[:5])}. Bring them back, or "
         text += "remove the job's whole folder: a log with a gap is not one job's"
-    return Finding("records", Verdict.WARNING if damaged or old or gaps else Verdict.OK, text)
+    return text
 
 
 def _sort_of(key: str, data: bytes | StoreError | None) -> str:

@@ -81,9 +81,9 @@ async def _web_client(**named: Any) -> Any:
     return ClientSession(**named, connector=TCPConnector(socket_factory=connect))
 
 
-def _check_options(client: type, scheme: str, given: Mapping[str, Any]) -> None:
-    """Refuse options that a bucket's client does not know: most take any, and ignore them."""
-    for name in _TEXTS if PACKAGES[scheme] == "s3fs" else ():
+def _check_texts(given: Mapping[str, Any]) -> None:
+    """Refuse values that an S3 client would fail with, in words of its own."""
+    for name in _TEXTS:
         if not isinstance(value := given.get(name), str | None):
             shown = "a secret" if name == "secret" else mask(f"{value!r:.40}")
             msg = f"the storage option {name}: received {shown}; expected a text. {OPTIONS_FIX}"
@@ -92,6 +92,12 @@ def _check_options(client: type, scheme: str, given: Mapping[str, Any]) -> None:
     if isinstance(endpoint, str) and "://" not in endpoint:
         msg = f"the storage option endpoint_url: received {mask(endpoint)!r}; expected http:// or"
         raise StoreRefusedError(f"{msg} https:// before it. {OPTIONS_FIX}")
+
+
+def _check_options(client: type, scheme: str, given: Mapping[str, Any]) -> None:
+    """Refuse options that a bucket's client does not know: most take any, and ignore them."""
+    if PACKAGES[scheme] == "s3fs":
+        _check_texts(given)
     makers = [vars(one)["__init__"] for one in client.__mro__ if "__init__" in vars(one)]
     known = {name for one in makers for name in inspect.signature(one).parameters}
     known |= _ANY_CLIENT | (_SESSION if PACKAGES[scheme] == "s3fs" else set())

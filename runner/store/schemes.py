@@ -45,16 +45,20 @@ def split(url: str) -> tuple[str, str]:
     return (scheme.lower(), rest) if separator else ("file", url)
 
 
+def _check_folder(url: str) -> None:
+    if "://" not in url and re.match(r"[A-Za-z][\w+.-]*:", url) and not Path(url).exists():
+        raise StoreRefusedError(
+            f"{mask(url)} is no URL of a store: write gs://, s3:// or az://BUCKET/FOLDER, or "
+            f"./{mask(url)} for a folder of that name."
+        )
+
+
 def check_url(url: str) -> None:
     """Raise StoreRefusedError for a URL that is not that of a store which machines may share."""
     _check_slashes(url)
     scheme, rest = split(url)
     if scheme in ("file", "local"):
-        if "://" not in url and re.match(r"[A-Za-z][\w+.-]*:", url) and not Path(url).exists():
-            raise StoreRefusedError(
-                f"{mask(url)} is no URL of a store: write gs://, s3:// or az://BUCKET/FOLDER, or "
-                f"./{mask(url)} for a folder of that name."
-            )
+        _check_folder(url)
         return
     if scheme in HONEST and re.search(r"[?#]", rest):
         raise StoreRefusedError(

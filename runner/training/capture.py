@@ -112,11 +112,10 @@ class Capture:
         program = restored.python.get("program") or {}
         position, moved = place(restored.position, program, self._program)
         notes = []
-        saved = dict(restored.numerics)
-        was, now = saved.pop("code", "none"), self._numerics.get("code", "none")
+        saved, current = dict(restored.numerics), dict(self._numerics)
+        was, now = (one.pop("code", "none") for one in (saved, current))
         if was != now:
             notes.append(f"continued on different code: {was} -> {now}")
-        current = {key: value for key, value in self._numerics.items() if key != "code"}
         if changed := numerics.differences(saved, current):
             notes.append(f"continued on different numerics: {'; '.join(changed)}")
         others = program_differences(program, self._program)

@@ -7,6 +7,7 @@ from typing import Any
 from runner import code, registry
 from runner.errors import MissingHereError, NotFoundError, RunnerError, SpecError, TrainingError
 from runner.spec import JobSpec
+from runner.specparts import Program as Part
 from runner.store import places
 from runner.training import numerics
 from runner.training.check import obtaining
@@ -35,21 +36,24 @@ def make(spec: JobSpec, *, training: bool = True) -> Program:
         function = registry.get("programs", spec.program.name)
     except NotFoundError as error:
         raise MissingHereError(str(error)) from error
-    given: dict[str, Any] = {"path": spec.program.path, "seed": spec.seed}
-    if given["path"] is not None:
-        given["path"] = places.here(given["path"], spec.program.given) or given["path"]
-    asked = registry.given(function, "programs")
-    if given["path"] is not None and "path" not in asked:
-        raise SpecError(f"program.path: {spec.program.name} asks for no `path`: leave it out.")
-    if given["path"] is None and asked.get("path") is inspect.Parameter.empty:
-        raise SpecError(f"program.path: {spec.program.name} asks for a `path`: give it one.")
+    arguments = {**spec.program.arguments, **_given(function, spec.program, spec.seed)}
     numerics.begin_anew(spec.seed)
-    named = {key: given[key] for key in asked if given[key] is not None}
-    made = _call(function, spec.program.name, {**spec.program.arguments, **named})
+    made = _call(function, spec.program.name, arguments)
     if not isinstance(made, Program):
         msg = f"program {spec.program.name!r} returned {made!r:.60}, no runner.Program."
         raise SpecError(msg)
     return made
+
+
+def _given(function: Callable[..., Any], part: Part, seed: int) -> dict[str, Any]:
+    """Return what `runner` gives to a function, of that which it asks for."""
+    asked, path = registry.given(function, "programs"), part.path
+    if path is not None and "path" not in asked:
+        raise SpecError(f"program.path: {part.name} asks for no `path`: leave it out.")
+    if path is None and asked.get("path") is inspect.Parameter.empty:
+        raise SpecError(f"program.path: {part.name} asks for a `path`: give it one.")
+    given = {"path": path and (places.here(path, part.given) or path), "seed": seed}
+    return {key: given[key] for key in asked if given[key] is not None}
 
 
 def _call(function: Callable[..., Any], name: str, arguments: dict[str, Any]) -> Any:

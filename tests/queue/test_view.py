@@ -10,7 +10,8 @@ from runner.errors import NotFoundError, StoreError
 from runner.queue.job import HOLD, Stage, State
 from runner.queue.protocol import Availability, Heartbeat
 from runner.queue.queue import Queue
-from runner.queue.view import Onlooker, View, duration, read_named
+from runner.queue.texts import duration
+from runner.queue.view import Onlooker, View, read_named
 from tests.store.memory import MemoryStore
 
 ALIVE = Availability(claimable=False, why="it runs", seen_seconds=4.0)

@@ -31,7 +31,6 @@ from tests.store.memory import MemoryStore
 
 HEAD = """
 import keras
-import keras
 import numpy as np
 import runner
 

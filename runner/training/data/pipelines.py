@@ -154,7 +154,10 @@ def _graph_doubt(graph: Any) -> str | None:
         return f"a function in it makes {reason}"
     if any(node.op.startswith("IteratorGetNext") for node in nodes):
         return "a function in it reads from an iterator, which remembers its place"
-    names = {node.op for node in nodes if _remembers(node.op) or _writes(node.op)}
+    return _state_doubt({node.op for node in nodes if _remembers(node.op) or _writes(node.op)})
+
+
+def _state_doubt(names: set[str]) -> str | None:
     if drawn := sorted(filter(_DRAWS.match, names)):
         return (
             f"a function in it draws from a state that can't be saved ({', '.join(drawn)}); "

@@ -66,7 +66,7 @@ class Attributes:
             values, known = vars(part), self._names[path]
             for name, before in self._plain[path].items():
                 value = values.get(name, before)
-                if value is not before and _is_other(value, before):
+                if _is_other(value, before):
                     yield path, name, value
             if len(values) != len(known):
                 new = [n for n in values if n not in known and _is_open(part, n)]
