@@ -1,7 +1,7 @@
 """What a job's program has learnt, measured in the way that the program says."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -131,16 +131,20 @@ def _evaluation(program: Program, found: dict[str, Any], began: float) -> Evalua
         if not value.ndim
     }
     if program.classes and {"probabilities", "labels"} <= arrays.keys():
-        about, more = evaluate.of_classes(
-            _probabilities(arrays["probabilities"]), _labels(arrays["labels"]), program.classes
-        )
-        about["examples"] = about.pop("images")
-        if len(program.classes) <= 5:
-            del about["top_5"]  # which is always 1
-        said = {name: value for name, value in about.items() if value is not None}
-        metrics, arrays = {**metrics, **said, **metrics}, {**arrays, **more}
+        about, more = _of_classes(arrays["probabilities"], arrays["labels"], program.classes)
+        metrics, arrays = {**metrics, **about, **metrics}, {**arrays, **more}
     metrics["parameters"] = program.model.count_params() if program.model.built else None
     return Evaluation(metrics=metrics, arrays=arrays, timing={"seconds": seconds})
+
+
+def _of_classes(
+    answers: NDArray[Any], labels: NDArray[Any], classes: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    found, arrays = evaluate.of_classes(_probabilities(answers), _labels(labels), classes)
+    found["examples"] = found.pop("images")
+    if len(classes) <= 5:
+        del found["top_5"]  # which is always 1
+    return {name: value for name, value in found.items() if value is not None}, arrays
 
 
 def _array(name: str, value: Any) -> NDArray[Any]:
