@@ -40,6 +40,16 @@ def folder() -> Path | None:
     return found
 
 
+def use(named: str) -> None:
+    """Let this process and its children find the user's code there.
+
+    Raises:
+        SpecError: it is no folder.
+    """
+    os.environ[VARIABLE] = str(Path(named).expanduser().absolute())
+    folder()
+
+
 def is_own(path: Path) -> bool:
     """Return whether a file is the user's own: in the folder, and in no package installed there."""
     root = folder()

@@ -109,7 +109,8 @@ def _code() -> Iterator[Finding]:
     """Which programs of the user's own this machine has, where it was given a folder of code."""
     try:
         if root := code.folder():
-            names = ", ".join(registry.names("programs")) or "none"
+            files = (root / "programs" / f"{one}.py" for one in registry.names("programs"))
+            names = ", ".join(path.stem for path in files if path.is_file()) or "none"
             yield _finding("code", f"{root}: programs {names}", doubtful=names == "none")
     except SpecError as error:
         yield _finding("code", str(error), doubtful=True)

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from runner import code
 from runner.cli.codes import of_error
-from runner.code import VARIABLE
 from runner.errors import RunnerError
 from runner.exit import Exit
 from runner.registry import nearest
@@ -52,13 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     _fix_streams()
     _fix_warnings()
     options = _parse(list(sys.argv[1:] if argv is None else argv))
-    if getattr(options, "code", None) is not None:  # for this process and its children
-        os.environ[VARIABLE] = str(Path(options.code).expanduser().absolute())
     module = importlib.import_module(f"runner.cli.{COMMANDS[options.command][0]}")
     try:
-        code = int(module.run(options))
+        if getattr(options, "code", None) is not None:
+            code.use(options.code)
+        result = int(module.run(options))
         sys.stdout.flush()
-        return code
+        return result
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:

@@ -176,6 +176,7 @@ class Worker:
         if lacking := missing_here(spec, self._around.store.url, begun=bool(job.checkpoints)):
             self._choice.postponed.add(job, f"{LEFT}{lacking}")
             return True  # what is left is looked at once more, this job among it
+        self._me.tell(self._choice.left_to_others)
         try:
             slow = told_if_slow(partial(self._say_once, "slow"), SLOW_IMPORT)
             with self._stop.interrupting(), slow:
@@ -183,7 +184,6 @@ class Worker:
         except PreemptedError:
             return True
         self._say_once("cards", self._me.unused())
-        self._me.tell(self._choice.left_to_others)
         try:
             lease = self._claim(job, verdict)
         except ConflictError as error:

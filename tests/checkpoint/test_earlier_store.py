@@ -57,7 +57,9 @@ def assert_is(restored: Restored | None, step: int) -> None:
 
 @pytest.mark.parametrize("name", ["cats", "dogs"])
 def test_a_job_is_what_it_was(name: str) -> None:
-    assert plain(Queue(FileStore(DATA)).job(name)) == EXPECTED[name]
+    found = plain(Queue(FileStore(DATA)).job(name))
+    assert found.pop("monitors") == []  # which came later
+    assert found == EXPECTED[name]
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: f"{path.parts[-3]}-{path.stem}")

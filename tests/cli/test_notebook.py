@@ -188,7 +188,9 @@ def test_it_holds_the_jobs_that_are_given(tmp_path: Path) -> None:
     jobs = {job["name"]: job["training"]["epochs"] for job in given["jobs"]}
     assert jobs == {"a": 7, "b": 7}
     (tmp_path / "a.json").write_text(json.dumps(given["jobs"][0]))
-    runner.ok("submit", "--dry-run", str(tmp_path / "a.json"))
+    runner.ok(
+        "validate", str(tmp_path / "a.json"), "--set", "data.name=digits", "--set", "data.path=null"
+    )
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,14 @@ def test_the_command_tells_all_and_its_json_is_json(tmp_path: Path) -> None:
     done = doctor("--store", str(tmp_path / "new"), "--json")
     assert done.returncode == 0, done.stderr
     document: list[dict[str, Any]] = json.loads(done.stdout)
-    assert [one["name"] for one in document] == [*NAMES, "disk", "versions", "machine", "GPU"]
+    assert [one["name"] for one in document] == [
+        *NAMES,
+        "store",
+        "disk",
+        "versions",
+        "machine",
+        "GPU",
+    ]
     assert {one["verdict"] for one in document} <= {"ok", "warning"}
 
 
