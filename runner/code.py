@@ -21,6 +21,8 @@ from runner.errors import SpecError
 
 VARIABLE = "RUNNER_CODE"  #: the folder; `--code` sets it for this process and its children
 _PREFIX = "runner_code"  #: of the names of the entries' modules
+_INSTALLED = {"site-packages", "dist-packages"}
+_OTHERS = (Path(__file__).parent, Path(sys.prefix), Path(sys.base_prefix))
 _loaded: dict[Path, str] = {}  #: the user's files in use, and their contents' hashes
 
 
@@ -51,9 +53,17 @@ def use(named: str) -> None:
 
 
 def is_own(path: Path) -> bool:
-    """Return whether a file is the user's own: in the folder, and in no package installed there."""
+    """Return whether a file is the user's own: in the folder, and of nothing installed there.
+
+    The folder may be a clone of runner, or hold a virtual environment or Python itself.
+    """
     root = folder()
-    return root is not None and path.is_relative_to(root) and "site-packages" not in path.parts
+    return (
+        root is not None
+        and path.is_relative_to(root)
+        and not _INSTALLED & {*path.parts}
+        and not any(path.is_relative_to(one) for one in _OTHERS if one.is_relative_to(root))
+    )
 
 
 def load(path: Path) -> ModuleType:

@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -406,3 +407,21 @@ def test_a_fit_of_the_models_own_may_name_only_some_arguments() -> None:
     Program(model=model, fit={**data, "shuffle": False, "class_weight": {0: 1.0}})
     with pytest.raises(SpecError, match="Did you mean 'shuffle'"):
         Program(model=model, fit={**data, "shufle": False})
+
+
+def test_a_folder_that_holds_runner_and_python_too_is_none_of_theirs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--code .` in a clone: else runner itself would be imported anew, and be the user's code."""
+    write(folder, BATCHES)
+    made = make(spec_of())
+    for root in (REPOSITORY, Path("/")):
+        monkeypatch.setenv(code.VARIABLE, str(root))
+        assert not code.is_own(Path(code.__file__))
+        assert not code.is_own(Path(keras.__file__))
+        assert not code.is_own(Path(re.__file__))
+        code.identity()
+        code.forget()
+    assert isinstance(made, Program)
+    assert sys.modules["runner.training.program"].Program is Program
+    assert sys.modules["re"] is re
