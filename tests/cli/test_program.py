@@ -1,6 +1,7 @@
 """What the commands say of a program of one's own, and write of it: a real job, once trained."""
 
 import json
+import signal
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from runner.errors import DataError
 from runner.spec import parse
 from runner.training import check
-from tests.harness import Runner
+from tests.harness import Runner, wait_until
 
 PROGRAM = """
 import keras, numpy, runner
@@ -137,3 +138,53 @@ def test_a_programs_data_are_not_looked_at_as_images(
     spec["program"]["path"] = str(tmp_path / "nowhere.csv")
     with pytest.raises(DataError, match=r"nowhere\.csv: does not exist"):
         check.check_data([("job.json", parse(spec, source="job.json"))])
+
+
+@pytest.mark.parametrize(
+    ("text", "changed", "said"),
+    [
+        (
+            "def program(*, own: bool = False)",
+            "def program(*, own: bool = False",
+            "line 12: def program",
+        ),
+        ("import keras, numpy, runner", "import nothing_here", "line 2: import nothing_here"),
+        ("    model.compile(", "    model.summary; (lambda *a, **k: 0)(", "is not compiled"),
+        ("return runner.Program(", "return dict(", "no runner.Program"),
+        ("size=(96, 4)", "size=(0, 4)", "its data are empty"),
+        ("    model.compile(", "    raise KeyError('mine')\n    model.compile(", "line 18: raise"),
+        ("", "", "Did you mean 'val_mae'?"),
+    ],
+)
+def test_a_program_that_cant_be_trained_is_told_and_nothing_is_stored(
+    tmp_path: Path, text: str, changed: str, said: str
+) -> None:
+    """With exit code 2 and the user's own line; a metric that is not there likewise."""
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs" / "sums.py").write_text(PROGRAM.replace(text, changed, 1))
+    monitor = "val_mae" if text else "val_mea"
+    training = {"epochs": 2, "early_stopping": {"monitor": monitor}}
+    (tmp_path / "job.json").write_text(json.dumps({**SPEC, "name": "sums", "training": training}))
+    store = Runner(tmp_path / "store")
+    done = store.run("submit", str(tmp_path / "job.json"), "--code", str(tmp_path))
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert said in done.stderr
+    assert not list((tmp_path / "store").glob("jobs/*"))
+
+
+def test_ctrl_c_ends_the_trial_of_a_program(tmp_path: Path) -> None:
+    """At once, however long its function takes; nothing is stored."""
+    (tmp_path / "programs").mkdir()
+    reached = tmp_path / "reached"
+    slow = f"import pathlib, time\ndef program():\n    pathlib.Path({str(reached)!r}).touch()\n"
+    (tmp_path / "programs" / "slow.py").write_text(f"{slow}    time.sleep(500)\n")
+    spec = {"name": "slow", "program": {"name": "slow"}, "training": {"epochs": 1}}
+    (tmp_path / "job.json").write_text(json.dumps(spec))
+    store = Runner(tmp_path / "store")
+    process = store.start("submit", str(tmp_path / "job.json"), "--code", str(tmp_path))
+    wait_until(reached.exists, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "0 of 1 jobs are stored" in err
+    assert not list((tmp_path / "store").glob("jobs/*"))

@@ -124,7 +124,8 @@ class Gan(keras.Model):
                 loss = keras.ops.mean((self.other(self.one(z)) - self.other(x)) ** 2)
             optimizer.apply(tape.gradient(loss, layer.trainable_weights), layer.trainable_weights)
         self.loss_of_one.update_state(loss)
-        return {"one": self.loss_of_one.result()}
+        seen = keras.ops.sum(self.other(self.one(made()[0])))
+        return {"one": self.loss_of_one.result(), "sum": seen}
 
 def program():
     x, _ = made()
@@ -222,6 +223,20 @@ def test_a_program_that_was_stopped_ends_with_the_same_bits(folder: Path, name: 
     whole = results(*finished(spec_of()))
     assert results(*finished(spec_of(), 4, 9, 3, 3, 5, 2)) == whole
     assert whole[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "seen"), [("batches", "loss", "val_loss"), ("own_step", "sum", "sum")]
+)
+def test_what_is_evaluated_is_the_trained_model(
+    folder: Path, name: str, metric: str, seen: str
+) -> None:
+    """Also one whose variables come with fit: the results are those of the training's end."""
+    write(folder, PROGRAMS[name].replace("made(2)", "made(1)"))
+    queue, job = finished(spec_of())
+    history = read_manifest(queue.store, job.final["manifest"]).history[seen]
+    assert job.evaluation[metric] == pytest.approx(history[-1], rel=1e-5)
+    assert history[-1] != pytest.approx(history[0], rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["descriptions", "diabetes"])
