@@ -23,7 +23,7 @@ from runner.errors import (
     SpecError,
 )
 from runner.exit import Exit, worst
-from runner.queue.job import Job, spec_digest
+from runner.queue.job import ENDED, Job, spec_digest
 from runner.queue.protocol import conflict
 from runner.queue.queue import Queue
 from runner.spec import JobSpec, parse
@@ -163,7 +163,8 @@ def _store(queue: Queue, spec: JobSpec) -> str:
     if known is not None and job.number == 0 and job.nonce != known.nonce:
         say(f"{job.id}: its record 0 was gone and is restored, {known.state.value}")
     elif known is not None:
-        say(f"{job.id}: already there, {job.state.value}")
+        again = "; `--set name=NAME` trains it again" if job.state in ENDED else ""
+        say(f"{job.id}: already there, {job.state.value}{again}")
     print(job.id, flush=True)
     return job.id
 

@@ -23,7 +23,7 @@ def test_submit_detached_prints_the_id_alone_and_is_idempotent(runner: Runner) -
     assert (first.returncode, first.stdout) == (0, "quickstart\n")
     again = runner.run("submit", str(QUICKSTART), "--detach")
     assert (again.returncode, again.stdout) == (0, "quickstart\n")
-    assert "already there, queued" in again.stderr
+    assert again.stderr.endswith("already there, queued\n")
     job = runner.job("quickstart")
     assert job is not None
     assert (job.number, job.state.value) == (0, "queued")
