@@ -205,8 +205,10 @@ def examine(store: Store, jobs: Sequence[str], fleet: Fleet, steps: Path) -> Fig
                 figures.twice += 1
             if record.kind == "release":
                 done = newest_step(steps, name, record.token)
+                # stopped at once before its first step has ended: that one may be done by then
+                first = "anything new to save" in record.reason
                 if done is not None and str(record.stage) == "train":
-                    figures.preempted_lost.append(done - record.step)
+                    figures.preempted_lost.append(max(0, done - record.step - first))
             if record.kind == "claim":
                 figures.claims += 1
                 if before.state is State.RUNNING:
