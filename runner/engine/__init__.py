@@ -1,1 +1,1 @@
-"""Workers: claiming jobs, running their stages, letting go in time."""
+"""Workers: claiming jobs, running their stages, releasing them in time."""

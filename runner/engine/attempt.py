@@ -148,7 +148,7 @@ class Heartbeat:
         traceback: TracebackType | None,
     ) -> None:
         self._closing.set()
-        # one that hangs in a bucket that hangs must not cost the time for letting go
+        # one that hangs in a bucket that hangs must not cost the time for the release
         self._thread.join(timeout=JOIN_SECONDS)
 
     def moved(self, progress: Progress) -> None:

@@ -81,7 +81,7 @@ class Keeper:
             return Exit.PREEMPTED
 
     def stop(self) -> None:
-        """Ask the worker to save and let go, and start none any more; does not wait."""
+        """Ask the worker to save and release its job, and start none any more; does not wait."""
         with self._changing:
             if not self._stopping.is_set() and self._process is not None:
                 self._process.terminate()
@@ -126,7 +126,7 @@ def keep_all(
     Args:
         work: for each of them.
         environments: over that of the work.
-        stopped: asked often; then all are asked to save and let go.
+        stopped: asked often; then all are asked to save and release their jobs.
     """
     keepers = [Keeper(work, environment=one) for one in environments]
     with ThreadPoolExecutor(len(keepers)) as pool:

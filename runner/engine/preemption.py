@@ -1,11 +1,11 @@
-"""Asked to stop: finish the step, save, let go. Asked twice: go at once (SIGHUP only asks once).
+"""Asked to stop: finish the step, save, release the job. Asked twice: end (SIGHUP only asks once).
 
 The handlers must be in place before TensorFlow is imported, since that takes seconds
 and a process that is PID 1 without a handler would not even notice the signal.
 
 A notice of the machine's (see `notices`) asks too, from a thread of its own. It and some signals
 come with a deadline: what is saved must fit before it, and a last part of the time is kept for
-letting the job go, since a job that is not let go has to wait for its lease to lapse.
+releasing the job, since a job that is not released has to wait for its lease to lapse.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from runner.engine.interrupt import Interrupter
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
 )
-#: kept of the time that is left for letting go: a log, a heartbeat and a record, with retries
+#: kept of the time that is left for the release: a log, a heartbeat and a record, with retries
 RELEASE_SECONDS = 5.0
 #: the same as a share, where little time is left
 RELEASE_SHARE = 0.25
@@ -101,7 +101,7 @@ class StopRequest(Interrupter):
         """What follows a request to stop, for people."""
         if self.idle:
             return "stopping"
-        return "letting go" if self.at_once else "saving and letting go"
+        return "releasing the job" if self.at_once else "saving and releasing the job"
 
     def call_last(self) -> None:
         """Interrupt the main thread if the time for saving is over; to be called now and then."""

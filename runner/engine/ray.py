@@ -58,7 +58,7 @@ class Member:
         return code
 
     def stop(self) -> None:
-        """Let the worker save and let go; `run` then returns."""
+        """Let the worker save and release its job; `run` then returns."""
         self._keeper.stop()
 
     def answer(self) -> None:

@@ -52,7 +52,7 @@ class ImageProgram(Program):
 
 
 def program(spec: JobSpec, *, training: bool = True) -> ImageProgram:
-    """Load the spec's data, and build its model; what is not needed of the data is let go.
+    """Load the spec's data, and build its model; what is not needed of the data is freed.
 
     Args:
         spec: of images.

@@ -115,7 +115,7 @@ class Saving:
             f"the newest state is not saved: that takes about {expected:.0f} s,"
             f" and {max(left or 0.0, 0.0):.0f} s are left"
         )
-        with contextlib.suppress(StoreError):  # it is let go all the same
+        with contextlib.suppress(StoreError):  # it is released all the same
             self.checkpointer.wait(max(left or 0.0, 0.0))
         return False
 

@@ -317,7 +317,7 @@ def test_ctrl_c_writes_lines_of_its_own_and_leaves_a_cursor(
     os.close(terminal)
     text = said.decode()
     drawn, _, after = text.partition("^C")
-    assert re.match(r"\r\x1b\[2KSIGINT: saving and letting go; once more to leave", after)
+    assert re.match(r"\r\x1b\[2KSIGINT: saving and releasing the job; once more to leave", after)
     frame = re.sub(r"\x1b\[[0-9;]*m", "", drawn.rpartition("\x1b[2K")[2])
     assert name in frame
     assert len(frame) + len("^C") < 80

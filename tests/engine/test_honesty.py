@@ -42,7 +42,7 @@ def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
     watchdog = threading.Timer(240, worker.kill)
     watchdog.start()
     for line in worker.stderr:
-        if "saving and letting go" in line:
+        if "saving and releasing the job" in line:
             worker.send_signal(signal.SIGTERM)
             break
         if line.startswith("quickstart: epoch ") and "step 0/" not in line:  # it saves first

@@ -63,7 +63,7 @@ def test_a_notice_asks_for_a_stop_and_says_how_much_time_is_left(
     name = {"gce": "GCE", "ec2": "EC2", "azure": "Azure"}[kind.split("-")[0]]
     assert reason.startswith(f"{name}: ")
     assert reason.endswith(" s left")
-    assert said == [f"{reason}: saving and letting go"]
+    assert said == [f"{reason}: saving and releasing the job"]
     left = stop.seconds_left
     assert left is not None
     assert NOTICES[kind] - RELEASE_SECONDS - 10 < left <= NOTICES[kind] - RELEASE_SECONDS + 1

@@ -1,4 +1,4 @@
-"""A stop request interrupts what it may, when it may, and keeps time for letting go."""
+"""A stop request interrupts what it may, when it may, and keeps time for the release."""
 
 import os
 import signal
@@ -113,7 +113,7 @@ def test_when_the_time_for_saving_is_over_it_is_interrupted_wherever_it_is(
     began = time.monotonic()
     with watching(stop, among=[]), pytest.raises(PreemptedError, match="no time was left"):
         upload()
-    assert 1 < time.monotonic() - began < 2, "some time must be kept for letting go"
+    assert 1 < time.monotonic() - began < 2, "some time must be kept for the release"
     stop.call_last()  # tidying up is left in peace
     time.sleep(0.1)
 

@@ -99,7 +99,7 @@ def test_asked_to_stop_before_the_first_step(tmp_path: Path, seconds: float) -> 
     worker.send_signal(signal.SIGTERM)
     _, err = worker.communicate(timeout=180)
     assert worker.returncode == 75, err
-    assert "SIGTERM: letting go" in err, "it went on until it was asked, half a minute later"
+    assert "SIGTERM: releasing the job" in err, "it went on until it was asked, half a minute later"
     assert "Traceback" not in err
     job = runner.job("quickstart")
     assert job is not None
