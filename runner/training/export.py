@@ -36,6 +36,7 @@ def export(
     try:
         with private.tensorflow_unasked():
             model = program.model
+            model.built = True  # Keras asks it; one of the user's own class may have no call
             (model.save if path.suffix == ".keras" else model.save_weights)(partial)
         partial.replace(path)
     except (NotImplementedError, TypeError) as error:  # what get_config of a user's class raises

@@ -1,6 +1,7 @@
 """A model as a checkpoint has it: for evaluation and export, without the training around it."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -52,11 +53,15 @@ def restored_program(
 
 def _restore(program: Program, restored: Restored) -> None:
     """Give the model what a checkpoint holds of it."""
-    tensors = {k: v for k, v in restored.tensors.items() if k.startswith("model/")}
+    tensors = _group("model/", restored)
     model = program.model
     names = [name for name in Variables(model).names if name.startswith("model/")]
     if not program.fit or (model.built and len(names) == len(tensors)):
         _assign(model, tensors)
+        if program.fit and model.optimizer is not None:  # what is exported can be trained on
+            model.optimizer.build(model.trainable_variables)
+            with suppress(OtherModelError):  # a callback has frozen a layer: it begins anew
+                _assign(model.optimizer, _group("optimizer/", restored))
         return
     # some of its variables come with fit: it is begun, and left before the first step
     restoring = _Restoring(model, restored)
@@ -95,16 +100,20 @@ def _ignore(text: str) -> None:
     """What of a callback's state is not there is needed by no evaluation."""
 
 
-def _assign(model: "keras.Model", tensors: "Mapping[str, Array]") -> None:
-    """Set the model's variables from the tensors of the group `model`, which are in its order."""
+def _group(prefix: str, restored: Restored) -> "Mapping[str, Array]":
+    return {name: array for name, array in restored.tensors.items() if name.startswith(prefix)}
+
+
+def _assign(owner: Any, tensors: "Mapping[str, Array]") -> None:
+    """Set a model's or an optimizer's variables from the tensors of its group, in its order."""
     saved = [tensors[name] for name in sorted(tensors)]
     shapes = [list(array.shape) for array in saved]
-    expected = [list(variable.shape) for variable in model.variables]
+    expected = [list(variable.shape) for variable in owner.variables]
     if shapes != expected:
         msg = (
             f"the checkpoint holds {len(shapes)} variables of a model, and this one has"
             f" {len(expected)}, or others of other shapes: it is another model's."
         )
         raise OtherModelError(msg)
-    for array, variable in zip(saved, model.variables, strict=True):
+    for array, variable in zip(saved, owner.variables, strict=True):
         variable.assign(array)
