@@ -14,6 +14,9 @@ import shutil
 import subprocess
 import sys
 import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -128,6 +131,22 @@ def _git_commit(place: Path) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()
+
+
+@contextmanager
+def undone() -> Iterator[None]:
+    """Undo at the end what a job sets for the whole process: environment, folder, warnings."""
+    environment, here = dict(os.environ), Path.cwd()
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        for name, value in environment.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
+        os.chdir(here)
 
 
 def where(error: BaseException) -> str:

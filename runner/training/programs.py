@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import keras
+
 from runner import code, registry
 from runner.errors import MissingHereError, NotFoundError, RunnerError, SpecError, TrainingError
 from runner.spec import JobSpec
@@ -27,17 +29,17 @@ def make(spec: JobSpec, *, training: bool = True) -> Program:
         MissingHereError: this machine lacks the program, or what it needs.
         TrainingError: the program raised an exception; says where.
     """
+    code.forget()  # of other jobs; what is in use is what this one imports
     if spec.program is None:
         from runner.training.images import program
 
         return program(spec, training=training)
-    code.forget()  # of other jobs; what is in use is what this one imports
     try:
         function = registry.get("programs", spec.program.name)
     except NotFoundError as error:
         raise MissingHereError(str(error)) from error
     arguments = {**spec.program.arguments, **_given(function, spec.program, spec.seed)}
-    numerics.begin_anew(spec.seed)
+    numerics.begin_anew(spec.seed, keras.config.dtype_policy())  # which its file may have set
     made = _call(function, spec.program.name, arguments)
     if not isinstance(made, Program):
         msg = f"program {spec.program.name!r} returned {made!r:.60}, no runner.Program."

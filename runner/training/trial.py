@@ -97,7 +97,7 @@ def _try_out(spec: JobSpec, *, source: str) -> str:
         MissingHereError: this machine lacks what it needs.
     """
     numerics.apply(threads=spec.training.threads, deterministic=spec.training.deterministic)
-    with _naming(source), warnings.catch_warnings():
+    with _naming(source), code.undone():
         warnings.simplefilter("ignore")  # of data that is longer than a step
         program = make(spec)
         metrics = _one_step(program)

@@ -1,8 +1,10 @@
 """Programs of the user's own: stopped anywhere and resumed, they end with the same bits."""
 
 import io
+import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from runner.queue.lease import Lease
 from runner.queue.queue import Queue
 from runner.queue.record import OF_THE_RUN
 from runner.store.base import Store
+from runner.training import numerics
+from runner.training.backends import tensorflow_settings
 from runner.training.host import Alone, Host
 from runner.training.program import Program
 from runner.training.programs import make
@@ -322,6 +326,54 @@ def test_the_best_checkpoint_is_restored_for_evaluation(folder: Path, name: str)
     assert found[0] == found[1]
     known = {k: v for k, v in job.evaluation.items() if k in found[0]}
     assert known == {k: v for k, v in found[0].items() if k in known}
+
+
+LEAKING = """
+import os, warnings
+import tensorflow as tf
+keras.config.set_dtype_policy("mixed_bfloat16")
+tf.config.optimizer.set_jit("autoclustering")
+""" + BATCHES.replace(
+    "    x, y = made()\n",
+    """
+    keras.config.set_floatx("float16")
+    keras.config.set_epsilon(1e-2)
+    keras.config.set_image_data_format("channels_first")
+    tf.config.run_functions_eagerly(True)
+    tf.config.optimizer.set_experimental_options({"constant_folding": False})
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    np.seterr(all="ignore")
+    warnings.simplefilter("ignore")
+    os.environ["LEFT_BEHIND"] = "yes"
+    os.chdir("/")
+    x, y = made()
+""",
+)
+
+
+def test_what_a_job_sets_of_its_process_is_undone_after_it(folder: Path) -> None:
+    """The jobs that a worker takes next are trained as in a new process."""
+    write(folder, BATCHES, "plain")
+    write(folder, LEAKING, "leaking")
+    plain, leaking = (spec_of(program={"name": name}) for name in ("plain", "leaking"))
+    before = results(*finished(plain))
+    here, known = Path.cwd(), (np.geterr(), warnings.filters[:])
+    assert results(*finished(leaking))[0] != before[0]
+    assert (Path.cwd(), os.environ.get("LEFT_BEHIND")) == (here, None)
+    assert results(*finished(plain)) == before
+    assert (np.geterr(), warnings.filters[:]) == known
+    assert not numerics.fingerprint().keys() & {"jit", "eager_functions", "tf32", "floatx"}
+    assert not tensorflow_settings.not_default(gpu=True)
+
+
+def test_the_precision_that_a_file_sets_at_its_top_counts(folder: Path) -> None:
+    """In each attempt, and for its own jobs alone."""
+    path = write(folder, 'keras.config.set_dtype_policy("mixed_bfloat16")\n' + BATCHES)
+    assert make(spec_of()).model.dtype_policy.name == "mixed_bfloat16"
+    assert make(spec_of()).model.dtype_policy.name == "mixed_bfloat16"
+    path.write_text(HEAD + BATCHES)
+    numerics.apply(threads=1)
+    assert make(spec_of()).model.dtype_policy.name == "float32"
 
 
 def test_a_job_without_an_evaluation_ends_with_its_training(folder: Path) -> None:
