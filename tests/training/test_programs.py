@@ -376,6 +376,62 @@ def test_the_precision_that_a_file_sets_at_its_top_counts(folder: Path) -> None:
     assert make(spec_of()).model.dtype_policy.name == "float32"
 
 
+ATTRIBUTES = """
+class Scaled(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.temperature = keras.layers.Dense(1), 1.0
+    def call(self, x):
+        return self.inner(x) * self.temperature
+
+class Sets(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.best, self.seen = None, []
+    def on_train_begin(self, logs=None):
+        self.made = {}
+    def on_epoch_end(self, epoch, logs=None):
+        self.best, self.made["last"] = epoch, epoch
+        self.seen.append(epoch)
+        self.model.temperature = 3.0 + epoch
+    def on_train_end(self, logs=None):
+        self.model.threshold = 0.75
+
+def program(*, own: bool = True, late: bool = True):
+    x, y = made()
+    model = Scaled() if own else network()
+    if not late:
+        model.build((None, 4))
+    model.compile("adam", "mse")
+    sets = Sets()
+    return runner.Program(
+        model=model,
+        fit={"x": x, "y": y},
+        callbacks=[sets, keras.callbacks.CSVLogger("log.csv")],
+        evaluate=lambda model: {
+            "temperature": model.temperature,
+            "threshold": model.threshold,
+            "best": sets.best,
+            "seen": len(sets.seen),
+        },
+    )
+"""
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_attributes_that_callbacks_set_are_there_when_it_is_evaluated(
+    folder: Path, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a class of the user's own, which fit builds, and on Keras's; no callback is called."""
+    monkeypatch.chdir(folder)
+    write(folder, ATTRIBUTES)
+    spec = spec_of(program={"name": "mine", "arguments": {"own": own, "late": own}})
+    _, job = finished(spec)
+    found = {key: job.evaluation[key] for key in ("temperature", "threshold", "best", "seen")}
+    assert found == {"temperature": 5.0, "threshold": 0.75, "best": 2, "seen": 3}
+    assert len((folder / "log.csv").read_text().splitlines()) == 4
+
+
 def test_a_job_without_an_evaluation_ends_with_its_training(folder: Path) -> None:
     write(folder, re.sub(r"        evaluate=.*\n", "", BATCHES))
     _, job = finished(spec_of())
