@@ -17,6 +17,7 @@ from runner.queue.job import Stage
 from runner.queue.lease import Lease
 from runner.spec import JobSpec, parse
 from runner.store.base import Store
+from runner.training.check import obtaining
 from runner.training.host import Host
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def run_stage(attempt: Attempt) -> None:
         SpecError, TrainingError, CheckpointError: the job's own fault.
         StoreError: the bucket failed for longer than the job may wait.
     """
-    with code.undone():
+    with code.undone(), obtaining():
         spec = parse(attempt.spec, source=attempt.lease.job.id)
         (_train if attempt.lease.job.stage is Stage.TRAIN else _evaluate)(attempt, spec)
 

@@ -470,6 +470,62 @@ def test_a_machine_without_the_program_leaves_its_job(
     assert lacks.startswith("it has no program 'mine' (program 'mine' is not in runner/programs.")
 
 
+FIT = 'fit={"x": runner.Batches(x, y, batch_size=16, seed=1), "validation_data": made(1)}'
+SEQUENCE = """
+class Files(keras.utils.PyDataset):
+    def __len__(self):
+        return 5
+    def __getitem__(self, index):
+        return (np.load("/nowhere/x.npy") if index > NUMBER else np.ones((2, 4))), np.ones(2)
+"""
+
+
+@pytest.mark.parametrize(
+    ("instead", "said"),
+    [
+        ("    open('no.csv')", "FileNotFoundError: [Errno 2]"),
+        ("    raise ConnectionResetError('peer')", "ConnectionResetError: peer"),
+        ("    raise ImportError('libGL.so.1')", "ImportError: libGL.so.1"),
+        ("    import os; os.environ['NOT_HERE']", "KeyError: 'NOT_HERE'"),
+        ("    keras.utils.get_file('x.bin', 'http://127.0.0.1:9/x')", "URL fetch failure"),
+        ("evaluate=lambda model: open('/nowhere/x.csv')", "/nowhere/x.csv"),
+        ("evaluate=lambda model: __import__('not_here')", "No module named 'not_here'"),
+        ("records", "/nowhere/x.tfrecord; No such file"),
+        ("-1", "/nowhere/x.npy"),
+        ("2", "/nowhere/x.npy"),
+    ],
+)
+def test_what_a_machine_lacks_leaves_the_job_to_others(
+    folder: Path, instead: str, said: str
+) -> None:
+    """In the function, its data and its evaluation alike; the user's own line is told."""
+    if instead.startswith("    "):
+        text = BATCHES.replace("    x, y = made()", f"{instead}\n    x, y = made()")
+    elif instead.startswith("evaluate"):
+        text = BATCHES.replace('evaluate=dict(zip("xy", made(2)))', instead)
+    elif instead == "records":
+        data = "tf.data.TFRecordDataset('/nowhere/x.tfrecord').map(lambda _: (tf.ones(4), 1))"
+        text = f"import tensorflow as tf\n{BATCHES}".replace(FIT, f"fit={{'x': {data}.batch(2)}}")
+    else:
+        text = SEQUENCE.replace("NUMBER", instead) + BATCHES.replace(FIT, "fit={'x': Files()}")
+    write(folder, text)
+    with pytest.raises(MissingHereError, match=re.escape(said)) as caught:
+        finished(spec_of(training={"epochs": 1}, checkpoint={}))
+    assert instead in ("records", "2") or "(programs/mine.py, line " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "raised", [ValueError("mine"), KeyError("mine"), MemoryError("mine"), SystemExit(0)]
+)
+def test_other_exceptions_of_a_program_are_raised_as_they_are(
+    folder: Path, raised: BaseException
+) -> None:
+    """They count as a failed attempt, and are tried again."""
+    write(folder, f"def program():\n    raise {raised!r}\n")
+    with pytest.raises(type(raised)):
+        make(spec_of())
+
+
 def test_what_the_program_decides_is_refused_in_the_spec(folder: Path) -> None:
     write(folder, BATCHES)
     refused: list[tuple[dict[str, Any], str]] = [
