@@ -30,7 +30,7 @@ from runner.training.check import (
 from runner.training.program import Program
 from runner.training.programs import make
 
-_EMPTY = 'its data are empty: fit={"x": ...} has no example.'
+_EMPTY = "its data are empty: {} has no example."
 
 
 def build_report(spec: JobSpec, *, source: str) -> str:
@@ -100,6 +100,9 @@ def _try_out(spec: JobSpec, *, source: str) -> str:
     with naming(source, "one step of it can't be trained"), code.undone(), obtaining():
         warnings.simplefilter("ignore")  # of data that is longer than a step
         program = make(spec)
+        _check_data("fit", program.fit)
+        if isinstance(program.evaluate, Mapping):
+            _check_data("evaluate", program.evaluate)
         metrics = _one_step(program)
         _check_monitors(spec, program, metrics)
         if isinstance(program.evaluate, Mapping):
@@ -113,17 +116,24 @@ def _try_out(spec: JobSpec, *, source: str) -> str:
     )
 
 
+def _check_data(name: str, arguments: Mapping[str, Any]) -> None:
+    for key in ("x", "validation_data"):
+        shapes = [getattr(one, "shape", ()) for one in keras.tree.flatten(arguments.get(key))]
+        if any(shape[:1] == (0,) for shape in shapes):
+            raise SpecError(_EMPTY.format(f'{name}={{"{key}": ...}}'))
+
+
 def _one_step(program: Program) -> dict[str, float]:
     """Return the metrics of a step and of a validation step, as an epoch's logs have them."""
-    shapes = [getattr(one, "shape", ()) for one in keras.tree.flatten(program.fit["x"])]
-    if any(shape[:1] == (0,) for shape in shapes):
-        raise SpecError(_EMPTY)
     arguments = {**program.fit, "steps_per_epoch": 1, "epochs": 1, "verbose": 0}
     if arguments.get("validation_data") is not None or arguments.get("validation_split"):
         arguments |= {"validation_steps": 1, "validation_freq": 1}
     found: Mapping[str, Sequence[Any]] = program.model.fit(**arguments).history
     if not found:
-        raise SpecError(_EMPTY)
+        raise SpecError(_EMPTY.format('fit={"x": ...}'))
+    for name, values in found.items():
+        if np.ndim(values[-1]):
+            raise SpecError(f"the metric {name!r} gives {np.size(values[-1])} numbers, not one.")
     return {name: float(values[-1]) for name, values in found.items()}
 
 

@@ -19,7 +19,7 @@ from runner.checkpoint.manifest import Reference
 from runner.checkpoint.reading import read_manifest
 from runner.engine.requirements import missing_here
 from runner.engine.stages import run_stage
-from runner.errors import MissingHereError, PreemptedError, SpecError
+from runner.errors import MissingHereError, PreemptedError, SpecError, TrainingError
 from runner.evaluation.measure import measure
 from runner.queue.lease import Lease
 from runner.queue.queue import Queue
@@ -31,6 +31,7 @@ from runner.training.host import Alone, Host
 from runner.training.program import Program
 from runner.training.programs import make
 from runner.training.restore import restored_program
+from runner.training.trial import build_report
 from tests.harness import REPOSITORY
 from tests.store.memory import MemoryStore
 
@@ -447,6 +448,10 @@ def test_a_job_without_an_evaluation_ends_with_its_training(folder: Path) -> Non
         (('fit={"x"', 'fit={"epochs": 3, "x"'), "training.epochs"),
         (('"validation_data"', '"validation_date"'), "Did you mean 'validation_data'?"),
         (("evaluate=dict", "evaluate=list"), "evaluate"),
+        (('evaluate=dict(zip("xy", made(2)))', "evaluate={}"), 'evaluate=...) has no "x"'),
+        (('zip("xy", made(2))', 'zip("xy", made(2)), steps=0'), '"steps" 0; expected at least 1'),
+        (('classes=["low", "high"]', "classes=2"), "classes=...) received"),
+        (('classes=["low", "high"]', "callbacks=None"), "callbacks=...) received"),
     ],
 )
 def test_mistakes_of_a_program(folder: Path, changed: tuple[str, str], said: str) -> None:
@@ -456,6 +461,49 @@ def test_mistakes_of_a_program(folder: Path, changed: tuple[str, str], said: str
     write(folder, text)
     with pytest.raises(SpecError, match=re.escape(said)):
         finished(spec_of())
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ("{'a': [[1], [2, 3]]}", "the evaluation's 'a' is no array"),
+        ("{'probabilities': np.ones((4, 2)) / 2, 'labels': [0, 1, 1]}", "3 'labels' between 0 and"),
+        ("{'probabilities': np.ones((2, 2)) / 2, 'labels': [0, 7]}", "2 'labels' between 0 and 7"),
+    ],
+)
+def test_results_that_dont_fit_are_named(folder: Path, found: str, said: str) -> None:
+    """And tried once: the same again would end the same."""
+    write(
+        folder, BATCHES.replace('evaluate=dict(zip("xy", made(2)))', f"evaluate=lambda _: {found}")
+    )
+    with pytest.raises(TrainingError, match=said):
+        measure(make(spec_of()), Alone())
+
+
+VECTOR = """
+class Vector(keras.metrics.Metric):
+    def update_state(self, *args, **kwargs): pass
+    def result(self): return keras.ops.ones((3,))
+"""
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            ("made(1)", "tuple(one[:0] for one in made(1))"),
+            '"validation_data": ...} has no example',
+        ),
+        (("made(2)", "[one[:0] for one in made(2)]"), 'evaluate={"x": ...} has no example'),
+        (('metrics=["mae"]', "metrics=[Vector(name='v')]"), "the metric 'v' gives 3 numbers"),
+    ],
+)
+def test_what_can_never_be_trained_is_told_by_the_trial(
+    folder: Path, changed: tuple[str, str], said: str
+) -> None:
+    write(folder, VECTOR + BATCHES.replace(*changed))
+    with pytest.raises(SpecError, match=re.escape(said)):
+        build_report(spec_of(), source="job.json")
 
 
 def test_a_machine_without_the_program_leaves_its_job(
@@ -563,6 +611,10 @@ def test_a_crash_shows_the_users_own_lines(folder: Path) -> None:
     assert shown.count("File ") == 1
     assert str(path) in shown
     assert "test_programs.py" in code.traceback_of(RuntimeError("x").with_traceback(here()))
+
+
+def test_an_error_is_told_on_one_line_without_escape_codes() -> None:
+    assert code.words(ValueError("a\nb\n \x1b[31;1mred\x1b[K")) == "ValueError: a b red"
 
 
 def here() -> Any:
