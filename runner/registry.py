@@ -58,9 +58,8 @@ def get(kind: Kind, name: str) -> Callable[..., Any]:
         raise NotFoundError(_unknown(kind, name))
     try:  # what is its user's own may be unfinished, or lack something here
         loaded = _load(path, kind, plugin)
-    except Exception as error:
-        line = f" ({line})" if (line := code.where(error)) else ""
-        msg = f"{_where(path, kind, name, plugin)}: {type(error).__name__}: {error}{line}"
+    except (Exception, SystemExit) as error:
+        msg = f"{_where(path, kind, name, plugin)}: {code.words(error)}"
         raise NotFoundError(msg) from error
     found = getattr(loaded, _FUNCTION[kind], loaded)
     if not callable(found):

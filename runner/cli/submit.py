@@ -125,7 +125,7 @@ def _try_out(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> None:
         try:
             say(build_report(spec, source=str(path)))
         except MissingHereError as error:
-            say(f"{spec.name}: not tried: {error}")
+            say(f"not tried: {error}")
 
 
 def _dry_run(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> Exit:

@@ -11,11 +11,13 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from runner import code
 from runner.errors import CheckpointError, SpecError, StoreError
 from runner.queue.job import Stage
 from runner.queue.lease import Lease
 from runner.spec import JobSpec, parse
 from runner.store.base import Store
+from runner.training.check import obtaining
 from runner.training.host import Host
 
 if TYPE_CHECKING:
@@ -45,11 +47,9 @@ def run_stage(attempt: Attempt) -> None:
         SpecError, TrainingError, CheckpointError: the job's own fault.
         StoreError: the bucket failed for longer than the job may wait.
     """
-    spec = parse(attempt.spec, source=attempt.lease.job.id)
-    if attempt.lease.job.stage is Stage.TRAIN:
-        _train(attempt, spec)
-    else:
-        _evaluate(attempt, spec)
+    with code.undone(), obtaining():
+        spec = parse(attempt.spec, source=attempt.lease.job.id)
+        (_train if attempt.lease.job.stage is Stage.TRAIN else _evaluate)(attempt, spec)
 
 
 def _train(attempt: Attempt, spec: JobSpec) -> None:

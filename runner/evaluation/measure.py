@@ -140,7 +140,13 @@ def _evaluation(program: Program, found: dict[str, Any], began: float) -> Evalua
 def _of_classes(
     answers: NDArray[Any], labels: NDArray[Any], classes: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    found, arrays = evaluate.of_classes(_probabilities(answers), _labels(labels), classes)
+    answers, labels = _probabilities(answers), _labels(labels)
+    if len(answers) != len(labels) or not np.isin(labels, range(answers.shape[-1])).all():
+        known = f"{len(answers)} rows of 'probabilities' of {answers.shape[-1]} classes"
+        between = f" between {labels.min()} and {labels.max()}" if len(labels) else ""
+        msg = f"the evaluation has {len(labels)} 'labels'{between} for {known}."
+        raise TrainingError(msg)
+    found, arrays = evaluate.of_classes(answers, labels, classes)
     found["examples"] = found.pop("images")
     if len(classes) <= 5:
         del found["top_5"]  # which is always 1
@@ -148,7 +154,10 @@ def _of_classes(
 
 
 def _array(name: str, value: Any) -> NDArray[Any]:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise TrainingError(f"the evaluation's {name!r} is no array: {error}") from error
     if array.dtype.kind not in "biuf":
         msg = f"the evaluation's {name!r} is a {type(value).__name__}; expected numbers."
         raise TrainingError(msg)

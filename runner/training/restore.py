@@ -18,7 +18,11 @@ from runner.training.logs import Logs
 from runner.training.parts import Parts
 from runner.training.program import Program
 from runner.training.programs import make
+from runner.training.state import reach
+from runner.training.state.attributes import Attributes
+from runner.training.state.observers import Observers
 from runner.training.state.variables import Variables
+from runner.training.trainer import make_callbacks
 
 if TYPE_CHECKING:
     from runner.checkpoint.plain import Array
@@ -27,7 +31,9 @@ if TYPE_CHECKING:
 def restored_program(
     store: Store, spec: JobSpec, reference: Mapping[str, Any]
 ) -> tuple[Program, list[str]]:
-    """Make the spec's program, its model with a checkpoint's weights and statistics.
+    """Make the spec's program, with a checkpoint's weights, statistics and Python state.
+
+    The random generators are as the program leaves them, and no callback is called.
 
     Returns:
         The program, and in words in which this process differs from the checkpoint's.
@@ -44,7 +50,14 @@ def restored_program(
         deterministic=spec.training.deterministic,
     )
     program = make(spec, training=False)
+    callbacks = [*make_callbacks(spec), *program.callbacks]
+    # as the program gave them
+    observers = Observers(callbacks, warn=_ignore, extra=reach.program_parts(program.model))
     _restore(program, restored)
+    observers.restore_objects(restored.python, restored.tensors)
+    roots = [(type(one).__name__, one) for one in callbacks]
+    parts = Variables(program.model, roots=roots).parts
+    Attributes(parts, set(), _ignore).restore(restored.python.get("attributes") or {})
     known = {key: saved[key] for key in saved if key not in numerics.OF_A_TRAINING}
     differences = numerics.differences(known, numerics.fingerprint())
     was, now = saved.get("code", "none"), code.identity() or "none"

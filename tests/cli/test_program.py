@@ -196,6 +196,8 @@ def test_a_programs_data_are_not_looked_at_as_images(
         ("return runner.Program(", "return dict(", "no runner.Program"),
         ("size=(96, 4)", "size=(0, 4)", "its data are empty"),
         ("    if steps:", "    raise KeyError('mine')\n    if steps:", "line 37: raise"),
+        ("    if steps:", "    raise SystemExit\n    if steps:", "line 37: raise"),
+        ("import keras", "raise SystemExit\nimport keras", "line 2: raise SystemExit"),
         ("", "", "Did you mean 'val_mae'?"),
     ],
 )
