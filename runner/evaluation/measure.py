@@ -133,14 +133,18 @@ def _evaluation(program: Program, found: dict[str, Any], began: float) -> Evalua
     if program.classes and {"probabilities", "labels"} <= arrays.keys():
         about, more = _of_classes(arrays["probabilities"], arrays["labels"], program.classes)
         metrics, arrays = {**metrics, **about, **metrics}, {**arrays, **more}
-    metrics["parameters"] = program.model.count_params() if program.model.built else None
+    metrics.setdefault("parameters", program.model.count_params() if program.model.built else None)
     return Evaluation(metrics=metrics, arrays=arrays, timing={"seconds": seconds})
 
 
 def _of_classes(
     answers: NDArray[Any], labels: NDArray[Any], classes: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    found, arrays = evaluate.of_classes(_probabilities(answers), _labels(labels), classes)
+    probabilities = _probabilities(answers)
+    if probabilities.shape[-1] != len(classes):
+        told = f"{len(classes)} classes, but the model tells {probabilities.shape[-1]} apart"
+        raise TrainingError(f"Program(classes=...) names {told}.")
+    found, arrays = evaluate.of_classes(probabilities, _labels(labels), classes)
     found["examples"] = found.pop("images")
     if len(classes) <= 5:
         del found["top_5"]  # which is always 1

@@ -17,7 +17,7 @@ from runner.checkpoint.manifest import Reference
 from runner.checkpoint.reading import read_manifest
 from runner.engine.requirements import missing_here
 from runner.engine.stages import run_stage
-from runner.errors import MissingHereError, PreemptedError, SpecError
+from runner.errors import MissingHereError, PreemptedError, SpecError, TrainingError
 from runner.evaluation.measure import measure
 from runner.queue.lease import Lease
 from runner.queue.queue import Queue
@@ -302,6 +302,18 @@ def test_classes_bring_confusion_and_calibration(folder: Path) -> None:
     assert {"loss", "mae"} <= job.evaluation.keys()
 
 
+@pytest.mark.parametrize("names", [["low"], ["low", "mid", "high"]])
+def test_classes_that_are_not_the_models_are_refused(folder: Path, names: list[str]) -> None:
+    write(folder, BATCHES.replace('["low", "high"]', str(names)))
+    with pytest.raises(TrainingError, match=rf"names {len(names)} classes, .* tells 2 apart"):
+        finished(spec_of(training={"epochs": 1}))
+
+
+def test_a_functions_own_number_of_parameters_counts(folder: Path) -> None:
+    write(folder, ARRAYS.replace('"first":', '"parameters": 5.0, "first":'))
+    assert finished(spec_of(training={"epochs": 1}))[1].evaluation["parameters"] == 5.0
+
+
 def test_numbers_and_arrays_of_a_function(folder: Path) -> None:
     write(folder, ARRAYS)
     queue, job = finished(spec_of())
@@ -339,6 +351,8 @@ def test_a_job_without_an_evaluation_ends_with_its_training(folder: Path) -> Non
         (('fit={"x"', 'fit={"epochs": 3, "x"'), "training.epochs"),
         (('"validation_data"', '"validation_date"'), "Did you mean 'validation_data'?"),
         (("evaluate=dict", "evaluate=list"), "evaluate"),
+        (('classes=["low", "high"]', 'classes="ab"'), "expected a list of names"),
+        (("x, y = made()", "open('no.csv')"), "'no.csv' (programs/mine.py, line"),
     ],
 )
 def test_mistakes_of_a_program(folder: Path, changed: tuple[str, str], said: str) -> None:
