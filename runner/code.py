@@ -160,7 +160,7 @@ def where(error: BaseException) -> str:
         return ""
     if isinstance(error, SyntaxError) and error.filename and is_own(Path(error.filename)):
         path, number, line = Path(error.filename), error.lineno or 0, error.text or ""
-    elif frames := _own_frames(error):
+    elif frames := _own_frames(error) or (_own_frames(error.__cause__) if error.__cause__ else []):
         path, number = Path(frames[-1].filename), frames[-1].lineno or 0
         line = linecache.getline(str(path), number)
     else:

@@ -8,10 +8,13 @@ the nearest name. Every default is a field here, so the effective spec shows the
 import functools
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic.fields import FieldInfo
 
 from runner import mistakes, optimizers, registry
 from runner.errors import NotFoundError, SpecError
@@ -214,24 +217,60 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
+_PREFIX = "argument_"  #: of a parameter's name, which may be that of a method: "copy"
+_CONFIG = ConfigDict(
+    extra="forbid",
+    strict=True,
+    allow_inf_nan=False,
+    ser_json_inf_nan="constants",
+    alias_generator=lambda name: name.removeprefix(_PREFIX),
+)
+_NUMBERS = (int, float, FieldInfo)  #: of defaults, which become what the annotation says
+
+
 @functools.cache
-def _arguments_model(function: Callable[..., Any], kind: registry.Kind) -> type[BaseModel]:
-    """Return what checks an entry's arguments: made once, since many jobs share it."""
-    fields: dict[str, Any] = {
-        key: (
-            Any if parameter.annotation is inspect.Parameter.empty else parameter.annotation,
-            ... if parameter.default is inspect.Parameter.empty else parameter.default,
-        )
-        for key, parameter in registry.parameters(function, kind).items()
-    }
-    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-    return create_model("arguments", __config__=config, **fields)
+def _arguments_model(
+    function: Callable[..., Any], kind: registry.Kind
+) -> tuple[type[BaseModel], dict[str, Any]]:
+    """Return what checks an entry's arguments, and the defaults that a spec can show, as JSON.
+
+    Made once, since many jobs share it. A spec shows a default that it could give, too.
+    """
+    fields, shown = {}, dict[str, Any]()
+    for key, parameter in registry.parameters(function, kind).items():
+        of, default = parameter.annotation, parameter.default
+        required = default is inspect.Parameter.empty
+        field = (Any if of is inspect.Parameter.empty else of, ... if required else default)
+        try:
+            checks = _model(function, {key: field})
+            understood = checks.__pydantic_complete__
+        except Exception:  # noqa: BLE001 - an annotation may be anything
+            understood = False
+        if not understood:  # such as a class of the user's own
+            field = (Any, field[1])
+            checks = _model(function, {key: field})
+        with suppress(Exception):  # a default may be anything, too
+            plain = checks().model_dump(mode="json", by_alias=True, warnings=False)
+            checks.model_validate_json(json.dumps(plain, allow_nan=False))
+            # each process has texts of a set in another order
+            unordered = isinstance(default, set | frozenset) and {*map(type, default)} - {int}
+            shown |= {} if unordered else plain
+        fields[key] = field if required or key in shown else (field[0], None)
+    return _model(function, fields), shown
+
+
+def _model(function: Callable[..., Any], fields: Mapping[str, Any]) -> type[BaseModel]:
+    named: dict[str, Any] = {f"{_PREFIX}{key}": field for key, field in fields.items()}
+    module = getattr(function, "__module__", __name__)  # where annotations that are texts hold
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return create_model("arguments", __config__=_CONFIG, __module__=module, **named)
 
 
 def _with_defaults(
     kind: registry.Kind, given: Any, default: str, part: str, found: list[str]
 ) -> dict[str, Any]:
-    """Check an entry's arguments against its signature; fill in what was left out.
+    """Check an entry's arguments against its signature; fill in the defaults that JSON can hold.
 
     Args:
         kind: of the entry.
@@ -248,14 +287,37 @@ def _with_defaults(
     if not isinstance(name, str) or not isinstance(arguments, Mapping):
         return {}  # which the spec's own check has told
     try:
-        checked = _arguments_model(registry.get(kind, name), kind)
+        function = registry.get(kind, name)
+        parameters = registry.parameters(function, kind)
+        checked, shown = _arguments_model(function, kind)
         values = checked.model_validate_json(json.dumps(arguments))
     except NotFoundError as error:
         found.append(f"{part}.name: {error}")
         return {}
     except ValidationError as error:
-        prefix, known = (part, "arguments"), list(checked.model_fields)
+        prefix, known = (part, "arguments"), [*parameters]
         found += [mistakes.sentence(prefix, detail, known) for detail in error.errors()]
         return {}
-    dumped: dict[str, Any] = values.model_dump(mode="json")
-    return dumped
+    plain = shown | values.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return {key: plain[key] for key in parameters if key in plain}
+
+
+def as_called(
+    function: Callable[..., Any], kind: registry.Kind, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what an entry's function is called with, for the arguments of a checked spec.
+
+    Each is of the type that the function names. A default that JSON has in another form, such as
+    a tuple, is left to the function.
+    """
+    checked, shown = _arguments_model(function, kind)
+    values = checked.model_validate_json(json.dumps(arguments))
+    plain = values.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    called = {}
+    for key, parameter in registry.parameters(function, kind).items():
+        value, default = getattr(values, f"{_PREFIX}{key}"), parameter.default
+        is_default = key in shown and json.dumps(plain.get(key)) == json.dumps(shown[key])
+        other = type(value) is not type(default) or value != default
+        if key in plain and not (is_default and other and type(default) not in _NUMBERS):
+            called[key] = plain[key] if isinstance(value, Iterator) else value
+    return called

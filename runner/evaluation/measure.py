@@ -133,7 +133,7 @@ def _evaluation(program: Program, found: dict[str, Any], began: float) -> Evalua
     if program.classes and {"probabilities", "labels"} <= arrays.keys():
         about, more = _of_classes(arrays["probabilities"], arrays["labels"], program.classes)
         metrics, arrays = {**metrics, **about, **metrics}, {**arrays, **more}
-    metrics["parameters"] = program.model.count_params() if program.model.built else None
+    metrics.setdefault("parameters", program.model.count_params() if program.model.built else None)
     return Evaluation(metrics=metrics, arrays=arrays, timing={"seconds": seconds})
 
 
@@ -141,6 +141,9 @@ def _of_classes(
     answers: NDArray[Any], labels: NDArray[Any], classes: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     answers, labels = _probabilities(answers), _labels(labels)
+    if answers.shape[-1] != len(classes):
+        told = f"{len(classes)} classes, but the model tells {answers.shape[-1]} apart"
+        raise TrainingError(f"Program(classes=...) names {told}.")
     if len(answers) != len(labels) or not np.isin(labels, range(answers.shape[-1])).all():
         known = f"{len(answers)} rows of 'probabilities' of {answers.shape[-1]} classes"
         between = f" between {labels.min()} and {labels.max()}" if len(labels) else ""

@@ -15,7 +15,7 @@ from runner.datasets.arrays import Dataset
 from runner.errors import DataError, MissingHereError, RunnerError, SpecError
 from runner.machine.memory import memory_bytes
 from runner.mistakes import kind_of
-from runner.spec import JobSpec
+from runner.spec import JobSpec, as_called
 from runner.store import places
 from runner.store.allowed import paths_of
 
@@ -94,7 +94,7 @@ def load_data(spec: JobSpec) -> Dataset:
     if key in _of_bucket:
         return _of_bucket[key]
     _of_bucket.clear()
-    dataset = load(path=path, **spec.data.arguments)
+    dataset = load(path=path, **as_called(load, "datasets", spec.data.arguments))
     if not isinstance(dataset, Dataset):
         msg = (
             f"dataset '{spec.data.name}' returned {kind_of(dataset)}, not a Dataset:"

@@ -8,7 +8,7 @@ import keras
 
 from runner import code, registry
 from runner.errors import MissingHereError, NotFoundError, RunnerError, SpecError, StoreError
-from runner.spec import JobSpec
+from runner.spec import JobSpec, as_called
 from runner.specparts import Program as Part
 from runner.store import places
 from runner.training import numerics
@@ -37,7 +37,8 @@ def make(spec: JobSpec, *, training: bool = True) -> Program:
         function = registry.get("programs", spec.program.name)
     except NotFoundError as error:
         raise MissingHereError(str(error)) from error
-    arguments = {**spec.program.arguments, **_given(function, spec.program, spec.seed)}
+    own = as_called(function, "programs", spec.program.arguments)
+    arguments = {**own, **_given(function, spec.program, spec.seed)}
     numerics.begin_anew(spec.seed, keras.config.dtype_policy())  # which its file may have set
     try:
         with obtaining(StoreError):

@@ -307,6 +307,18 @@ def test_classes_bring_confusion_and_calibration(folder: Path) -> None:
     assert {"loss", "mae"} <= job.evaluation.keys()
 
 
+@pytest.mark.parametrize("names", [["low"], ["low", "mid", "high"]])
+def test_classes_that_are_not_the_models_are_refused(folder: Path, names: list[str]) -> None:
+    write(folder, BATCHES.replace('["low", "high"]', str(names)))
+    with pytest.raises(TrainingError, match=rf"names {len(names)} classes, .* tells 2 apart"):
+        finished(spec_of(training={"epochs": 1}))
+
+
+def test_a_functions_own_number_of_parameters_counts(folder: Path) -> None:
+    write(folder, ARRAYS.replace('"first":', '"parameters": 5.0, "first":'))
+    assert finished(spec_of(training={"epochs": 1}))[1].evaluation["parameters"] == 5.0
+
+
 def test_numbers_and_arrays_of_a_function(folder: Path) -> None:
     write(folder, ARRAYS)
     queue, job = finished(spec_of())
@@ -452,6 +464,8 @@ def test_a_job_without_an_evaluation_ends_with_its_training(folder: Path) -> Non
         (('zip("xy", made(2))', 'zip("xy", made(2)), steps=0'), '"steps" 0; expected at least 1'),
         (('classes=["low", "high"]', "classes=2"), "classes=...) received"),
         (('classes=["low", "high"]', "callbacks=None"), "callbacks=...) received"),
+        (('classes=["low", "high"]', 'classes="ab"'), "expected a list of names"),
+        (("x, y = made()", "open('no.csv')"), "'no.csv' (programs/mine.py, line"),
     ],
 )
 def test_mistakes_of_a_program(folder: Path, changed: tuple[str, str], said: str) -> None:
