@@ -45,7 +45,8 @@ def _queued(job: Job, epochs: int) -> str:
 
 def _succeeded(job: Job, _: int) -> str:
     found = ", ".join(result_texts(job))
-    return f"succeeded: test {found}" if found else "succeeded"
+    why = f"{job.reason}; " if job.reason else ""
+    return f"{why}succeeded{f': test {found}' if found else ''}"
 
 
 _ENDED: Mapping[State, Callable[[Job, int], str]] = {

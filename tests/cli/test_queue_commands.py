@@ -364,7 +364,7 @@ def test_verbs_change_jobs_from_any_machine(queue: Queue, run: Run) -> None:
     queue.submit("cats", {"seed": 1, "evaluation": {}})
     assert run("priority", "cats", "7")[2].endswith("cats: queued, priority 7\n")
     assert run("hold", "cats")[2].endswith("held; 'runner unhold cats' lets it be taken up again\n")
-    assert "cats is held already: held by its user." in run("hold", "cats")[2]
+    assert run("hold", "cats")[0] == 0  # it is already
     assert "resume; 'runner unhold cats' lets it be taken up" in run("resume", "cats")[2]
     assert run("unhold", "cats")[2].endswith("queued; 'runner resume cats' works on it here\n")
     assert "cancelled; 'runner retry cats' queues it again" in run("cancel", "cats")[2]
@@ -375,7 +375,7 @@ def test_verbs_change_jobs_from_any_machine(queue: Queue, run: Run) -> None:
     assert (code, "expected a number such as 5" in said) == (2, True)
     lease = queue.claim(queue.job("cats"), GONE)
     assert "its worker saves and holds it at its next heartbeat" in run("hold", "cats")[2]
-    assert run("hold", "cats")[0] == 2
+    assert run("hold", "cats")[0] == 0
     assert "cats: running; it continues" in run("unhold", "cats")[2]
     lease.finish(final={"step": 1})
     queue.claim(queue.job("cats"), GONE).finish(evaluation={"top_1": 1.0})
@@ -384,6 +384,23 @@ def test_verbs_change_jobs_from_any_machine(queue: Queue, run: Run) -> None:
     job = queue.job("cats")
     assert (job.state.value, job.stage.value) == ("queued", "evaluate")
     assert run("evaluate", "cats")[0] == 2
+    for _ in range(2):
+        code, _, words = run("cancel", "cats")
+        assert (code, queue.job("cats").state) == (0, State.SUCCEEDED)
+        assert "cats: succeeded; its new evaluation is cancelled, its results stay" in words
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_a_job_that_ended_badly_is_said_with_what_continues_it(
+    queue: Queue, run: Run, state: str
+) -> None:
+    run("submit", str(QUICKSTART), "--detach")
+    if state == "failed":
+        queue.claim(queue.job("quickstart"), GONE).fail("its fault")
+    else:
+        queue.cancel("quickstart")
+    said = run("submit", str(QUICKSTART), "--detach")[2]
+    assert f"already there, {state}; 'runner retry quickstart' queues it again" in said, said
 
 
 def test_commands_that_are_suggested_repeat_the_store_that_was_named(
