@@ -47,7 +47,7 @@ def _facts(queue: Queue, view: View, document: dict[str, Any]) -> list[tuple[str
         ("parameters", f"{document['parameters'] or 0:,}".removeprefix("0")),
         ("checkpoint", _position(document["checkpoint"])),
         ("best", _position(document["best"])),
-        ("final", _position(document["final"])),
+        ("final", _position(document["final"]) + job.weights),
         *((name, _curve(values)) for name, values in document["history"].items()),
         *_measured(document["evaluation"]),
         *_measured(document["evaluation_run"]),

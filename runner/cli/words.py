@@ -39,14 +39,14 @@ def _queued(job: Job, epochs: int) -> str:
         # an early end of a phase before the last one is not seen here
         how = "stopped early" if job.epoch < epochs else "ended"
         after = f"after {count(job.epoch, 'epoch')}, at step {job.step}"
-        return f"training {how} {after}; evaluation queued"
+        return f"training {how} {after}{job.weights}; evaluation queued"
     return f"queued again at step {job.step}: {job.reason}" if job.reason else "queued"
 
 
 def _succeeded(job: Job, _: int) -> str:
     found = ", ".join(result_texts(job))
     why = f"{job.reason}; " if job.reason else ""
-    return f"{why}succeeded{f': test {found}' if found else ''}"
+    return f"{why}succeeded{f': test {found}' if found else job.weights}"
 
 
 _ENDED: Mapping[State, Callable[[Job, int], str]] = {

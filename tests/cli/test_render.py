@@ -61,6 +61,10 @@ def test_a_training_that_stopped_early_is_told(
     )
     reporter.ended(job)
     assert capsys.readouterr().err.splitlines()[-1] == said
+    job = replace(job, final={"weights": "of epoch 2, its best loss"}, state=State.SUCCEEDED)
+    reporter.ended(job)
+    told = "cats: succeeded with the weights of epoch 2, its best loss"
+    assert capsys.readouterr().err.splitlines()[-1] == told
 
 
 @pytest.mark.parametrize(
