@@ -153,7 +153,8 @@ def _specs(options: argparse.Namespace) -> list[tuple[Path, JobSpec]]:
     """Return the specs with what the options add to them, in the order of their storing."""
     if options.priority is not None:
         options.changes = [*options.changes, f"priority={options.priority}"]
-    return in_order([(path, _after(spec, options.after)) for path, spec in load_all(options)])
+    found = load_all(options, data=True)
+    return in_order([(path, _after(spec, options.after)) for path, spec in found])
 
 
 def _store(queue: Queue, spec: JobSpec) -> str:

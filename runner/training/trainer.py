@@ -97,9 +97,7 @@ def train(spec: JobSpec, past: Past, host: Host) -> Trained:
     if loop.final is None:
         msg = f"{spec.name} ended without a final checkpoint."
         raise TrainingError(msg)
-    return Trained(
-        final=loop.final, evaluates=program.evaluate is not None, weights=weights
-    )
+    return Trained(final=loop.final, evaluates=program.evaluate is not None, weights=weights)
 
 
 def saved_threads(store: Store, checkpoints: Sequence[Mapping[str, Any]]) -> int | None:
@@ -173,9 +171,9 @@ def _put_back(callbacks: "Sequence[keras.callbacks.Callback]") -> str:
     import keras
 
     for one in reversed(callbacks):
-        if isinstance(one, keras.callbacks.EarlyStopping) and one.restore_best_weights:
-            if one.best_weights is not None:
-                return f"of epoch {one.best_epoch + 1}, its best {one.monitor}"
+        early = isinstance(one, keras.callbacks.EarlyStopping) and one.restore_best_weights
+        if early and one.best_weights is not None:
+            return f"of epoch {one.best_epoch + 1}, its best {one.monitor}"
     return ""
 
 

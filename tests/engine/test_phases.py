@@ -76,7 +76,8 @@ def events(store: Path) -> list[tuple[int, str, float]]:
 
     found = []
     for run, prefix in (("train", "epoch_"), ("validation", "epoch_val/")):
-        (path,) = (store / "jobs/phased/tensorboard" / run).glob("events.*")  # a kill may leave a .tmp-
+        # a kill may leave a `.tmp-` beside it
+        (path,) = (store / "jobs/phased/tensorboard" / run).glob("events.*")
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
                 tag = f"{prefix}{value.tag.removeprefix('epoch_')}"
