@@ -34,7 +34,7 @@ def detail(queue: Queue, view: View) -> str:
         f" {count(died, 'death')}, {count(job.failures, 'failure')}"
     )
     facts = _facts(queue, view, describe(queue.store, view))
-    width = max(11, *(len(label[:24]) for label, text in facts if text), 0)
+    width = max(11, *(len(label[:32]) for label, text in facts if text), 0)
     known = [f"  {label:<{width}} {text}" for label, text in facts if text]
     return "\n".join(["", wrapped(head), *known, *_failure_lines(queue.store, job)])
 
@@ -137,7 +137,9 @@ def _others(queue: Queue, job: Job) -> Iterator[str]:
         if other is None:
             yield f"{name}, which is not there"
         elif other.state is not State.SUCCEEDED:
-            yield f"{name} ({other.state})"
+            verb = {State.HELD: "unhold", State.FAILED: "retry", State.CANCELLED: "retry"}
+            does = verb.get(other.state)
+            yield f"{name} ({other.state}{f'; {command(does, name)} queues it' if does else ''})"
 
 
 def _machine(queue: Queue, job: Job) -> Iterator[str]:

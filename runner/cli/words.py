@@ -84,11 +84,11 @@ def speed(progress: Progress) -> str:
     return f"{number} {'examples' if progress.batch_size else 'steps'}/s" if rate else ""
 
 
-def pace(job: Job, progress: Progress, eta: float | None) -> str:
-    """Time left and speed; metrics last, to be cut off."""
+def pace(job: Job, progress: Progress, eta: float | None, *, short: bool = False) -> str:
+    """Time left and, unless it is to be short, speed; metrics last, to be cut off."""
     parts = [
         "" if eta is None else f"ETA {duration(eta)}",
-        speed(progress),
+        "" if short else speed(progress),
         "  ".join(metric_texts(progress.metrics, job.monitors)),
     ]
     return ", ".join(filter(None, parts))
