@@ -8,6 +8,7 @@ the nearest name. Every default is a field here, so the effective spec shows the
 import functools
 import inspect
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -139,6 +140,8 @@ _OF_IMAGES: dict[tuple[str, ...], frozenset[str]] = {
     ("evaluation",): frozenset({"augmented_passes", "augmentation", "batch_size"}),
     (): frozenset({"data", "augmentation", "model", "optimizer"}),
 }
+#: an accuracy, as Keras may call it, by the name that images are measured by
+_as_ours = functools.partial(re.sub, r"^(val_)?(\w+_)?acc(uracy)?$", r"\1top_1")
 _AS_ARGUMENT = {"batch_size": ", or make it an argument of the program"}
 
 
@@ -154,7 +157,7 @@ def _unknown_monitors(raw: Mapping[str, Any]) -> list[str]:
     given = {".".join(at): _at(raw, at) for at in ((*part, "monitor") for part in _MONITORING)}
     return [
         f"{where}: received {mistakes.short(monitor)}; expected one of {', '.join(MONITORS)}."
-        f"{registry.nearest(monitor, MONITORS)}"
+        f"{registry.nearest(_as_ours(monitor), MONITORS)}"
         for where, monitor in given.items()
         if isinstance(monitor, str) and monitor not in MONITORS
     ]
@@ -168,13 +171,20 @@ def _set_in(spec: BaseModel, place: tuple[str, ...]) -> set[str]:
     return part.model_fields_set if part is not None else set()
 
 
-def parse(raw: Mapping[str, Any], *, source: str) -> JobSpec:
-    """Check a spec that was read from somewhere; `source` names it in errors."""
-    spec, found = None, list[str]()
+def parse(raw: Mapping[str, Any], *, source: str, known: Iterable[str] = ()) -> JobSpec:
+    """Check a spec that was read from somewhere.
+
+    Args:
+        raw: what was read.
+        source: names it in errors.
+        known: mistakes in it that were found already.
+    """
+    spec, found = None, list(known)
     try:
         spec = JobSpec.model_validate_json(json.dumps(raw))
     except ValidationError as error:
         found += mistakes.explain(error, JobSpec, raw)
+        found += _misfits(mistakes.without(raw, error)) if _in_fields(error) else []
     except (TypeError, ValueError, RecursionError) as error:
         msg = f"{source}: {error}"
         raise SpecError(msg) from None
@@ -185,15 +195,42 @@ def parse(raw: Mapping[str, Any], *, source: str) -> JobSpec:
     }
     if raw.get("program") is None:
         found += _unknown_monitors(raw)
-    if spec is not None and spec.program is None:
-        found += optimizers.mistakes(spec.optimizer.name, spec.optimizer.arguments)
+        with suppress(ValidationError):  # which the spec's own check has told
+            optimizer = Optimizer.model_validate_json(json.dumps(raw.get("optimizer", {})))
+            found += optimizers.mistakes(optimizer.name, optimizer.arguments)
     if spec is None or found:
-        raise SpecError(mistakes.report(source, found))
+        wrong = SpecError(mistakes.report(source, found))
+        wrong.data = [(source, one) for one in _data_alone(raw, found)]
+        raise wrong
     parts = {
         part: getattr(spec, part).model_copy(update={"arguments": arguments[part]})
         for part in kinds
     }
     return spec.model_copy(update=parts)
+
+
+def _in_fields(error: ValidationError) -> bool:
+    return any(one["loc"] for one in error.errors())
+
+
+def _misfits(rest: Mapping[str, Any]) -> list[str]:
+    """How the fields that are right do not fit together: pydantic compares no others."""
+    try:
+        JobSpec.model_validate_json(json.dumps({"name": "-", **rest}))
+    except ValidationError as error:
+        return [] if _in_fields(error) else mistakes.explain(error, JobSpec, rest)
+    return []
+
+
+def _data_alone(raw: Mapping[str, Any], found: list[str]) -> list[JobSpec]:
+    """A spec of the same data, where nothing that is wrong decides whether they can be used."""
+    of_data = ("the spec", "data", "seed", "training.batch_size")
+    if raw.get("program") is not None or any(one.startswith(of_data) for one in found):
+        return []
+    kept = {"name": "data", **{name: raw[name] for name in ("data", "seed") if name in raw}}
+    if size := _at(raw, ("training", "batch_size")):
+        kept["training"] = {"batch_size": size}
+    return [JobSpec.model_validate_json(json.dumps(kept))]
 
 
 _DEFAULTS = {"data": Data().name, "model": Model().name}

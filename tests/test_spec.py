@@ -57,6 +57,45 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     assert "checkpoint.every: received '30 parsecs'; expected '30s', '200 steps'" in text
 
 
+def test_mistakes_in_fields_hide_none_in_how_they_fit(tmp_path: Path) -> None:
+    """Wrong fields, fields that contradict each other, arguments: one round."""
+    text = mistakes(
+        tmp_path,
+        {
+            "name": "a",
+            "training": {"epochs": 1, "phases": [{"epochs": 1}], "early_stopping": {}},
+            "data": {"validation_split": 0.0},
+            "checkpoint": {"every": "0s"},
+            "evaluation": {"checkpoint": "best"},
+            "optimizer": {"arguments": {"beta1": 0.8}},
+            "budget": {"hours": "1h"},
+            "after": ["a"],
+        },
+    )
+    fields = ("training.epochs", "checkpoint.every", "budget.hours", "after", "training.early_",
+              "evaluation.checkpoint", "optimizer.arguments.beta1")  # fmt: skip
+    assert [one for one in fields if f"  {one}" not in text] == [], text
+    assert "7 mistakes" in text
+
+
+@pytest.mark.parametrize("named", ["acc", "accuracy", "sparse_categorical_accuracy"])
+def test_an_accuracy_by_keras_name_is_shown_ours(tmp_path: Path, named: str) -> None:
+    for prefix in ("", "val_"):
+        raw = {"name": "x", "training": {"early_stopping": {"monitor": prefix + named}}}
+        assert f"Did you mean '{prefix}top_1'?" in mistakes(tmp_path, raw)
+
+
+def test_a_list_is_shown_and_what_only_runner_writes_is_not(tmp_path: Path) -> None:
+    text = mistakes(tmp_path, {"name": "x", "data": {"pth": "x.npz"}}, "after=first")
+    assert 'after: received "first"; expected a list such as ["first"].' in text
+    assert "Known: name, path, validation_split" in text
+
+
+@pytest.mark.parametrize("change", ["sweep=1", "sweep.0.name=x"])
+def test_a_sweep_is_not_set(tmp_path: Path, change: str) -> None:
+    assert "--set sweep: a sweep stands in the file" in mistakes(tmp_path, {"name": "x"}, change)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "word"),
     [

@@ -67,7 +67,8 @@ def _train(attempt: Attempt, spec: JobSpec) -> None:
     )
     trained = train(spec, past, attempt)
     evaluate = spec.evaluation is not None and trained.evaluates
-    attempt.lease.finish(final=trained.final.to_json(), evaluate=evaluate)
+    weights = {"weights": trained.weights} if trained.weights else {}
+    attempt.lease.finish(final={**trained.final.to_json(), **weights}, evaluate=evaluate)
 
 
 def _evaluate(attempt: Attempt, spec: JobSpec) -> None:
@@ -89,6 +90,8 @@ def _evaluate(attempt: Attempt, spec: JobSpec) -> None:
     program, differences = restored_program(attempt.store, spec, reference)
     evaluation = measure(program, attempt)
     notes = [f"evaluated on different numerics: {', '.join(differences)}"] if differences else []
+    if spec.evaluation.checkpoint == "best":
+        notes.append(f"tested: the best checkpoint, of epoch {reference.get('epoch')}")
     stored = _store_evaluation(attempt, evaluation)
     attempt.lease.finish(evaluation=stored, notes=notes)
     _remove_leftovers(attempt, {stored["json"], stored["npz"]})

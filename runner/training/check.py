@@ -141,8 +141,14 @@ def check_data(
         SpecError: the data cannot be used, or not in this way.
     """
     shared: dict[str, list[tuple[Path | str, JobSpec]]] = {}
+    wrong: list[SpecError] = []
     for source, spec in specs:
-        if _is_here(spec, source) and spec.program is None:
+        try:
+            here = _is_here(spec, source) and spec.program is None
+        except SpecError as error:
+            wrong.append(error)
+            continue
+        if here:
             data = [spec.data.name, spec.data.path, spec.data.arguments]
             shared.setdefault(json.dumps(data, sort_keys=True), []).append((source, spec))
     checked = 0
@@ -154,10 +160,13 @@ def check_data(
                 dataset = dataset or load_data(spec)
                 check_fit(spec, dataset)
             except SpecError as error:
-                msg = f"{source}: {error}"
-                raise type(error)(msg) from None
+                wrong.append(type(error)(f"{source}: {error}"))
+                if dataset is None:
+                    break  # none of them can be read
             checked += 1
             tell(checked)
+    if wrong:
+        raise type(wrong[0])("\n".join(dict.fromkeys(map(str, wrong))))
 
 
 def _is_here(spec: JobSpec, source: Path | str) -> bool:

@@ -76,13 +76,16 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     folder = tmp_path_factory.mktemp("program")
     (folder / "programs").mkdir()
     (folder / "programs" / "sums.py").write_text(PROGRAM)
-    sweep = [{"name": "sums"}, {"name": "own", "program.arguments": {"own": True}}]
+    best_first = {"training.early_stopping.mode": "max", "checkpoint.best": {"monitor": "val_mae"}}
+    own = {"program.arguments": {"own": True}, "evaluation.checkpoint": "best", **best_first}
+    sweep = [{"name": "sums"}, {"name": "own", **own}]
     sweep += [{"name": "steps", "program.arguments": {"steps": True}}]
     (folder / "job.json").write_text(json.dumps({**SPEC, "sweep": sweep}))
     runner = Runner(folder / "store", environment={"RUNNER_CODE": str(folder)})
     said = runner.run("submit", str(folder / "job.json")).stderr
     assert "sums: succeeded: test mae " in said
     assert "own: succeeded: test outliers 3, bias 0.2500" in said
+    assert "own: training ended after 2 epochs, at step 6 with the weights of epoch 1" in said
     return runner
 
 
@@ -99,6 +102,20 @@ def test_status_and_report_of_programs(runner: Runner, tmp_path: Path) -> None:
     pictures = {path.name for path in tmp_path.iterdir()}
     assert {"sums-confusion.png", "sums-calibration.png", "own-mae.png"} <= pictures
     assert not {"own-confusion.png", "own-calibration.png"} & pictures
+
+
+def test_which_weights_were_tested_and_exported_is_said(runner: Runner, tmp_path: Path) -> None:
+    """An early stopping puts the best back, whether it has stopped the training or not."""
+    weights = "with the weights of epoch 1, its best val_mae"
+    tested = "tested: the best checkpoint, of epoch 2"
+    status = runner.ok("status", "own")
+    assert (weights in status, tested in status) == (True, True), status
+    runner.ok("report", "own", "-o", str(tmp_path))
+    page = (tmp_path / "report.html").read_text()
+    assert (f"2 epochs (6 steps) {weights}." in page, tested in page) == (True, True)
+    for which, words in (("final", weights), ("best", ", after epoch 2)")):
+        path = str(tmp_path / f"{which}.weights.h5")
+        assert words in runner.run("export", "own", path, "--checkpoint", which).stderr
 
 
 def test_a_model_of_ones_own_class_is_exported_by_its_weights(
