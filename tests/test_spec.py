@@ -298,7 +298,7 @@ def test_arguments_are_of_the_types_that_the_function_names(
         threading.Lock(),
         {"a", "b"},
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize("annotation", [inspect.Parameter.empty, int, Plain, "Unknown", "a b", 3])
 def test_what_a_spec_cannot_give_is_left_to_the_function(
