@@ -172,7 +172,7 @@ def words(error: BaseException) -> str:
     """Return what an error says, on one line, and the line of the user's own code."""
     text = re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", str(error))
     if text.startswith("Graph execution error"):  # TensorFlow's own traceback comes first
-        text = text.partition("\n\t [[")[0].rpartition("\n\n")[2]
+        text = text.partition("\n\t [[")[0].rstrip().rpartition("\n\n")[2]
     text = f"{type(error).__name__}: {' '.join(text.split())[:300]}"
     return text + (f" ({line})" if (line := where(error)) else "")
 

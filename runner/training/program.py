@@ -68,8 +68,6 @@ class Program:
                 raise SpecError(
                     f"Program(callbacks=...) holds {kind_of(callback)}; expected Keras callbacks."
                 )
-        if isinstance(self.classes, str):
-            raise SpecError("Program(classes=...) received a str; expected a list of names.")
         self.classes = [str(name) for name in self.classes]
 
     def load_first_weights(self) -> list[str]:

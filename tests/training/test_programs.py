@@ -464,7 +464,7 @@ def test_a_job_without_an_evaluation_ends_with_its_training(folder: Path) -> Non
         (('zip("xy", made(2))', 'zip("xy", made(2)), steps=0'), '"steps" 0; expected at least 1'),
         (('classes=["low", "high"]', "classes=2"), "classes=...) received"),
         (('classes=["low", "high"]', "callbacks=None"), "callbacks=...) received"),
-        (('classes=["low", "high"]', 'classes="ab"'), "expected a list of names"),
+        (('classes=["low", "high"]', 'classes="ab"'), "classes=...) received"),
         (("x, y = made()", "open('no.csv')"), "'no.csv' (programs/mine.py, line"),
     ],
 )
