@@ -10,10 +10,14 @@ import hashlib
 import importlib.util
 import linecache
 import os
+import re
 import shutil
 import subprocess
 import sys
 import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -130,6 +134,22 @@ def _git_commit(place: Path) -> str:
     return done.stdout.strip()
 
 
+@contextmanager
+def undone() -> Iterator[None]:
+    """Undo at the end what a job sets for the whole process: environment, folder, warnings."""
+    environment, here = dict(os.environ), Path.cwd()
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        for name, value in environment.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
+        os.chdir(here)
+
+
 def where(error: BaseException) -> str:
     """Return the line of the user's own code that an error comes from; "" if it comes from none.
 
@@ -140,12 +160,21 @@ def where(error: BaseException) -> str:
         return ""
     if isinstance(error, SyntaxError) and error.filename and is_own(Path(error.filename)):
         path, number, line = Path(error.filename), error.lineno or 0, error.text or ""
-    elif frames := _own_frames(error):
+    elif frames := _own_frames(error) or (_own_frames(error.__cause__) if error.__cause__ else []):
         path, number = Path(frames[-1].filename), frames[-1].lineno or 0
         line = linecache.getline(str(path), number)
     else:
         return ""
     return f"{path.relative_to(root).as_posix()}, line {number}: {line.strip()}"
+
+
+def words(error: BaseException) -> str:
+    """Return what an error says, on one line, and the line of the user's own code."""
+    text = re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", str(error))
+    if text.startswith("Graph execution error"):  # TensorFlow's own traceback comes first
+        text = text.partition("\n\t [[")[0].rpartition("\n\n")[2]
+    text = f"{type(error).__name__}: {' '.join(text.split())[:300]}"
+    return text + (f" ({line})" if (line := where(error)) else "")
 
 
 def traceback_of(error: BaseException) -> str:

@@ -19,6 +19,9 @@ RunnerError
 └── PreemptedError                    asked to stop, and the state is saved: run again
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 
 class RunnerError(Exception):
     """Base of all errors that runner raises on purpose; its text is meant for the user."""
@@ -26,6 +29,8 @@ class RunnerError(Exception):
 
 class SpecError(RunnerError, ValueError):
     """The spec cannot work. The text names file, field, value and the fix."""
+
+    data: Sequence[Any] = ()  #: pairs of file and spec, whose data can be checked all the same
 
 
 class DataError(SpecError):

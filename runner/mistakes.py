@@ -1,5 +1,6 @@
 """Mistakes in a spec, in words: the field, what was given, what is known, the nearest name."""
 
+import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,17 @@ def explain(error: ValidationError, model: type[BaseModel], raw: Mapping[str, An
     return [
         sentence((), detail, _known_at(model, detail["loc"]), places) for detail in error.errors()
     ]
+
+
+def without(raw: Mapping[str, Any], error: ValidationError) -> dict[str, Any]:
+    """The spec without the fields that are wrong."""
+    rest = copy.deepcopy(dict(raw))
+    for detail in error.errors():
+        place, path = rest, [str(step) for step in detail["loc"]]
+        while len(path) > 1 and isinstance(place.get(path[0]), dict):
+            place = place[path.pop(0)]
+        place.pop(path[0], None) if path else None
+    return rest
 
 
 def report(source: str, mistakes: list[str]) -> str:
@@ -52,6 +64,8 @@ def sentence(
         options = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
         hint = registry.nearest(str(given), options)
         return f"{path}: received {short(given)}; expected {detail['ctx']['expected']}.{hint}"
+    if detail["type"] in ("tuple_type", "list_type") and isinstance(given, str):
+        return f"{path}: received {short(given)}; expected a list such as {short([given])}."
     if detail["type"] == "string_pattern_mismatch" and path == "name":
         return (
             f"name: received {short(given)}; expected up to 63 lower-case letters, digits,"
@@ -112,7 +126,8 @@ def _known_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[s
             continue  # an entry of a list, whose form is known already
         field = part.model_fields.get(name) if part else None
         part = _part_of(field.annotation) if field else None
-    return [field.alias or name for name, field in part.model_fields.items()] if part else []
+    fields = part.model_fields.items() if part else ()
+    return [field.alias or name for name, field in fields if name != "given"]  # not for people
 
 
 def _part_of(annotation: Any) -> Any:

@@ -6,9 +6,11 @@ Packages of the user's own join through entry points: the group `runner.programs
 """
 
 import difflib
+import functools
 import importlib
 import inspect
-import re
+import symtable
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -44,29 +46,47 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
 def names(kind: Kind) -> list[str]:
     """All entries of a kind, sorted; nothing is imported."""
     files = [path.stem for place in _places(kind) for path in place.glob("[!_]*.py")]
-    return sorted({*(name for name in files if _file(kind, name)), *_plugins(kind)})
+    return sorted({*(name for name in files if _files(kind, name)), *_plugins(kind)})
 
 
 def get(kind: Kind, name: str) -> Callable[..., Any]:
     """The entry's function.
 
     Raises:
-        NotFoundError: no file and no plugin of that name, or it can't be imported.
+        NotFoundError: no file and no plugin of that name, or it can't be imported or called.
     """
     path, plugin = _file(kind, name), _plugins(kind).get(name)
     if path is None and plugin is None:
         raise NotFoundError(_unknown(kind, name))
     try:  # what is its user's own may be unfinished, or lack something here
         loaded = _load(path, kind, plugin)
-    except Exception as error:
-        line = f" ({line})" if (line := code.where(error)) else ""
-        msg = f"{_where(path, kind, name, plugin)}: {type(error).__name__}: {error}{line}"
+    except (Exception, SystemExit) as error:
+        msg = f"{_where(path, kind, name, plugin)}: {code.words(error)}"
         raise NotFoundError(msg) from error
     found = getattr(loaded, _FUNCTION[kind], loaded)
-    if not callable(found):
-        msg = f"{kind} entry '{name}' does not lead to a function {_FUNCTION[kind]}(...)."
-        raise NotFoundError(msg)
+    if why := _unfit(found, kind):
+        raise NotFoundError(f"{kind} entry '{name}' {why}.")
     return found  # type: ignore[no-any-return]
+
+
+def _unfit(found: Any, kind: Kind) -> str:
+    """Say why something can't be called as an entry; "" if it can."""
+    function = _FUNCTION[kind]
+    try:
+        parameters = inspect.signature(found).parameters.values()
+    except (TypeError, ValueError):  # it is no function, or one that tells nothing of itself
+        return f"does not lead to a function {function}(...)"
+    if inspect.iscoroutinefunction(found):
+        return f"is asynchronous: write `def {function}(...)` without `async`"
+    unnamed = [
+        one.name
+        for one in parameters
+        if one.kind is one.POSITIONAL_ONLY
+        and (one.default is one.empty or one.name in _GIVEN[kind])
+    ]
+    if unnamed:
+        return f"can't be given {', '.join(unnamed)} by name: take the `/` out of its parameters"
+    return ""
 
 
 def _where(path: Path | None, kind: Kind, name: str, plugin: EntryPoint | None) -> str:
@@ -155,20 +175,37 @@ def _file(kind: Kind, name: str) -> Path | None:
     Raises:
         NotFoundError: there are two.
     """
-    if not name.isidentifier() or name.startswith("_"):
-        return None
-    paths = [path for place in _places(kind) if _is_entry(kind, path := place / f"{name}.py")]
+    paths = _files(kind, name)
     if len(paths) > 1:
         raise NotFoundError(f"{paths[1]}: runner has a {kind[:-1]} '{name}' itself: rename yours.")
     return paths[0] if paths else None
 
 
+def _files(kind: Kind, name: str) -> list[Path]:
+    if not name.isidentifier() or name.startswith("_"):
+        return []
+    return [path for place in _places(kind) if _is_entry(kind, path := place / f"{name}.py")]
+
+
 def _is_entry(kind: Kind, path: Path) -> bool:
-    function = rf"^(def {_FUNCTION[kind]}\(|{_FUNCTION[kind]} = )"
+    """Return whether a file gives a value to the function's name, in whatever way."""
+    function = _FUNCTION[kind]
     try:
-        return re.search(function, path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+        text = path.read_text(encoding="utf-8")
+        return function in text and function in _assigned(text)
+    except SyntaxError:  # which its import says
+        return True
     except (OSError, ValueError):
         return False
+
+
+@functools.lru_cache(1024)
+def _assigned(text: str) -> frozenset[str]:
+    """Return the names that a file defines, assigns or imports at its top level."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its import gives them
+        symbols = symtable.symtable(text, "", "exec").get_symbols()
+    return frozenset(one.get_name() for one in symbols if one.is_assigned() or one.is_imported())
 
 
 def _plugins(kind: Kind) -> dict[str, EntryPoint]:

@@ -8,10 +8,14 @@ the nearest name. Every default is a field here, so the effective spec shows the
 import functools
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic.fields import FieldInfo
 
 from runner import mistakes, optimizers, registry
 from runner.errors import NotFoundError, SpecError
@@ -136,6 +140,8 @@ _OF_IMAGES: dict[tuple[str, ...], frozenset[str]] = {
     ("evaluation",): frozenset({"augmented_passes", "augmentation", "batch_size"}),
     (): frozenset({"data", "augmentation", "model", "optimizer"}),
 }
+#: an accuracy, as Keras may call it, by the name that images are measured by
+_as_ours = functools.partial(re.sub, r"^(val_)?(\w+_)?acc(uracy)?$", r"\1top_1")
 _AS_ARGUMENT = {"batch_size": ", or make it an argument of the program"}
 
 
@@ -151,7 +157,7 @@ def _unknown_monitors(raw: Mapping[str, Any]) -> list[str]:
     given = {".".join(at): _at(raw, at) for at in ((*part, "monitor") for part in _MONITORING)}
     return [
         f"{where}: received {mistakes.short(monitor)}; expected one of {', '.join(MONITORS)}."
-        f"{registry.nearest(monitor, MONITORS)}"
+        f"{registry.nearest(_as_ours(monitor), MONITORS)}"
         for where, monitor in given.items()
         if isinstance(monitor, str) and monitor not in MONITORS
     ]
@@ -165,13 +171,20 @@ def _set_in(spec: BaseModel, place: tuple[str, ...]) -> set[str]:
     return part.model_fields_set if part is not None else set()
 
 
-def parse(raw: Mapping[str, Any], *, source: str) -> JobSpec:
-    """Check a spec that was read from somewhere; `source` names it in errors."""
-    spec, found = None, list[str]()
+def parse(raw: Mapping[str, Any], *, source: str, known: Iterable[str] = ()) -> JobSpec:
+    """Check a spec that was read from somewhere.
+
+    Args:
+        raw: what was read.
+        source: names it in errors.
+        known: mistakes in it that were found already.
+    """
+    spec, found = None, list(known)
     try:
         spec = JobSpec.model_validate_json(json.dumps(raw))
     except ValidationError as error:
         found += mistakes.explain(error, JobSpec, raw)
+        found += _misfits(mistakes.without(raw, error)) if _in_fields(error) else []
     except (TypeError, ValueError, RecursionError) as error:
         msg = f"{source}: {error}"
         raise SpecError(msg) from None
@@ -182,15 +195,42 @@ def parse(raw: Mapping[str, Any], *, source: str) -> JobSpec:
     }
     if raw.get("program") is None:
         found += _unknown_monitors(raw)
-    if spec is not None and spec.program is None:
-        found += optimizers.mistakes(spec.optimizer.name, spec.optimizer.arguments)
+        with suppress(ValidationError):  # which the spec's own check has told
+            optimizer = Optimizer.model_validate_json(json.dumps(raw.get("optimizer", {})))
+            found += optimizers.mistakes(optimizer.name, optimizer.arguments)
     if spec is None or found:
-        raise SpecError(mistakes.report(source, found))
+        wrong = SpecError(mistakes.report(source, found))
+        wrong.data = [(source, one) for one in _data_alone(raw, found)]
+        raise wrong
     parts = {
         part: getattr(spec, part).model_copy(update={"arguments": arguments[part]})
         for part in kinds
     }
     return spec.model_copy(update=parts)
+
+
+def _in_fields(error: ValidationError) -> bool:
+    return any(one["loc"] for one in error.errors())
+
+
+def _misfits(rest: Mapping[str, Any]) -> list[str]:
+    """How the fields that are right do not fit together: pydantic compares no others."""
+    try:
+        JobSpec.model_validate_json(json.dumps({"name": "-", **rest}))
+    except ValidationError as error:
+        return [] if _in_fields(error) else mistakes.explain(error, JobSpec, rest)
+    return []
+
+
+def _data_alone(raw: Mapping[str, Any], found: list[str]) -> list[JobSpec]:
+    """A spec of the same data, where nothing that is wrong decides whether they can be used."""
+    of_data = ("the spec", "data", "seed", "training.batch_size")
+    if raw.get("program") is not None or any(one.startswith(of_data) for one in found):
+        return []
+    kept = {"name": "data", **{name: raw[name] for name in ("data", "seed") if name in raw}}
+    if size := _at(raw, ("training", "batch_size")):
+        kept["training"] = {"batch_size": size}
+    return [JobSpec.model_validate_json(json.dumps(kept))]
 
 
 _DEFAULTS = {"data": Data().name, "model": Model().name}
@@ -214,24 +254,60 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
+_PREFIX = "argument_"  #: of a parameter's name, which may be that of a method: "copy"
+_CONFIG = ConfigDict(
+    extra="forbid",
+    strict=True,
+    allow_inf_nan=False,
+    ser_json_inf_nan="constants",
+    alias_generator=lambda name: name.removeprefix(_PREFIX),
+)
+_NUMBERS = (int, float, FieldInfo)  #: of defaults, which become what the annotation says
+
+
 @functools.cache
-def _arguments_model(function: Callable[..., Any], kind: registry.Kind) -> type[BaseModel]:
-    """Return what checks an entry's arguments: made once, since many jobs share it."""
-    fields: dict[str, Any] = {
-        key: (
-            Any if parameter.annotation is inspect.Parameter.empty else parameter.annotation,
-            ... if parameter.default is inspect.Parameter.empty else parameter.default,
-        )
-        for key, parameter in registry.parameters(function, kind).items()
-    }
-    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-    return create_model("arguments", __config__=config, **fields)
+def _arguments_model(
+    function: Callable[..., Any], kind: registry.Kind
+) -> tuple[type[BaseModel], dict[str, Any]]:
+    """Return what checks an entry's arguments, and the defaults that a spec can show, as JSON.
+
+    Made once, since many jobs share it. A spec shows a default that it could give, too.
+    """
+    fields, shown = {}, dict[str, Any]()
+    for key, parameter in registry.parameters(function, kind).items():
+        of, default = parameter.annotation, parameter.default
+        required = default is inspect.Parameter.empty
+        field = (Any if of is inspect.Parameter.empty else of, ... if required else default)
+        try:
+            checks = _model(function, {key: field})
+            understood = checks.__pydantic_complete__
+        except Exception:  # noqa: BLE001 - an annotation may be anything
+            understood = False
+        if not understood:  # such as a class of the user's own
+            field = (Any, field[1])
+            checks = _model(function, {key: field})
+        with suppress(Exception):  # a default may be anything, too
+            plain = checks().model_dump(mode="json", by_alias=True, warnings=False)
+            checks.model_validate_json(json.dumps(plain, allow_nan=False))
+            # each process has texts of a set in another order
+            unordered = isinstance(default, set | frozenset) and {*map(type, default)} - {int}
+            shown |= {} if unordered else plain
+        fields[key] = field if required or key in shown else (field[0], None)
+    return _model(function, fields), shown
+
+
+def _model(function: Callable[..., Any], fields: Mapping[str, Any]) -> type[BaseModel]:
+    named: dict[str, Any] = {f"{_PREFIX}{key}": field for key, field in fields.items()}
+    module = getattr(function, "__module__", __name__)  # where annotations that are texts hold
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return create_model("arguments", __config__=_CONFIG, __module__=module, **named)
 
 
 def _with_defaults(
     kind: registry.Kind, given: Any, default: str, part: str, found: list[str]
 ) -> dict[str, Any]:
-    """Check an entry's arguments against its signature; fill in what was left out.
+    """Check an entry's arguments against its signature; fill in the defaults that JSON can hold.
 
     Args:
         kind: of the entry.
@@ -248,14 +324,37 @@ def _with_defaults(
     if not isinstance(name, str) or not isinstance(arguments, Mapping):
         return {}  # which the spec's own check has told
     try:
-        checked = _arguments_model(registry.get(kind, name), kind)
+        function = registry.get(kind, name)
+        parameters = registry.parameters(function, kind)
+        checked, shown = _arguments_model(function, kind)
         values = checked.model_validate_json(json.dumps(arguments))
     except NotFoundError as error:
         found.append(f"{part}.name: {error}")
         return {}
     except ValidationError as error:
-        prefix, known = (part, "arguments"), list(checked.model_fields)
+        prefix, known = (part, "arguments"), [*parameters]
         found += [mistakes.sentence(prefix, detail, known) for detail in error.errors()]
         return {}
-    dumped: dict[str, Any] = values.model_dump(mode="json")
-    return dumped
+    plain = shown | values.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return {key: plain[key] for key in parameters if key in plain}
+
+
+def as_called(
+    function: Callable[..., Any], kind: registry.Kind, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what an entry's function is called with, for the arguments of a checked spec.
+
+    Each is of the type that the function names. A default that JSON has in another form, such as
+    a tuple, is left to the function.
+    """
+    checked, shown = _arguments_model(function, kind)
+    values = checked.model_validate_json(json.dumps(arguments))
+    plain = values.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    called = {}
+    for key, parameter in registry.parameters(function, kind).items():
+        value, default = getattr(values, f"{_PREFIX}{key}"), parameter.default
+        is_default = key in shown and json.dumps(plain.get(key)) == json.dumps(shown[key])
+        other = type(value) is not type(default) or value != default
+        if key in plain and not (is_default and other and type(default) not in _NUMBERS):
+            called[key] = plain[key] if isinstance(value, Iterator) else value
+    return called

@@ -45,16 +45,18 @@ def load_all(path: Path, changes: Iterable[str] = ()) -> list[JobSpec]:
     _resolve_data_path(raw, path.parent)
     _drop_default_epochs(raw)
     variants = list(_variants(raw, path))
-    specs, wrong = [], []
+    specs, wrong, data = [], [], list[Any]()
     for variant, source in variants:
         try:
             one = changed(variant, changes)
-            _refuse_epochs_beside_phases(one, source)
-            specs.append(parse(one, source=source))
+            specs.append(parse(one, source=source, known=_epochs_beside_phases(one)))
         except SpecError as error:
             wrong.append(str(error))
+            data += error.data
     if wrong:
-        raise SpecError("\n".join(dict.fromkeys(wrong)))
+        told = SpecError("\n".join(dict.fromkeys(wrong)))
+        told.data = [*data, *((path, one) for one in specs)]
+        raise told
     return specs
 
 
@@ -79,17 +81,17 @@ def _drop_default_epochs(raw: dict[str, Any]) -> None:
         del training["epochs"]
 
 
-def _refuse_epochs_beside_phases(raw: dict[str, Any], source: str) -> None:
-    """Refuse a number of epochs that would have no effect."""
+def _epochs_beside_phases(raw: dict[str, Any]) -> list[str]:
+    """The mistake of a number of epochs that would have no effect."""
     training = raw.get("training")
     if isinstance(training, dict) and training.get("phases") and "epochs" in training:
-        msg = (
+        return [
             f"training.epochs: received {mistakes.short(training['epochs'])}, but training.phases"
             " has the epochs of each phase, and these count. Leave one of them out, or change the"
             " phases: --set training.phases.0.epochs=1, or all of them:"
             """ --set 'training.phases=[{"epochs": 1}, …]'."""
-        )
-        raise SpecError(mistakes.report(source, [msg]))
+        ]
+    return []
 
 
 def _variants(raw: dict[str, Any], path: Path) -> Iterator[tuple[dict[str, Any], str]]:
@@ -185,6 +187,9 @@ def _parted(change: str) -> tuple[str, Any]:
     key = key.strip()
     if not separator or not key or not all(key.split(".")):
         msg = f"--set received {change!r}; expected key=value such as training.epochs=2"
+        raise SpecError(msg)
+    if key.partition(".")[0] == "sweep":
+        msg = "--set sweep: a sweep stands in the file; --set changes each of its jobs alike"
         raise SpecError(msg)
     try:
         return key, json.loads(text, parse_constant=_no_constant)

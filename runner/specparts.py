@@ -135,7 +135,11 @@ class EarlyStopping(Part):
     mode: Mode = Field("auto", description="whether lower or higher is better")
     patience: int = Field(10, ge=0, description="epochs without improvement")
     min_delta: float = Field(0.0, ge=0, description="smaller changes are no improvement")
-    restore_best_weights: bool = True
+    restore_best_weights: bool = Field(
+        True,
+        description="end with the weights of the best epoch, also if all epochs were trained;"
+        " Keras's own default is false",
+    )
 
 
 class ReduceLROnPlateau(Part):

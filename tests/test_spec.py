@@ -1,13 +1,20 @@
 """What cannot work is refused at once, with the field, the value and the fix."""
 
+import dataclasses
+import enum
 import importlib
+import inspect
 import json
+import math
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from runner import optimizers, registry, spec, specfile, specparts
+from runner import code, optimizers, registry, spec, specfile, specparts
 from runner.checkpoint import policy
 from runner.errors import SpecError
 
@@ -48,6 +55,45 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     assert "Did you mean 'val_top_1'?" in text
     assert "Did you mean 'adam'?" in text
     assert "checkpoint.every: received '30 parsecs'; expected '30s', '200 steps'" in text
+
+
+def test_mistakes_in_fields_hide_none_in_how_they_fit(tmp_path: Path) -> None:
+    """Wrong fields, fields that contradict each other, arguments: one round."""
+    text = mistakes(
+        tmp_path,
+        {
+            "name": "a",
+            "training": {"epochs": 1, "phases": [{"epochs": 1}], "early_stopping": {}},
+            "data": {"validation_split": 0.0},
+            "checkpoint": {"every": "0s"},
+            "evaluation": {"checkpoint": "best"},
+            "optimizer": {"arguments": {"beta1": 0.8}},
+            "budget": {"hours": "1h"},
+            "after": ["a"],
+        },
+    )
+    fields = ("training.epochs", "checkpoint.every", "budget.hours", "after", "training.early_",
+              "evaluation.checkpoint", "optimizer.arguments.beta1")  # fmt: skip
+    assert [one for one in fields if f"  {one}" not in text] == [], text
+    assert "7 mistakes" in text
+
+
+@pytest.mark.parametrize("named", ["acc", "accuracy", "sparse_categorical_accuracy"])
+def test_an_accuracy_by_keras_name_is_shown_ours(tmp_path: Path, named: str) -> None:
+    for prefix in ("", "val_"):
+        raw = {"name": "x", "training": {"early_stopping": {"monitor": prefix + named}}}
+        assert f"Did you mean '{prefix}top_1'?" in mistakes(tmp_path, raw)
+
+
+def test_a_list_is_shown_and_what_only_runner_writes_is_not(tmp_path: Path) -> None:
+    text = mistakes(tmp_path, {"name": "x", "data": {"pth": "x.npz"}}, "after=first")
+    assert 'after: received "first"; expected a list such as ["first"].' in text
+    assert "Known: name, path, validation_split" in text
+
+
+@pytest.mark.parametrize("change", ["sweep=1", "sweep.0.name=x"])
+def test_a_sweep_is_not_set(tmp_path: Path, change: str) -> None:
+    assert "--set sweep: a sweep stands in the file" in mistakes(tmp_path, {"name": "x"}, change)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +206,170 @@ def test_parameters_of_a_builder_need_no_star(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(registry, "entry_points", lambda group: [Offered("odd", build)])
     model = {"name": "odd", "arguments": {"units": 5}}
     assert spec.parse({"name": "x", "model": model}, source="test").model.arguments == {"units": 5}
+
+
+class Size(enum.Enum):
+    SMALL = "small"
+
+
+@dataclasses.dataclass
+class Own:
+    width: int = 1
+
+
+class Plain:
+    """Nothing that JSON can hold."""
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, program: Any) -> None:
+    monkeypatch.setattr(registry, "entry_points", lambda group: [Offered("odd", program)])
+
+
+def taken(arguments: Any, *, times: int = 2) -> tuple[Any, Any]:
+    """What a job's function gets after its spec was stored and read, and what the record shows."""
+    raw: Any = {"name": "x", "program": {"name": "odd", "arguments": arguments}}
+    job: Any = None
+    for _ in range(times):
+        job = spec.parse(raw, source="test")
+        raw = json.loads(json.dumps(job.effective(), allow_nan=False))
+    called = spec.as_called(registry.get("programs", "odd"), "programs", job.program.arguments)
+    return called, raw["program"]["arguments"]
+
+
+def test_a_function_gets_its_own_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a plain call; the record shows them as JSON has them."""
+
+    def program(
+        *,
+        sizes: Any = (64, 32),
+        named: Any = {1: "a"},  # noqa: B006
+        where: Path = Path("a"),
+        size: Size = Size.SMALL,
+        own: Own = Own(),  # noqa: B008
+        many: Iterable[int] = (1, 2),
+        rate: float = 1,
+    ) -> None:
+        pass
+
+    offer(monkeypatch, program)
+    got, shown = taken({})
+    own = program.__kwdefaults__ or {}
+    assert own | got == own
+    assert isinstance(got["rate"], float)
+    assert shown == {
+        "sizes": [64, 32],
+        "named": {"1": "a"},
+        "where": "a",
+        "size": "small",
+        "own": {"width": 1},
+        "many": [1, 2],
+        "rate": 1.0,
+    }
+    given = {"sizes": [1], "named": {"2": "b"}}
+    assert taken(given)[0] == {**got, **given}
+
+
+def test_arguments_are_of_the_types_that_the_function_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def program(
+        *, sizes: tuple[int, ...], where: Path, size: Size, many: Iterable[int], b: "Path" = Path()
+    ) -> None:
+        pass
+
+    offer(monkeypatch, program)
+    given = {"sizes": [1], "where": "b", "size": "small", "many": [3], "b": "c"}
+    got, shown = taken(given)
+    assert got == {**given, "sizes": (1,), "where": Path("b"), "size": Size.SMALL, "b": Path("c")}
+    assert shown == given
+
+
+@pytest.mark.parametrize(
+    "default",
+    [
+        math.inf,
+        (1, math.nan),
+        None,
+        np.float32(0.1),
+        np.zeros(3),
+        len,
+        Plain(),
+        b"\xff",
+        threading.Lock(),
+        {"a", "b"},
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("annotation", [inspect.Parameter.empty, int, Plain, "Unknown", "a b", 3])
+def test_what_a_spec_cannot_give_is_left_to_the_function(
+    monkeypatch: pytest.MonkeyPatch, default: Any, annotation: Any
+) -> None:
+    """Every job that is stored can be read again, whatever stands in the signature."""
+
+    def program(*, clip: Any, copy: int = 1, model_dump: int = 2, json: int = 3) -> None:
+        pass
+
+    program.__kwdefaults__ = {"clip": default, **(program.__kwdefaults__ or {})}
+    program.__annotations__["clip"] = annotation
+    if annotation is inspect.Parameter.empty:
+        del program.__annotations__["clip"]
+    offer(monkeypatch, program)
+    got, shown = taken({})
+    if default is None and annotation is not int:  # it can be given
+        assert got.pop("clip") is shown.pop("clip") is None
+    assert got == shown == {"copy": 1, "model_dump": 2, "json": 3}
+    assert taken({"clip": 2, "copy": 3})[1] == {**shown, "clip": 2, "copy": 3}
+    with pytest.raises(SpecError, match=r"program.arguments.copi: no such field.*arguments.copy'"):
+        taken({"copi": 2})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def program ( ): pass", ""),
+        ("if True:\n    def program(): pass", ""),
+        ("class program: pass", ""),
+        ("from helper import program", ""),
+        ("from helper import (\n    program,\n)", ""),
+        ("program: object = lambda: 1", ""),
+        ("def program(units=3, /): pass", ""),
+        ("def program(units, /): pass", r"can't be given units by name: take the `/` out"),
+        ("def program(seed=0, /): pass", r"can't be given seed by name: take the `/` out"),
+        ("async def program(): pass", r"is asynchronous: write `def program\(...\)` without"),
+        ("program = dict", r"does not lead to a function program\("),
+        ("program = 3", r"does not lead to a function program\("),
+        ("class A:\n    def program(self): pass", r"defines no function program\("),
+        ("print('no program')", r"defines no function program\("),
+    ],
+)
+def test_whatever_can_be_called_is_a_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    """However its file comes to it; and what can't be called says why."""
+    (tmp_path / "programs").mkdir()
+    for name, content in (("mine", text), ("helper", "def program(): pass")):
+        (tmp_path / "programs" / f"{name}.py").write_text(content)
+    monkeypatch.setenv(code.VARIABLE, str(tmp_path))
+    raw = {"name": "x", "program": {"name": "mine"}}
+    if said:
+        with pytest.raises(SpecError, match=said):
+            spec.parse(raw, source="test")
+    else:
+        assert spec.parse(raw, source="test").program
+        assert "mine" in registry.names("programs")
+    code.forget()
+
+
+def test_a_clash_of_names_concerns_no_other_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs" / "diabetes.py").write_text("def program(): pass\n")
+    monkeypatch.setenv(code.VARIABLE, str(tmp_path))
+    with pytest.raises(SpecError, match=r"'descriptons' is not in .*Did you mean 'descriptions'"):
+        spec.parse({"name": "x", "program": {"name": "descriptons"}}, source="test")
+    with pytest.raises(SpecError, match="runner has a program 'diabetes' itself: rename yours"):
+        spec.parse({"name": "x", "program": {"name": "diabetes"}}, source="test")
 
 
 def test_a_field_in_the_wrong_place_is_shown_its_own(tmp_path: Path) -> None:

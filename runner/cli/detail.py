@@ -34,7 +34,7 @@ def detail(queue: Queue, view: View) -> str:
         f" {count(died, 'death')}, {count(job.failures, 'failure')}"
     )
     facts = _facts(queue, view, describe(queue.store, view))
-    width = max(11, *(len(label[:24]) for label, text in facts if text), 0)
+    width = max(11, *(len(label[:32]) for label, text in facts if text), 0)
     known = [f"  {label:<{width}} {text}" for label, text in facts if text]
     return "\n".join(["", wrapped(head), *known, *_failure_lines(queue.store, job)])
 
@@ -47,7 +47,7 @@ def _facts(queue: Queue, view: View, document: dict[str, Any]) -> list[tuple[str
         ("parameters", f"{document['parameters'] or 0:,}".removeprefix("0")),
         ("checkpoint", _position(document["checkpoint"])),
         ("best", _position(document["best"])),
-        ("final", _position(document["final"])),
+        ("final", _position(document["final"]) + job.weights),
         *((name, _curve(values)) for name, values in document["history"].items()),
         *_measured(document["evaluation"]),
         *_measured(document["evaluation_run"]),
@@ -141,7 +141,9 @@ def _others(queue: Queue, job: Job) -> Iterator[str]:
         if other is None:
             yield f"{name}, which is not there"
         elif other.state is not State.SUCCEEDED:
-            yield f"{name} ({other.state})"
+            verb = {State.HELD: "unhold", State.FAILED: "retry", State.CANCELLED: "retry"}
+            does = verb.get(other.state)
+            yield f"{name} ({other.state}{f'; {command(does, name)} queues it' if does else ''})"
 
 
 def _machine(queue: Queue, job: Job) -> Iterator[str]:

@@ -49,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
         spec = queue.spec(job.id, job.spec_digest)
         differences = export(store, job.id, spec, reference, path)
         what = f"step {reference.get('step')}, digest {str(reference.get('digest'))[:12]}"
+        what += job.weights if reference is job.final else f", after epoch {reference.get('epoch')}"
         for difference in differences:
             say(f"{job.id}: exported with other code than it was trained with: {difference}")
     say(f"wrote {path} ({what})")

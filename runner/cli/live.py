@@ -22,7 +22,7 @@ from runner.cli.common import say, to_stderr
 from runner.cli.render import fitting
 from runner.engine.pace import Pace
 from runner.errors import StoreError, StoreRefusedError
-from runner.queue.job import Job
+from runner.queue.job import Job, Stage
 from runner.queue.texts import duration
 from runner.training.progress import Progress
 
@@ -31,6 +31,7 @@ EPOCH_SECONDS = 5.0  #: between plain lines of epochs
 IN_PLACE_SECONDS = 1.0  #: between two writings of a line in place
 SILENT_SECONDS = 5.0  #: without a step, until that is shown
 ROOM = len("^C") + 1  #: behind the line that moves, else a Ctrl-C would begin a line of its own
+WIDE = 120  #: columns, from which on the line has room for a bar and the speed
 WATCH_SECONDS = 2.0  #: between two looks at all jobs
 PLAIN = "RUNNER_PLAIN"  #: set where several workers share a terminal
 IN_PLACE = "RUNNER_IN_PLACE"  #: set by `runner.run`, which shows our progress in a notebook
@@ -180,19 +181,22 @@ class LiveReporter(PlainReporter):
 
     def _draw(self) -> Constrain:
         silent, seen, bar = monotonic() - self._moved_at, self._seen, self._bar
+        narrow = self._console.width < WIDE
         parts = [f"{self._doing}, {duration(silent)}"]
         bar.total, bar.completed = None, 0  # it pulses
         if seen is not None:
             still = f"no step for {duration(silent)}" if silent >= SILENT_SECONDS else ""
-            pace = words.pace(self._job, seen, self._eta)
+            pace = words.pace(self._job, seen, self._eta, short=narrow)
             parts = [words.unsaved(seen), still, words.position(seen), pace]
             bar.total, bar.completed = seen.steps or None, seen.step
         text = Text(", ".join(filter(None, parts)), no_wrap=True, overflow="ellipsis")
         line = Table.grid(padding=(0, 1))
-        for _ in range(3):
+        name = Text(self._name, "bold")
+        first = (self._spinner, name) if narrow else (self._spinner, name, bar)
+        for _ in first:
             line.add_column(no_wrap=True)
         line.add_column()  # rich narrows what may be wrapped
-        line.add_row(self._spinner, Text(self._name, "bold"), bar, text)
+        line.add_row(*first, text)
         return Constrain(line, self._console.width - ROOM)
 
     def note(self, text: str) -> None:
@@ -203,7 +207,8 @@ class LiveReporter(PlainReporter):
         """Show what begins; until the first step the bar pulses."""
         super().started(job)
         self._begun_at = None
-        self._begin(job.id, "building the network")
+        evaluates = job.stage is Stage.EVALUATE
+        self._begin(job.id, "loading what is evaluated" if evaluates else "building the network")
 
     def _show(self, progress: Progress, *, ends_epoch: bool) -> None:
         if ends_epoch:

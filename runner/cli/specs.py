@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from runner import specfile
@@ -20,9 +21,15 @@ def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
 def add_set_option(parser: argparse.ArgumentParser) -> None:
     """`--set KEY=VALUE`."""
     words = "change a field, such as training.epochs=2 (again for more)"
-    parser.add_argument(
-        "--set", metavar="KEY=VALUE", dest="changes", action="append", default=[], help=words
-    )
+    add = partial(parser.add_argument, action="append", default=[], type=_change, help=words)
+    add("--set", metavar="KEY=VALUE", dest="changes")
+
+
+def _change(text: str) -> str:
+    if "=" not in text:
+        msg = f"received {text!r}; expected key=value such as training.epochs=2"
+        raise argparse.ArgumentTypeError(msg)
+    return text
 
 
 def local_paths(specs: Iterable[JobSpec]) -> list[str]:
@@ -37,27 +44,37 @@ def paths_of(specs: Iterable[JobSpec]) -> dict[str, str]:
     return {part.path: field for field, part in parts if part.path}
 
 
-def load_all(options: argparse.Namespace) -> list[tuple[Path, JobSpec]]:
+def load_all(options: argparse.Namespace, *, data: bool = False) -> list[tuple[Path, JobSpec]]:
     """All specs and their files, or all mistakes of all of them at once.
+
+    `data`: they are checked against their data next, so their mistakes there are told as well.
 
     Raises:
         SpecError: any file has a mistake, or two have the same name.
     """
     loaded: list[tuple[Path, JobSpec]] = []
-    mistakes = []
+    mistakes, others = [], list[tuple[Path | str, JobSpec]]()
     for path in options.spec:
         try:
             loaded += [(path, one) for one in specfile.load_all(path, options.changes)]
         except SpecError as error:
             mistakes.append(str(error))
+            others += error.data
     seen: dict[str, Path] = {}
     for path, one in loaded:
         if not mistakes and one.name in seen:
+            other = "another job of its sweep" if seen[one.name] == path else seen[one.name]
             mistakes.append(
-                f"{path}: the name {one.name!r} is that of {seen[one.name]} too; each job needs"
-                " its own"
+                f"{path}: the name {one.name!r} is that of {other} too; each job needs its own"
             )
         seen.setdefault(one.name, path)
+    if mistakes and data:
+        from runner.training.check import check_data
+
+        try:
+            check_data([*others, *loaded])
+        except SpecError as error:
+            mistakes.append(str(error))
     if mistakes:
         raise SpecError("\n".join(mistakes))
     return loaded

@@ -21,7 +21,7 @@ from runner.queue.view import AT_ONCE, Onlooker, View, describe
 COLUMNS: Mapping[str, Callable[[View], str]] = {
     "ID": lambda view: view.job.id,
     "STATUS": lambda view: view.text,
-    "PROGRESS": lambda view: f"epoch {view.ahead.epoch} step {view.ahead.step}",
+    "PROGRESS": lambda view: f"epoch {view.epoch} step {view.ahead.step}",
     "METRIC": lambda view: "".join(view.metrics[:1]),
     "": lambda view: "".join(view.metrics[1:]),
     "TRY": lambda view: str(view.job.tries),
@@ -82,6 +82,9 @@ def _check(options: argparse.Namespace) -> None:
     filters = _filters(options)
     if options.job and filters:
         msg = f"{filters[0]} chooses among all jobs, JOB names one: give one of the two"
+        raise SpecError(msg)
+    if pattern := next((name for name in options.job if set(name) & set("*?[")), ""):
+        msg = f"{pattern!r} is no job's name; a pattern is given as --match '{pattern}'"
         raise SpecError(msg)
     if options.json and options.watch:
         msg = "--watch draws for people, --json is for programs: give one of the two"

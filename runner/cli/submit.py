@@ -9,7 +9,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from runner.cli.common import add_store_option, open_queue, say
+from runner.cli.common import add_store_option, command, open_queue, say
 from runner.cli.specs import add_spec_arguments, load_all, local_paths, paths_of
 from runner.cli.working import add_session_option, catch_signals, session_of, work
 from runner.engine.preemption import StopRequest
@@ -23,7 +23,7 @@ from runner.errors import (
     SpecError,
 )
 from runner.exit import Exit, worst
-from runner.queue.job import ENDED, Job, spec_digest
+from runner.queue.job import ENDED, Job, State, spec_digest
 from runner.queue.protocol import conflict
 from runner.queue.queue import Queue
 from runner.spec import JobSpec, parse
@@ -125,7 +125,7 @@ def _try_out(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> None:
         try:
             say(build_report(spec, source=str(path)))
         except MissingHereError as error:
-            say(f"{spec.name}: not tried: {error}")
+            say(f"not tried: {error}")
 
 
 def _dry_run(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> Exit:
@@ -153,7 +153,8 @@ def _specs(options: argparse.Namespace) -> list[tuple[Path, JobSpec]]:
     """Return the specs with what the options add to them, in the order of their storing."""
     if options.priority is not None:
         options.changes = [*options.changes, f"priority={options.priority}"]
-    return in_order([(path, _after(spec, options.after)) for path, spec in load_all(options)])
+    found = load_all(options, data=True)
+    return in_order([(path, _after(spec, options.after)) for path, spec in found])
 
 
 def _store(queue: Queue, spec: JobSpec) -> str:
@@ -164,6 +165,8 @@ def _store(queue: Queue, spec: JobSpec) -> str:
         say(f"{job.id}: its record 0 was gone and is restored, {known.state.value}")
     elif known is not None:
         again = "; `--set name=NAME` trains it again" if job.state in ENDED else ""
+        if job.state in (State.FAILED, State.CANCELLED):
+            again = f"; {command('retry', job.id)} queues it again, where it stood"
         say(f"{job.id}: already there, {job.state.value}{again}")
     print(job.id, flush=True)
     return job.id

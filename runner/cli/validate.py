@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
     from runner.training.check import check_data
     from runner.training.quiet import import_keras
 
-    found = load_all(options)
+    found = load_all(options, data=True)
     check_data(found)
     specs = [one.effective() for _, one in found]
     print(json.dumps(specs if len(specs) > 1 else specs[0], indent=2), flush=True)

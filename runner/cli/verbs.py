@@ -19,7 +19,7 @@ from runner.errors import (
     StoreRefusedError,
 )
 from runner.exit import Exit
-from runner.queue.job import Job, State, line
+from runner.queue.job import HOLD, Job, State, line
 from runner.queue.queue import Queue
 from runner.queue.view import view_all
 
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     queue, _ = open_queue(options)
     acts: dict[str, tuple[Callable[[str], Job], Callable[[Job], str]]] = {
         "cancel": (queue.cancel, partial(_cancelled, queue)),
-        "hold": (queue.hold, partial(_held, queue)),
+        "hold": (partial(_hold, queue), partial(_held, queue)),
         "unhold": (partial(_with_spec, queue, queue.unhold), partial(_unheld, queue)),
         "retry": (partial(_with_spec, queue, queue.retry), _queued),
         "evaluate": (partial(_evaluate, queue), _queued),
@@ -100,7 +100,15 @@ def _with_spec(queue: Queue, act: "Callable[[str], Job]", name: str) -> Job:
     return act(name)
 
 
+def _hold(queue: Queue, name: str) -> Job:
+    """Hold a job; one that is held, or asked to be, stays so."""
+    job = queue.job(name)
+    return job if job.state is State.HELD or job.wish == HOLD else queue.hold(name)
+
+
 def _cancelled(queue: Queue, job: Job) -> str:
+    if job.state is State.SUCCEEDED:
+        return f"{job.state}; {job.reason}"
     try:
         queue.spec(job.id, job.spec_digest)
     except StoreError:

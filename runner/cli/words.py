@@ -39,13 +39,14 @@ def _queued(job: Job, epochs: int) -> str:
         # an early end of a phase before the last one is not seen here
         how = "stopped early" if job.epoch < epochs else "ended"
         after = f"after {count(job.epoch, 'epoch')}, at step {job.step}"
-        return f"training {how} {after}; evaluation queued"
+        return f"training {how} {after}{job.weights}; evaluation queued"
     return f"queued again at step {job.step}: {job.reason}" if job.reason else "queued"
 
 
 def _succeeded(job: Job, _: int) -> str:
     found = ", ".join(result_texts(job))
-    return f"succeeded: test {found}" if found else "succeeded"
+    why = f"{job.reason}; " if job.reason else ""
+    return f"{why}succeeded{f': test {found}' if found else job.weights}"
 
 
 _ENDED: Mapping[State, Callable[[Job, int], str]] = {
@@ -83,11 +84,11 @@ def speed(progress: Progress) -> str:
     return f"{number} {'examples' if progress.batch_size else 'steps'}/s" if rate else ""
 
 
-def pace(job: Job, progress: Progress, eta: float | None) -> str:
-    """Time left and speed; metrics last, to be cut off."""
+def pace(job: Job, progress: Progress, eta: float | None, *, short: bool = False) -> str:
+    """Time left and, unless it is to be short, speed; metrics last, to be cut off."""
     parts = [
         "" if eta is None else f"ETA {duration(eta)}",
-        speed(progress),
+        "" if short else speed(progress),
         "  ".join(metric_texts(progress.metrics, job.monitors)),
     ]
     return ", ".join(filter(None, parts))

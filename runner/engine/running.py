@@ -142,16 +142,14 @@ class RunningAttempt(Host):
             # the job stays as it is in the bucket: whoever reaches the bucket takes it up
             log.write(traceback.format_exc())
             raise
-        except Exception as error:  # noqa: BLE001 - the model's faults are the job's
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the model's are the job's
             kind = kind_of(error)
             if kind in FINAL:
                 log.write(f"failed: {error}")
                 self._fail(kind, str(error), trace_of(error))
             else:
                 log.write("".join(traceback.format_exception(error)))
-                line = code.where(error)
-                reason = f"{type(error).__name__}: {error}" + (f" ({line})" if line else "")
-                self._fail(kind, reason, trace_of(error))
+                self._fail(kind, code.words(error), trace_of(error))
 
     def _run_stage(self) -> None:
         with self._heartbeat, MemoryWatch(self._near_the_limit):

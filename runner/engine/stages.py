@@ -11,11 +11,13 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from runner import code
 from runner.errors import CheckpointError, SpecError, StoreError
 from runner.queue.job import Stage
 from runner.queue.lease import Lease
 from runner.spec import JobSpec, parse
 from runner.store.base import Store
+from runner.training.check import obtaining
 from runner.training.host import Host
 
 if TYPE_CHECKING:
@@ -45,11 +47,9 @@ def run_stage(attempt: Attempt) -> None:
         SpecError, TrainingError, CheckpointError: the job's own fault.
         StoreError: the bucket failed for longer than the job may wait.
     """
-    spec = parse(attempt.spec, source=attempt.lease.job.id)
-    if attempt.lease.job.stage is Stage.TRAIN:
-        _train(attempt, spec)
-    else:
-        _evaluate(attempt, spec)
+    with code.undone(), obtaining():
+        spec = parse(attempt.spec, source=attempt.lease.job.id)
+        (_train if attempt.lease.job.stage is Stage.TRAIN else _evaluate)(attempt, spec)
 
 
 def _train(attempt: Attempt, spec: JobSpec) -> None:
@@ -67,7 +67,8 @@ def _train(attempt: Attempt, spec: JobSpec) -> None:
     )
     trained = train(spec, past, attempt)
     evaluate = spec.evaluation is not None and trained.evaluates
-    attempt.lease.finish(final=trained.final.to_json(), evaluate=evaluate)
+    weights = {"weights": trained.weights} if trained.weights else {}
+    attempt.lease.finish(final={**trained.final.to_json(), **weights}, evaluate=evaluate)
 
 
 def _evaluate(attempt: Attempt, spec: JobSpec) -> None:
@@ -89,6 +90,8 @@ def _evaluate(attempt: Attempt, spec: JobSpec) -> None:
     program, differences = restored_program(attempt.store, spec, reference)
     evaluation = measure(program, attempt)
     notes = [f"evaluated on different numerics: {', '.join(differences)}"] if differences else []
+    if spec.evaluation.checkpoint == "best":
+        notes.append(f"tested: the best checkpoint, of epoch {reference.get('epoch')}")
     stored = _store_evaluation(attempt, evaluation)
     attempt.lease.finish(evaluation=stored, notes=notes)
     _remove_leftovers(attempt, {stored["json"], stored["npz"]})

@@ -228,7 +228,7 @@ class Worker:
         finally:
             self._stop.idle = True
         after = self._choice.survey.again(job_id)
-        if attempt.lost and (after is None or after.state is not State.CANCELLED):
+        if attempt.lost and (after is None or after.kind != "cancel"):
             self._reporter.note(attempt.lost)
         if after is not None:
             self._reporter.ended(after)

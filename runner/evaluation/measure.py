@@ -133,14 +133,23 @@ def _evaluation(program: Program, found: dict[str, Any], began: float) -> Evalua
     if program.classes and {"probabilities", "labels"} <= arrays.keys():
         about, more = _of_classes(arrays["probabilities"], arrays["labels"], program.classes)
         metrics, arrays = {**metrics, **about, **metrics}, {**arrays, **more}
-    metrics["parameters"] = program.model.count_params() if program.model.built else None
+    metrics.setdefault("parameters", program.model.count_params() if program.model.built else None)
     return Evaluation(metrics=metrics, arrays=arrays, timing={"seconds": seconds})
 
 
 def _of_classes(
     answers: NDArray[Any], labels: NDArray[Any], classes: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    found, arrays = evaluate.of_classes(_probabilities(answers), _labels(labels), classes)
+    answers, labels = _probabilities(answers), _labels(labels)
+    if answers.shape[-1] != len(classes):
+        told = f"{len(classes)} classes, but the model tells {answers.shape[-1]} apart"
+        raise TrainingError(f"Program(classes=...) names {told}.")
+    if len(answers) != len(labels) or not np.isin(labels, range(answers.shape[-1])).all():
+        known = f"{len(answers)} rows of 'probabilities' of {answers.shape[-1]} classes"
+        between = f" between {labels.min()} and {labels.max()}" if len(labels) else ""
+        msg = f"the evaluation has {len(labels)} 'labels'{between} for {known}."
+        raise TrainingError(msg)
+    found, arrays = evaluate.of_classes(answers, labels, classes)
     found["examples"] = found.pop("images")
     if len(classes) <= 5:
         del found["top_5"]  # which is always 1
@@ -148,7 +157,10 @@ def _of_classes(
 
 
 def _array(name: str, value: Any) -> NDArray[Any]:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise TrainingError(f"the evaluation's {name!r} is no array: {error}") from error
     if array.dtype.kind not in "biuf":
         msg = f"the evaluation's {name!r} is a {type(value).__name__}; expected numbers."
         raise TrainingError(msg)

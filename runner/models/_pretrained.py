@@ -92,7 +92,7 @@ class Pretrained:
         _copy(whole, self._base, source=self._weights)
 
     def _load_weights(self, file: Path) -> None:
-        import h5py  # type: ignore[import-untyped]  # Keras's own dependency
+        import h5py  # Keras's own dependency
 
         with warnings.catch_warnings():
             # "layers will retain their freshly-initialized weights" is no success

@@ -7,7 +7,7 @@
                              held ◀─── hold ──────┤   after the lease lapsed
     any but succeeded ── cancel ──▶ cancelled     └─ fail ──▶ queued, or failed when the
     failed, cancelled ── retry ───▶ queued                    retries are used up
-    ended, but trained ─ evaluate ▶ queued, evaluate
+    ended, but trained ─ evaluate ▶ queued, evaluate ─ cancel ─▶ succeeded, if it has results
 
 A running job is held by its owner: a user's `ask` is a record that the owner sees at its next
 renewal; it saves, then holds. An owner that died can't: whoever would take the job over then
@@ -280,9 +280,12 @@ def _described(job: Job, kind: Failure, reason: str, trace: str = "") -> Json:
 
 
 def cancelled(job: Job, *, reason: str = "cancelled by its user") -> Job:
-    """Stop a job for good; its owner notices at the next renewal."""
+    """Stop a job, or only its evaluation where an earlier one has results; its owner notices."""
     _expect(job, "be cancelled", State.QUEUED, State.HELD, State.RUNNING, State.FAILED)
-    return replace(job, kind="cancel", state=State.CANCELLED, owner=None, wish="", reason=reason)
+    state = State.CANCELLED
+    if job.stage is Stage.EVALUATE and job.evaluation is not None:
+        state, reason = State.SUCCEEDED, "its new evaluation is cancelled, its results stay"
+    return replace(job, kind="cancel", state=state, owner=None, wish="", reason=reason)
 
 
 def put_on_hold(job: Job, *, reason: str = "held by its user") -> Job:

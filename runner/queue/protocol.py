@@ -203,13 +203,13 @@ def claim(
 def cancel(job_id: str, *, nonce: Nonce, now: Now) -> Steps[Job]:
     """Cancel a job; one that is cancelled already stays so."""
     found = yield from load(job_id)
-    if found is not None and found.state is State.CANCELLED:
+    if found is not None and found.kind == "cancel":
         return found
     try:
         return (yield from change(job_id, jobs.cancelled, nonce=nonce, now=now, known=found))
     except ConflictError:
         found = yield from load(job_id)
-        if found is not None and found.state is State.CANCELLED:
+        if found is not None and found.kind == "cancel":
             return found  # someone else did it meanwhile
         raise
 

@@ -257,7 +257,7 @@ class Queue:
         if near:
             words += f" Did you mean {' or '.join(near)}?"
         elif known:
-            words += f" There are: {', '.join(known[:5])}{', ...' if len(known) > 5 else ''}."
+            words += f" There are: {', '.join(known[:5])}{' and more' if len(known) > 5 else ''}."
         else:
             words += " It has no jobs at all: is --store right?"
         return NotFoundError(words)

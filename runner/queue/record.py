@@ -128,6 +128,12 @@ class Job:
         return self.preemptions - self.died
 
     @property
+    def weights(self) -> str:
+        """Return ` with the weights of epoch 12, its best val_loss` where those were put back."""
+        weights = (self.final or {}).get("weights")
+        return f" with the weights {line(weights[:200])}" if weights else ""
+
+    @property
     def results(self) -> Json | None:
         """Of the evaluation: what is the same in every repetition."""
         return _part(self.evaluation, lambda name: name not in OF_THE_RUN)
@@ -146,6 +152,7 @@ class _Reference(Struct):
     step: int = 0
     manifest: str = ""
     digest: str = ""
+    weights: str = ""
 
 
 class _Requirements(Struct):

@@ -67,8 +67,16 @@ def metric_texts(metrics: Mapping[str, Any], monitors: Sequence[str]) -> list[st
 
 def result_texts(job: Job) -> list[str]:
     """Return a few results of a job's evaluation; nothing where there are none."""
-    found = {name: value for name, value in (job.results or {}).items() if name not in SIZES}
+    results = job.results or {}
+    found = {name: value for name, value in results.items() if name not in SIZES}
+    if says_nothing("top_5", results):
+        found.pop("top_5", None)
     return _texts(found, [*map(_base, job.monitors), "top_1"])
+
+
+def says_nothing(name: str, results: Mapping[str, Any]) -> bool:
+    """Whether a result is the same whatever was trained: five guesses at no more classes."""
+    return name == "top_5" and 0 < (finite(results.get("classes")) or 0) <= 5
 
 
 def _base(name: str) -> str:

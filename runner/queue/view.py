@@ -104,6 +104,13 @@ class View:
         return beat if beat and beyond else self.job
 
     @property
+    def epoch(self) -> int:
+        """The epoch that a worker is in, counted from 1; else how many are done."""
+        inside = self._reported("step") or self._reported("stage") == "validate"
+        trains = self.job.stage is Stage.TRAIN and self.ahead is self.beat
+        return self.ahead.epoch + bool(trains and inside)
+
+    @property
     def metrics(self) -> list[str]:
         """Two: of the evaluation, or the newest, of the validation if there is one."""
         if found := result_texts(self.job)[:2]:
@@ -157,10 +164,11 @@ def _stage(view: View) -> str:
 
 
 def _waits(view: View) -> str:
-    """The jobs that one waits for; the one that ended without success, if one did."""
+    """The jobs that one waits for; the one that somebody must bring forward, if there is one."""
     known = {name: view.others.get(name) for name in view.job.after}
     waits = [name for name, state in known.items() if state is not State.SUCCEEDED]
-    ended = (f"{name} ({state})" for name in waits if (state := known[name]) in ENDED)
+    stuck = {*ENDED, State.HELD}
+    ended = (f"{name} ({state})" for name in waits if (state := known[name]) in stuck)
     return next(ended, ", ".join(waits)[:40])
 
 

@@ -27,7 +27,7 @@ from runner.queue.job import Job, Json, Stage, from_json
 from runner.queue.protocol import Heartbeat
 from runner.queue.queue import Queue
 from runner.queue.record import OF_THE_RUN, SIZES
-from runner.queue.texts import finite
+from runner.queue.texts import finite, says_nothing
 from runner.queue.view import (
     History,
     Onlooker,
@@ -73,7 +73,8 @@ class Measured:
 
     def number(self, name: str) -> float | None:
         """Return a metric, None where it is missing, says nothing or is no finite number."""
-        return None if name in OF_PASSES and not self.passes else finite(self.metrics.get(name))
+        empty = (name in OF_PASSES and not self.passes) or says_nothing(name, self.metrics)
+        return None if empty else finite(self.metrics.get(name))
 
     @property
     def results(self) -> dict[str, float]:

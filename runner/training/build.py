@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from runner import registry
 from runner.datasets.arrays import Dataset
 from runner.errors import MissingHereError, SpecError
-from runner.spec import JobSpec
+from runner.spec import JobSpec, as_called
 from runner.specparts import Optimizer, Phase
 from runner.training.assemble import Assembled, assemble
 
@@ -20,9 +20,10 @@ def build(spec: JobSpec, dataset: Dataset) -> Assembled:
     Raises:
         SpecError: the arguments don't fit the network.
     """
+    function = registry.get("models", spec.model.name)
     return assemble(
-        registry.get("models", spec.model.name),
-        spec.model.arguments,
+        function,
+        as_called(function, "models", spec.model.arguments),
         image_shape=dataset.image_shape,
         classes=dataset.classes,
         augmentation=spec.augmentation.model_dump() if spec.augmentation else None,

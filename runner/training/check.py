@@ -1,34 +1,81 @@
 """Whether a spec and its data fit together, before anything is stored or trained."""
 
 import json
+import os
+import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runner import registry
+from runner import code, registry
 from runner.datasets.arrays import Dataset
-from runner.errors import DataError, MissingHereError, SpecError, StoreError
+from runner.errors import DataError, MissingHereError, RunnerError, SpecError
 from runner.machine.memory import memory_bytes
 from runner.mistakes import kind_of
-from runner.spec import JobSpec
+from runner.spec import JobSpec, as_called
 from runner.store import places
 from runner.store.allowed import paths_of
 
+#: TensorFlow's errors of files and servers, and what it says of one in a generator
+_AWAY = {"NotFoundError", "PermissionDeniedError", "UnavailableError"}
+_IN_A_GENERATOR = re.compile(
+    r"\b(\w*(File|Permission|Connection|Timeout|URL|HTTP|Import)\w*Error):"
+)
+_FROM_ENVIRONMENT = type(os.environ).__getitem__.__code__
+
 
 @contextmanager
-def obtaining() -> Iterator[None]:
+def obtaining(*also: type[Exception]) -> Iterator[None]:
     """What this machine can't get now is no fault of the job's: another may, or this one later.
+
+    Args:
+        also: errors that say so, besides those of files, connections, imports, the environment.
 
     Raises:
         MissingHereError: a file, a package, a download or a bucket could not be had.
     """
     try:
         yield
-    except (StoreError, FileNotFoundError, PermissionError, ModuleNotFoundError) as error:
-        msg = f"it could not get what it needs: {error}"
+    except Exception as error:
+        if not isinstance(error, also) and not _lacks_here(error):
+            raise
+        what = error if isinstance(error, RunnerError) else code.words(error)
+        msg = f"it could not get what it needs: {what}"
         raise MissingHereError(msg) from error
+
+
+def _lacks_here(error: BaseException | None) -> bool:
+    if error is None or isinstance(error, RunnerError):  # those of the store are OSErrors too
+        return False
+    if isinstance(error, OSError | ImportError):
+        return True
+    if type(error).__module__.startswith("tensorflow."):
+        text = str(error).partition("\n\t")[0]
+        return type(error).__name__ in _AWAY or _IN_A_GENERATOR.search(text) is not None
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if isinstance(error, KeyError) and frames and frames[-1][0].f_code is _FROM_ENVIRONMENT:
+        return True
+    hidden = error.__suppress_context__
+    return _lacks_here(error.__cause__ or (None if hidden else error.__context__))
+
+
+@contextmanager
+def naming(source: str, words: str) -> Iterator[None]:
+    """Let an error name the spec, and one of the user's code what can't be done, and its line.
+
+    Raises:
+        SpecError: instead of what is no error of ours.
+    """
+    try:
+        yield
+    except RunnerError as error:
+        error.args = (f"{source}: {error}",)
+        raise
+    except (Exception, SystemExit) as error:
+        raise SpecError(f"{source}: {words}: {code.words(error)}") from error
 
 
 def load_data(spec: JobSpec) -> Dataset:
@@ -47,7 +94,7 @@ def load_data(spec: JobSpec) -> Dataset:
     if key in _of_bucket:
         return _of_bucket[key]
     _of_bucket.clear()
-    dataset = load(path=path, **spec.data.arguments)
+    dataset = load(path=path, **as_called(load, "datasets", spec.data.arguments))
     if not isinstance(dataset, Dataset):
         msg = (
             f"dataset '{spec.data.name}' returned {kind_of(dataset)}, not a Dataset:"
@@ -94,8 +141,14 @@ def check_data(
         SpecError: the data cannot be used, or not in this way.
     """
     shared: dict[str, list[tuple[Path | str, JobSpec]]] = {}
+    wrong: list[SpecError] = []
     for source, spec in specs:
-        if _is_here(spec, source) and spec.program is None:
+        try:
+            here = _is_here(spec, source) and spec.program is None
+        except SpecError as error:
+            wrong.append(error)
+            continue
+        if here:
             data = [spec.data.name, spec.data.path, spec.data.arguments]
             shared.setdefault(json.dumps(data, sort_keys=True), []).append((source, spec))
     checked = 0
@@ -107,10 +160,13 @@ def check_data(
                 dataset = dataset or load_data(spec)
                 check_fit(spec, dataset)
             except SpecError as error:
-                msg = f"{source}: {error}"
-                raise type(error)(msg) from None
+                wrong.append(type(error)(f"{source}: {error}"))
+                if dataset is None:
+                    break  # none of them can be read
             checked += 1
             tell(checked)
+    if wrong:
+        raise type(wrong[0])("\n".join(dict.fromkeys(map(str, wrong))))
 
 
 def _is_here(spec: JobSpec, source: Path | str) -> bool:

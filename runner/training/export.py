@@ -8,6 +8,7 @@ from runner.errors import DataError, SpecError
 from runner.spec import parse
 from runner.store.allowed import paths_of, refusal
 from runner.store.base import Store
+from runner.training.check import naming
 from runner.training.quiet import import_keras
 
 
@@ -31,11 +32,13 @@ def export(
     parsed = parse(spec, source=job_id)
     for why in filter(None, (refusal(one, store.url) for one in paths_of(spec, begun=True))):
         raise DataError(f"{job_id} can't be exported here: {why}")
-    program, differences = restored_program(store, parsed, reference)
+    with naming(job_id, "its program can't be run here"):
+        program, differences = restored_program(store, parsed, reference)
     partial = path.with_name(f".partial-{path.name}")
     try:
         with private.tensorflow_unasked():
             model = program.model
+            model.built = True  # Keras asks it; one of the user's own class may have no call
             (model.save if path.suffix == ".keras" else model.save_weights)(partial)
         partial.replace(path)
     except (NotImplementedError, TypeError) as error:  # what get_config of a user's class raises

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from runner.datasets.arrays import Dataset, kept
+from runner.errors import StoreError
 from runner.spec import JobSpec
 from runner.specparts import Phase
 from runner.training.assemble import Assembled
@@ -41,7 +42,7 @@ class ImageProgram(Program):
             logger.warning(doubt)
         if self.assembled.pretrained is None:
             return doubts
-        with obtaining():
+        with obtaining(StoreError):
             weights = self.assembled.pretrained()
         words = ", ".join(f"{key} {value}" for key, value in weights.items())
         return [*doubts, f"began with {words}"]
@@ -63,7 +64,7 @@ def program(spec: JobSpec, *, training: bool = True) -> ImageProgram:
         MissingHereError: the data can't be had here and now.
     """
     dataset = load_checked(spec)
-    with obtaining():
+    with obtaining(StoreError):
         assembled = build(spec, dataset)
     return ImageProgram(
         model=assembled.model,
@@ -83,7 +84,7 @@ def load_checked(spec: JobSpec) -> Dataset:
         SpecError: they don't, or the data cannot be used.
         MissingHereError: the data can't be had here and now.
     """
-    with obtaining():
+    with obtaining(StoreError):
         dataset = load_data(spec)
     check_fit(spec, dataset)
     if dataset.left_out:

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from runner import code
 from runner.training import backends, private
+from runner.training.quiet import configured
 
 #: of Keras, from its configuration file, the environment or the program
 _KERAS_DEFAULTS = {"floatx": "float32", "epsilon": 1e-7, "image_data_format": "channels_last"}
@@ -28,6 +30,9 @@ _VECTOR_SETS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "avx", "sve", "asi
 def apply(*, threads: int | None = None, deterministic: bool = True) -> int:
     """Fix what can be fixed. Call it before TensorFlow or JAX has run anything.
 
+    What an earlier program of this process has set of Keras, NumPy and the backend is undone, as
+    is what the import of this job's program has set: make it anew.
+
     Args:
         threads: of one operation; None for the number of cores that this process may use. The
             number is part of the bits: a resume elsewhere should give the number of the first run.
@@ -37,13 +42,19 @@ def apply(*, threads: int | None = None, deterministic: bool = True) -> int:
     Returns:
         The number of threads in use.
     """
+    of_file = configured()
+    for name, default in _KERAS_DEFAULTS.items():
+        getattr(keras.config, f"set_{name}")(of_file.get(name, default))
+    keras.config.set_dtype_policy("float32")
+    np.seterr(divide="warn", over="warn", under="ignore", invalid="warn")
+    backends.current().begin_anew()
     return backends.current().fix(threads=threads, deterministic=deterministic)
 
 
-def begin_anew(seed: int, dtype_policy: str = "float32") -> None:
+def begin_anew(seed: int, dtype_policy: Any = "float32") -> None:
     """Let a model that is built next be the same whatever this process did before.
 
-    Keras's names and settings and Keras's, Python's and NumPy's seeds begin anew.
+    Keras's names and Keras's, Python's and NumPy's seeds begin anew.
     """
     keras.utils.clear_session(free_memory=False)
     keras.config.set_dtype_policy(dtype_policy)

@@ -1,7 +1,7 @@
 """`Program`: what one training consists of. Every job is one, and the engine knows nothing else."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,15 +57,19 @@ class Program:
         if not getattr(self.model, "compiled", False):
             raise SpecError("Program(model=...) is not compiled: call model.compile(...) before.")
         _check_arguments("fit", self.fit, self.model)
-        if "x" not in self.fit:
-            raise SpecError('Program(fit=...) has no "x", the data to train with.')
         if self.evaluate is not None and not callable(self.evaluate):
             _check_arguments("evaluate", self.evaluate, self.model)
+        for name in ("callbacks", "classes"):
+            given = getattr(self, name)
+            if isinstance(given, str) or not isinstance(given, Iterable):
+                raise SpecError(f"Program({name}=...) received {kind_of(given)}; expected a list.")
         for callback in self.callbacks:
             if not isinstance(callback, keras.callbacks.Callback):
                 raise SpecError(
                     f"Program(callbacks=...) holds {kind_of(callback)}; expected Keras callbacks."
                 )
+        if isinstance(self.classes, str):
+            raise SpecError("Program(classes=...) received a str; expected a list of names.")
         self.classes = [str(name) for name in self.classes]
 
     def load_first_weights(self) -> list[str]:
@@ -85,7 +89,11 @@ def _check_arguments(name: str, given: Any, model: "keras.Model") -> None:
     methods = getattr(model, name), getattr(keras.Model, name)
     known = {key for one in methods for key in inspect.signature(one).parameters}
     known -= {"self", "kwargs"}
+    if "x" not in given:
+        raise SpecError(f'Program({name}=...) has no "x", the data.')
     for key in given:
+        if "steps" in str(key) and given[key] == 0:
+            raise SpecError(f'Program({name}=...) has "{key}" 0; expected at least 1.')
         if key in _DECIDED:
             raise SpecError(f'Program({name}=...) has "{key}": leave it out, {_DECIDED[key]}.')
         if key not in known:

@@ -4,9 +4,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import keras
+
 from runner import code, registry
-from runner.errors import MissingHereError, NotFoundError, RunnerError, SpecError, TrainingError
-from runner.spec import JobSpec
+from runner.errors import MissingHereError, NotFoundError, RunnerError, SpecError, StoreError
+from runner.spec import JobSpec, as_called
 from runner.specparts import Program as Part
 from runner.store import places
 from runner.training import numerics
@@ -25,20 +27,28 @@ def make(spec: JobSpec, *, training: bool = True) -> Program:
     Raises:
         SpecError: spec, data and model don't fit, or the program returned none.
         MissingHereError: this machine lacks the program, or what it needs.
-        TrainingError: the program raised an exception; says where.
     """
+    code.forget()  # of other jobs; what is in use is what this one imports
     if spec.program is None:
         from runner.training.images import program
 
         return program(spec, training=training)
-    code.forget()  # of other jobs; what is in use is what this one imports
     try:
         function = registry.get("programs", spec.program.name)
     except NotFoundError as error:
         raise MissingHereError(str(error)) from error
-    arguments = {**spec.program.arguments, **_given(function, spec.program, spec.seed)}
-    numerics.begin_anew(spec.seed)
-    made = _call(function, spec.program.name, arguments)
+    own = as_called(function, "programs", spec.program.arguments)
+    arguments = {**own, **_given(function, spec.program, spec.seed)}
+    numerics.begin_anew(spec.seed, keras.config.dtype_policy())  # which its file may have set
+    try:
+        with obtaining(StoreError):
+            made = function(**arguments)
+    except RunnerError as error:
+        if (line := code.where(error)) and line not in str(error):
+            error.args = (f"{error} ({line})",)
+        raise
+    if inspect.iscoroutine(made):
+        made.close()
     if not isinstance(made, Program):
         msg = f"program {spec.program.name!r} returned {made!r:.60}, no runner.Program."
         raise SpecError(msg)
@@ -54,17 +64,3 @@ def _given(function: Callable[..., Any], part: Part, seed: int) -> dict[str, Any
         raise SpecError(f"program.path: {part.name} asks for a `path`: give it one.")
     given = {"path": path and (places.here(path, part.given) or path), "seed": seed}
     return {key: given[key] for key in asked if given[key] is not None}
-
-
-def _call(function: Callable[..., Any], name: str, arguments: dict[str, Any]) -> Any:
-    try:
-        with obtaining():
-            return function(**arguments)
-    except RunnerError as error:
-        if line := code.where(error):
-            error.args = (f"{error} ({line})",)
-        raise
-    except Exception as error:  # the user's own code raises anything
-        line = code.where(error)
-        msg = f"program {name!r}: {type(error).__name__}: {error}" + (f" ({line})" if line else "")
-        raise TrainingError(msg) from error

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from runner.errors import SpecError
 from runner.quiet import importing
@@ -19,7 +20,7 @@ def check_backend() -> None:
     Raises:
         SpecError: the backend is not installed, or is none that runner knows.
     """
-    name = os.environ.get("KERAS_BACKEND") or _configured() or KNOWN[0]
+    name = os.environ.get("KERAS_BACKEND") or configured().get("backend") or KNOWN[0]
     if name not in KNOWN:
         msg = (
             f"Keras's backend is {name} here (by KERAS_BACKEND or its keras.json), and runner"
@@ -42,16 +43,16 @@ def check_backend() -> None:
         raise SpecError(msg)
 
 
-def _configured() -> str | None:
-    """Return the backend in Keras's configuration file, if there is one that can be read."""
+def configured() -> dict[str, Any]:
+    """Return what Keras's configuration file says, if there is one that can be read."""
     home = os.path.expanduser("~")  # noqa: PTH111 - Path raises where there is no home
     folder = os.environ.get("KERAS_HOME") or str(
         Path(home if os.access(home, os.W_OK) else "/tmp") / ".keras"  # noqa: S108 - as Keras
     )
     try:
-        return str(json.loads((Path(folder) / "keras.json").read_text())["backend"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return dict(json.loads((Path(folder) / "keras.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def import_keras() -> None:

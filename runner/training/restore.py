@@ -1,6 +1,7 @@
 """A model as a checkpoint has it: for evaluation and export, without the training around it."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -17,7 +18,11 @@ from runner.training.logs import Logs
 from runner.training.parts import Parts
 from runner.training.program import Program
 from runner.training.programs import make
+from runner.training.state import reach
+from runner.training.state.attributes import Attributes
+from runner.training.state.observers import Observers
 from runner.training.state.variables import Variables
+from runner.training.trainer import make_callbacks
 
 if TYPE_CHECKING:
     from runner.checkpoint.plain import Array
@@ -26,7 +31,9 @@ if TYPE_CHECKING:
 def restored_program(
     store: Store, spec: JobSpec, reference: Mapping[str, Any]
 ) -> tuple[Program, list[str]]:
-    """Make the spec's program, its model with a checkpoint's weights and statistics.
+    """Make the spec's program, with a checkpoint's weights, statistics and Python state.
+
+    The random generators are as the program leaves them, and no callback is called.
 
     Returns:
         The program, and in words in which this process differs from the checkpoint's.
@@ -43,7 +50,14 @@ def restored_program(
         deterministic=spec.training.deterministic,
     )
     program = make(spec, training=False)
+    callbacks = [*make_callbacks(spec), *program.callbacks]
+    # as the program gave them
+    observers = Observers(callbacks, warn=_ignore, extra=reach.program_parts(program.model))
     _restore(program, restored)
+    observers.restore_objects(restored.python, restored.tensors)
+    roots = [(type(one).__name__, one) for one in callbacks]
+    parts = Variables(program.model, roots=roots).parts
+    Attributes(parts, set(), _ignore).restore(restored.python.get("attributes") or {})
     known = {key: saved[key] for key in saved if key not in numerics.OF_A_TRAINING}
     differences = numerics.differences(known, numerics.fingerprint())
     was, now = saved.get("code", "none"), code.identity() or "none"
@@ -52,11 +66,15 @@ def restored_program(
 
 def _restore(program: Program, restored: Restored) -> None:
     """Give the model what a checkpoint holds of it."""
-    tensors = {k: v for k, v in restored.tensors.items() if k.startswith("model/")}
+    tensors = _group("model/", restored)
     model = program.model
     names = [name for name in Variables(model).names if name.startswith("model/")]
     if not program.fit or (model.built and len(names) == len(tensors)):
         _assign(model, tensors)
+        if program.fit and model.optimizer is not None:  # what is exported can be trained on
+            model.optimizer.build(model.trainable_variables)
+            with suppress(OtherModelError):  # a callback has frozen a layer: it begins anew
+                _assign(model.optimizer, _group("optimizer/", restored))
         return
     # some of its variables come with fit: it is begun, and left before the first step
     restoring = _Restoring(model, restored)
@@ -95,16 +113,20 @@ def _ignore(text: str) -> None:
     """What of a callback's state is not there is needed by no evaluation."""
 
 
-def _assign(model: "keras.Model", tensors: "Mapping[str, Array]") -> None:
-    """Set the model's variables from the tensors of the group `model`, which are in its order."""
+def _group(prefix: str, restored: Restored) -> "Mapping[str, Array]":
+    return {name: array for name, array in restored.tensors.items() if name.startswith(prefix)}
+
+
+def _assign(owner: Any, tensors: "Mapping[str, Array]") -> None:
+    """Set a model's or an optimizer's variables from the tensors of its group, in its order."""
     saved = [tensors[name] for name in sorted(tensors)]
     shapes = [list(array.shape) for array in saved]
-    expected = [list(variable.shape) for variable in model.variables]
+    expected = [list(variable.shape) for variable in owner.variables]
     if shapes != expected:
         msg = (
             f"the checkpoint holds {len(shapes)} variables of a model, and this one has"
             f" {len(expected)}, or others of other shapes: it is another model's."
         )
         raise OtherModelError(msg)
-    for array, variable in zip(saved, model.variables, strict=True):
+    for array, variable in zip(saved, owner.variables, strict=True):
         variable.assign(array)

@@ -56,6 +56,7 @@ class Trained:
 
     final: Reference  #: the final checkpoint: committed, after all callbacks have ended
     evaluates: bool  #: the program says how it is evaluated
+    weights: str = ""  #: which ones an early stopping has put back, in words
 
 
 def train(spec: JobSpec, past: Past, host: Host) -> Trained:
@@ -86,7 +87,7 @@ def train(spec: JobSpec, past: Past, host: Host) -> Trained:
     pool = ThreadPoolExecutor(1, thread_name_prefix="restore")
     restoring = pool.submit(checkpointer.restore)
     try:
-        program, loop = _train(spec, past, host, checkpointer, restoring.result)
+        program, loop, weights = _train(spec, past, host, checkpointer, restoring.result)
     finally:
         gc.unfreeze()
         pool.shutdown(wait=False)  # a stop need not wait for a download
@@ -96,7 +97,7 @@ def train(spec: JobSpec, past: Past, host: Host) -> Trained:
     if loop.final is None:
         msg = f"{spec.name} ended without a final checkpoint."
         raise TrainingError(msg)
-    return Trained(final=loop.final, evaluates=program.evaluate is not None)
+    return Trained(final=loop.final, evaluates=program.evaluate is not None, weights=weights)
 
 
 def saved_threads(store: Store, checkpoints: Sequence[Mapping[str, Any]]) -> int | None:
@@ -117,8 +118,8 @@ def _train(
     host: Host,
     checkpointer: Checkpointer,
     restore: Callable[[], Restored | None],
-) -> "tuple[Program, Loop]":
-    """Import and build what is trained, then train all phases that are not over."""
+) -> "tuple[Program, Loop, str]":
+    """Import and build what is trained, then train all phases; and with which weights it ends."""
     from runner.training.quiet import import_keras
 
     import_keras()
@@ -145,10 +146,11 @@ def _train(
                 settings.start, phase=number, phase_epoch=settings.start.epoch, step=0, stop=False
             )
         program.begin_phase(phase)
+        callbacks = [*make_callbacks(spec), *program.callbacks]
         loop = fit(
             program.model,
             program.fit,
-            callbacks=[*make_callbacks(spec), *program.callbacks],
+            callbacks=callbacks,
             epochs=(phase or spec.training).epochs,
             checkpointer=checkpointer,
             restored=restored,
@@ -161,7 +163,18 @@ def _train(
             epoch_times=loop.capture.epoch_times,
             notes=(),
         )
-    return program, loop
+    return program, loop, _put_back(callbacks)
+
+
+def _put_back(callbacks: "Sequence[keras.callbacks.Callback]") -> str:
+    """Say which weights Keras's EarlyStopping has put back at the end; "" if it has not."""
+    import keras
+
+    for one in reversed(callbacks):
+        early = isinstance(one, keras.callbacks.EarlyStopping) and one.restore_best_weights
+        if early and one.best_weights is not None:
+            return f"of epoch {one.best_epoch + 1}, its best {one.monitor}"
+    return ""
 
 
 def _code_notes() -> list[str]:

@@ -1,12 +1,10 @@
 """What a job trains, built before it is stored: what can't train is told while somebody looks."""
 
 import math
-import re
 import textwrap
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import numpy as np
 
 from runner import code
 from runner.datasets.arrays import Dataset
-from runner.errors import MissingHereError, RunnerError, SpecError
+from runner.errors import SpecError
 from runner.registry import nearest
 from runner.spec import JobSpec
 from runner.training import numerics
@@ -25,12 +23,14 @@ from runner.training.check import (
     load_data,
     memory_needed,
     memory_words,
+    naming,
+    obtaining,
     short_of_memory,
 )
 from runner.training.program import Program
 from runner.training.programs import make
 
-_EMPTY = 'its data are empty: fit={"x": ...} has no example.'
+_EMPTY = "its data are empty: {} has no example."
 
 
 def build_report(spec: JobSpec, *, source: str) -> str:
@@ -51,7 +51,7 @@ def build_report(spec: JobSpec, *, source: str) -> str:
     except SpecError as error:
         msg = f"{source}: {error}"
         raise type(error)(msg) from None
-    except Exception as error:  # a network of the user's own may raise anything
+    except (Exception, SystemExit) as error:  # a network of the user's own may raise anything
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}, line {place.lineno}"
         msg = f"{source}: model {spec.model.name!r} can't be built: {type(error).__name__}: {error}"
@@ -97,9 +97,12 @@ def _try_out(spec: JobSpec, *, source: str) -> str:
         MissingHereError: this machine lacks what it needs.
     """
     numerics.apply(threads=spec.training.threads, deterministic=spec.training.deterministic)
-    with _naming(source), warnings.catch_warnings():
+    with naming(source, "one step of it can't be trained"), code.undone(), obtaining():
         warnings.simplefilter("ignore")  # of data that is longer than a step
         program = make(spec)
+        _check_data("fit", program.fit)
+        if isinstance(program.evaluate, Mapping):
+            _check_data("evaluate", program.evaluate)
         metrics = _one_step(program)
         _check_monitors(spec, program, metrics)
         if isinstance(program.evaluate, Mapping):
@@ -113,34 +116,24 @@ def _try_out(spec: JobSpec, *, source: str) -> str:
     )
 
 
-@contextmanager
-def _naming(source: str) -> Iterator[None]:
-    """Let an error name the spec and the line of the user's own code."""
-    try:
-        yield
-    except MissingHereError:
-        raise
-    except RunnerError as error:
-        raise SpecError(f"{source}: {error}") from error
-    except Exception as error:  # the user's own code raises anything
-        line = code.where(error)
-        lines = re.sub(r"\x1b\[\d+m", "", str(error)).splitlines()
-        text = " ".join(line.strip() for line in lines if line.strip())[:300]
-        msg = f"{source}: one step of it can't be trained: {type(error).__name__}: {text}"
-        raise SpecError(msg + (f" ({line})" if line else "")) from error
+def _check_data(name: str, arguments: Mapping[str, Any]) -> None:
+    for key in ("x", "validation_data"):
+        shapes = [getattr(one, "shape", ()) for one in keras.tree.flatten(arguments.get(key))]
+        if any(shape[:1] == (0,) for shape in shapes):
+            raise SpecError(_EMPTY.format(f'{name}={{"{key}": ...}}'))
 
 
 def _one_step(program: Program) -> dict[str, float]:
     """Return the metrics of a step and of a validation step, as an epoch's logs have them."""
-    shapes = [getattr(one, "shape", ()) for one in keras.tree.flatten(program.fit["x"])]
-    if any(shape[:1] == (0,) for shape in shapes):
-        raise SpecError(_EMPTY)
     arguments = {**program.fit, "steps_per_epoch": 1, "epochs": 1, "verbose": 0}
     if arguments.get("validation_data") is not None or arguments.get("validation_split"):
         arguments |= {"validation_steps": 1, "validation_freq": 1}
     found: Mapping[str, Sequence[Any]] = program.model.fit(**arguments).history
     if not found:
-        raise SpecError(_EMPTY)
+        raise SpecError(_EMPTY.format('fit={"x": ...}'))
+    for name, values in found.items():
+        if np.ndim(values[-1]):
+            raise SpecError(f"the metric {name!r} gives {np.size(values[-1])} numbers, not one.")
     return {name: float(values[-1]) for name, values in found.items()}
 
 

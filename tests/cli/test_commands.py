@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,6 +63,34 @@ def test_mistakes_of_all_specs_are_told_and_nothing_is_stored(
     assert "Did you mean 'name'?" in done.stderr
     assert "Traceback" not in done.stderr
     assert runner.job("quickstart") is None
+
+
+@pytest.mark.parametrize("command", ["validate", "submit"])
+def test_mistakes_in_specs_hide_none_in_their_data(
+    runner: Runner, tmp_path: Path, command: str
+) -> None:
+    """Of the same file or others: all are told at once."""
+    specs: dict[str, dict[str, Any]] = {
+        "a": {"data": {"name": "folder"}, "budget": {"hours": "1h"}, "after": ["a"]},
+        "b": {"data": {"path": "nowhere.npz"}, "checkpoint": {"every": "0s"}},
+        "c": {"training": {"batch_size": 100_000}},
+        "d": {"sweep": [{"name": "same"}, {"name": "same"}]},
+    }
+    for name, spec in specs.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"name": name, **spec}))
+    said = runner.run(command, *map(str, sorted(tmp_path.glob("*.json")))).stderr
+    words = (
+        "a.json: 2 mistakes",
+        "a.json: the dataset 'folder' needs data.path",
+        "b.json: 1 mistake",
+        "nowhere.npz: does not",
+        "c.json: training.batch_size: received 100000",
+    )
+    assert [one for one in words if one not in said] == [], said
+    said = runner.run(command, str(tmp_path / "d.json")).stderr
+    assert "the name 'same' is that of another job of its sweep too" in said
+    said = runner.run(command, str(QUICKSTART), "--set", "training.epochs", "3").stderr
+    assert "received 'training.epochs'; expected key=value" in said
 
 
 def test_a_command_that_is_none_is_shown_the_nearest(runner: Runner) -> None:

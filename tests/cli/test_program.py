@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 
 from runner.errors import DataError
@@ -24,19 +25,42 @@ class Doubled(keras.Model):
     def call(self, x):
         return self.weigh(self.inner(x))
 
-def program(*, own: bool = False) -> runner.Program:
+class Steps(keras.Model):
+    # it has no `call`: Keras never builds it
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def train_step(self, data):
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            loss = keras.ops.mean((self.inner(data[0]) - data[1]) ** 2)
+        self.optimizer.apply(tape.gradient(loss, self.inner.trainable_weights),
+                             self.inner.trainable_weights)
+        return {"loss": loss}
+
+    def test_step(self, data):
+        return {"mae": keras.ops.mean(abs(self.inner(data[0]) - data[1]))}
+
+def program(*, own: bool = False, steps: bool = False) -> runner.Program:
     x = numpy.random.default_rng(1).normal(size=(96, 4)).astype("float32")
     y = (x.sum(axis=1, keepdims=True) > 0).astype("float32")
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "sigmoid")])
     if own:
         model = Doubled(model, lambda x: 2 * x)
-    model.compile("adam", "mse" if own else "binary_crossentropy", metrics=["mae"])
+    if steps:
+        model = Steps(model)
+        model.compile("adam")
+    else:
+        model.compile("adam", "mse" if own else "binary_crossentropy", metrics=["mae"])
     return runner.Program(
         model=model,
         fit={"x": x, "y": y, "batch_size": 32, "validation_split": 0.25},
         evaluate=(lambda model: {"outliers": 3, "errors": x, "bias": 0.25})
         if own else {"x": x, "y": y},
-        classes=() if own else ("below", "above"),
+        classes=() if own or steps else ("below", "above"),
     )
 """
 SPEC: dict[str, Any] = {
@@ -52,12 +76,16 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     folder = tmp_path_factory.mktemp("program")
     (folder / "programs").mkdir()
     (folder / "programs" / "sums.py").write_text(PROGRAM)
-    sweep = [{"name": "sums"}, {"name": "own", "program.arguments": {"own": True}}]
+    best_first = {"training.early_stopping.mode": "max", "checkpoint.best": {"monitor": "val_mae"}}
+    own = {"program.arguments": {"own": True}, "evaluation.checkpoint": "best", **best_first}
+    sweep = [{"name": "sums"}, {"name": "own", **own}]
+    sweep += [{"name": "steps", "program.arguments": {"steps": True}}]
     (folder / "job.json").write_text(json.dumps({**SPEC, "sweep": sweep}))
     runner = Runner(folder / "store", environment={"RUNNER_CODE": str(folder)})
     said = runner.run("submit", str(folder / "job.json")).stderr
     assert "sums: succeeded: test mae " in said
     assert "own: succeeded: test outliers 3, bias 0.2500" in said
+    assert "own: training ended after 2 epochs, at step 6 with the weights of epoch 1" in said
     return runner
 
 
@@ -76,6 +104,20 @@ def test_status_and_report_of_programs(runner: Runner, tmp_path: Path) -> None:
     assert not {"own-confusion.png", "own-calibration.png"} & pictures
 
 
+def test_which_weights_were_tested_and_exported_is_said(runner: Runner, tmp_path: Path) -> None:
+    """An early stopping puts the best back, whether it has stopped the training or not."""
+    weights = "with the weights of epoch 1, its best val_mae"
+    tested = "tested: the best checkpoint, of epoch 2"
+    status = runner.ok("status", "own")
+    assert (weights in status, tested in status) == (True, True), status
+    runner.ok("report", "own", "-o", str(tmp_path))
+    page = (tmp_path / "report.html").read_text()
+    assert (f"2 epochs (6 steps) {weights}." in page, tested in page) == (True, True)
+    for which, words in (("final", weights), ("best", ", after epoch 2)")):
+        path = str(tmp_path / f"{which}.weights.h5")
+        assert words in runner.run("export", "own", path, "--checkpoint", which).stderr
+
+
 def test_a_model_of_ones_own_class_is_exported_by_its_weights(
     runner: Runner, tmp_path: Path
 ) -> None:
@@ -90,6 +132,24 @@ def test_a_model_of_ones_own_class_is_exported_by_its_weights(
     runner.ok("export", "own", str(tmp_path / "m.csv"))
     assert (tmp_path / "m.csv").read_text().startswith("epoch,loss,mae,val_loss,val_mae\n1,")
     assert (tmp_path / "m.weights.h5").stat().st_size > 0
+
+
+def test_a_model_that_keras_never_builds_is_exported(runner: Runner, tmp_path: Path) -> None:
+    runner.ok("export", "steps", str(tmp_path / "m.weights.h5"))
+    with h5py.File(tmp_path / "m.weights.h5") as file:
+        kernel = file["inner/layers/dense/vars/0"][()]
+    assert kernel.shape == (4, 1)
+    assert abs(kernel).sum() > 0
+
+
+def test_what_is_exported_can_be_trained_on(runner: Runner, tmp_path: Path) -> None:
+    """Keras's file has the optimizer's whole state: two epochs of three steps."""
+    runner.ok("export", "sums", str(tmp_path / "m.keras"))
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        archive.extract("model.weights.h5", tmp_path)
+    with h5py.File(tmp_path / "model.weights.h5") as file:
+        assert file["optimizer/vars/0"][()] == 6
+        assert abs(file["optimizer/vars/2"][()]).sum() > 0, "Adam's first moment"
 
 
 def test_an_export_with_other_code_says_so(runner: Runner, tmp_path: Path) -> None:
@@ -144,15 +204,17 @@ def test_a_programs_data_are_not_looked_at_as_images(
     ("text", "changed", "said"),
     [
         (
-            "def program(*, own: bool = False)",
-            "def program(*, own: bool = False",
-            "line 12: def program",
+            "steps: bool = False)",
+            "steps: bool = False",
+            "line 31: def program",
         ),
         ("import keras, numpy, runner", "import nothing_here", "line 2: import nothing_here"),
-        ("    model.compile(", "    model.summary; (lambda *a, **k: 0)(", "is not compiled"),
+        ('model.compile("adam", ', '(lambda *a, **k: 0)("adam", ', "is not compiled"),
         ("return runner.Program(", "return dict(", "no runner.Program"),
         ("size=(96, 4)", "size=(0, 4)", "its data are empty"),
-        ("    model.compile(", "    raise KeyError('mine')\n    model.compile(", "line 18: raise"),
+        ("    if steps:", "    raise KeyError('mine')\n    if steps:", "line 37: raise"),
+        ("    if steps:", "    raise SystemExit\n    if steps:", "line 37: raise"),
+        ("import keras", "raise SystemExit\nimport keras", "line 2: raise SystemExit"),
         ("", "", "Did you mean 'val_mae'?"),
     ],
 )

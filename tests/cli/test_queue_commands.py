@@ -93,6 +93,45 @@ def test_status_has_a_column_for_everything(queue: Queue, run: Run) -> None:
     assert 200 < document["eta_seconds"] <= 300
 
 
+@pytest.mark.parametrize(
+    ("details", "epoch"),
+    [({"stage": "train", "step": 9}, 3), ({"stage": "validate"}, 3), ({"stage": "train"}, 2)],
+)
+def test_status_counts_epochs_as_the_worker_does(
+    queue: Queue, run: Run, details: dict[str, Any], epoch: int
+) -> None:
+    """Within an epoch its number; between two of them how many are done."""
+    lease = queue.claim(queue.submit("cats", {"seed": 1}), this_process())
+    lease.renew(step=30, epoch=2, metrics={}, details=details)
+    assert f"epoch {epoch} step 30" in row(run("status")[1], "cats")
+
+
+def test_five_guesses_at_no_more_classes_are_not_told(queue: Queue, run: Run) -> None:
+    for classes in (5, 6):
+        name = f"of-{classes}"
+        queue.claim(queue.submit(name, {"seed": 1}), GONE).finish(final={"step": 1})
+        found = {"top_1": 0.5, "top_5": 1.0, "classes": classes}
+        queue.claim(queue.job(name), GONE).finish(evaluation=found)
+        assert ("top_5" in row(run("status")[1], name)) == (classes == 6)
+        assert json.loads(run("status", name, "--json")[1])["evaluation"] == found
+
+
+def test_what_brings_forward_the_job_that_one_waits_for_is_said(queue: Queue, run: Run) -> None:
+    queue.submit("wide", {"seed": 1})
+    queue.submit("last", {"seed": 1, "after": ["wide"]})
+    queue.hold("wide")
+    status = run("status", "last")[1]
+    assert "queued, after wide (held)" in status
+    assert "waits for   wide (held; 'runner unhold wide' queues it)" in status, status
+    queue.cancel("wide")
+    assert "wide (cancelled; 'runner retry wide' queues it)" in run("status", "last")[1]
+
+
+def test_a_pattern_is_no_name(run: Run) -> None:
+    code, _, said = run("status", "wide-*")
+    assert (code, "given as --match 'wide-*'" in said) == (2, True), said
+
+
 def test_status_shows_what_the_evaluation_found_whatever_its_names(queue: Queue, run: Run) -> None:
     """What the job monitors comes first; whole numbers are results, sizes are none."""
     spec = {"seed": 1, "checkpoint": {"best": {"monitor": "val_mae"}}}
@@ -380,7 +419,7 @@ def test_verbs_change_jobs_from_any_machine(queue: Queue, run: Run) -> None:
     queue.submit("cats", {"seed": 1, "evaluation": {}})
     assert run("priority", "cats", "7")[2].endswith("cats: queued, priority 7\n")
     assert run("hold", "cats")[2].endswith("held; 'runner unhold cats' lets it be taken up again\n")
-    assert "cats is held already: held by its user." in run("hold", "cats")[2]
+    assert run("hold", "cats")[0] == 0  # it is already
     assert "resume; 'runner unhold cats' lets it be taken up" in run("resume", "cats")[2]
     assert run("unhold", "cats")[2].endswith("queued; 'runner resume cats' works on it here\n")
     assert "cancelled; 'runner retry cats' queues it again" in run("cancel", "cats")[2]
@@ -391,7 +430,7 @@ def test_verbs_change_jobs_from_any_machine(queue: Queue, run: Run) -> None:
     assert (code, "expected a number such as 5" in said) == (2, True)
     lease = queue.claim(queue.job("cats"), GONE)
     assert "its worker saves and holds it at its next heartbeat" in run("hold", "cats")[2]
-    assert run("hold", "cats")[0] == 2
+    assert run("hold", "cats")[0] == 0
     assert "cats: running; it continues" in run("unhold", "cats")[2]
     lease.finish(final={"step": 1})
     queue.claim(queue.job("cats"), GONE).finish(evaluation={"top_1": 1.0})
@@ -400,6 +439,23 @@ def test_verbs_change_jobs_from_any_machine(queue: Queue, run: Run) -> None:
     job = queue.job("cats")
     assert (job.state.value, job.stage.value) == ("queued", "evaluate")
     assert run("evaluate", "cats")[0] == 2
+    for _ in range(2):
+        code, _, words = run("cancel", "cats")
+        assert (code, queue.job("cats").state) == (0, State.SUCCEEDED)
+        assert "cats: succeeded; its new evaluation is cancelled, its results stay" in words
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_a_job_that_ended_badly_is_said_with_what_continues_it(
+    queue: Queue, run: Run, state: str
+) -> None:
+    run("submit", str(QUICKSTART), "--detach")
+    if state == "failed":
+        queue.claim(queue.job("quickstart"), GONE).fail("its fault")
+    else:
+        queue.cancel("quickstart")
+    said = run("submit", str(QUICKSTART), "--detach")[2]
+    assert f"already there, {state}; 'runner retry quickstart' queues it again" in said, said
 
 
 def test_commands_that_are_suggested_repeat_the_store_that_was_named(

@@ -61,6 +61,10 @@ def test_a_training_that_stopped_early_is_told(
     )
     reporter.ended(job)
     assert capsys.readouterr().err.splitlines()[-1] == said
+    job = replace(job, final={"weights": "of epoch 2, its best loss"}, state=State.SUCCEEDED)
+    reporter.ended(job)
+    told = "cats: succeeded with the weights of epoch 2, its best loss"
+    assert capsys.readouterr().err.splitlines()[-1] == told
 
 
 @pytest.mark.parametrize(
@@ -143,14 +147,18 @@ class Screen:
 
 @pytest.mark.parametrize("width", [80, 100])
 @pytest.mark.parametrize("name", ["cats", "a-study-of-digits-wide-and-deep-17"])
-def test_the_live_line_keeps_name_and_unsaved_and_gives_up_the_metrics(
+def test_the_live_line_keeps_what_matters_and_gives_up_bar_and_speed_first(
     width: int, name: str
 ) -> None:
     screen = Screen(width, name)
     screen.progressed(0, 1, 2)
     assert f" {name} " in screen.line
     assert " unsaved 2s, epoch 1/15" in screen.line
-    assert "val_top_1" not in screen.line
+    assert "val_top_1" not in screen.line or name == "cats"
+    assert (", loss 2.7368" in screen.line, "examples/s" in screen.line) == (
+        name == "cats" or width == 100,
+        False,
+    )
     screen = Screen(240, name)
     screen.progressed(0, 1, 2)
     assert screen.line.endswith("1331 examples/s, loss 2.7368  top_1 0.3470  val_loss 3.2996"
@@ -218,7 +226,12 @@ def test_a_clock_runs_until_the_first_step_and_while_none_comes(
     screen.progressed(0)  # tells where it begins: no step is done
     passes(75)
     assert screen.line.endswith("building the network, 75s")
-    screen.reporter, training = waiting, screen.reporter
+    screen.reporter, training = LiveReporter(screen.console), screen.reporter
+    screen.reporter.started(replace(screen.job, stage=Stage.EVALUATE))
+    passes(150)
+    assert screen.line.endswith("loading what is evaluated, 75s")
+    passes(75)
+    screen.reporter = waiting
     assert screen.line.endswith("starting, or waiting for a job, 75s")
     screen.reporter = training
     screen.progressed(1)

@@ -1,6 +1,7 @@
 """A training in phases is one training: killed within or between two, it ends the same."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ def test_killed_within_and_between_phases(spec: Path, tmp_path: Path) -> None:
     killed = finish(runner, "phased", *DEATHS)
     assert_same(killed, undisturbed)
     assert killed["best"] == undisturbed["best"]
+    for one in (reference, runner):
+        assert "final with the weights of epoch 5, its best val_loss" in _plain(one)
     assert killed["deaths"] == len(DEATHS)
     assert events(tmp_path / "killed") == events(tmp_path / "reference")
     steps = [(step, tag) for step, tag, _ in events(tmp_path / "killed")]
@@ -62,13 +65,19 @@ def test_killed_within_and_between_phases(spec: Path, tmp_path: Path) -> None:
     assert values == [np.float32(value) for value in undisturbed["history"]["val_loss"]]
 
 
+def _plain(runner: Runner) -> str:
+    """What `status` says, without steps and digests."""
+    return re.sub(r" +step \d+, digest \w+", "", runner.ok("status", "phased"))
+
+
 def events(store: Path) -> list[tuple[int, str, float]]:
     """What TensorBoard would read."""
     import tensorflow as tf
 
     found = []
     for run, prefix in (("train", "epoch_"), ("validation", "epoch_val/")):
-        (path,) = (store / "jobs/phased/tensorboard" / run).iterdir()
+        # a kill may leave a `.tmp-` beside it
+        (path,) = (store / "jobs/phased/tensorboard" / run).glob("events.*")
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
                 tag = f"{prefix}{value.tag.removeprefix('epoch_')}"

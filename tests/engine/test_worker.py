@@ -199,6 +199,7 @@ class XlaRuntimeError(Exception):
     [
         (KeyError("boom"), Failure.CRASH, 3),
         (MemoryError(), Failure.OUT_OF_MEMORY, 3),
+        (SystemExit(0), Failure.CRASH, 3),
         (ResourceExhaustedError("OOM"), Failure.OUT_OF_MEMORY, 3),
         (XlaRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), Failure.OUT_OF_MEMORY, 3),
         (XlaRuntimeError("INTERNAL: something"), Failure.CRASH, 3),

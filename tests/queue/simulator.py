@@ -304,6 +304,10 @@ class Simulation:
             raise ViolationError(f"{name} changed the token")
         if job.kind == "quarantine":
             self._check_quarantine(before, name)
+        if job.kind == "cancel":
+            keeps = before.stage is Stage.EVALUATE and before.evaluation is not None
+            if (job.state is State.SUCCEEDED) != keeps or job.evaluation != before.evaluation:
+                raise ViolationError(f"{name}: it has {job.state}, results {before.evaluation}")
         owners = job.kind in ("commit", "finish", "release", "fail")
         if owners or (job.kind == "hold" and before.state is State.RUNNING):
             self._check_owner(client, before, job, name)

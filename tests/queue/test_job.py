@@ -120,6 +120,15 @@ def test_a_finished_evaluation_ends_the_job() -> None:
     assert (done.state, done.final, done.evaluation) == (State.SUCCEEDED, REFERENCE, {"a": 1})
 
 
+@pytest.mark.parametrize("state", [State.QUEUED, State.HELD, State.RUNNING, State.FAILED])
+def test_only_the_evaluation_is_cancelled_where_an_earlier_one_has_results(state: State) -> None:
+    again = a_job(state, Stage.EVALUATE, final=REFERENCE, evaluation={"top_1": 0.5})
+    job = jobs.cancelled(again)
+    assert (job.state, job.evaluation, job.owner) == (State.SUCCEEDED, {"top_1": 0.5}, None)
+    assert "its new evaluation is cancelled" in jobs.describe(job)
+    assert jobs.cancelled(replace(again, evaluation=None)).state is State.CANCELLED
+
+
 def test_training_without_an_evaluation_succeeds() -> None:
     job = a_job(State.RUNNING)
     done = jobs.finished(job, final=REFERENCE, evaluation=None, evaluate=False, notes=())

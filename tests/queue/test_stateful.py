@@ -156,6 +156,12 @@ class QueueMachine(RuleBasedStateMachine):
         if self.states[name] is State.RUNNING and change in ("hold", "unhold"):
             self.wish(name, change)
             return
+        if self.stages[name] is Stage.EVALUATE:  # which has results already
+            done = self.queue.job(name).kind == "cancel"
+            allowed["cancel"] = (
+                set(State) if done else set(State) - {State.SUCCEEDED},
+                State.SUCCEEDED,
+            )
         allowed["evaluate"] = (
             {State.SUCCEEDED, State.FAILED, State.CANCELLED}
             if self.stages[name] is Stage.EVALUATE

@@ -368,7 +368,7 @@ def test_all_that_keras_saves_and_all_that_a_step_works_with_is_in_the_checkpoin
 
 
 def _arrays_of(path: Path) -> list[Any]:
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     found: list[Any] = []
     with h5py.File(path) as file:

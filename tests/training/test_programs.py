@@ -1,8 +1,10 @@
 """Programs of the user's own: stopped anywhere and resumed, they end with the same bits."""
 
 import io
+import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,16 +19,19 @@ from runner.checkpoint.manifest import Reference
 from runner.checkpoint.reading import read_manifest
 from runner.engine.requirements import missing_here
 from runner.engine.stages import run_stage
-from runner.errors import MissingHereError, PreemptedError, SpecError
+from runner.errors import MissingHereError, PreemptedError, SpecError, TrainingError
 from runner.evaluation.measure import measure
 from runner.queue.lease import Lease
 from runner.queue.queue import Queue
 from runner.queue.record import OF_THE_RUN
 from runner.store.base import Store
+from runner.training import numerics
+from runner.training.backends import tensorflow_settings
 from runner.training.host import Alone, Host
 from runner.training.program import Program
 from runner.training.programs import make
 from runner.training.restore import restored_program
+from runner.training.trial import build_report
 from tests.harness import REPOSITORY
 from tests.store.memory import MemoryStore
 
@@ -302,6 +307,18 @@ def test_classes_bring_confusion_and_calibration(folder: Path) -> None:
     assert {"loss", "mae"} <= job.evaluation.keys()
 
 
+@pytest.mark.parametrize("names", [["low"], ["low", "mid", "high"]])
+def test_classes_that_are_not_the_models_are_refused(folder: Path, names: list[str]) -> None:
+    write(folder, BATCHES.replace('["low", "high"]', str(names)))
+    with pytest.raises(TrainingError, match=rf"names {len(names)} classes, .* tells 2 apart"):
+        finished(spec_of(training={"epochs": 1}))
+
+
+def test_a_functions_own_number_of_parameters_counts(folder: Path) -> None:
+    write(folder, ARRAYS.replace('"first":', '"parameters": 5.0, "first":'))
+    assert finished(spec_of(training={"epochs": 1}))[1].evaluation["parameters"] == 5.0
+
+
 def test_numbers_and_arrays_of_a_function(folder: Path) -> None:
     write(folder, ARRAYS)
     queue, job = finished(spec_of())
@@ -324,6 +341,110 @@ def test_the_best_checkpoint_is_restored_for_evaluation(folder: Path, name: str)
     assert known == {k: v for k, v in found[0].items() if k in known}
 
 
+LEAKING = """
+import os, warnings
+import tensorflow as tf
+keras.config.set_dtype_policy("mixed_bfloat16")
+tf.config.optimizer.set_jit("autoclustering")
+""" + BATCHES.replace(
+    "    x, y = made()\n",
+    """
+    keras.config.set_floatx("float16")
+    keras.config.set_epsilon(1e-2)
+    keras.config.set_image_data_format("channels_first")
+    tf.config.run_functions_eagerly(True)
+    tf.config.optimizer.set_experimental_options({"constant_folding": False})
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    np.seterr(all="ignore")
+    warnings.simplefilter("ignore")
+    os.environ["LEFT_BEHIND"] = "yes"
+    os.chdir("/")
+    x, y = made()
+""",
+)
+
+
+def test_what_a_job_sets_of_its_process_is_undone_after_it(folder: Path) -> None:
+    """The jobs that a worker takes next are trained as in a new process."""
+    write(folder, BATCHES, "plain")
+    write(folder, LEAKING, "leaking")
+    plain, leaking = (spec_of(program={"name": name}) for name in ("plain", "leaking"))
+    before = results(*finished(plain))
+    here, known = Path.cwd(), (np.geterr(), warnings.filters[:])
+    assert results(*finished(leaking))[0] != before[0]
+    assert (Path.cwd(), os.environ.get("LEFT_BEHIND")) == (here, None)
+    assert results(*finished(plain)) == before
+    assert (np.geterr(), warnings.filters[:]) == known
+    assert not numerics.fingerprint().keys() & {"jit", "eager_functions", "tf32", "floatx"}
+    assert not tensorflow_settings.not_default(gpu=True)
+
+
+def test_the_precision_that_a_file_sets_at_its_top_counts(folder: Path) -> None:
+    """In each attempt, and for its own jobs alone."""
+    path = write(folder, 'keras.config.set_dtype_policy("mixed_bfloat16")\n' + BATCHES)
+    assert make(spec_of()).model.dtype_policy.name == "mixed_bfloat16"
+    assert make(spec_of()).model.dtype_policy.name == "mixed_bfloat16"
+    path.write_text(HEAD + BATCHES)
+    numerics.apply(threads=1)
+    assert make(spec_of()).model.dtype_policy.name == "float32"
+
+
+ATTRIBUTES = """
+class Scaled(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.temperature = keras.layers.Dense(1), 1.0
+    def call(self, x):
+        return self.inner(x) * self.temperature
+
+class Sets(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.best, self.seen = None, []
+    def on_train_begin(self, logs=None):
+        self.made = {}
+    def on_epoch_end(self, epoch, logs=None):
+        self.best, self.made["last"] = epoch, epoch
+        self.seen.append(epoch)
+        self.model.temperature = 3.0 + epoch
+    def on_train_end(self, logs=None):
+        self.model.threshold = 0.75
+
+def program(*, own: bool = True, late: bool = True):
+    x, y = made()
+    model = Scaled() if own else network()
+    if not late:
+        model.build((None, 4))
+    model.compile("adam", "mse")
+    sets = Sets()
+    return runner.Program(
+        model=model,
+        fit={"x": x, "y": y},
+        callbacks=[sets, keras.callbacks.CSVLogger("log.csv")],
+        evaluate=lambda model: {
+            "temperature": model.temperature,
+            "threshold": model.threshold,
+            "best": sets.best,
+            "seen": len(sets.seen),
+        },
+    )
+"""
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_attributes_that_callbacks_set_are_there_when_it_is_evaluated(
+    folder: Path, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a class of the user's own, which fit builds, and on Keras's; no callback is called."""
+    monkeypatch.chdir(folder)
+    write(folder, ATTRIBUTES)
+    spec = spec_of(program={"name": "mine", "arguments": {"own": own, "late": own}})
+    _, job = finished(spec)
+    found = {key: job.evaluation[key] for key in ("temperature", "threshold", "best", "seen")}
+    assert found == {"temperature": 5.0, "threshold": 0.75, "best": 2, "seen": 3}
+    assert len((folder / "log.csv").read_text().splitlines()) == 4
+
+
 def test_a_job_without_an_evaluation_ends_with_its_training(folder: Path) -> None:
     write(folder, re.sub(r"        evaluate=.*\n", "", BATCHES))
     _, job = finished(spec_of())
@@ -339,6 +460,12 @@ def test_a_job_without_an_evaluation_ends_with_its_training(folder: Path) -> Non
         (('fit={"x"', 'fit={"epochs": 3, "x"'), "training.epochs"),
         (('"validation_data"', '"validation_date"'), "Did you mean 'validation_data'?"),
         (("evaluate=dict", "evaluate=list"), "evaluate"),
+        (('evaluate=dict(zip("xy", made(2)))', "evaluate={}"), 'evaluate=...) has no "x"'),
+        (('zip("xy", made(2))', 'zip("xy", made(2)), steps=0'), '"steps" 0; expected at least 1'),
+        (('classes=["low", "high"]', "classes=2"), "classes=...) received"),
+        (('classes=["low", "high"]', "callbacks=None"), "callbacks=...) received"),
+        (('classes=["low", "high"]', 'classes="ab"'), "expected a list of names"),
+        (("x, y = made()", "open('no.csv')"), "'no.csv' (programs/mine.py, line"),
     ],
 )
 def test_mistakes_of_a_program(folder: Path, changed: tuple[str, str], said: str) -> None:
@@ -348,6 +475,49 @@ def test_mistakes_of_a_program(folder: Path, changed: tuple[str, str], said: str
     write(folder, text)
     with pytest.raises(SpecError, match=re.escape(said)):
         finished(spec_of())
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ("{'a': [[1], [2, 3]]}", "the evaluation's 'a' is no array"),
+        ("{'probabilities': np.ones((4, 2)) / 2, 'labels': [0, 1, 1]}", "3 'labels' between 0 and"),
+        ("{'probabilities': np.ones((2, 2)) / 2, 'labels': [0, 7]}", "2 'labels' between 0 and 7"),
+    ],
+)
+def test_results_that_dont_fit_are_named(folder: Path, found: str, said: str) -> None:
+    """And tried once: the same again would end the same."""
+    write(
+        folder, BATCHES.replace('evaluate=dict(zip("xy", made(2)))', f"evaluate=lambda _: {found}")
+    )
+    with pytest.raises(TrainingError, match=said):
+        measure(make(spec_of()), Alone())
+
+
+VECTOR = """
+class Vector(keras.metrics.Metric):
+    def update_state(self, *args, **kwargs): pass
+    def result(self): return keras.ops.ones((3,))
+"""
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            ("made(1)", "tuple(one[:0] for one in made(1))"),
+            '"validation_data": ...} has no example',
+        ),
+        (("made(2)", "[one[:0] for one in made(2)]"), 'evaluate={"x": ...} has no example'),
+        (('metrics=["mae"]', "metrics=[Vector(name='v')]"), "the metric 'v' gives 3 numbers"),
+    ],
+)
+def test_what_can_never_be_trained_is_told_by_the_trial(
+    folder: Path, changed: tuple[str, str], said: str
+) -> None:
+    write(folder, VECTOR + BATCHES.replace(*changed))
+    with pytest.raises(SpecError, match=re.escape(said)):
+        build_report(spec_of(), source="job.json")
 
 
 def test_a_machine_without_the_program_leaves_its_job(
@@ -360,6 +530,62 @@ def test_a_machine_without_the_program_leaves_its_job(
         make(spec)
     lacks = missing_here(spec.effective(), "file:///store")
     assert lacks.startswith("it has no program 'mine' (program 'mine' is not in runner/programs.")
+
+
+FIT = 'fit={"x": runner.Batches(x, y, batch_size=16, seed=1), "validation_data": made(1)}'
+SEQUENCE = """
+class Files(keras.utils.PyDataset):
+    def __len__(self):
+        return 5
+    def __getitem__(self, index):
+        return (np.load("/nowhere/x.npy") if index > NUMBER else np.ones((2, 4))), np.ones(2)
+"""
+
+
+@pytest.mark.parametrize(
+    ("instead", "said"),
+    [
+        ("    open('no.csv')", "FileNotFoundError: [Errno 2]"),
+        ("    raise ConnectionResetError('peer')", "ConnectionResetError: peer"),
+        ("    raise ImportError('libGL.so.1')", "ImportError: libGL.so.1"),
+        ("    import os; os.environ['NOT_HERE']", "KeyError: 'NOT_HERE'"),
+        ("    keras.utils.get_file('x.bin', 'http://127.0.0.1:9/x')", "URL fetch failure"),
+        ("evaluate=lambda model: open('/nowhere/x.csv')", "/nowhere/x.csv"),
+        ("evaluate=lambda model: __import__('not_here')", "No module named 'not_here'"),
+        ("records", "/nowhere/x.tfrecord; No such file"),
+        ("-1", "/nowhere/x.npy"),
+        ("2", "/nowhere/x.npy"),
+    ],
+)
+def test_what_a_machine_lacks_leaves_the_job_to_others(
+    folder: Path, instead: str, said: str
+) -> None:
+    """In the function, its data and its evaluation alike; the user's own line is told."""
+    if instead.startswith("    "):
+        text = BATCHES.replace("    x, y = made()", f"{instead}\n    x, y = made()")
+    elif instead.startswith("evaluate"):
+        text = BATCHES.replace('evaluate=dict(zip("xy", made(2)))', instead)
+    elif instead == "records":
+        data = "tf.data.TFRecordDataset('/nowhere/x.tfrecord').map(lambda _: (tf.ones(4), 1))"
+        text = f"import tensorflow as tf\n{BATCHES}".replace(FIT, f"fit={{'x': {data}.batch(2)}}")
+    else:
+        text = SEQUENCE.replace("NUMBER", instead) + BATCHES.replace(FIT, "fit={'x': Files()}")
+    write(folder, text)
+    with pytest.raises(MissingHereError, match=re.escape(said)) as caught:
+        finished(spec_of(training={"epochs": 1}, checkpoint={}))
+    assert instead in ("records", "2") or "(programs/mine.py, line " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "raised", [ValueError("mine"), KeyError("mine"), MemoryError("mine"), SystemExit(0)]
+)
+def test_other_exceptions_of_a_program_are_raised_as_they_are(
+    folder: Path, raised: BaseException
+) -> None:
+    """They count as a failed attempt, and are tried again."""
+    write(folder, f"def program():\n    raise {raised!r}\n")
+    with pytest.raises(type(raised)):
+        make(spec_of())
 
 
 def test_what_the_program_decides_is_refused_in_the_spec(folder: Path) -> None:
@@ -399,6 +625,10 @@ def test_a_crash_shows_the_users_own_lines(folder: Path) -> None:
     assert shown.count("File ") == 1
     assert str(path) in shown
     assert "test_programs.py" in code.traceback_of(RuntimeError("x").with_traceback(here()))
+
+
+def test_an_error_is_told_on_one_line_without_escape_codes() -> None:
+    assert code.words(ValueError("a\nb\n \x1b[31;1mred\x1b[K")) == "ValueError: a b red"
 
 
 def here() -> Any:

@@ -26,6 +26,9 @@ class Reader(Protocol):
 class Backend(Protocol):
     """What a training needs of the library beneath Keras."""
 
+    def begin_anew(self) -> None:
+        """Undo what an earlier program of this process has set."""
+
     def fix(self, *, threads: int | None, deterministic: bool) -> int:
         """Fix what decides over bits, before anything has run; the threads in use."""
 

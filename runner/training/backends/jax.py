@@ -27,25 +27,42 @@ _FLAGS = "XLA_FLAGS"
 # ---------------------------------------------------------------------- numerics
 
 
-_fixed = False  # XLA reads its environment once: later changes would count for nothing
+#: of JAX, unless the environment says otherwise; a program may set them
+_DEFAULTS = {
+    "jax_enable_x64": False,
+    "jax_disable_jit": False,
+    "jax_default_matmul_precision": None,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+}
+_fixed: dict[str, str] = {}  # XLA reads its environment once: later changes count for nothing
+
+
+def begin_anew() -> None:
+    """Undo what an earlier program of this process has set."""
+    for setting, default in _DEFAULTS.items():
+        if getattr(jax.config, setting, default) != default and setting.upper() not in os.environ:
+            jax.config.update(setting, default)
 
 
 def fix(*, threads: int | None, deterministic: bool) -> int:
     """Fix threads and determinism, once for this process; the threads in use."""
-    global _fixed
-    if _fixed:
-        return _threads()
-    _fixed = True
-    os.environ[_THREADS] = str(threads or _threads())
-    flags = os.environ.get(_FLAGS, "")
-    if deterministic and "xla_gpu_deterministic_ops" not in flags:
-        os.environ[_FLAGS] = f"{flags} {_DETERMINISTIC}".strip()
+    if not _fixed:
+        os.environ[_THREADS] = str(threads or _threads())
+        flags = os.environ.get(_FLAGS, "")
+        if deterministic and "xla_gpu_deterministic_ops" not in flags:
+            os.environ[_FLAGS] = f"{flags} {_DETERMINISTIC}".strip()
+        _fixed.update(os.environ)
     return _threads()
+
+
+def _environment(name: str) -> str:
+    return (_fixed or os.environ).get(name, "")
 
 
 def _threads() -> int:
     for name in (_THREADS, "NPROC"):
-        if (text := os.environ.get(name, "")).isdecimal() and int(text):
+        if (text := _environment(name)).isdecimal() and int(text):
             return int(text)
     return hardware.cores()
 
@@ -54,7 +71,7 @@ def fingerprint(model: Any) -> dict[str, Any]:  # noqa: ARG001 - the seam's sign
     """Return what decides over bits: versions, platform, threads, XLA's flags, JAX's settings."""
     devices = jax.devices()
     platform = devices[0].platform
-    flags = os.environ.get(_FLAGS, "").split()
+    flags = _environment(_FLAGS).split()
     found: dict[str, Any] = {
         "jax": jax.__version__,
         "jaxlib": metadata.version("jaxlib"),
@@ -65,13 +82,7 @@ def fingerprint(model: Any) -> dict[str, Any]:  # noqa: ARG001 - the seam's sign
     }
     if others := sorted(set(flags) - {_DETERMINISTIC}):
         found["xla_flags"] = " ".join(others)
-    for setting, default in (
-        ("jax_enable_x64", False),
-        ("jax_disable_jit", False),
-        ("jax_default_matmul_precision", None),
-        ("jax_default_prng_impl", "threefry2x32"),
-        ("jax_threefry_partitionable", True),
-    ):
+    for setting, default in _DEFAULTS.items():
         value = getattr(jax.config, setting, default)
         if value != default:
             found[setting] = value

@@ -19,6 +19,17 @@ from runner.training.backends import tensorflow_settings
 # ---------------------------------------------------------------------- numerics
 
 
+def begin_anew() -> None:
+    """Undo what an earlier program of this process has set."""
+    tf.config.run_functions_eagerly(False)
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    here = context.context()
+    here.optimizer_jit = None  # as set_jit has it, but no more a choice of the program's
+    here._optimizer_experimental_options = {}
+    if tf.distribute.has_strategy():
+        tf.distribute.experimental_set_strategy(None)
+
+
 def fix(*, threads: int | None, deterministic: bool) -> int:
     """Fix threads and determinism; the threads in use."""
     wished = threads or hardware.cores()

@@ -12,6 +12,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,22 +121,21 @@ class Observers:
 
     def restore(self, data: Any, tensors: Mapping[str, Array]) -> None:
         """Set all callbacks and generators to a captured state."""
+        self.restore_objects(data, tensors)
+        load = partial(_load, tensors)
+        random.setstate(decode(data["random"], load))
+        np.random.set_state(decode(data["numpy"], load))
+        backends.current().set_random_state(decode(data.get("backend"), load))
 
-        def load(name: str) -> Array:
-            if name not in tensors:
-                raise CheckpointError(f"the array {name} of the Python state is missing.")
-            return tensors[name].copy()
-
-        saved = data["callbacks"]
+    def restore_objects(self, data: Any, tensors: Mapping[str, Array]) -> None:
+        """Set all callbacks, and the other objects, to a captured state."""
+        saved, load = data["callbacks"], partial(_load, tensors)
         if isinstance(saved, list):
             self._restore_first_form(dict(saved), load)
         elif saved.get("form") != _FORM:
             raise CheckpointError(f"Python state of the form {saved.get('form')}, not {_FORM}.")
         else:
             self._restore(saved, load)
-        random.setstate(decode(data["random"], load))
-        np.random.set_state(decode(data["numpy"], load))
-        backends.current().set_random_state(decode(data.get("backend"), load))
 
     def _restore(self, saved: Any, load: LoadArray) -> None:
         self._compare_names(saved["names"])
@@ -203,6 +203,12 @@ class Observers:
             if "csv" in state:
                 content = np.frombuffer(state["csv"], dtype=np.uint8)
                 self._restore_csv(name, len(content), len(content), content)
+
+
+def _load(tensors: Mapping[str, Array], name: str) -> Array:
+    if name not in tensors:
+        raise CheckpointError(f"the array {name} of the Python state is missing.")
+    return tensors[name].copy()
 
 
 def _named(callbacks: Sequence[Any]) -> dict[str, Any]:
