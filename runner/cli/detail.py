@@ -116,11 +116,15 @@ def _waits(queue: Queue, view: View) -> Iterator[str]:
         others.append(f"its next try, in {pause:.0f} s")
     yield from others
     yield from _machine(queue, job)
-    workers = presence.everyone(queue.store)
-    for one in workers:
-        if job.id in one.left:
-            why = one.left[job.id].removeprefix(presence.LEFT)
-            yield f"another machine than {one.worker}: {why}"
+    known = sorted(presence.known(queue.store), key=lambda one: (one.lives, one.sent_at))
+    workers = [one for one in known if one.lives]
+    said = set[str]()
+    for one in reversed(known):  # of those that ended only what no other said
+        why = one.left.get(job.id, "").removeprefix(presence.LEFT)
+        if why and (one.lives or why not in said):
+            ended = "" if one.lives else f", which ended {ago(datetime.now(UTC) - one.sent_at)}"
+            yield f"another machine than {one.worker}{ended}: {why}"
+            said.add(why)
     fits_none = workers and all(job.id in one.left for one in workers)
     if not others and not fits_none:
         here = f"none is here, {command('resume', job.id)} starts one"

@@ -37,7 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Try everything; exit code 6 if the store can't keep the promises."""
+    """Try everything; exit code 6 if the store can't keep the promises.
+
+    Damaged records are a warning: they keep no worker from the other jobs.
+    """
     findings = []
     for finding in _examine(options):
         findings.append(finding)

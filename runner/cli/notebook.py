@@ -10,11 +10,12 @@ import base64
 import hashlib
 import io
 import json
+import os
 import posixpath
 import pprint
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,11 +28,17 @@ from runner.code import folder as code_folder
 from runner.errors import SpecError
 from runner.exit import Exit
 from runner.spec import JobSpec
-from runner.store.settings import mask
+from runner.store.schemes import HONEST, PACKAGES, split
+from runner.store.settings import OPTIONS_VARIABLE, mask, settings_for
 
 FOLDER = Path(__file__).parent / "notebooks"
 PACKAGE = "keras-runner"
 S3_CLIENT = "s3fs>=2024.12"  #: of the extra s3
+#: storage options that may be in a notebook, and what is in them
+_PUBLIC = (
+    "endpoint_url", "region_name", "use_ssl", "anon", "requester_pays", "project", "account_name",
+    "signature_version", "client_kwargs", "config_kwargs", "s3", "addressing_style",
+)  # fmt: skip
 _CODE = re.compile(r"^```python *(?P<tags>[a-z ]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 #: the store's scheme → the text about it; "" where no store is named
 _STORES = {
@@ -163,10 +170,9 @@ def make(
     given = [
         spec.model_dump(mode="json", exclude={"schema_"}, exclude_unset=True) for spec in specs
     ]
-    install = _install(
-        requirement, [store, *((spec.program or spec.data).path or "" for spec in specs)]
-    )
-    text = text.replace("{{store}}", json.dumps(folder or store))
+    urls = ["" if folder else store, *((one.program or one.data).path or "" for one in specs)]
+    install = _install(requirement, urls)
+    text = text.replace("{{store}}", json.dumps(folder or store) + _options_of(urls))
     text = text.replace("{{place}}", _ON_ITS_DISK if folder else _ELSEWHERE)
     text = text.replace("{{jobs}}", pprint.pformat(given, width=100, sort_dicts=False))
     text = text.replace("{{install}}", install)
@@ -177,6 +183,46 @@ def make(
     }
     cells = [cell | {"id": f"cell-{number}"} for number, cell in enumerate(_cells(text))]
     return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+
+
+def _options_of(urls: Sequence[str]) -> str:
+    """The lines that set what the clients of these buckets need, but for what is secret.
+
+    Raises:
+        SpecError: an endpoint holds credentials.
+    """
+    found: dict[str, Any] = {}
+    for url in urls:
+        scheme = split(url)[0]
+        if scheme in HONEST:
+            given = dict(settings_for(url).storage_options)
+            if PACKAGES[scheme] == "s3fs" and (endpoint := next(filter(None, _endpoints()), None)):
+                given.setdefault("endpoint_url", endpoint)
+            public = _public(given)
+            if secret := ", ".join(sorted(given.keys() - public.keys())):
+                say(f"{url}: the notebook does not have the storage options {mask(secret)}")
+            if found not in ({}, public):
+                say(f"{url}: its storage options are not those that the notebook has for a bucket")
+            found = found or public
+    set_them = f'\nos.environ["{OPTIONS_VARIABLE}"] = {json.dumps(found)!r}'
+    if mask(set_them) != set_them:
+        msg = (
+            "the storage option endpoint_url holds credentials, and a notebook is shown and shared"
+        )
+        raise SpecError(msg)
+    return set_them if found else ""
+
+
+def _endpoints() -> Iterator[str | None]:
+    return map(os.environ.get, ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
+
+
+def _public(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are no secret: where a server is, and how it is spoken to."""
+    known = {name: value for name, value in options.items() if name in _PUBLIC}
+    return {
+        name: _public(value) if isinstance(value, dict) else value for name, value in known.items()
+    }
 
 
 def _folder(platform: str, store: str) -> str:

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a table, or JSON; exit code 6 if a job's records can't be read."""
+    """Print a table, or JSON; exit code 6 if records of a job can't be read."""
     _check(options)
     queue, _ = open_queue(options, quiet=options.json)
     if options.workers:
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     write(jobs, look(jobs, options), options)
     for problem in jobs.problems:
         say(problem)
-    return Exit.STORAGE if jobs.unreadable else Exit.DONE
+    return Exit.STORAGE if jobs.problems else Exit.DONE
 
 
 def _filters(options: argparse.Namespace) -> list[str]:

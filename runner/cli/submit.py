@@ -26,6 +26,7 @@ from runner.exit import Exit, worst
 from runner.queue.job import ENDED, Job, State, spec_digest
 from runner.queue.protocol import conflict
 from runner.queue.queue import Queue
+from runner.queue.texts import count as counted
 from runner.spec import JobSpec, parse
 from runner.store import places
 from runner.store.settings import mask
@@ -118,7 +119,7 @@ def _try_out(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> None:
         if spec.program is None or spec.program.name in tried or queue.find(spec.name):
             continue
         tried.add(spec.program.name)
-        say(f"{spec.name}: trying one step of program {spec.program.name!r}")
+        say(f"{spec.name}: trying one step of program {spec.program.name!r} (not with --no-trial)")
         import_keras()
         from runner.training.trial import build_report
 
@@ -130,13 +131,17 @@ def _try_out(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> None:
 
 def _dry_run(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> Exit:
     """Print what would be stored, if the jobs that are there already let it."""
+    there_already = 0
     for _, spec in specs:
         known = queue.find(spec.name)
+        there_already += known is not None
         if known is not None and known.spec_digest != spec_digest(spec.effective()):
             there = queue.spec(spec.name)
             if not _is_same(there, spec):
                 raise conflict(spec.name, there, spec.effective())
         print(json.dumps(spec.effective(), indent=2))
+    new = counted(len(specs) - there_already, "job")
+    say(f"dry run: {new} would be stored, {there_already} are there already")
     return Exit.DONE
 
 

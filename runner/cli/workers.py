@@ -57,7 +57,7 @@ def _worker(name: str, one: Presence, views: Sequence[View]) -> dict[str, Any]:
         seconds = [max(0.0, (datetime.now(UTC) - one.sent_at).total_seconds())]
     seen = min(seconds, default=None)
     idle = "idle" if seen is not None and seen < SILENT_SECONDS else "silent"
-    idle = "stopped" if is_stopped(one.owner) else idle
+    idle = "suspended" if is_stopped(one.owner) else idle
     return {
         "worker": name,
         "state": min((view.state for view in views), default=idle),

@@ -63,34 +63,39 @@ class Identity:
         if not first and now - self._told_at < presence.RENEW_SECONDS:
             return
         self._told_at = now
-        machine = self._looking.machine()
         with suppress(StoreError):
             if first:
                 presence.tidy(self._store)
-            presence.tell(
-                self._store,
-                Presence(
-                    owner=self._owner,
-                    sent_at=utc_now(),
-                    gpus=tuple(f"{gpu.name}, {gpu.memory_mib} MiB" for gpu in machine.gpus),
-                    labels=tuple(sorted(machine.labels)),
-                    version=_version(),
-                    left=left,
-                ),
-            )
+            presence.tell(self._store, self._presence(left))
+
+    def _presence(self, left: Mapping[str, str], *, ended: bool = False) -> Presence:
+        machine = self._looking.machine()
+        return Presence(
+            owner=self._owner,
+            sent_at=utc_now(),
+            gpus=tuple(f"{gpu.name}, {gpu.memory_mib} MiB" for gpu in machine.gpus),
+            labels=tuple(sorted(machine.labels)),
+            version=_version(),
+            left=left,
+            ended=ended,
+        )
 
     def leave(self) -> None:
-        """Show it no more. A bucket that hangs does not hold up its end."""
-        if self._left is None:
+        """Show it no more, but for why it left jobs. A bucket that hangs does not hold it up."""
+        left = self._left
+        if left is None:
             return
 
-        def remove() -> None:
+        def end() -> None:
             with suppress(StoreError):
-                presence.remove(self._store, self.name)
+                if left:
+                    presence.tell(self._store, self._presence(left, ended=True))
+                else:
+                    presence.remove(self._store, self.name)
 
-        removing = Thread(target=remove, daemon=True)
-        removing.start()
-        removing.join(LAST_SECONDS)
+        ending = Thread(target=end, daemon=True)
+        ending.start()
+        ending.join(LAST_SECONDS)
 
 
 def _version() -> str:

@@ -21,6 +21,7 @@ from runner.store import places
 from runner.store.allowed import paths_of, refusal
 from runner.store.settings import mask
 from runner.training.check import short_of_memory
+from runner.training.quiet import import_keras
 
 LABELS_VARIABLE = "RUNNER_LABELS"  #: labels of this machine, separated by commas
 
@@ -88,6 +89,8 @@ def _lacks_package(spec: Mapping[str, Any]) -> str:
             try:
                 registry.get(kind, name)
             except NotFoundError as error:
+                if isinstance(error.__cause__, ImportError):
+                    import_keras()  # where that is what fails, no job can be trained here
                 return f"it has no {kind.removesuffix('s')} '{name}' ({error})"
     return ""
 

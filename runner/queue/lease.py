@@ -16,9 +16,10 @@ from runner.queue import job as jobs
 from runner.queue import protocol
 from runner.queue.job import Job, Json, describe, from_json, to_json
 from runner.queue.protocol import Nonce, Now, Transition
+from runner.queue.record import finite
 from runner.store import log
 from runner.store.base import Store
-from runner.store.log import Put, Steps, finite, run
+from runner.store.log import Put, Steps, run
 
 P = ParamSpec("P")
 

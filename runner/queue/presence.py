@@ -35,11 +35,17 @@ class Presence:
     labels: tuple[str, ...] = ()
     version: str = ""  #: of runner
     left: Mapping[str, str] = field(default_factory=dict)  #: jobs that it can't run here, and why
+    ended: bool = False  #: it works no more; what it left is still to be known
 
     @property
     def worker(self) -> str:
         """Its name for people."""
         return line(name_of(self.owner))
+
+    @property
+    def lives(self) -> bool:
+        """Whether it has not ended, as far as is known here."""
+        return not self.ended and is_alive(self.owner) is not False
 
     @property
     def node(self) -> str:
@@ -61,17 +67,18 @@ def remove(store: Store, worker: str) -> None:
 
 def everyone(store: Store) -> list[Presence]:
     """Return all workers that have not ended, as far as is known here. Raises StoreError."""
-    return [one for one in _all(store) if is_alive(one.owner) is not False]
+    return [one for one in known(store) if one.lives]
 
 
 def tidy(store: Store) -> None:
-    """Remove what workers left behind that died: here, or long ago. Raises StoreError."""
-    for one in _all(store):
+    """Remove what workers left behind that ended: here, or long ago. Raises StoreError."""
+    for one in known(store):
         if is_alive(one.owner) is False or datetime.now(UTC) - one.sent_at > FORGET:
             remove(store, one.worker)
 
 
-def _all(store: Store) -> list[Presence]:
+def known(store: Store) -> list[Presence]:
+    """Return the workers, and those that ended and left jobs to others. Raises StoreError."""
     found = map(_parsed, store.read_many(store.list(FOLDER)))
     return [one for one in found if one is not None]
 

@@ -28,8 +28,9 @@ from runner.errors import (
 )
 from runner.queue import job as jobs
 from runner.queue.job import Job, Json, State, check_id, describe, from_json, to_json
+from runner.queue.record import finite
 from runner.store import log
-from runner.store.log import Age, Folders, List, Read, ReadMany, Record, Steps, finite
+from runner.store.log import Age, Folders, Read, ReadMany, Record, Steps
 
 Nonce = Callable[[], str]
 Now = Callable[[], datetime]
@@ -150,8 +151,7 @@ def require_whole(job_id: str) -> Steps[None]:
 
     Such are records that an owner wrote after someone had removed the job.
     """
-    keys: list[str] = yield List(f"{base(job_id)}/log/")
-    first = log.lacks(keys, 1)
+    _, first = yield from log.listed(base(job_id), 1)
     if first is not None:
         raise gone(job_id, first)
 

@@ -6,6 +6,7 @@ named by its path in the record, never a surprise.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, convert
 
 from runner.errors import DamagedRecordError
-from runner.store.log import DAMAGED
+from runner.store.log import DAMAGED, damaged, slot
 
 Json = Mapping[str, Any]
 Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
@@ -250,6 +251,11 @@ def number(value: object) -> float | None:
         return None
 
 
+def finite(value: float) -> float | None:
+    """Return a number that JSON can carry: None for NaN and the infinities."""
+    return float(value) if math.isfinite(value) else None
+
+
 def hours(budget: Json | None) -> Json | None:
     """Return the hours that a job may take, by what they are hours of."""
     found = {line(name): number(value) for name, value in (budget or {}).items()}
@@ -267,11 +273,7 @@ def monitors(spec: Json) -> tuple[str, ...]:
 
 def changed_spec(job_id: str) -> DamagedRecordError:
     """Return the error for a spec that is not the one of its digest: there is no copy of it."""
-    return DamagedRecordError(
-        f"the spec in jobs/{job_id}/log/000000000000.json is not the one that was submitted: it was"
-        " changed or damaged. Bring that object back from a copy of the store, or submit the spec "
-        "under another name."
-    )
+    return damaged(slot(f"jobs/{job_id}", 0))
 
 
 def spec_digest(spec: Json) -> str:

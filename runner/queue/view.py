@@ -21,6 +21,7 @@ from runner.queue.queue import Queue
 from runner.queue.survey import Survey
 from runner.queue.texts import duration, finite, metric_texts, result_texts
 from runner.store.base import Store
+from runner.store.log import DAMAGED
 
 AT_ONCE = 16  #: requests under way together
 LOOKS = 3  #: at what reads like damage: an answer may have been cut on its way
@@ -134,7 +135,8 @@ class View:
     def text(self) -> str:
         """The state in words, with the reason."""
         say = _STATES.get(self.state)
-        return say(self) if say else self.state
+        text = say(self) if say else self.state
+        return f"{text}, record damaged" if self.job.nonce == DAMAGED else text
 
 
 def _lost(view: View) -> str:
@@ -210,6 +212,7 @@ class Onlooker:
 
     queue: Queue
     unreadable: dict[str, str] = field(default_factory=dict)  #: in the last look: why
+    damaged: dict[str, str] = field(default_factory=dict)  #: an earlier record stands in, likewise
 
     def __post_init__(self) -> None:
         self._survey = Survey(self.queue, self._cannot_read, every_change=True)
@@ -225,6 +228,7 @@ class Onlooker:
         """
         self.unreadable.clear()
         jobs = self._survey.jobs(list(dict.fromkeys(names)) or None)
+        self.damaged = {job.id: job.reason for job in jobs if job.nonce == DAMAGED}
         for name in {*names} - {job.id for job in jobs} - self.unreadable.keys():
             self.queue.job(name)  # NotFoundError, with names that are like it
         jobs.sort(key=lambda job: (job.submitted_at, job.id))
@@ -242,7 +246,8 @@ class Onlooker:
     @property
     def problems(self) -> list[str]:
         """What could not be read in the last look, in sentences."""
-        return [f"{name}: cannot be read: {why}" for name, why in self.unreadable.items()]
+        unreadable = [f"{name}: cannot be read: {why}" for name, why in self.unreadable.items()]
+        return unreadable + [f"{name}: {why}" for name, why in self.damaged.items()]
 
 
 # ---------------------------------------------------------------------- what it has stored

@@ -175,9 +175,9 @@ def _records(store: Store) -> Finding:
     waiting = iter(jobs)
     gaps = []
     while len(keys) < _RECORDS and (job := next(waiting, None)):
-        of_job = store.list(f"jobs/{job}/log/")
+        of_job, number = log.run(store, log.listed(f"jobs/{job}"))
         keys += of_job
-        if (number := log.lacks(of_job)) is not None:
+        if number is not None:
             gaps.append(f"{job} lacks record {number}")
     left = len(list(waiting))
     found = list(map(_sort_of, keys, store.read_many(keys)))
@@ -202,8 +202,8 @@ def _wrong_records(old: int, damaged: Sequence[str], gaps: Sequence[str]) -> str
     if damaged:
         text += f"; {len(damaged)} damaged: {', '.join(damaged[:5])}. Bring them back from a copy"
     if gaps:
-        text += f"; records are gone between others: {', '.join(gaps[:5])}. Bring them back, or "
-        text += "remove the job's whole folder: a log with a gap is not one job's"
+        text += f"; records are gone: {', '.join(gaps[:5])}. Bring them back, submit the same spec "
+        text += "again where record 0 alone is gone, or remove the job's whole folder"
     return text
 
 

@@ -19,7 +19,6 @@ the record before it stands in for it, under its number: the log goes on behind 
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -74,10 +73,9 @@ def hint(base: str) -> str:
 def encode(record: Mapping[str, Any]) -> bytes:
     """Return the bytes of a record, of a log or not: JSON on one line that ends in its hash."""
     try:
-        text = json.dumps(record, allow_nan=False, separators=(",", ":"))
+        body = json.dumps(record, allow_nan=False, separators=(",", ":"))[:-1]
     except (TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"a record that is not plain finite JSON ({error}).") from error
-    body = text[:-1]
     return f'{body},"{_sum_name(record)}":"{_hash(body.encode())}"}}\n'.encode()
 
 
@@ -98,7 +96,7 @@ def decode(data: bytes, key: str) -> Record:
         or not 0 <= number < MOST_RECORDS
         or not isinstance(record.get("nonce"), str)
     ):
-        raise _damaged(key, f"is not a record of a log: number {number!r:.40}, no nonce")
+        raise damaged(key, f"is not a record of a log: number {number!r:.40}, no nonce")
     return record
 
 
@@ -107,9 +105,9 @@ def parse(data: bytes, key: str) -> Record:
     try:
         record = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise _damaged(key, f"is not a record ({type(error).__name__}: {error})") from error
+        raise damaged(key, f"is not a record ({type(error).__name__}: {error})") from error
     if not isinstance(record, dict):
-        raise _damaged(key, f"is not a record: a JSON {type(record).__name__}")
+        raise damaged(key, f"is not a record: a JSON {type(record).__name__}")
     sums = {name: record.pop(name) for name in [*record] if _SUM.fullmatch(name)}
     own = _sum_name(record)
     for name, said in sums.items():
@@ -117,12 +115,18 @@ def parse(data: bytes, key: str) -> Record:
         # another record's hash was handed on by an older runner; or this one's number is damaged
         renamed = body.replace(f'"number":{own[3:]}'.encode(), f'"number":{name[3:]}'.encode(), 1)
         if (said == _hash(renamed)) != (name == own):
-            raise _damaged(key, "is damaged: its bytes are not those that were written")
+            raise damaged(key, "is damaged: its bytes are not those that were written")
     return record
 
 
-def _damaged(key: str, what: str) -> DamagedRecordError:
-    return DamagedRecordError(f"{key} {what}. Bring it back from a copy of the store.")
+def damaged(key: str, what: str = "is damaged") -> DamagedRecordError:
+    """Return the error for a record that is none; of record 0 it is the same, whatever is wrong."""
+    if not key.endswith(slot("", 0)):
+        return DamagedRecordError(f"{key} {what}. Bring it back from a copy of the store.")
+    return DamagedRecordError(
+        f"the spec in {key} is not the one that was submitted: it was changed or damaged. Bring "
+        "that object back from a copy of the store, or submit the spec under another name."
+    )
 
 
 def read(base: str, number: int, before: Record | None = None) -> Steps[Record | None]:
@@ -142,9 +146,7 @@ def check(key: str, number: int, data: bytes, before: Record | None = None) -> R
     """Return the record in `data` if it belongs under `number` and follows `before`."""
     record = decode(data, key)
     if record["number"] != number:
-        raise _damaged(
-            key, f"says that it is record {record['number']}, as if it was moved by hand"
-        )
+        raise damaged(key, f"says that it is record {record['number']}, as if it was moved by hand")
     if before is not None and not _follows(record, before):
         raise StoreRefusedError(
             f"{key} does not follow the record before it: the store let two writers create one "
@@ -196,10 +198,13 @@ def _numbers(keys: Iterable[str]) -> list[int]:
     return sorted(int(name) for key in keys if (name := key.rpartition("/")[2][:-5]).isdecimal())
 
 
-def lacks(keys: Iterable[str], first: int = 0) -> int | None:
-    """Return the first record, from `first` on, that is gone from a listing of a log, or None."""
-    later = [number for number in _numbers(keys) if number >= first]
-    return next((want for want, have in enumerate(later, first) if want != have), None)
+def listed(base: str, first: int = 0) -> Steps[tuple[list[str], int | None]]:
+    """Return the keys of a log's records, and the first from `first` on that is gone, or None."""
+    copy = yield from _copied(base)  # read before the listing, which then has what led to it
+    last = -1 if copy is None else max(0, copy["number"] - 1)  # itself it is written again
+    keys: list[str] = yield List(f"{base}/log/")
+    known = {*_numbers(keys)}
+    return keys, next((n for n in range(first, max({last, *known}) + 1) if n not in known), None)
 
 
 def _copied(base: str) -> Steps[Record | None]:
@@ -386,8 +391,7 @@ def _starts(bases: Sequence[str], known: Mapping[str, Record]) -> Steps[dict[int
 
 
 def _far_head(base: str, number: int) -> Steps[Record | None]:
-    newer = yield from _jump(base, number)
-    return (yield from head(base, newer))
+    return (yield from head(base, (yield from _jump(base, number))))
 
 
 def _or_error(steps: Steps[Record | None]) -> Steps[Record | StoreError | None]:
@@ -413,8 +417,3 @@ def _walk_together(
         except StoreError as error:
             found[index] = error
     return further
-
-
-def finite(value: float) -> float | None:
-    """Return a number that JSON can carry: None for NaN and the infinities."""
-    return float(value) if math.isfinite(value) else None

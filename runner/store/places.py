@@ -6,7 +6,7 @@ there too, and a bucket or a server that does not answer is waited for as long.
 
 import hashlib
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -170,6 +170,27 @@ def lacks_client(path: str) -> str:
     except ValueError:  # nobody knows such a scheme
         pass
     return ""
+
+
+def tell_fsspec(urls: Iterable[Any]) -> None:
+    """Let fsspec itself, and pandas with it, open these URLs with the options of their buckets.
+
+    Until the next call: a program may open its data later than it is called. What is no URL of a
+    bucket is passed over; of two places with one scheme the first counts.
+    """
+    from fsspec.config import conf
+
+    while _told:
+        scheme, own = _told.popitem()
+        conf[scheme] = own
+    for url in urls:
+        scheme = split(url)[0] if isinstance(url, str) else ""
+        if scheme in HONEST - _told.keys() and (options := settings_for(url).storage_options):
+            _told[scheme] = conf.get(scheme, {})
+            conf[scheme] = {**_told[scheme], **options}
+
+
+_told: dict[str, Any] = {}  #: scheme -> what fsspec's own configuration says of it
 
 
 def _mapped(path: Path) -> bytes | Mapped:

@@ -29,6 +29,8 @@ def make(spec: JobSpec, *, training: bool = True) -> Program:
         MissingHereError: this machine lacks the program, or what it needs.
     """
     code.forget()  # of other jobs; what is in use is what this one imports
+    part = spec.program
+    places.tell_fsspec([part.path, *part.arguments.values()] if part else [])
     if spec.program is None:
         from runner.training.images import program
 

@@ -156,7 +156,9 @@ def test_data_that_cannot_be_read_are_named(
 
 def test_dry_run_stores_nothing(runner: Runner) -> None:
     """It prints the effective spec."""
-    effective = json.loads(runner.ok("submit", str(QUICKSTART), "--dry-run"))
+    done = runner.run("submit", str(QUICKSTART), "--dry-run")
+    effective = json.loads(done.stdout)
+    assert "dry run: 1 job would be stored, 0 are there already" in done.stderr
     assert effective["name"] == "quickstart"
     assert runner.job("quickstart") is None
     assert not runner.store.exists()

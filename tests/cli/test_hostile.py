@@ -86,14 +86,35 @@ def test_a_job_that_is_ruined_is_shown_as_unreadable_with_what_to_do(
     assert runner.run("status", "b").returncode == 0
 
 
+@pytest.mark.parametrize("copy", ["with its copy", "without its copy"])
+def test_a_damaged_record_0_has_the_same_reason_everywhere(
+    runner: Runner, tmp_path: Path, copy: str
+) -> None:
+    """Whichever byte it is, whichever command sees it, with other records or without."""
+    first = folder(runner, "a") / "log/000000000000.json"
+    first.write_bytes(first.read_bytes().replace(b'"', b"\x01", 1))
+    if copy == "without its copy":
+        (folder(runner, "a") / "head.json").unlink()
+    reason = "the spec in jobs/a/log/000000000000.json is not the one that was submitted"
+    stored = "submit", str(QUICKSTART), "--set", "name=a", "--detach"
+    shown = "report", "a", "--output", str(tmp_path / "report")
+    for command in (("status", "a"), stored, ("resume", "a"), ("unhold", "a"), shown):
+        done = runner.run(*command)
+        assert done.returncode == 6, command
+        assert reason in " ".join(done.stderr.split()), command
+
+
 def test_a_newest_record_that_is_cut_costs_one_change_and_is_said(runner: Runner) -> None:
     runner.ok("hold", "a")
     ruin(folder(runner, "a"), "cut")
-    status = runner.status("a")
+    status = json.loads(runner.run("status", "a", "--json").stdout)
     assert (status["state"], "record 1 of its log is damaged" in status["reason"]) == (
         "queued",
         True,
     )
+    done = runner.run("status")
+    assert (done.returncode, "queued, record damaged" in done.stdout) == (6, True)
+    assert "a: record 1 of its log is damaged: the one before it counts" in done.stderr
     runner.ok("cancel", "a")
     assert "record 1 of its log is damaged" in runner.status("a")["notes"][0]
 

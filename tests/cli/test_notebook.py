@@ -27,7 +27,9 @@ from runner.cli.main import main
 from runner.cli.notebook import FOLDER, make
 from runner.errors import NotFoundError, SpecError
 from runner.spec import parse
+from runner.store.filesystem import open_store
 from tests.harness import ENVIRONMENT, REPOSITORY, Runner, sets, wait_until
+from tests.store.servers import serving
 
 STORES = ("", "gs://bucket/runs", "s3://bucket/runs", "az://box/runs")
 JOB = {
@@ -130,6 +132,57 @@ def test_what_is_required_is_named_alone(capsys: pytest.CaptureFixture[str]) -> 
 def test_no_credentials_get_into_a_notebook() -> None:
     with pytest.raises(SpecError, match="no credentials"):
         make("colab", SPECS, store="sftp://me:secret@nas/runs", requirement="x")
+
+
+@pytest.mark.parametrize("platform", ["colab", "kaggle"])
+@pytest.mark.parametrize("said", ["variable", "settings", "AWS"])
+def test_a_server_of_ones_own_is_in_the_notebook_and_its_keys_are_not(
+    platform: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the cell sets, and the keys from the platform's secrets, open the store."""
+    with serving("s3") as server:
+        url, options = server.url("runs"), server.options
+        settings = {"stores": {url: {"storage_options": options}}}
+        (tmp_path / "settings.json").write_text(json.dumps(settings))
+        given = {
+            "variable": ("RUNNER_STORAGE_OPTIONS", json.dumps(options)),
+            "settings": ("RUNNER_SETTINGS", str(tmp_path / "settings.json")),
+            "AWS": ("AWS_ENDPOINT_URL", options["endpoint_url"]),
+        }
+        with monkeypatch.context() as here:
+            here.setenv(*given[said])
+            notebook = make(platform, SPECS, store=url, requirement="x")
+        assert options["secret"] not in json.dumps(notebook)
+        cell = next(
+            text
+            for one in notebook["cells"]
+            if "SECRET" in (text := "".join(one["source"])) and "import" in text
+        )
+        keys = {"AWS_ACCESS_KEY_ID": options["key"], "AWS_SECRET_ACCESS_KEY": options["secret"]}
+        code = re.sub(r"(?m)^from .*", "", cell)
+        code = code.replace("UserSecretsClient().get_secret(name)", "keys[name]")
+        for name in (*keys, "RUNNER_STORE", "RUNNER_STORAGE_OPTIONS", "RUNNER_DATA_FROM"):
+            monkeypatch.setenv(name, "")  # set back at the end of the test
+        monkeypatch.delenv("RUNNER_STORAGE_OPTIONS")
+        exec(code.replace("userdata.get(name)", "keys[name]"), {"keys": keys})
+        assert os.environ["RUNNER_STORE"] == url
+        open_store(url).put("a.bin", b"there")
+        assert server.store("runs").read("a.bin") == b"there"
+
+
+def test_an_endpoint_with_credentials_gets_into_no_notebook(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"endpoint_url": "http://minio.lab:9000", "key": "ann", "secret": "sesame"}
+    monkeypatch.setenv("RUNNER_STORAGE_OPTIONS", json.dumps(options))
+    assert "minio.lab" in json.dumps(make("colab", SPECS, store="s3://b/runs", requirement="x"))
+    said = capsys.readouterr().err
+    assert "does not have the storage options" in said
+    assert "sesame" not in said
+    options["endpoint_url"] = "http://ann:sesame@minio.lab:9000"
+    monkeypatch.setenv("RUNNER_STORAGE_OPTIONS", json.dumps(options))
+    with pytest.raises(SpecError, match="holds credentials"):
+        make("colab", SPECS, store="s3://b/runs", requirement="x")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What the commands say of a program of one's own, and write of it: a real job, once trained."""
 
 import json
+import os
 import signal
 import zipfile
 from pathlib import Path
@@ -171,6 +172,29 @@ def test_a_drill_of_a_program_is_identical(runner: Runner, tmp_path: Path) -> No
     found = json.loads(done.stdout)
     assert (found["identical"], found["undisturbed"]["step"]) == (True, 60)
     assert "mae" in found["killed"]["evaluation"]
+
+
+def test_a_machine_whose_backend_is_broken_says_so_once_and_leaves_no_job(
+    tmp_path: Path,
+) -> None:
+    """Not once for each job, as if it were the fault of its program."""
+    broken = tmp_path / "broken" / "tensorflow"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('libcudart.so.12')")
+    (tmp_path / "programs").mkdir()
+    runner = Runner(tmp_path / "store", {"RUNNER_CODE": str(tmp_path)})
+    for name in ("one", "two"):
+        (tmp_path / f"programs/{name}.py").write_text(PROGRAM)
+        (tmp_path / "spec.json").write_text(
+            json.dumps({"name": name, "program": {"name": name}, "training": {"epochs": 1}})
+        )
+        runner.ok("submit", str(tmp_path / "spec.json"), "--detach", "--no-trial")
+    path = os.pathsep.join([str(broken.parent), os.environ.get("PYTHONPATH", "")])
+    process = runner.start("work", "--until-empty", environment={"PYTHONPATH": path})
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert said.count("libcudart") == 1
+    assert "program 'one'" not in said
 
 
 def test_doctor_names_the_programs_and_a_folder_that_is_none_is_refused(

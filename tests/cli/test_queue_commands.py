@@ -26,7 +26,9 @@ from runner.cli.words import ended
 from runner.commit import Commit
 from runner.engine import session
 from runner.engine.attempt import HEAD_BYTES, LEFT_OUT, TAIL_BYTES, AttemptLog, log_key, trace_key
+from runner.engine.identity import Identity
 from runner.engine.preemption import SIGNALS
+from runner.engine.requirements import Looking
 from runner.errors import DamagedRecordError, SpecError, StoreError
 from runner.queue import drain, presence
 from runner.queue.job import Failure, Job, Stage, State
@@ -254,6 +256,20 @@ def test_a_worker_that_leaves_a_job_is_not_one_that_it_waits_for(queue: Queue, r
         assert ("a worker: 2 in runner status --workers" in said) == (pid == 8), said
 
 
+def test_why_a_worker_left_a_job_is_known_after_its_end(queue: Queue, run: Run) -> None:
+    """The worker itself is listed no more. Of two that ended for one reason the last is named."""
+    queue.submit("cats", {"name": "cats", "requirements": {"labels": ["lab"]}})
+    for pid in (7, 8):
+        me = Identity(queue.store, {"host": "elsewhere", "pid": pid}, Looking())
+        me.tell({"cats": "left for another machine: it is without a label"})
+        me.leave()
+    said = run("status", "cats")[1]
+    assert re.search(r"another machine than elsewhere:8, which ended \ds ago: it is without", said)
+    assert "elsewhere:7" not in said
+    assert "a worker: none is here, 'runner resume cats" in said
+    assert "no workers" in run("status", "--workers")[2]
+
+
 def test_a_small_budget_is_not_rounded_to_nothing(queue: Queue, run: Run) -> None:
     for hours, words in ((0.003, "0.003 hours spent, 0.003"), (1234.5, "1234.5 hours spent, 1230")):
         name = f"job-{hours}"
@@ -310,7 +326,7 @@ def test_workers_are_listed_the_idle_ones_too(queue: Queue, run: Run) -> None:
         assert (found[me]["state"], found["elsewhere:7"]["state"]) == ("idle", "running")
         worker.send_signal(signal.SIGSTOP)
         os.waitpid(worker.pid, os.WUNTRACED)
-        assert re.search(rf"{me} +stopped ", run("status", "--workers")[1])
+        assert re.search(rf"{me} +suspended ", run("status", "--workers")[1])
         worker.send_signal(signal.SIGCONT)
         assert run("work", "--drain", me)[0] == 0
         worker.communicate(timeout=60)

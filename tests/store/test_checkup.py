@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from runner.commit import Commit
+from runner.errors import DamagedRecordError
 from runner.queue.queue import Queue
 from runner.store import log
 from runner.store.base import Buffer, Store
@@ -82,7 +83,31 @@ def test_a_log_with_a_gap_is_named(lost: int) -> None:
     store.delete(f"jobs/dogs/log/{lost:012d}.json")
     found = examine(store)["records"]
     assert found.verdict is Verdict.WARNING
-    assert f"records are gone between others: dogs lacks record {lost}." in found.text
+    assert f"records are gone: dogs lacks record {lost}." in found.text
+
+
+@pytest.mark.parametrize(
+    ("written", "gone", "named"), [(0, 1, 0), (3, 2, 3), (3, 5, 0), (3, 1, None)]
+)
+def test_records_that_only_the_copy_tells_of_are_named(
+    written: int, gone: int, named: int | None
+) -> None:
+    """But for the newest, which is written again from its copy."""
+    store = MemoryStore()
+    queue = Queue(store)
+    queue.submit("dogs", {"seed": 1})
+    if written:
+        lease = queue.claim(queue.job("dogs"), {"host": "here", "pid": 1})
+        for step in range(written):
+            lease.commit(Commit(step=step, epoch=0, checkpoints=[]))
+    for key in store.list("jobs/dogs/log/")[-gone:]:
+        store.delete(key)
+    assert ("dogs lacks record" in examine(store)["records"].text) == (named is not None)
+    if named is not None:
+        assert f"records are gone: dogs lacks record {named}." in examine(store)["records"].text
+    if named:
+        with pytest.raises(DamagedRecordError, match=f"the first of them {named}"):
+            queue.require_whole("dogs")
 
 
 class Cached(MemoryStore):

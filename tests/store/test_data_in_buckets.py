@@ -8,11 +8,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from secrets import token_hex
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from fsspec.config import conf
 from PIL import Image
 
 from runner.datasets import folder, npz
@@ -21,8 +23,20 @@ from runner.spec import parse
 from runner.store import clients, places
 from runner.store.filesystem import open_store
 from runner.training.check import load_data
+from runner.training.programs import make
 from tests.store.conftest import Place
 from tests.store.servers.proxy import Proxy, Request, answer, first
+
+READS = """
+import fsspec, keras, runner
+
+def program(*, path: str = "", other: str = ""):
+    with fsspec.open(path or other) as file:
+        found = file.read().decode()
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    return runner.Program(model=model, fit={"x": None}, classes=[found])
+"""
 
 
 def content(start: int = 0) -> bytes:
@@ -48,6 +62,23 @@ def bucket(
 def test_data_lie_beside_their_store(bucket: Place) -> None:
     bucket.open().put("data/x.npz", content())
     assert npz.load(path=f"{bucket.url}/data/x.npz").x_train.shape == (4, 8, 8, 1)
+
+
+@pytest.mark.parametrize("field", ["path", "arguments"])
+def test_a_program_opens_its_data_as_its_store_is_opened(
+    bucket: Place, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With fsspec; the options of one job's bucket are not the next one's."""
+    url = f"{bucket.url}/data/x.bin"
+    bucket.open().put("data/x.bin", b"data")
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs/reads.py").write_text(READS)
+    monkeypatch.setenv("RUNNER_CODE", str(tmp_path))
+    given: dict[str, Any] = {"path": url} if field == "path" else {"arguments": {"other": url}}
+    spec = {"name": "reads", "program": {"name": "reads", **given}, "training": {"epochs": 1}}
+    assert make(parse(spec, source="the test")).classes == ["data"]
+    make(parse({"name": "next", "data": {"name": "digits"}}, source="the test"))
+    assert not {"s3", "gs"} & {scheme for scheme, options in conf.items() if options}
 
 
 def test_data_that_are_not_there_are_said(bucket: Place) -> None:
