@@ -22,6 +22,7 @@ from runner.specparts import (
     Checkpoint,
     Data,
     Evaluation,
+    From,
     Limits,
     Model,
     Name,
@@ -39,6 +40,9 @@ class JobSpec(Part):
     schema_: str | None = Field(None, alias="$schema", description="for editors; not used")
     name: Name = Field(description="the job's id: lower-case letters, digits, '.', '_' and '-'")
     description: str = Field("", max_length=1000)
+    from_: From | None = Field(
+        None, alias="from", description="go on from another job, or begin with weights"
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="of initial weights, order and augmentation")
     program: Program | None = Field(None, description="a training of one's own, not of images")
     data: Data = Field(default_factory=Data)
@@ -100,7 +104,7 @@ class JobSpec(Part):
 
     def effective(self) -> dict[str, Any]:
         """The whole spec as plain JSON, every default that counts written out."""
-        whole = self.model_dump(mode="json", exclude={"schema_"})
+        whole = self.model_dump(mode="json", exclude={"schema_"}, by_alias=True)
         for (*place, name), value in _LATER.items():  # which earlier versions do not know
             part = _at(whole, place)
             if part and part[name] == value:
@@ -123,6 +127,8 @@ _MONITORING = (
 _LATER: dict[tuple[str, ...], Any] = {
     ("program", "given"): None,
     ("program",): None,
+    ("from", "given"): None,
+    ("from",): None,
     ("data", "given"): None,
     ("training", "early_stopping", "mode"): "auto",
     ("training", "reduce_lr_on_plateau", "mode"): "auto",

@@ -25,6 +25,7 @@ from runner.registry import nearest
 #: command → (module that runs it, what it does); modules are imported when used
 COMMANDS: dict[str, tuple[str, str]] = {
     "submit": ("submit", "store jobs and work on them here"),
+    "extend": ("extend", "train a finished job further, as a new job"),
     "resume": ("resume", "take over what is queued, preempted or lost, until nothing is left"),
     "work": ("work", "work on the whole queue, one job after the other"),
     "status": ("status", "what every job is doing"),

@@ -48,9 +48,14 @@ def beat_key(job_id: str, token: int) -> str:
     return f"{base(job_id)}/lease/{token}.json"
 
 
-def submit(job_id: str, spec: Json, *, nonce: Nonce, now: Now) -> Steps[Job]:
-    """Create record 0. The same spec again returns the job as it is; another: ConflictError."""
-    new = replace(jobs.submitted(job_id, spec, now()), nonce=nonce())
+def submit(
+    job_id: str, spec: Json, *, nonce: Nonce, now: Now, begins: Json | None = None
+) -> Steps[Job]:
+    """Create record 0. The same spec again returns the job as it is; another: ConflictError.
+
+    `begins`: fields of a record, where it goes on from another job.
+    """
+    new = replace(jobs.submitted(job_id, spec, now()), nonce=nonce(), **(begins or {}))
     there = yield from log.settle(base(job_id), to_json(new), None)
     found = from_json(there, job_id)
     if found.nonce == new.nonce:
@@ -363,10 +368,16 @@ def _job_or_error(record: Record | StoreError, job_id: str) -> Steps[Job | Store
 
 
 def _differences(stored: Json, spec: Json) -> str:
-    there, here = dict(_leaves(stored)), dict(_leaves(spec))
-    names = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
-    shown = [f"{n} is {there.get(n)!r:.60}, not {here.get(n)!r:.60}" for n in names[:8]]
-    return "; ".join(shown) + (f"; and {len(names) - 8} more" if len(names) > 8 else "")
+    found = differences(stored, spec)
+    shown = [f"{name} is {there!r:.60}, not {here!r:.60}" for name, (there, here) in found.items()]
+    return "; ".join(shown[:8]) + (f"; and {len(shown) - 8} more" if len(shown) > 8 else "")
+
+
+def differences(one: Json, other: Json) -> dict[str, tuple[object, object]]:
+    """Return what two specs say of each field in which they differ, by its path."""
+    first, second = dict(_leaves(one)), dict(_leaves(other))
+    pairs = {name: (first.get(name), second.get(name)) for name in sorted({*first, *second})}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _leaves(value: object, path: str = "") -> list[tuple[str, object]]:

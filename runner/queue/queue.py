@@ -70,16 +70,17 @@ class Queue:
         self._nonce = nonce
         self._watch = Watch()
 
-    def submit(self, job_id: str, spec: Json) -> Job:
+    def submit(self, job_id: str, spec: Json, begins: Json | None = None) -> Job:
         """Store a job; once this returns, it survives the death of every machine.
 
         The same name and content again returns the job as it is. Other content: ConflictError.
+        `begins`: fields of its record 0, where it goes on from another job.
         """
         from runner.store import allowed
 
         check_once(self.store)
         allowed.remember(spec, self.store.url)
-        steps = protocol.submit(job_id, spec, nonce=self._nonce, now=self._now)
+        steps = protocol.submit(job_id, spec, nonce=self._nonce, now=self._now, begins=begins)
         return log.run(self.store, steps)
 
     def ids(self) -> list[str]:
