@@ -40,9 +40,6 @@ class JobSpec(Part):
     schema_: str | None = Field(None, alias="$schema", description="for editors; not used")
     name: Name = Field(description="the job's id: lower-case letters, digits, '.', '_' and '-'")
     description: str = Field("", max_length=1000)
-    from_: From | None = Field(
-        None, alias="from", description="go on from another job, or begin with weights"
-    )
     seed: int = Field(0, ge=0, lt=2**31, description="of initial weights, order and augmentation")
     program: Program | None = Field(None, description="a training of one's own, not of images")
     data: Data = Field(default_factory=Data)
@@ -62,6 +59,9 @@ class JobSpec(Part):
     requirements: Requirements = Field(default_factory=Requirements)
     budget: Budget = Field(default_factory=Budget)
     limits: Limits = Field(default_factory=Limits)
+    from_: From | None = Field(
+        None, alias="from", description="go on from another job, or begin with weights"
+    )
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

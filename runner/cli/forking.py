@@ -9,8 +9,9 @@ from runner.checkpoint.manifest import Manifest, Position, Reference
 from runner.checkpoint.reading import read_manifest
 from runner.errors import CheckpointError, NotReadyError, SpecError
 from runner.queue.job import Job, Json
-from runner.queue.protocol import base, differences
+from runner.queue.protocol import base
 from runner.queue.queue import Queue
+from runner.queue.texts import differences
 from runner.spec import JobSpec
 from runner.training.best import Best
 

@@ -28,6 +28,7 @@ from runner.errors import (
 )
 from runner.queue import job as jobs
 from runner.queue.job import Job, Json, State, check_id, describe, from_json, to_json
+from runner.queue.texts import differences
 from runner.store import log
 from runner.store.log import Age, Folders, List, Read, ReadMany, Record, Steps, finite
 
@@ -60,6 +61,9 @@ def submit(
     found = from_json(there, job_id)
     if found.nonce == new.nonce:
         return found
+    newest = yield from log.head(base(job_id))
+    if newest is not None and (yield from _living(newest, job_id)) is None:
+        raise half_removed(job_id)
     if found.spec_digest != new.spec_digest:
         raise conflict(job_id, there.get("spec") or {}, spec)
     return (yield from load(job_id)) or found
@@ -79,10 +83,34 @@ def load(job_id: str) -> Steps[Job | None]:
     if record is None:
         return None
     try:
-        return from_json(record, job_id)
+        return (yield from _living(record, job_id))
     except StoreError:  # perhaps only the copy that says where to start
         record = yield from log.head(base(job_id), hinted=False)
-        return None if record is None else from_json(record, job_id)
+        return None if record is None else (yield from _living(record, job_id))
+
+
+def _living(record: Record, job_id: str) -> Steps[Job | None]:
+    """Return the job of the newest record, or None where that says that the job is removed.
+
+    Of a removal that was cut off after record 0, its copy may be left: a job of the same name that
+    was submitted since is another one.
+    """
+    job = from_json(record, job_id)
+    if job.kind != jobs.REMOVED:
+        return job
+    first = yield from log.read(base(job_id), 0)
+    if first is None or from_json(first, job_id).submitted_at == job.submitted_at:
+        return None
+    again = yield from log.head(base(job_id), first)
+    return None if again is None else from_json(again, job_id)
+
+
+def half_removed(job_id: str) -> ConflictError:
+    """Return the error for a job whose removal is not over."""
+    return ConflictError(
+        f"{job_id} is being removed, or its removal was cut off: 'runner remove {job_id}' or "
+        "'runner doctor --repair' ends it. Then its name is free."
+    )
 
 
 def ids() -> Steps[list[str]]:
@@ -103,7 +131,9 @@ def load_all(
     found: dict[str, Job | StoreError] = {}
     for name, record in zip(names, heads, strict=True):
         if record is not None:  # a folder without a log is no job
-            found[name] = yield from _job_or_error(record, name)
+            job = yield from _job_or_error(record, name)
+            if job is not None:
+                found[name] = job
     return found
 
 
@@ -184,6 +214,8 @@ def change(
 
     def following(record: Record) -> Record:
         before = from_json(record, job_id)
+        if before.kind == jobs.REMOVED:
+            raise NotFoundError(f"{job_id} was removed.")
         return to_json(jobs.dated(transition(before), before, now()))
 
     start = None if known is None else to_json(known)
@@ -355,11 +387,11 @@ def parse_beat(data: bytes, token: int) -> Heartbeat | None:
         return None
 
 
-def _job_or_error(record: Record | StoreError, job_id: str) -> Steps[Job | StoreError]:
+def _job_or_error(record: Record | StoreError, job_id: str) -> Steps[Job | StoreError | None]:
     try:
         if isinstance(record, StoreError):
             raise record
-        return from_json(record, job_id)
+        return (yield from _living(record, job_id))
     except StoreError as error:
         try:
             return (yield from load(job_id)) or error
@@ -371,20 +403,3 @@ def _differences(stored: Json, spec: Json) -> str:
     found = differences(stored, spec)
     shown = [f"{name} is {there!r:.60}, not {here!r:.60}" for name, (there, here) in found.items()]
     return "; ".join(shown[:8]) + (f"; and {len(shown) - 8} more" if len(shown) > 8 else "")
-
-
-def differences(one: Json, other: Json) -> dict[str, tuple[object, object]]:
-    """Return what two specs say of each field in which they differ, by its path."""
-    first, second = dict(_leaves(one)), dict(_leaves(other))
-    pairs = {name: (first.get(name), second.get(name)) for name in sorted({*first, *second})}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def _leaves(value: object, path: str = "") -> list[tuple[str, object]]:
-    if isinstance(value, Mapping) and value:
-        return [
-            leaf
-            for name, inner in value.items()
-            for leaf in _leaves(inner, f"{path}.{name}" if path else str(name))
-        ]
-    return [(path, value)]

@@ -333,6 +333,12 @@ class FileStore:
     def sizes(self, prefix: str) -> dict[str, int]:  # noqa: D102
         return {key: self.size(key) or 0 for key in self.list(prefix)}
 
+    def close_down_below(self, name: str) -> None:
+        """Remove a folder and those in it, as far as they are empty."""
+        for inner in self.folders(f"{name}/"):
+            self.close_down_below(f"{name}/{inner}")
+        self.close_down([name])
+
     def list(self, prefix: str, *, after: str = "") -> list[str]:  # noqa: D102
         check_prefix(prefix)
         with self._explained("list", prefix):
