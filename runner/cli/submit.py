@@ -176,7 +176,7 @@ def _specs(options: argparse.Namespace) -> list[tuple[Path, JobSpec]]:
 def _store(queue: Queue, spec: JobSpec) -> str:
     """Store a job, which may be there already, and print its id."""
     known = queue.find(spec.name)
-    job = _submit(queue, spec, known)
+    job = store_one(queue, spec, known)
     if known is not None and job.number == 0 and job.nonce != known.nonce:
         say(f"{job.id}: its record 0 was gone and is restored, {known.state.value}")
     elif known is not None:
@@ -185,7 +185,7 @@ def _store(queue: Queue, spec: JobSpec) -> str:
     return job.id
 
 
-def _submit(queue: Queue, spec: JobSpec, known: Job | None) -> Job:
+def store_one(queue: Queue, spec: JobSpec, known: Job | None = None) -> Job:
     """Store a job. One that an older version stored with fewer fields has the same content."""
     content = spec.effective()
     if known is not None and known.number:
