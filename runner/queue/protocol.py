@@ -214,9 +214,10 @@ def change(
 
     def following(record: Record) -> Record:
         before = from_json(record, job_id)
+        after = transition(before)  # which tells an owner that its lease is lost
         if before.kind == jobs.REMOVED:
             raise NotFoundError(f"{job_id} was removed.")
-        return to_json(jobs.dated(transition(before), before, now()))
+        return to_json(jobs.dated(after, before, now()))
 
     start = None if known is None else to_json(known)
     record = yield from log.append(base(job_id), following, nonce, known=start, proven=proven)
