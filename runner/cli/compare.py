@@ -46,15 +46,23 @@ def _rows(
         ("status", *(view.text for view in views)),
         ("goes on from", *(origin(view.job) for view in views)),
         ("epochs", *(str(view.job.epoch) for view in views)),
-        ("digest", *(_digest(document) for document in documents)),
+        ("digest", *map(_digest, documents)),
+        *_fields(specs),
+        *_results([document["evaluation"] or {} for document in documents]),
     ]
-    fields = {name for one in specs[1:] for name in differences(specs[0], one)} - {"name"}
-    shown = sorted(field for field in fields if not field.startswith("from."))
-    rows += [(name, *(_field(spec, name) for spec in specs)) for name in shown]
-    found = [document["evaluation"] or {} for document in documents]
-    names = dict.fromkeys(name for one in found for name in one if name not in SIZES)
-    rows += [(f"test {name}", *(_number(one.get(name)) for one in found)) for name in names]
     return [row for row in rows if any(row[1:])]
+
+
+def _fields(specs: Sequence[Any]) -> list[tuple[str, ...]]:
+    """What the specs say differently; which job one goes on from is said by another row."""
+    found = {name for spec in specs[1:] for name in differences(specs[0], spec)}
+    shown = sorted(name for name in found if name != "name" and not name.startswith("from."))
+    return [(name, *(_field(spec, name) for spec in specs)) for name in shown]
+
+
+def _results(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    names = dict.fromkeys(name for one in found for name in one if name not in SIZES)
+    return [(f"test {name}", *(_number(one.get(name)) for one in found)) for name in names]
 
 
 def _digest(document: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from runner.cli.common import add_store_option, not_there, open_queue, say
 from runner.cli.render import show
 from runner.exit import Exit
 from runner.queue.protocol import FOLDER
+from runner.store.base import Store
 
 #: the columns, and the folders of a job that count there; all else is "other"
 KINDS: Mapping[str, tuple[str, ...]] = {
@@ -18,6 +19,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "results": ("evaluation", "tensorboard"),
 }
 _OTHER = "other"
+_KINDS = (*KINDS, _OTHER)
 _KIND_OF = {folder: kind for kind, folders in KINDS.items() for folder in folders}
 
 
@@ -33,29 +35,34 @@ def run(options: argparse.Namespace) -> int:
     queue, store = open_queue(options, quiet=options.json)
     for name in options.job:
         queue.job(name)
-    found: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for key, size in store.sizes(FOLDER).items():
-        job, _, rest = key.removeprefix(FOLDER).partition("/")
-        kind = _KIND_OF.get(rest.partition("/")[0], _OTHER)
-        if not options.job or job in options.job:
-            found[job][kind] = found[job].get(kind, 0) + size
+    found = _held(store)
+    if options.job:
+        found = {name: found[name] for name in dict.fromkeys(options.job)}
     if options.json:
-        print(json.dumps({job: dict(sizes) for job, sizes in sorted(found.items())}, indent=2))
-        return Exit.DONE
-    if not found:
+        print(json.dumps(found, indent=2))
+    elif found:
+        _show(found)
+    else:
         say(not_there(store) or "no jobs")
-        return Exit.DONE
-    largest = sorted(found, key=lambda job: (-sum(found[job].values()), job))
-    kinds = [*KINDS, _OTHER]
-    rows = [
-        (job, *(_size(found[job].get(kind, 0)) for kind in kinds), _size(sum(found[job].values())))
-        for job in largest
-    ]
-    total = [sum(found[job].get(kind, 0) for job in found) for kind in kinds]
-    if len(rows) > 1:
-        rows.append(("all", *map(_size, total), _size(sum(total))))
-    show([("ID", *(kind.upper() for kind in kinds), "TOTAL"), *rows], [""] * len(rows))
     return Exit.DONE
+
+
+def _held(store: Store) -> dict[str, dict[str, int]]:
+    """Return the bytes of each kind, by job."""
+    found: defaultdict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(_KINDS, 0))
+    for key, size in sorted(store.sizes(FOLDER).items()):
+        job, _, rest = key.removeprefix(FOLDER).partition("/")
+        found[job][_KIND_OF.get(rest.partition("/")[0], _OTHER)] += size
+    return dict(found)
+
+
+def _show(found: Mapping[str, Mapping[str, int]]) -> None:
+    rows = sorted(found.items(), key=lambda item: -sum(item[1].values()))
+    if len(rows) > 1:
+        rows.append(("all", {kind: sum(one[kind] for one in found.values()) for kind in _KINDS}))
+    header = ("ID", *(kind.upper() for kind in _KINDS), "TOTAL")
+    cells = [(job, *map(_size, one.values()), _size(sum(one.values()))) for job, one in rows]
+    show([header, *cells], [""] * len(cells))
 
 
 def _size(amount: int) -> str:

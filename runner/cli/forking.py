@@ -55,17 +55,15 @@ def reference_of(job: Job, wanted: str | int) -> Json:
     Raises:
         NotReadyError: the job has none; names those that it has.
     """
-    kept = [one for one in (job.final, *job.checkpoints, job.best) if one]
-    known = {"final": job.final, "best": job.best, "latest": next(iter(job.checkpoints), None)}
-    found = known[wanted] if isinstance(wanted, str) else None
-    found = found or next((one for one in kept if one["step"] == wanted), None)
-    if found is not None:
+    latest = next(iter(job.checkpoints), None)
+    named = {"final": job.final, "best": job.best, "latest": latest}
+    kept = [one for one in (*named.values(), *job.checkpoints) if one]
+    known = {**named, **{one["step"]: one for one in kept}}
+    if (found := known.get(wanted)) is not None:
         return found
-    steps = sorted({one["step"] for one in kept})
-    which = f"no {wanted} checkpoint" if isinstance(wanted, str) else f"no checkpoint {wanted}"
-    has = [name for name, one in known.items() if one] + [str(step) for step in steps]
-    words = f"It has {', '.join(has)}." if has else "It has none yet."
-    raise NotReadyError(f"from: {job.id} ({job.state.value}) has {which}. {words}")
+    which = f"no {wanted} checkpoint" if wanted in named else f"no checkpoint {wanted}"
+    has = ", ".join(str(name) for name, one in known.items() if one) or "none yet"
+    raise NotReadyError(f"from: {job.id} ({job.state.value}) has {which}. It has {has}.")
 
 
 def _weights(queue: Queue, spec: JobSpec, parent: Job, manifest: Manifest) -> dict[str, Any]:
