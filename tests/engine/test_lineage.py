@@ -240,3 +240,25 @@ def test_200_sequences_against_the_model() -> None:
     for action in ("submit", "fork", "train", "remove"):
         assert counts[action] > 100
         assert counts[f"{action} killed"] > 30
+
+
+def test_no_state_remembers_a_best_that_is_nowhere() -> None:
+    """The best came after the checkpoint that is gone on from: the new job has none yet."""
+    world = World(1)
+    best = {"monitor": "val_loss"}
+    spec = {"name": "cats", "training": {"epochs": 2}, "checkpoint": {"best": best, "keep": 2}}
+    lease = world.queue.claim(store_one(world.queue, parse(spec, source="test")), {"host": "a"})
+    ledger = Ledger(world.store, "jobs/cats", token=1, commit=lease.commit)
+    for step in (2, 3, 4):
+        snapshot = Snapshot(
+            tensors=[("model/0/w", np.array([step]))],
+            python={"best": {**Best("val_loss").to_json(), "value": "0x1p0", "epoch": 0}},
+            position=Position(epoch=step // STEPS, step=step % STEPS, global_step=step),
+        )
+        ledger.write(snapshot, best=step % STEPS == 0, given_up=lambda: False)
+    for step, has in ((3, False), (4, True)):
+        child = {**spec, "name": f"from-{step}", "training": {"epochs": 3}}
+        child["from"] = {"job": "cats", "checkpoint": step}
+        job = store_one(world.queue, parse(child, source="test"))
+        found = read_checkpoint(world.store, Reference.from_json(job.checkpoints[0]))
+        assert (job.best is not None, found.python["best"] is not None) == (has, has)
