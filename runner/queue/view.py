@@ -312,7 +312,7 @@ def parameters_of(manifest: Json) -> int | None:
 #: the names of `runner status JOB --json`, which is a contract
 CONTRACT = (
     "id", "name", "state", "stage", "reason", "attempts", "tries", "preemptions", "deaths",
-    "failures", "failure", "priority", "after", "requirements", "budget", "spent_hours",
+    "parent", "failures", "failure", "priority", "after", "requirements", "budget", "spent_hours",
     "spent_gpu_hours", "stalled_seconds", "eta_seconds", "epoch", "step", "checkpoint", "best",
     "final", "history", "evaluation", "evaluation_run", "parameters", "interval",
     "unsaved_seconds", "notes", "worker", "node", "seen_seconds", "submitted_at", "updated_at",
@@ -342,6 +342,8 @@ def describe(store: Store, view: View) -> dict[str, Any]:
         "checkpoint": _position(checkpoint),
         "best": _position(job.best),
         "final": _position(job.final),
+        "parent": job.parent
+        and {name: job.parent[name] for name in ("job", "step", "epoch", "take")},
         "history": history_of(manifest),
         "evaluation": job.results,
         "evaluation_run": job.evaluation_run,

@@ -599,13 +599,13 @@ def test_ctrl_c_while_jobs_are_stored(
     """It says what is stored, and that the same command stores the rest."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
-    store = submit._submit
+    store = submit.store_one
 
     def asked(*arguments: Any) -> Job:
         os.kill(os.getpid(), signal.SIGINT)
         return store(*arguments)
 
-    monkeypatch.setattr(submit, "_submit", asked)
+    monkeypatch.setattr(submit, "store_one", asked)
     specs = [str(tmp_path / f"{name}.json") for name in "abc"]
     for path in specs:
         Path(path).write_text(json.dumps({"name": f"job-{Path(path).stem}"}))
