@@ -127,8 +127,8 @@ def _known_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[s
         fields = {one.alias or key: one for key, one in part.model_fields.items()} if part else {}
         field = fields.get(name)
         part = _part_of(field.annotation) if field else None
-    fields = part.model_fields.items() if part else ()
-    return [field.alias or name for name, field in fields if name != "given"]  # not for people
+    fields = part.model_fields if part else {}
+    return [one.alias or name for name, one in fields.items() if name != "given"]  # not for people
 
 
 def _part_of(annotation: Any) -> Any:
