@@ -13,7 +13,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from runner.datasets.arrays import empty, kept
+from runner.datasets.arrays import empty, kept, stays_mapped
+from runner.datasets.cache import ahead
 from runner.errors import DataError
 from runner.training.digest import bytes_of
 from runner.training.private import DataAdapter
@@ -166,7 +167,12 @@ class Ordered(DataAdapter):  # type: ignore[misc]
     def get_jax_iterator(self) -> Iterator[Any]:
         """Yield the batches of one pass."""
         epoch, self._taken = self._next  # looked up at the first batch: after `seek`
-        for batch in self.numpy_batches(epoch, self._taken):
+        batches = self.numpy_batches(epoch, self._taken)
+        if any(map(stays_mapped, self._arrays_inside())):  # a disk is waited for
+            order, size = self.order(epoch), self._batch_size
+            starts = range(self._taken * size, len(order), size)
+            batches = ahead(lambda start: self._take(order[start : start + size]), starts, 2)
+        for batch in batches:
             self._taken += 1
             yield batch
 
@@ -265,12 +271,22 @@ class Batches(Ordered):
         return self._held.variables()
 
     def _read(self, tensors: Any) -> Any:
-        return keras.tree.map_structure(lambda variable: variable.read_value(), tensors)
+        return keras.tree.map_structure(
+            lambda one: one if isinstance(one, np.ndarray) else one.read_value(), tensors
+        )
 
     def _gather(self, tensors: Any, rows: Any) -> Any:
         import tensorflow as tf
 
-        return keras.tree.map_structure(lambda part: tf.gather(part, rows), tensors)
+        def gather(part: Any) -> Any:
+            if not isinstance(part, np.ndarray):
+                return tf.gather(part, rows)
+            found = tf.numpy_function(
+                lambda chosen: part[chosen], [rows], part.dtype, stateful=False
+            )
+            return tf.ensure_shape(found, (rows.shape[0], *part.shape[1:]))
+
+        return keras.tree.map_structure(gather, tensors)
 
 
 class Held:
@@ -291,7 +307,10 @@ class Held:
         self._variables: Any = None
 
     def variables(self) -> Any:
-        """Return the arrays in TensorFlow: variables, as a pipeline copies tensors that it uses."""
+        """Return the arrays in TensorFlow: variables, as a pipeline copies tensors that it uses.
+
+        What lies on the disk, since it is too large for memory, stays there.
+        """
         if self._variables is None:
             self._variables = keras.tree.map_structure(self._variable, self.arrays)
         return self._variables
@@ -299,6 +318,8 @@ class Held:
     def _variable(self, array: npt.NDArray[Any]) -> Any:
         import tensorflow as tf
 
+        if stays_mapped(array):
+            return array
         if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8 or not array.dtype.isnative:
             return tf.Variable(tf.constant(array), trainable=False)
         if not self._own:  # tf.constant would make two copies, and drop one later

@@ -1,0 +1,75 @@
+"""Images of the user's own in many npz files, at any path or fsspec URL: more than memory holds.
+
+The names of the files, or of the folders that they lie in, begin with `train` or `test`. Each has
+`x`, uint8 images, and `y`, their classes as whole numbers; the first may have `class_names`. Each
+is read once, in the order of the names, and put behind the one before it in this machine's cache.
+"""
+
+from typing import Any
+
+from runner.datasets import cache, npz
+from runner.datasets.arrays import Dataset, checked
+from runner.errors import DataError, MissingHereError, SpecError
+from runner.store import places
+from runner.store.places import DataPlace, version_of
+
+KEYS = ("x", "y")  #: what a shard is made of
+PARTS = ("train", "test")
+
+
+def load(*, path: str | None = None) -> Dataset:
+    """Read all shards below a folder, but those that are in the cache.
+
+    Args:
+        path: Folder or URL.
+
+    Raises:
+        SpecError: no path was given.
+        MissingHereError: this machine has no such folder.
+        DataError: no shards, or some that are damaged or do not fit together: named.
+        DataAwayError: the bucket failed for now, or this machine's disk is too small.
+    """
+    if path is None:
+        msg = "the dataset 'shards' needs data.path: a folder or URL with train*.npz and test*.npz."
+        raise SpecError(msg)
+    if places.here(path) is None:
+        raise MissingHereError(f"{path}: no such folder. Fix data.path, or copy the folder there.")
+    place = DataPlace(path)
+    details = place.details()
+    shards = [
+        (part, name)
+        for part in PARTS
+        for name in sorted(details)
+        if name.startswith(part) and name.endswith(".npz")
+    ]
+    counts = {part: sum(one == part for one, _ in shards) for part in PARTS}
+    if not all(counts.values()):
+        found = " and ".join(f"{count} {part}*.npz" for part, count in counts.items())
+        raise DataError(f"{path} has {found}; expected at least one of each. Fix data.path.")
+    version = version_of({name: details[name] for _, name in shards})
+    if not version:
+        msg = f"{path}: nothing tells there whether a file has changed. Use a bucket or a folder."
+        raise DataError(msg)
+    sizes = {name: int(details[name]["size"]) for _, name in shards}
+
+    def read(shard: tuple[str, str]) -> cache.Arrays:
+        part, name = shard
+        arrays = npz.unpacked(f"{place.path}/{name}", cache.view(place, name, details[name]), KEYS)
+        named = {f"{key}_{part}": arrays[key] for key in KEYS}
+        is_first = shard == shards[0] and "class_names" in arrays
+        return named | ({"class_names": arrays["class_names"]} if is_first else {})
+
+    def taken(shard: tuple[str, str]) -> None:
+        if not place.is_here:
+            cache.discard(place, shard[1], details[shard[1]])
+
+    arrays: dict[str, Any] = cache.arrays(
+        f"shards {version} {shards}",
+        shards,
+        read,
+        needs=sum(sizes.values()) + max(sizes.values()),
+        bytes_of=lambda shard: sizes[shard[1]],
+        threads=1,
+        taken=taken,
+    )
+    return checked(place.path, arrays, class_names=npz.names_in(arrays))
