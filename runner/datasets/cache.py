@@ -218,7 +218,7 @@ class _Entry:
         missing, unsaved, saved_at = pieces[len(self) :], 0, time.monotonic()
         for piece, found in zip(missing, ahead(read, missing, threads), strict=True):
             for name, array in found.items():
-                self._append(name, array)
+                self._append(name, array, piece)
                 unsaved += array.nbytes
             self._journal["pieces"] += 1
             late = unsaved > _SAVED_BYTES or time.monotonic() - saved_at > _SAVED_SECONDS
@@ -230,12 +230,13 @@ class _Entry:
             self._journal["complete"] = True
             self._save()
 
-    def _append(self, name: str, array: NDArray[Any]) -> None:
+    def _append(self, name: str, array: NDArray[Any], piece: object) -> None:
         known = self._journal["arrays"]
         dtype, shape = known.setdefault(name, [array.dtype.str, [0, *array.shape[1:]]])
         if dtype != array.dtype.str or tuple(shape[1:]) != array.shape[1:]:
-            msg = f"{array.dtype} of {array.shape[1:]} beside {np.dtype(dtype)} of {shape[1:]}"
-            raise DataError(f"{name} has {msg}: all must be of one kind and shape.")
+            before = f"{np.dtype(dtype)} of {tuple(shape[1:])}"
+            msg = f"{piece}: {name} has {array.dtype} of {array.shape[1:]} beside {before} before:"
+            raise DataError(f"{msg} all must be of one kind and shape.")
         with self._file(name).open("ab") as file:
             file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         shape[0] += len(array)

@@ -36,39 +36,36 @@ def load(*, path: str | None = None) -> Dataset:
         raise MissingHereError(f"{path}: no such folder. Fix data.path, or copy the folder there.")
     place = DataPlace(path)
     details = place.details()
-    shards = [
-        (part, name)
-        for part in PARTS
-        for name in sorted(details)
-        if name.startswith(part) and name.endswith(".npz")
-    ]
-    counts = {part: sum(one == part for one, _ in shards) for part in PARTS}
-    if not all(counts.values()):
-        found = " and ".join(f"{count} {part}*.npz" for part, count in counts.items())
+    npzs = [name for name in sorted(details) if name.endswith(".npz")]
+    parts = {part: [name for name in npzs if name.startswith(part)] for part in PARTS}
+    if not all(parts.values()):
+        found = " and ".join(f"{len(names)} {part}*.npz" for part, names in parts.items())
         raise DataError(f"{path} has {found}; expected at least one of each. Fix data.path.")
-    version = version_of({name: details[name] for _, name in shards})
+    shards = [name for names in parts.values() for name in names]
+    version = version_of({name: details[name] for name in shards})
     if not version:
         msg = f"{path}: nothing tells there whether a file has changed. Use a bucket or a folder."
         raise DataError(msg)
-    sizes = {name: int(details[name]["size"]) for _, name in shards}
+    sizes = {name: int(details[name]["size"]) for name in shards}
 
-    def read(shard: tuple[str, str]) -> cache.Arrays:
-        part, name = shard
-        arrays = npz.unpacked(f"{place.path}/{name}", cache.view(place, name, details[name]), KEYS)
+    def read(name: str) -> cache.Arrays:
+        content = cache.view(place, name, details[name])
+        arrays = npz.unpacked(f"{place.path}/{name}", content, KEYS)
+        part = next(part for part in PARTS if name.startswith(part))
         named = {f"{key}_{part}": arrays[key] for key in KEYS}
-        is_first = shard == shards[0] and "class_names" in arrays
+        is_first = name == shards[0] and "class_names" in arrays
         return named | ({"class_names": arrays["class_names"]} if is_first else {})
 
-    def taken(shard: tuple[str, str]) -> None:
+    def taken(name: str) -> None:
         if not place.is_here:
-            cache.discard(place, shard[1], details[shard[1]])
+            cache.discard(place, name, details[name])
 
     arrays: dict[str, Any] = cache.arrays(
-        f"shards {version} {shards}",
+        f"shards {version}",
         shards,
         read,
         needs=sum(sizes.values()) + max(sizes.values()),
-        bytes_of=lambda shard: sizes[shard[1]],
+        bytes_of=sizes.__getitem__,
         threads=1,
         taken=taken,
     )

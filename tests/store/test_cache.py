@@ -255,9 +255,9 @@ def test_data_that_are_too_large_for_the_disk_are_told_with_what_to_set(
 
 
 def test_a_disk_that_becomes_full_is_told_with_what_to_set(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RUNNER_CACHE", "/dev/shm/runner-full")  # noqa: S108
+    monkeypatch.setenv("RUNNER_CACHE", str(tmp_path / "other"))
     full = OSError(28, "No space left on device")
     monkeypatch.setattr(cache.os, "fsync", lambda _: (_ for _ in ()).throw(full))
     with pytest.raises(DataAwayError, match=r"No space left on device. Make room, set RUNNER_CACHE"):
