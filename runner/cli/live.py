@@ -24,7 +24,8 @@ from runner.engine.pace import Pace
 from runner.errors import StoreError, StoreRefusedError
 from runner.queue.job import Job
 from runner.queue.texts import duration
-from runner.training.progress import READING, Progress
+from runner.store import receiving
+from runner.training.progress import Progress
 
 PLAIN_SECONDS = 10.0  #: between plain progress lines
 EPOCH_SECONDS = 5.0  #: between plain lines of epochs
@@ -208,7 +209,7 @@ class LiveReporter(PlainReporter):
     def _show(self, progress: Progress, *, ends_epoch: bool) -> None:
         if ends_epoch:
             self.note(words.epoch_line(self._job, progress))
-        if progress.stage == READING:  # whoever has it all goes on to build
+        if progress.stage == receiving.STAGE:  # whoever has it all goes on to build
             self._seen = progress if progress.step < progress.steps else None
             self._moved_at = monotonic()
             return

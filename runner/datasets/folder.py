@@ -14,6 +14,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import PurePosixPath
 from threading import BoundedSemaphore
 from typing import Annotated, Any, Literal
@@ -24,11 +25,11 @@ from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from runner.datasets import cache
 from runner.datasets.arrays import Dataset, checked, empty, is_large, keyed_order
 from runner.errors import DataError, MissingHereError, SpecError
-from runner.store import places
+from runner.store import cache, places
 from runner.store.places import version_of
+from runner.store.receiving import receiving
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
@@ -143,22 +144,28 @@ class _Source:
         pieces = [(part, file) for part, named in parts.items() for _, file in named]
         needs, version = len(pieces) * math.prod(shape), self._version(pieces)
         threads = (os.cpu_count() or 2) if self._place.is_here else _AT_ONCE
+
+        def bytes_of(piece: tuple[str, PurePosixPath]) -> int:
+            return int(self._details[str(piece[1])].get("size") or 0)
+
         if version and (is_large(needs) or not self._place.is_here):
             found = cache.arrays(
                 f"pictures {version} {pieces} {shape} {PIL.__version__}",
                 pieces,
                 lambda piece: {piece[0]: self._picture(piece[1], shape)[np.newaxis]},
                 needs=needs,
-                bytes_of=lambda piece: self._details[str(piece[1])]["size"],
+                bytes_of=bytes_of,
                 threads=threads,
                 is_good=lambda: not self._broken,
             )
         else:
             found = {part: empty((len(named), *shape), np.uint8) for part, named in parts.items()}
+            places = [iter(found[part]) for part in parts]
             pictures = cache.ahead(lambda one: self._picture(one[1], shape), pieces, threads)
-            for part, named in parts.items():
-                for place, _ in enumerate(named):
-                    found[part][place] = next(pictures)
+            with receiving(sum(map(bytes_of, pieces))) as received:
+                for piece, place, picture in zip(pieces, chain(*places), pictures, strict=True):
+                    place[...] = picture
+                    received.add(bytes_of(piece))
         self._refuse_broken([file for _, file in pieces])
         return found
 

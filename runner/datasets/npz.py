@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.datasets import cache
 from runner.datasets.arrays import KEYS, Dataset, checked, empty, missing
 from runner.errors import DataError, SpecError
+from runner.store import cache
 from runner.store.places import DataPlace
 
 

@@ -7,10 +7,10 @@ is read once, in the order of the names, and put behind the one before it in thi
 
 from typing import Any
 
-from runner.datasets import cache, npz
+from runner.datasets import npz
 from runner.datasets.arrays import Dataset, checked
 from runner.errors import DataError, MissingHereError, SpecError
-from runner.store import places
+from runner.store import cache, places
 from runner.store.places import DataPlace, version_of
 
 KEYS = ("x", "y")  #: what a shard is made of

@@ -36,9 +36,9 @@ from runner.queue.lease import Lease
 from runner.queue.presence import LEFT
 from runner.queue.queue import utc_now
 from runner.store.base import Store
-from runner.store.receiving import Received, told_to
+from runner.store.receiving import STAGE, Received, told_to
 from runner.training.host import Host
-from runner.training.progress import READING, Progress
+from runner.training.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -223,7 +223,7 @@ class RunningAttempt(Host):
         """Show how much of the data is here: that is progress too."""
         done, total = received.done // 1_000_000, received.total // 1_000_000
         self.progressed(
-            Progress(stage=READING, step=done, steps=total, eta_seconds=received.seconds_left)
+            Progress(stage=STAGE, step=done, steps=total, eta_seconds=received.seconds_left)
         )
 
     def commit(self, commit: Commit) -> object:

@@ -36,11 +36,6 @@ class Mapped(mmap.mmap):
         return self.tell()
 
 
-def read(path: str, *, field: str = "data.path") -> bytes:
-    """Return the bytes of a file; the errors are those of `DataPlace`."""
-    return DataPlace(path, field=field).read()
-
-
 def version(path: str) -> str:
     """Return what changes whenever the files at a bucket's URL do; "" where nothing tells."""
     return version_of(DataPlace(path).details()) if split(path)[0] in HONEST else ""
@@ -97,6 +92,11 @@ class DataPlace:
         if self.is_here:
             return self._ask("read", lambda: mapped(Path(self._path_of(name))))
         return self.read(name)
+
+    @property
+    def has_ranges(self) -> bool:
+        """Whether part of a file can be read for sure; a web server may send all of it."""
+        return self._scheme not in WEB
 
     @property
     def is_here(self) -> bool:

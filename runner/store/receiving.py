@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+STAGE = "reading data"  #: as a heartbeat and a progress name it; their steps are then megabytes
+
 
 @dataclass(frozen=True, kw_only=True)
 class Received:

@@ -3,14 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-READING = "reading data"  #: the stage before the others: steps are millions of bytes
-
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """One look at a running stage."""
 
-    stage: str  #: "train", "validate", "evaluate", or READING
+    stage: str  #: "train", "validate", "evaluate", or receiving.STAGE
     epoch: int = 0  #: epochs done
     epochs: int = 0  #: epochs at most
     step: int = 0  #: steps done in this epoch or stage

@@ -1,4 +1,4 @@
-"""What is read from afar is read once on a machine, goes on where it was cut off, and is bounded."""
+"""What is read from afar is read once on a machine, goes on where it was cut off, has a bound."""
 
 import io
 import json
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.datasets import arrays, cache, folder, npz, shards
+from runner.datasets import arrays, folder, npz, shards
 from runner.errors import DataAwayError, DataError, SpecError
+from runner.store import cache
 from runner.store.places import DataPlace
 from runner.store.receiving import Received, told_to
 from tests.datasets.test_folder import paint
@@ -177,7 +178,7 @@ def test_a_picture_that_is_broken_is_not_kept(
 KILLED = """
 import sys, time
 import numpy as np
-from runner.datasets import cache
+from runner.store import cache
 def read(piece):
     time.sleep(0.02)
     return {"x": np.full((3, 5), piece)}
@@ -260,7 +261,9 @@ def test_a_disk_that_becomes_full_is_told_with_what_to_set(
     monkeypatch.setenv("RUNNER_CACHE", str(tmp_path / "other"))
     full = OSError(28, "No space left on device")
     monkeypatch.setattr(cache.os, "fsync", lambda _: (_ for _ in ()).throw(full))
-    with pytest.raises(DataAwayError, match=r"No space left on device. Make room, set RUNNER_CACHE"):
+    with pytest.raises(
+        DataAwayError, match=r"No space left on device. Make room, set RUNNER_CACHE"
+    ):
         kept("a", 9_000)
 
 

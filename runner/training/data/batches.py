@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from runner.datasets.arrays import empty, kept, stays_mapped
-from runner.datasets.cache import ahead
 from runner.errors import DataError
+from runner.store.cache import ahead
 from runner.training.digest import bytes_of
 from runner.training.private import DataAdapter
 

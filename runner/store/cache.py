@@ -84,22 +84,31 @@ def view(place: DataPlace, name: str = "", info: Info | None = None) -> bytes | 
             ranges = [(at, min(at + RANGE, size)) for at in range(0, size, RANGE)]
             received.add(sum(end - begin for begin, end in ranges[: len(entry)]), new=False)
 
-            def read(one: tuple[int, int]) -> Arrays:
-                return {"content": _range(place, name, one, size)}
-
-            for begin, end in entry.fill(ranges, read, threads=_AT_ONCE):
+            read = _Ranges(place, name, size)
+            threads = _AT_ONCE if place.has_ranges else 1
+            for begin, end in entry.fill(ranges, read, threads=threads):
                 received.add(end - begin)
         return mapped(entry.folder / "content") if size else b""
 
 
-def _range(place: DataPlace, name: str, one: tuple[int, int], size: int) -> NDArray[np.uint8]:
-    begin, end = one
-    content = place.read(name, begin, end) if (begin, end) != (0, size) else place.read(name)
-    if len(content) == size:  # of a server that knows no ranges
-        content = content[begin:end]
-    if len(content) != end - begin:
-        raise DataAwayError(f"{place.path}: {len(content)} of {end - begin} bytes from {begin}.")
-    return np.frombuffer(content, np.uint8)
+class _Ranges:
+    """Reads ranges of a file; of a server that knows no ranges, all of it, once."""
+
+    def __init__(self, place: DataPlace, name: str, size: int) -> None:
+        self._place, self._name, self._size = place, name, size
+        self._whole = b""
+
+    def __call__(self, one: tuple[int, int]) -> Arrays:
+        begin, end = one
+        content = self._whole[begin:end]
+        if not content:
+            content = self._place.read(self._name, *(() if end - begin == self._size else one))
+            if len(content) == self._size > end - begin:
+                self._whole, content = content, content[begin:end]
+        if len(content) != end - begin:
+            msg = f"{self._place.path}: {len(content)} of {end - begin} bytes from {begin}."
+            raise DataAwayError(msg)
+        return {"content": np.frombuffer(content, np.uint8)}
 
 
 def discard(place: DataPlace, name: str, info: Info) -> None:
