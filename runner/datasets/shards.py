@@ -5,6 +5,7 @@ The names of the files, or of the folders that they lie in, begin with `train` o
 is read once, in the order of the names, and put behind the one before it in this machine's cache.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from runner.datasets import npz
@@ -36,16 +37,7 @@ def load(*, path: str | None = None) -> Dataset:
         raise MissingHereError(f"{path}: no such folder. Fix data.path, or copy the folder there.")
     place = DataPlace(path)
     details = place.details()
-    npzs = [name for name in sorted(details) if name.endswith(".npz")]
-    parts = {part: [name for name in npzs if name.startswith(part)] for part in PARTS}
-    if not all(parts.values()):
-        found = " and ".join(f"{len(names)} {part}*.npz" for part, names in parts.items())
-        raise DataError(f"{path} has {found}; expected at least one of each. Fix data.path.")
-    shards = [name for names in parts.values() for name in names]
-    version = version_of({name: details[name] for name in shards})
-    if not version:
-        msg = f"{path}: nothing tells there whether a file has changed. Use a bucket or a folder."
-        raise DataError(msg)
+    shards = _shards(path, details)
     sizes = {name: int(details[name]["size"]) for name in shards}
 
     def read(name: str) -> cache.Arrays:
@@ -61,7 +53,7 @@ def load(*, path: str | None = None) -> Dataset:
             cache.discard(place, name, details[name])
 
     arrays: dict[str, Any] = cache.arrays(
-        f"shards {version}",
+        f"shards {version_of({name: details[name] for name in shards})}",
         shards,
         read,
         needs=sum(sizes.values()) + max(sizes.values()),
@@ -70,3 +62,17 @@ def load(*, path: str | None = None) -> Dataset:
         taken=taken,
     )
     return checked(place.path, arrays, class_names=npz.names_in(arrays))
+
+
+def _shards(path: str, details: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the names of the shards: those of the training part first."""
+    found = [name for name in sorted(details) if name.endswith(".npz")]
+    parts = {part: [name for name in found if name.startswith(part)] for part in PARTS}
+    if not all(parts.values()):
+        has = " and ".join(f"{len(names)} {part}*.npz" for part, names in parts.items())
+        raise DataError(f"{path} has {has}; expected at least one of each. Fix data.path.")
+    shards = [name for names in parts.values() for name in names]
+    if not version_of({name: details[name] for name in shards}):
+        msg = f"{path}: nothing tells there whether a file has changed. Use a bucket or a folder."
+        raise DataError(msg)
+    return shards

@@ -15,9 +15,9 @@ import shutil
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,7 +45,9 @@ _SAVED_SECONDS = 2.0
 _LOOK_SECONDS = 0.5  #: between looks at an entry that another process fills
 
 
-def ahead(work: Callable[[Piece], T], pieces: Iterable[Piece], threads: int) -> Iterator[T]:
+def ahead(
+    work: Callable[[Piece], T], pieces: Iterable[Piece], threads: int
+) -> Generator[T, None, None]:
     """Yield what is made of each piece, in their order; threads work ahead."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="data")
     waiting: deque[Future[T]] = deque()
@@ -73,21 +75,21 @@ def view(place: DataPlace, name: str = "", info: Info | None = None) -> bytes | 
     Raises:
         DataAwayError: the place does not answer for now, or the disk is full.
     """
-    if info is None or place.is_here:
-        info = {} if place.is_here else place.info(name)
-    if not (version := version_of({name: info})):
+    if place.is_here:
         return place.view(name)
-    entry, size = _Entry(f"file {place.path} {name} {version}"), int(info["size"])
+    info = place.info(name) if info is None else info
+    if not version_of({name: info}):
+        return place.view(name)
+    entry, size = _of_file(place, name, info), int(info["size"])
     with receiving(size) as received, entry.locked():
         if not entry.complete:
             entry.make_room(size)
             ranges = [(at, min(at + RANGE, size)) for at in range(0, size, RANGE)]
             received.add(sum(end - begin for begin, end in ranges[: len(entry)]), new=False)
-
-            read = _Ranges(place, name, size)
-            threads = _AT_ONCE if place.has_ranges else 1
-            for begin, end in entry.fill(ranges, read, threads=threads):
-                received.add(end - begin)
+            read, threads = _Ranges(place, name, size), _AT_ONCE if place.has_ranges else 1
+            with closing(entry.fill(ranges, read, threads=threads)) as done:
+                for begin, end in done:
+                    received.add(end - begin)
         return mapped(entry.folder / "content") if size else b""
 
 
@@ -113,9 +115,13 @@ class _Ranges:
 
 def discard(place: DataPlace, name: str, info: Info) -> None:
     """Remove what `view` keeps of a file."""
-    entry = _Entry(f"file {place.path} {name} {version_of({name: info})}")
+    entry = _of_file(place, name, info)
     with entry.locked():
         entry.remove()
+
+
+def _of_file(place: DataPlace, name: str, info: Info) -> "_Entry":
+    return _Entry(f"file {place.path} {name} {version_of({name: info})}")
 
 
 def arrays(
@@ -151,12 +157,15 @@ def arrays(
             done = sum(map(bytes_of, pieces[: len(entry)]))
             received.reach(done, new=False)
             entry.make_room(needs)
-            saved = bool(taken)
-            for piece in entry.fill(pieces, read, threads=threads, is_good=is_good, saved=saved):
-                done += bytes_of(piece)
-                received.reach(done)
-                if taken:
-                    taken(piece)
+            filled = entry.fill(
+                pieces, read, threads=threads, is_good=is_good, saved=taken is not None
+            )
+            with closing(filled):
+                for piece in filled:
+                    done += bytes_of(piece)
+                    received.reach(done)
+                    if taken:
+                        taken(piece)
         return entry.arrays()
 
 
@@ -219,22 +228,23 @@ class _Entry:
         threads: int,
         is_good: Callable[[], bool] = lambda: True,
         saved: bool = False,
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece, None, None]:
         """Append what is read of the pieces that are missing, and yield them; see `arrays`.
 
         The journal is written now and then; before each piece is yielded if it is to be `saved`.
         """
         missing, unsaved, saved_at = pieces[len(self) :], 0, time.monotonic()
-        for piece, found in zip(missing, ahead(read, missing, threads), strict=True):
-            for name, array in found.items():
-                self._append(name, array, piece)
-                unsaved += array.nbytes
-            self._journal["pieces"] += 1
-            late = unsaved > _SAVED_BYTES or time.monotonic() - saved_at > _SAVED_SECONDS
-            if (saved or late) and is_good():
-                self._save()
-                unsaved, saved_at = 0, time.monotonic()
-            yield piece
+        with closing(ahead(read, missing, threads)) as ready:
+            for piece, found in zip(missing, ready, strict=True):
+                for name, array in found.items():
+                    self._append(name, array, piece)
+                    unsaved += array.nbytes
+                self._journal["pieces"] += 1
+                late = unsaved > _SAVED_BYTES or time.monotonic() - saved_at > _SAVED_SECONDS
+                if (saved or late) and is_good():
+                    self._save()
+                    unsaved, saved_at = 0, time.monotonic()
+                yield piece
         if is_good():
             self._journal["complete"] = True
             self._save()
@@ -326,7 +336,11 @@ def _root() -> Path:
             return root
     except (OSError, RuntimeError):  # no home
         pass
-    return Path(tempfile.gettempdir()) / f"runner-cache-{os.getuid()}"
+    root = Path(tempfile.gettempdir()) / f"runner-cache-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    if root.lstat().st_uid != os.getuid():  # anybody could have made it, and filled it
+        raise DataAwayError(f"{root} is somebody else's. Set {FOLDER_VARIABLE} to a folder.")
+    return root
 
 
 def _limit_bytes() -> float | None:

@@ -381,7 +381,7 @@ def test_data_that_take_long_to_read_are_progress(shop: Shop) -> None:
                 time.sleep(0.1)
         Counting()(attempt)
 
-    shop.reporter.progressed = lambda _, progress: looks.append(progress)  # type: ignore[method-assign]
+    shop.reporter.progressed = lambda _, progress: looks.append(progress)  # type: ignore[method-assign,assignment]
     shop.work(read, leave=codes.append)
     assert codes == []
     assert shop.queue.job("cats").state is State.SUCCEEDED

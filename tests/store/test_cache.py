@@ -154,7 +154,7 @@ def test_a_folder_too_large_for_memory_is_decoded_once(
     assert arrays.stays_mapped(found.x_train)
     assert not arrays.stays_mapped(expected.x_train)
     assert found.digest == expected.digest
-    monkeypatch.setattr(folder.Image, "open", None)
+    monkeypatch.setattr("PIL.Image.open", None)
     assert folder.load(path=str(place)).digest == expected.digest
 
 
@@ -260,7 +260,7 @@ def test_a_disk_that_becomes_full_is_told_with_what_to_set(
 ) -> None:
     monkeypatch.setenv("RUNNER_CACHE", str(tmp_path / "other"))
     full = OSError(28, "No space left on device")
-    monkeypatch.setattr(cache.os, "fsync", lambda _: (_ for _ in ()).throw(full))
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(full))
     with pytest.raises(
         DataAwayError, match=r"No space left on device. Make room, set RUNNER_CACHE"
     ):
