@@ -409,6 +409,9 @@ def test_steps_that_take_long_are_not_called_stalled() -> None:
             now += 10
             vigil.beat(10)
 
+    for megabytes in range(50):
+        vigil.moved(Progress(stage="reading data", step=megabytes))
+        passes(10)
     passes(1000)
     assert not stalled(), "no step was made yet"
     for step in range(5):

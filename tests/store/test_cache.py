@@ -163,6 +163,7 @@ def test_a_picture_that_is_broken_is_not_kept(
 ) -> None:
     place = pictures(tmp_path / "pictures")
     monkeypatch.setattr(arrays, "IN_MEMORY", 0.0)
+    monkeypatch.setattr(cache, "_SAVED_BYTES", 0)
     broken = place / "cat" / "03.png"
     content, times = broken.read_bytes(), (broken.stat().st_atime, broken.stat().st_mtime)
     broken.write_bytes(b"0" * len(content))
@@ -183,7 +184,7 @@ def read(piece):
     time.sleep(0.02)
     return {"x": np.full((3, 5), piece)}
 print("begun", flush=True)
-cache._SAVED_BYTES = 0
+cache._SAVED_SECONDS = 0.2  # most kills come between two
 found = cache.arrays("k", range(100), read, needs=1, bytes_of=lambda _: 1, threads=2)
 print(found["x"][:, 0].tolist() == [p for p in range(100) for _ in range(3)], found["x"].shape)
 """
@@ -206,15 +207,13 @@ def test_who_is_killed_leaves_nothing_that_is_wrong(own_cache: Path) -> None:
     assert time.monotonic() - began < 60
 
 
-def kept(key: str, count: int) -> dict[str, Any]:
-    return cache.arrays(
-        key,
-        [0],
-        lambda _: {"x": np.ones(count, np.uint8)},
-        needs=count,
-        bytes_of=lambda _: count,
-        threads=1,
-    )
+def kept(key: str, count: int, made: list[str] | None = None) -> dict[str, Any]:
+    def read(_: int) -> dict[str, Any]:
+        if made is not None:
+            made.append(key)
+        return {"x": np.ones(count, np.uint8)}
+
+    return cache.arrays(key, [0], read, needs=count, bytes_of=lambda _: count, threads=1)
 
 
 def test_what_was_not_used_for_longest_makes_room(
@@ -230,17 +229,10 @@ def test_what_was_not_used_for_longest_makes_room(
     kept("c", 1_000_000)
     sizes = sum(file.stat().st_size for file in own_cache.rglob("x"))
     assert sizes == 2_000_000
-    made: list[int] = []
-    for key in "abc":
-        cache.arrays(
-            key,
-            [0],
-            lambda _: made.append(1) or {"x": np.ones(9, np.uint8)},  # type: ignore[func-returns-value]
-            needs=9,
-            bytes_of=lambda _: 9,
-            threads=1,
-        )
-    assert made == [1]  # only b was gone
+    made: list[str] = []
+    for key in "acb":
+        kept(key, 1_000_000, made)
+    assert made == ["b"]
     assert first_one.sum() == 1_000_000
 
 
