@@ -145,10 +145,32 @@ def is_large(count: int) -> bool:
 
 def stays_mapped(array: Any) -> bool:
     """Whether an array is a `numpy.memmap`, or a view of one, that is too large for memory."""
+    return _file_of(array) is not None and is_large(array.nbytes)
+
+
+def _file_of(array: Any) -> np.memmap[Any, Any] | None:
     base = array
-    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+    while isinstance(base, np.ndarray) and not isinstance(base.base, mmap.mmap):
         base = base.base
-    return isinstance(base, np.memmap) and is_large(array.nbytes)
+    return base if isinstance(base, np.memmap) else None
+
+
+def rows_of(array: NDArray[Any], rows: Indices) -> NDArray[Any]:
+    """Return some rows of an array in memory or of one that `stays_mapped`.
+
+    The disk is asked for all of them at once. Page faults ask for one after the other, and for
+    what lies around it: on a cloud disk that was eight times slower.
+    """
+    if (file := _file_of(array)) is not None and array.flags.c_contiguous:
+        block: Any = file.base
+        first = file.offset % mmap.ALLOCATIONGRANULARITY + array.ctypes.data - file.ctypes.data
+        size = array.strides[0]
+        for row in rows:
+            begin = first + int(row) * size
+            page = begin - begin % mmap.PAGESIZE
+            block.madvise(mmap.MADV_WILLNEED, page, begin + size - page)
+    found: NDArray[Any] = array[rows]
+    return found
 
 
 def kept(array: NDArray[Any]) -> NDArray[Any]:

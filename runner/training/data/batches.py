@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from runner.datasets.arrays import empty, kept, stays_mapped
+from runner.datasets.arrays import empty, kept, rows_of, stays_mapped
 from runner.errors import DataError
 from runner.store.cache import ahead
 from runner.training.digest import bytes_of
@@ -265,7 +265,7 @@ class Batches(Ordered):
         yield from keras.tree.flatten(self._held.arrays)
 
     def _take(self, rows: npt.NDArray[np.int64]) -> Any:
-        return keras.tree.map_structure(lambda part: part[rows], self._held.arrays)
+        return keras.tree.map_structure(lambda part: rows_of(part, rows), self._held.arrays)
 
     def _tensors(self) -> Any:
         return self._held.variables()
@@ -282,7 +282,7 @@ class Batches(Ordered):
             if not isinstance(part, np.ndarray):
                 return tf.gather(part, rows)
             found = tf.numpy_function(
-                lambda chosen: part[chosen], [rows], part.dtype, stateful=False
+                lambda chosen: rows_of(part, chosen), [rows], part.dtype, stateful=False
             )
             return tf.ensure_shape(found, (rows.shape[0], *part.shape[1:]))
 
