@@ -211,7 +211,8 @@ class Batches(Ordered):
 
     Args:
         x: inputs, an array or a structure of arrays with the same first dimension. They stay as
-            they are (uint8 images stay uint8); rescale inside the model.
+            they are (uint8 images stay uint8); rescale inside the model. A `numpy.memmap` of more
+            than a third of the memory is read from its file, batch by batch.
         y: targets, likewise, or None.
         batch_size: examples of a step; the last batch of an epoch may be smaller.
         seed: of the order.
