@@ -154,7 +154,8 @@ def _stage(view: View) -> str:
     text = view.state
     if view.starting:
         done, total = finite(view.reported("step")), finite(view.reported("steps"))
-        text = f"reading data {done or 0:.0f}/{total:.0f} MB" if total else "starting"
+        reads = total and (done or 0) < total
+        text = f"reading data {done or 0:.0f}/{total:.0f} MB" if reads else "starting"
     return f"{text} (evaluate)" if view.job.stage is Stage.EVALUATE else text
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from runner.datasets.arrays import kept
 from runner.errors import DataError
+from runner.store.receiving import Received, told_to
 from runner.training.data.batches import Batches, Held, permutation
 from runner.training.private import ArrayDataAdapter
 from tests.datasets.test_npz import anonymous_mb
@@ -276,7 +277,10 @@ def test_what_is_read_from_the_disk_gives_the_same_batches(
     options: dict[str, Any] = {"batch_size": 7, "seed": 5}
     memory = Batches.of_rows(Held((x[5:55], y)), rows, **options)
     disk = Batches.of_rows(Held((np.asarray(mapped)[5:55], y), own=True), rows, **options)
-    assert disk.content() == memory.content()
+    looks: list[Received] = []
+    with told_to(looks.append):
+        assert disk.content() == memory.content()
+    assert looks, "reading all of it takes long, and is to be seen"
     for epoch, step in ((0, 0), (1, 3), (2, 6)):
         expected = list(memory.numpy_batches(epoch, step))
         for batches in (memory, disk):

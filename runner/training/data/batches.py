@@ -16,6 +16,7 @@ import numpy.typing as npt
 from runner.datasets.arrays import empty, kept, rows_of, stays_mapped
 from runner.errors import DataError
 from runner.store.cache import ahead
+from runner.store.receiving import receiving
 from runner.training.digest import bytes_of
 from runner.training.private import DataAdapter
 
@@ -115,8 +116,11 @@ class Ordered(DataAdapter):  # type: ignore[misc]
                 shape = len(self._rows), *part.shape[1:]
                 groups = np.array_split(self._rows, 1 + part.nbytes // _HASHED_BYTES)
             hasher.update(f"{part.dtype} {shape}".encode())
-            for group in groups:
-                hasher.update(bytes_of(part[group]))
+            with receiving(part.nbytes) as received:  # from a disk it takes long
+                for group in groups:
+                    found = part if group is ... else rows_of(part, group)
+                    hasher.update(bytes_of(found))
+                    received.add(found.nbytes)
         return hasher.hexdigest()[:16]
 
     def seek(self, epoch: int, step: int = 0) -> None:
