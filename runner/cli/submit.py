@@ -30,6 +30,7 @@ from runner.queue.protocol import conflict
 from runner.queue.queue import Queue
 from runner.spec import JobSpec, parse
 from runner.store import places
+from runner.store.receiving import STAGE, Received, told_to
 from runner.store.settings import mask
 from runner.training.quiet import check_backend, import_keras
 
@@ -50,6 +51,19 @@ class Count:
         if self._total >= MANY and time.monotonic() - self._at >= COUNT_SECONDS:
             self._at = time.monotonic()
             say(f"{number} of {self._total} jobs are {self._done}")
+
+
+class Reading:
+    """A line every two seconds where much data is read: `reading data, 120 of 200 MB`."""
+
+    def __init__(self) -> None:
+        self._at = time.monotonic()
+
+    def __call__(self, received: Received) -> None:
+        """Show it if it is time."""
+        if time.monotonic() - self._at >= COUNT_SECONDS:
+            self._at = time.monotonic()
+            say(f"{STAGE}, {received.done / 1e6:,.0f} of {received.total / 1e6:,.0f} MB")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +101,8 @@ def submit(
     """Check, store and work on jobs, as the options of `submit` say."""
     from runner.training.check import check_data
 
-    check_data(specs, tell=Count("checked", len(specs)))
+    with told_to(Reading()):
+        check_data(specs, tell=Count("checked", len(specs)))
     queue, _ = open_queue(options)
     _check_after(queue, specs)
     if not options.no_trial:

@@ -9,7 +9,8 @@ from typing import Any
 import blake3
 
 from runner.errors import DataAwayError, DataError, SpecError
-from runner.store import places
+from runner.store import cache
+from runner.store.places import DataPlace
 
 ENDINGS = (".weights.h5", ".h5", ".keras")
 
@@ -55,7 +56,7 @@ class Pretrained:
             msg = f"{self._field}: received '{self._weights}'; expected \"imagenet\""
             msg += f" or a file that ends in {', '.join(ENDINGS)}."
             raise SpecError(msg)
-        content = places.read(self._weights, field=self._field)
+        content = cache.view(DataPlace(self._weights, field=self._field))
         found = blake3.blake3(content).hexdigest()
         if self._expected not in (None, found):
             msg = (

@@ -20,6 +20,7 @@ from runner.queue.protocol import Availability, Heartbeat
 from runner.queue.queue import Queue
 from runner.queue.survey import Survey
 from runner.queue.texts import duration, finite, metric_texts, result_texts
+from runner.store import receiving
 from runner.store.base import Store
 
 AT_ONCE = 16  #: requests under way together
@@ -56,14 +57,14 @@ class View:
         stalled = self.availability is not None and self.stalled_seconds is not None
         return "stalled" if stalled else self.job.state.value
 
-    def _reported(self, name: str) -> Any:
+    def reported(self, name: str) -> Any:
         """Return what else the worker reported when it was last seen."""
         return self.beat.details.get(name) if self.beat else None
 
     @property
     def stalled_seconds(self) -> float | None:
         """For how long its worker, which lives, has made no step; None: it makes steps."""
-        stalled: float | None = finite(self._reported("stalled_seconds"))
+        stalled: float | None = finite(self.reported("stalled_seconds"))
         return stalled
 
     @property
@@ -74,8 +75,8 @@ class View:
     @property
     def eta_seconds(self) -> float | None:
         """Seconds to the stage's end, as its worker thought when it was last seen."""
-        eta: float | None = finite(self._reported("eta_seconds"))
-        if eta is None or self.availability is None or self.state != "running":
+        eta: float | None = finite(self.reported("eta_seconds"))
+        if eta is None or self.availability is None or self.state != "running" or self.starting:
             return None
         return max(0.0, eta - (self.seen_seconds or 0.0))
 
@@ -88,12 +89,12 @@ class View:
     @property
     def starting(self) -> bool:
         """Whether its worker still imports and builds what it needs."""
-        return self.state == "running" and self._reported("stage") == STARTING
+        return self.state == "running" and self.reported("stage") in (STARTING, receiving.STAGE)
 
     @property
     def interval(self) -> str | None:
         """How often its worker saves, and why."""
-        return line(str(self._reported("interval") or "")[:300]) if self.beat else None
+        return line(str(self.reported("interval") or "")[:300]) if self.beat else None
 
     @property
     def ahead(self) -> Job | Heartbeat:
@@ -157,7 +158,11 @@ def _held(view: View) -> str:
 
 
 def _stage(view: View) -> str:
-    text = "starting" if view.starting else view.state
+    text = view.state
+    if view.starting:
+        done, total = finite(view.reported("step")), finite(view.reported("steps"))
+        reads = total and (done or 0) < total
+        text = f"reading data {done or 0:.0f}/{total:.0f} MB" if reads else "starting"
     return f"{text} (evaluate)" if view.job.stage is Stage.EVALUATE else text
 
 
