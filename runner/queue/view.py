@@ -106,7 +106,7 @@ class View:
     @property
     def epoch(self) -> int:
         """The epoch that a worker is in, counted from 1; else how many are done."""
-        inside = self.reported("step") or self._reported("stage") == "validate"
+        inside = self.reported("step") or self.reported("stage") == "validate"
         trains = self.job.stage is Stage.TRAIN and self.ahead is self.beat
         return self.ahead.epoch + bool(trains and inside)
 
