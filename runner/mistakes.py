@@ -101,7 +101,7 @@ def _places(model: type[BaseModel], prefix: str = "") -> list[str]:
         found.append(f"{prefix}{field.alias or name}")
         for option in (field.annotation, *getattr(field.annotation, "__args__", ())):
             if hasattr(option, "model_fields"):
-                found += _places(option, f"{prefix}{name}.")
+                found += _places(option, f"{prefix}{field.alias or name}.")
     return found
 
 
@@ -124,10 +124,11 @@ def _known_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[s
     for name in location[:-1]:
         if isinstance(name, int):
             continue  # an entry of a list, whose form is known already
-        field = part.model_fields.get(name) if part else None
+        fields = {one.alias or key: one for key, one in part.model_fields.items()} if part else {}
+        field = fields.get(name)
         part = _part_of(field.annotation) if field else None
-    fields = part.model_fields.items() if part else ()
-    return [field.alias or name for name, field in fields if name != "given"]  # not for people
+    fields = part.model_fields if part else {}
+    return [one.alias or name for name, one in fields.items() if name != "given"]  # not for people
 
 
 def _part_of(annotation: Any) -> Any:

@@ -26,6 +26,7 @@ from runner.specparts import (
     Checkpoint,
     Data,
     Evaluation,
+    From,
     Limits,
     Model,
     Name,
@@ -62,6 +63,9 @@ class JobSpec(Part):
     requirements: Requirements = Field(default_factory=Requirements)
     budget: Budget = Field(default_factory=Budget)
     limits: Limits = Field(default_factory=Limits)
+    from_: From | None = Field(
+        None, alias="from", description="go on from another job, or begin with weights"
+    )
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -104,7 +108,7 @@ class JobSpec(Part):
 
     def effective(self) -> dict[str, Any]:
         """The whole spec as plain JSON, every default that counts written out."""
-        whole = self.model_dump(mode="json", exclude={"schema_"})
+        whole = self.model_dump(mode="json", exclude={"schema_"}, by_alias=True)
         for (*place, name), value in _LATER.items():  # which earlier versions do not know
             part = _at(whole, place)
             if part and part[name] == value:
@@ -127,6 +131,8 @@ _MONITORING = (
 _LATER: dict[tuple[str, ...], Any] = {
     ("program", "given"): None,
     ("program",): None,
+    ("from", "given"): None,
+    ("from",): None,
     ("data", "given"): None,
     ("training", "early_stopping", "mode"): "auto",
     ("training", "reduce_lr_on_plateau", "mode"): "auto",

@@ -161,7 +161,7 @@ def _resolve_data_path(raw: dict[str, Any], folder: Path) -> None:
 
     On other machines it may be where it was, relative to the folder that one works in.
     """
-    for name in ("data", "program"):
+    for name in ("data", "program", "from"):
         part = raw.get(name)
         if isinstance(part, dict) and isinstance(part.get("path"), str):
             _resolve(part, name, folder)
@@ -214,7 +214,7 @@ def _place(raw: dict[str, Any], key: str, value: Any, *, folder: Path) -> None:
             child = place[step] = {}
         place = child
     place[_step(place, last, key)] = value
-    if key in ("data.path", "program.path"):
+    if key in ("data.path", "program.path", "from.path"):
         place.pop("given", None)  # of the path before
         _resolve_data_path(raw, folder)
 

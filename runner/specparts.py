@@ -2,9 +2,9 @@
 
 import math
 from contextlib import suppress
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from runner import optimizers, registry
 from runner.checkpoint.policy import parse as parse_interval
@@ -238,6 +238,30 @@ class Evaluation(Part):
         None, description="of these passes; null for the one that the model was trained with"
     )
     batch_size: int = Field(256, ge=1, le=10_000_000)
+
+
+class From(Part):
+    """What the training goes on from: another job's checkpoint, or weights in a file."""
+
+    job: Name | None = Field(None, description="a job of the same store")
+    checkpoint: Literal["final", "best", "latest"] | Annotated[int, Field(ge=0)] = Field(
+        "final", description="of that job; a number is the step of one that is kept"
+    )
+    path: str | None = Field(
+        None, description="instead of a job: a .keras, .weights.h5 or .h5 file, or its URL"
+    )
+    given: str | None = Field(None, description="a relative path; see data.given")
+    take: Literal["all", "weights"] = Field(
+        "all",
+        description="'all': the same training, further; 'weights': a new one that begins with the"
+        " weights which fit. Of a file always 'weights'",
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.job is None) == (self.path is None):
+            raise ValueError('expected {"job": NAME} or {"path": FILE}, one of the two')
+        return self
 
 
 class Requirements(Part):

@@ -13,6 +13,7 @@ def nothing_of_this_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     """What tests submit stays unknown to the user's own workers, and the other way round."""
     patch = pytest.MonkeyPatch()
     patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+    patch.setenv("RUNNER_CACHE", str(tmp_path_factory.mktemp("cache")))
     patch.delenv("RUNNER_DATA_FROM", raising=False)
     yield
     patch.undo()

@@ -375,7 +375,7 @@ def test_a_clash_of_names_concerns_no_other_name(
 def test_a_field_in_the_wrong_place_is_shown_its_own(tmp_path: Path) -> None:
     text = mistakes(tmp_path, {"name": "x", "epochs": 5, "path": "x.npz"})
     assert "epochs: no such field. Did you mean 'training.epochs'?" in text
-    assert "path: no such field. Did you mean 'program.path' or 'data.path'?" in text
+    assert "path: no such field. Did you mean 'program.path' or 'data.path' or 'from.path'?" in text
 
 
 @pytest.mark.parametrize(

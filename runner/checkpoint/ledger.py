@@ -199,6 +199,16 @@ class Ledger:
             self._store.delete(self._garbage[0])
             del self._garbage[0]
 
+    def begin_with(self, reference: Mapping[str, Any]) -> None:
+        """Let what a training begins with be garbage once a checkpoint of its own counts.
+
+        Raises:
+            CheckpointError: its manifest can't be read.
+        """
+        key = Reference.from_json(reference).manifest
+        self._manifests[key] = read_manifest(self._store, key)
+        self._superseded.add(key)
+
     def _kept_manifests(self) -> list[Manifest]:
         """The manifests of all checkpoints that count, as far as they can be read."""
         for key in {reference.manifest for reference in self._kept} - self._manifests.keys():

@@ -20,6 +20,7 @@ from runner.store.base import Store
 MOST_TRACE = 1 << 20  #: bytes
 TRACE_LINES = 14
 VALUES = 48  #: epochs of a curve
+MARK = "┃"  #: in a curve: from here on it is another job's
 
 
 def detail(queue: Queue, view: View) -> str:
@@ -44,11 +45,12 @@ def _facts(queue: Queue, view: View, document: dict[str, Any]) -> list[tuple[str
     job = view.job
     return [
         ("worker", f"{view.worker} ({view.node})" if view.node else view.worker or ""),
+        ("parent", origin(job)),
         ("parameters", f"{document['parameters'] or 0:,}".removeprefix("0")),
         ("checkpoint", _position(document["checkpoint"])),
         ("best", _position(document["best"])),
         ("final", _position(document["final"]) + job.weights),
-        *((name, _curve(values)) for name, values in document["history"].items()),
+        *((name, curve(values, job)) for name, values in document["history"].items()),
         *_measured(document["evaluation"]),
         *_measured(document["evaluation_run"]),
         ("saves", _saves(view)),
@@ -76,9 +78,30 @@ def _position(position: Json | None) -> str:
     return f"step {position['step']}, digest {position['digest'][:16]}" if position else ""
 
 
-def _curve(values: Sequence[float | None]) -> str:
-    numbers = [value for value in values if value is not None]
-    return f"{sparkline(numbers[-VALUES:])}  {decimal(numbers[-1])}" if numbers else ""
+def origin(job: Job) -> str:
+    """What the job goes on from; "" if from nothing."""
+    if job.parent is None:
+        return ""
+    which = "weights of " if job.parent["take"] == "weights" else ""
+    return f"{which}{job.parent['job']}, epoch {job.parent['epoch']}, step {job.parent['step']}"
+
+
+def curve(values: Sequence[float | None], job: Job) -> str:
+    """A metric of every epoch in one line, with a mark where the job has gone on from another."""
+    numbers = [value for value in values if value is not None][-VALUES:]
+    if not numbers:
+        return ""
+    before = inherited(job)
+    ours = min(sum(value is not None for value in values[before:]), len(numbers))
+    line = sparkline(numbers)
+    if before and ours < len(numbers):
+        line = f"{line[: len(line) - ours]}{MARK}{line[len(line) - ours :]}"
+    return f"{line}  {decimal(numbers[-1])}"
+
+
+def inherited(job: Job) -> int:
+    """How many epochs of the history are those of the job that it goes on from."""
+    return job.parent["epoch"] if job.parent and job.parent["take"] != "weights" else 0
 
 
 def _budget(job: Job) -> Iterator[str]:

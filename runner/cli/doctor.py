@@ -14,12 +14,14 @@ from runner.cli.common import add_code_option, add_store_option, not_there, open
 from runner.errors import SpecError, StoreError
 from runner.exit import Exit
 from runner.queue.queue import Queue
+from runner.queue.removal import leftovers
 from runner.queue.view import Onlooker
 from runner.store.base import Store
 from runner.store.checkup import Finding, Verdict, check_up
 
 _PACKAGES = ("tensorflow", "jax", "keras", "numpy", "fsspec", "gcsfs", "s3fs")
 MOST_JOBS = 100  #: whose specs are looked at
+_UNDER_WAY = 3600.0  #: seconds for which a folder without a record may be a submit's
 _LITTLE_DISK = 2_000_000_000  # bytes
 #: how each is shown, and in which colour
 _SHOWN = {
@@ -32,6 +34,8 @@ _SHOWN = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `doctor`."""
     parser.add_argument("--json", action="store_true", help="for programs: one JSON document")
+    words = "remove what no job needs: removals and submits that were cut off"
+    parser.add_argument("--repair", action="store_true", help=words)
     add_store_option(parser)
     add_code_option(parser)
 
@@ -65,11 +69,29 @@ def _examine(options: argparse.Namespace) -> Iterator[Finding]:
         if missing and not not_there(store):
             yield _finding("store", f"{store.url} was not there; it is made now, and empty")
         yield _disk(store)
+        yield from _leftovers(queue, repair=options.repair)
         yield from _memory(queue)
     yield from _code()
     yield _versions()
     yield _machine()
     yield _accelerators()
+
+
+def _leftovers(queue: Queue, *, repair: bool) -> Iterator[Finding]:
+    """What lies in the folders of jobs and is no job, any more or yet; gone with `repair`."""
+    try:
+        jobs = Onlooker(queue)
+        known = {view.job.id for view in jobs.look()} | jobs.unreadable.keys()
+        names = [name for name in queue.ids() if name not in known]
+        found = leftovers(queue.store, names, older_than=_UNDER_WAY)
+        for name in found if repair else ():
+            queue.remove(name)
+    except StoreError:  # which the checks of the store or `status` report
+        return
+    if found:
+        each = "; ".join(f"{name}: {why}" for name, why in found.items())
+        done = "removed" if repair else "no job needs it, --repair removes it"
+        yield _finding("leftovers", f"{each}: {done}", doubtful=not repair)
 
 
 def _show(finding: Finding) -> None:

@@ -24,6 +24,7 @@ from runner.engine.pace import Pace
 from runner.errors import StoreError, StoreRefusedError
 from runner.queue.job import Job, Stage
 from runner.queue.texts import duration
+from runner.store import receiving
 from runner.training.progress import Progress
 
 PLAIN_SECONDS = 10.0  #: between plain progress lines
@@ -213,6 +214,10 @@ class LiveReporter(PlainReporter):
     def _show(self, progress: Progress, *, ends_epoch: bool) -> None:
         if ends_epoch:
             self.note(words.epoch_line(self._job, progress))
+        if progress.stage == receiving.STAGE:  # whoever has it all goes on to build
+            self._seen = progress if progress.step < progress.steps else None
+            self._moved_at = monotonic()
+            return
         if self._begun_at is None:
             self._begun_at = progress.global_step
         # the first step may still have to be compiled

@@ -25,6 +25,7 @@ from runner.registry import nearest
 #: command → (module that runs it, what it does); modules are imported when used
 COMMANDS: dict[str, tuple[str, str]] = {
     "submit": ("submit", "store jobs and work on them here"),
+    "extend": ("extend", "train a finished job further, as a new job"),
     "resume": ("resume", "take over what is queued, preempted or lost, until nothing is left"),
     "work": ("work", "work on the whole queue, one job after the other"),
     "status": ("status", "what every job is doing"),
@@ -35,6 +36,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "unhold": ("verbs", "let a held job be taken up again (also: release)"),
     "priority": ("verbs", "let jobs go before others, or after them"),
     "evaluate": ("verbs", "queue another evaluation of a finished training"),
+    "remove": ("remove", "remove jobs that are not running, with all their objects"),
+    "du": ("du", "how many bytes each job holds"),
+    "compare": ("compare", "what differs between jobs: specs, curves, results"),
     "report": ("report", "write a page that shows and compares what was learnt"),
     "export": ("export", "write the trained model as a .keras file, or its history as CSV"),
     "validate": ("validate", "check specs and print them with every default"),

@@ -168,7 +168,8 @@ def make(
     own = _text("code").replace("{{code}}", code.strip()) if code else ""
     text = "\n\n".join([_text(platform), own, before, _text("work"), after])
     given = [
-        spec.model_dump(mode="json", exclude={"schema_"}, exclude_unset=True) for spec in specs
+        spec.model_dump(mode="json", exclude={"schema_"}, exclude_unset=True, by_alias=True)
+        for spec in specs
     ]
     urls = ["" if folder else store, *((one.program or one.data).path or "" for one in specs)]
     install = _install(requirement, urls)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from runner.cli.common import add_store_option, command, open_queue, say
+from runner.cli.forking import BEGINNING, beginning
 from runner.cli.specs import add_spec_arguments, load_all, local_paths, paths_of
 from runner.cli.working import add_session_option, catch_signals, session_of, work
 from runner.engine.preemption import StopRequest
+from runner.engine.session import Session
 from runner.errors import (
     ConflictError,
     DamagedRecordError,
@@ -29,6 +31,7 @@ from runner.queue.queue import Queue
 from runner.queue.texts import count as counted
 from runner.spec import JobSpec, parse
 from runner.store import places
+from runner.store.receiving import STAGE, Received, told_to
 from runner.store.settings import mask
 from runner.training.quiet import check_backend, import_keras
 
@@ -51,10 +54,25 @@ class Count:
             say(f"{number} of {self._total} jobs are {self._done}")
 
 
+class Reading:
+    """A line every two seconds where much data is read: `reading data, 120 of 200 MB`."""
+
+    def __init__(self) -> None:
+        self._at = time.monotonic()
+
+    def __call__(self, received: Received) -> None:
+        """Show it if it is time."""
+        if time.monotonic() - self._at >= COUNT_SECONDS:
+            self._at = time.monotonic()
+            say(f"{STAGE}, {received.done / 1e6:,.0f} of {received.total / 1e6:,.0f} MB")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `submit`."""
     add = parser.add_argument
     add_spec_arguments(parser)
+    go_on = "go on from this job's final checkpoint, or from its best, latest or a STEP"
+    add("--from", metavar="JOB[@WHICH]", dest="parent", help=go_on)
     add("--detach", action="store_true", help="only store the jobs; a worker takes them up")
     first = "higher goes first (the spec's `priority`)"
     add("--priority", metavar="N", type=int, help=first)
@@ -72,10 +90,20 @@ def run(options: argparse.Namespace) -> int:
     session = session_of(options)
     if not options.detach:
         check_backend()
-    specs = _specs(options)
+    return submit(options, _specs(options), stop, session)
+
+
+def submit(
+    options: argparse.Namespace,
+    specs: list[tuple[Path, JobSpec]],
+    stop: StopRequest,
+    session: Session | None,
+) -> int:
+    """Check, store and work on jobs, as the options of `submit` say."""
     from runner.training.check import check_data
 
-    check_data(specs, tell=Count("checked", len(specs)))
+    with told_to(Reading()):
+        check_data(specs, tell=Count("checked", len(specs)))
     queue, _ = open_queue(options)
     _check_after(queue, specs)
     if not options.no_trial:
@@ -137,7 +165,7 @@ def _dry_run(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> Exit:
         there_already += known is not None
         if known is not None and known.spec_digest != spec_digest(spec.effective()):
             there = queue.spec(spec.name)
-            if not _is_same(there, spec):
+            if not is_same(there, spec):
                 raise conflict(spec.name, there, spec.effective())
         print(json.dumps(spec.effective(), indent=2))
     new = counted(len(specs) - there_already, "job")
@@ -158,6 +186,10 @@ def _specs(options: argparse.Namespace) -> list[tuple[Path, JobSpec]]:
     """Return the specs with what the options add to them, in the order of their storing."""
     if options.priority is not None:
         options.changes = [*options.changes, f"priority={options.priority}"]
+    if options.parent is not None:
+        job, _, which = options.parent.partition("@")
+        options.changes = [*options.changes, f"from.job={json.dumps(job)}"]
+        options.changes += [f"from.checkpoint={which}"] if which else []
     found = load_all(options, data=True)
     return in_order([(path, _after(spec, options.after)) for path, spec in found])
 
@@ -165,7 +197,7 @@ def _specs(options: argparse.Namespace) -> list[tuple[Path, JobSpec]]:
 def _store(queue: Queue, spec: JobSpec) -> str:
     """Store a job, which may be there already, and print its id."""
     known = queue.find(spec.name)
-    job = _submit(queue, spec, known)
+    job = store_one(queue, spec, known)
     if known is not None and job.number == 0 and job.nonce != known.nonce:
         say(f"{job.id}: its record 0 was gone and is restored, {known.state.value}")
     elif known is not None:
@@ -177,22 +209,25 @@ def _store(queue: Queue, spec: JobSpec) -> str:
     return job.id
 
 
-def _submit(queue: Queue, spec: JobSpec, known: Job | None) -> Job:
+def store_one(queue: Queue, spec: JobSpec, known: Job | None = None) -> Job:
     """Store a job. One that an older version stored with fewer fields has the same content."""
     content = spec.effective()
     if known is not None and known.number:
         queue.require_whole(spec.name)
         if known.spec_digest != spec_digest(content):
             queue.spec(spec.name)  # where it is gone, no other spec takes its place
+    begins = beginning(queue, spec) if known is None else {}
+    if known is not None and not known.number:  # perhaps only its copy is there
+        begins = {name: getattr(known, name) for name in BEGINNING}
     try:
-        return queue.submit(spec.name, content)
+        return queue.submit(spec.name, content, begins)
     except ConflictError:
-        if known is not None and _is_same(queue.spec(spec.name), spec):
+        if known is not None and is_same(queue.spec(spec.name), spec):
             return known
         raise
 
 
-def _is_same(there: dict[str, Any], spec: JobSpec) -> bool:
+def is_same(there: dict[str, Any], spec: JobSpec) -> bool:
     """Whether a stored spec, perhaps of an older version with fewer fields, has this content."""
     with suppress(SpecError):
         return _content(parse(there, source=spec.name)) == _content(spec)
@@ -202,7 +237,8 @@ def _is_same(there: dict[str, Any], spec: JobSpec) -> bool:
 def _content(spec: JobSpec) -> dict[str, Any]:
     """A spec but for how its data's path was given."""
     content = spec.effective()
-    content["program" if spec.program else "data"].pop("given", None)
+    for part in ("program" if spec.program else "data", "from"):
+        content.get(part, {}).pop("given", None)
     return content
 
 

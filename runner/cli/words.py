@@ -6,6 +6,7 @@ from runner.cli.common import command
 from runner.queue.job import Job, Stage, State
 from runner.queue.texts import count, duration, metric_texts, result_texts
 from runner.queue.view import worker_of
+from runner.store import receiving
 from runner.training.progress import Progress
 
 
@@ -60,6 +61,8 @@ _ENDED: Mapping[State, Callable[[Job, int], str]] = {
 
 def position(progress: Progress) -> str:
     """Epoch and step."""
+    if progress.stage == receiving.STAGE:
+        return f"{receiving.STAGE}, {progress.step:,} of {progress.steps:,} MB"
     if progress.stage == "evaluate":
         return f"evaluating {progress.step}" + (f"/{progress.steps}" if progress.steps else "")
     in_validation = progress.stage == "validate"

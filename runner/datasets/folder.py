@@ -9,25 +9,35 @@ without transparency, of an animation the first frame. But they are turned as th
 """
 
 import io
+import math
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import PurePosixPath
+from threading import BoundedSemaphore
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import PIL
 from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from runner.datasets.arrays import Dataset, checked, empty, keyed_order
+from runner.datasets.arrays import Dataset, checked, empty, is_large, keyed_order
 from runner.errors import DataError, MissingHereError, SpecError
-from runner.store import places
+from runner.store import cache, places
+from runner.store.places import version_of
+from runner.store.receiving import receiving
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 MOST_BROKEN = 5  #: pictures that an error names
 
+_AT_ONCE = 16  #: requests for pictures from afar
+
+Shape = tuple[int, int, int]  #: height, width, channels
 Named = tuple[str, PurePosixPath]  #: the class of a picture, and its file below the folder
 
 
@@ -62,16 +72,14 @@ def load(
     if strange:
         msg = f"{path}: classes {', '.join(strange)} are in test but not in train. Add pictures."
         raise DataError(msg)
-    arrays = {
-        "x_train": source.pictures(train, image_size, channels),
+    images = source.images({"x_train": train, "x_test": test}, (image_size, image_size, channels))
+    labels = {
         "y_train": np.array([classes.index(name) for name, _ in train]),
-        "x_test": source.pictures(test, image_size, channels),
         "y_test": np.array([classes.index(name) for name, _ in test]),
     }
-    source.refuse_broken()
     return checked(
         path,
-        arrays,
+        {**images, **labels},
         class_names=classes,
         left_out=source.left_out({file for _, file in (*train, *test)}),
     )
@@ -83,24 +91,25 @@ def size(
     """Return how many bytes the arrays take in memory; 0 for pictures of another machine."""
     if path is None or "://" in path:
         return 0
-    return sum(map(len, _Source(path).parts(test_split))) * image_size**2 * channels
+    count = sum(map(len, _Source(path).parts(test_split))) * image_size**2 * channels
+    return 0 if is_large(count) else count
 
 
 class _Source:
     """The files below a folder."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
-        self._broken: list[str] = []  # pictures that can't be read, and why
+        self._broken: dict[PurePosixPath, str] = {}  # pictures that can't be read, and why
+        self._decoding = BoundedSemaphore(os.cpu_count() or 2)  # large ones take much memory
         if places.here(path) is None:
             msg = f"{path}: no such folder. Fix data.path, or copy the folder there."
             raise MissingHereError(msg)
         self._place = places.DataPlace(path)
-        names = self._place.names()
-        if names == [""]:
+        self._details = self._place.details()
+        if list(self._details) == [""]:
             msg = f"{path} is a file, no folder. Fix data.path; data.name=npz reads npz files."
             raise DataError(msg)
-        files = map(PurePosixPath, names)
+        files = map(PurePosixPath, sorted(self._details))
         self._visible = [file for file in files if not any(part[0] == "." for part in file.parts)]
 
     def parts(self, test_split: float) -> tuple[list[Named], list[Named]]:
@@ -109,7 +118,7 @@ class _Source:
         train, test = _in_parts(pictures) or _in_classes(pictures, test_split)
         if not train or not test:
             msg = (
-                f"{self._path} has {len(train)} training and {len(test)} test pictures;"
+                f"{self._place.path} has {len(train)} training and {len(test)} test pictures;"
                 f" expected train/CLASS/* and test/CLASS/*, or CLASS/* with at least two pictures"
                 f" per class ({', '.join(ENDINGS)})."
             )
@@ -127,35 +136,64 @@ class _Source:
             for ending, count in counts
         )
 
-    def pictures(self, named: Sequence[Named], image_size: int, channels: int) -> NDArray[np.uint8]:
-        """Return the pictures as one array."""
-        pictures = empty((len(named), image_size, image_size, channels), np.uint8)
-        for place, (_, file) in enumerate(named):
-            picture = self._picture(file, image_size, channels)
-            pictures[place] = picture.reshape(pictures.shape[1:])
-        return pictures
+    def images(self, parts: Mapping[str, Sequence[Named]], shape: Shape) -> cache.Arrays:
+        """Return the pictures of each part as one array, uint8.
 
-    def _picture(self, file: PurePosixPath, image_size: int, channels: int) -> NDArray[Any]:
-        content = self._place.read(str(file))
+        They are decoded into the cache where they come from afar, or are too many for memory.
+        """
+        pieces = [(part, file) for part, named in parts.items() for _, file in named]
+        needs, version = len(pieces) * math.prod(shape), self._version(pieces)
+        threads = (os.cpu_count() or 2) if self._place.is_here else _AT_ONCE
+
+        def bytes_of(piece: tuple[str, PurePosixPath]) -> int:
+            return int(self._details[str(piece[1])].get("size") or 0)
+
+        if version and (is_large(needs) or not self._place.is_here):
+            found = cache.arrays(
+                f"pictures {version} {pieces} {shape} {PIL.__version__}",
+                pieces,
+                lambda piece: {piece[0]: self._picture(piece[1], shape)[np.newaxis]},
+                needs=needs,
+                bytes_of=bytes_of,
+                threads=threads,
+                is_good=lambda: not self._broken,
+            )
+        else:
+            found = {part: empty((len(named), *shape), np.uint8) for part, named in parts.items()}
+            places = [iter(found[part]) for part in parts]
+            pictures = cache.ahead(lambda one: self._picture(one[1], shape), pieces, threads)
+            with receiving(sum(map(bytes_of, pieces))) as received:
+                for piece, place, picture in zip(pieces, chain(*places), pictures, strict=True):
+                    place[...] = picture
+                    received.add(bytes_of(piece))
+        self._refuse_broken([file for _, file in pieces])
+        return found
+
+    def _version(self, pieces: Sequence[tuple[str, PurePosixPath]]) -> str:
+        return version_of({str(file): self._details[str(file)] for _, file in pieces})
+
+    def _picture(self, file: PurePosixPath, shape: Shape) -> NDArray[np.uint8]:
+        content, (height, width, channels) = self._place.read(str(file)), shape
         try:
-            with Image.open(io.BytesIO(content)) as image:
+            with self._decoding, Image.open(io.BytesIO(content)) as image:
                 converted = _of_8_bits(image).convert("L" if channels == 1 else "RGB")
-                resized = converted.resize((image_size, image_size), Image.Resampling.BILINEAR)
+                resized = converted.resize((width, height), Image.Resampling.BILINEAR)
         except (
             UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError,
         ) as error:  # fmt: skip
-            self._broken.append(f"{file} is no readable picture: {_brief(error)}")
-            return np.zeros((image_size, image_size, channels), np.uint8)
-        return np.asarray(resized, dtype=np.uint8)
+            self._broken[file] = f"{file} is no readable picture: {_brief(error)}"
+            return np.zeros(shape, np.uint8)
+        return np.asarray(resized, dtype=np.uint8).reshape(shape)
 
-    def refuse_broken(self) -> None:
+    def _refuse_broken(self, files: Sequence[PurePosixPath]) -> None:
         """Raise DataError where a picture could not be read."""
-        shown, more = self._broken[:MOST_BROKEN], len(self._broken) - MOST_BROKEN
+        broken = [self._broken[file] for file in files if file in self._broken]
+        shown, more = broken[:MOST_BROKEN], len(broken) - MOST_BROKEN
         if more > 0:
             shown.append(f"and {more} more")
         if shown:
             them = "it" if len(shown) == 1 else "them"
-            raise DataError(f"{self._path}: {'; '.join(shown)}. Fix or remove {them}.")
+            raise DataError(f"{self._place.path}: {'; '.join(shown)}. Fix or remove {them}.")
 
 
 def _brief(error: Exception) -> str:

@@ -2,7 +2,8 @@
 
 It holds x_train, y_train, x_test and y_test (uint8 images, whole-number labels) and, if
 wished, class_names. Nothing in it is ever unpickled. What `numpy.savez` wrote on this machine is
-mapped into memory and not read, until it is used; of all else there is one copy.
+mapped into memory and not read, until it is used; of all else there is one copy. What comes from
+afar is kept in the cache of this machine.
 """
 
 import io
@@ -10,7 +11,7 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 
 from runner.datasets.arrays import KEYS, Dataset, checked, empty, missing
 from runner.errors import DataError, SpecError
-from runner.store import places
+from runner.store import cache
+from runner.store.places import DataPlace
 
 
 def load(*, path: str | None = None) -> Dataset:
@@ -50,14 +52,27 @@ def read(path: str) -> dict[str, NDArray[Any]]:
         DataError: the file is missing, damaged, or lacks one of the four.
         StoreError: the bucket it lies in failed for now.
     """
-    content = places.view(path)
+    return unpacked(path, cache.view(DataPlace(path)), KEYS)
+
+
+def unpacked(path: str, content: Any, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Return the arrays of these names, which must be there, and class_names, of such a file.
+
+    Args:
+        path: named in errors.
+        content: the bytes, or a file that is mapped.
+        keys: of the arrays.
+
+    Raises:
+        DataError: as `read`.
+    """
     file: Any = io.BytesIO(content) if isinstance(content, bytes) else content
     if not zipfile.is_zipfile(file):
         msg = f"{path} is no npz file, or it was cut short. Copy or save it anew (numpy.savez)."
         raise DataError(msg)
     try:
         with zipfile.ZipFile(file) as members:
-            return _arrays(path, members, content)
+            return _arrays(path, members, content, keys)
     except DataError:
         raise
     except (ValueError, KeyError) as error:  # object arrays, and headers that are none
@@ -68,11 +83,13 @@ def read(path: str) -> dict[str, NDArray[Any]]:
         raise DataError(msg) from None
 
 
-def _arrays(path: str, members: zipfile.ZipFile, content: Any) -> dict[str, NDArray[Any]]:
+def _arrays(
+    path: str, members: zipfile.ZipFile, content: Any, keys: Sequence[str]
+) -> dict[str, NDArray[Any]]:
     found = [name.removesuffix(".npy") for name in members.namelist()]
-    if lacks := missing(found):
+    if lacks := missing(found, keys):
         raise DataError(f"{path} {lacks} numpy.savez_compressed saves them.")
-    wanted = [key for key in (*KEYS, "class_names") if key in found]
+    wanted = [key for key in (*keys, "class_names") if key in found]
     return {key: _array(members, f"{key}.npy", content) for key in wanted}
 
 

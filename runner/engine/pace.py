@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
 
+from runner.store import receiving
 from runner.training.progress import Progress
 
 STALLED_LEAST = 60.0  #: seconds of silence that mean nothing yet
@@ -27,6 +28,8 @@ class Pace:
 
     def timed(self, progress: Progress) -> Progress:
         """Return this look with the time to the end, and the steps per second."""
+        if progress.stage == receiving.STAGE:
+            return progress
         eta = self.eta_seconds(progress)
         begun, evaluates = self._began is not None, progress.stage == "evaluate"
         self.moved = begun and not evaluates
@@ -42,6 +45,8 @@ class Pace:
 
     def eta_seconds(self, progress: Progress) -> float | None:
         """Seconds to the end, if no callback ends it before; None while unknown."""
+        if progress.stage == receiving.STAGE:
+            return progress.eta_seconds
         self.epochs = progress.epochs
         training = progress.stage != "evaluate"
         done = progress.global_step if training else progress.step
@@ -77,7 +82,7 @@ class Vigil:
         """A sign of life; one that shows progress tells of the stage's pace."""
         self.silent_seconds = 0.0
         where = (progress.stage, progress.global_step, progress.step)
-        if where == self._where:
+        if where == self._where or progress.stage == receiving.STAGE:
             return
         now = self._clock()
         if self._moved_at is not None:

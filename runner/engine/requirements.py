@@ -105,7 +105,7 @@ def _lacks_version(spec: Mapping[str, Any]) -> str:
 
 
 def _lacks_file(path: str, spec: Mapping[str, Any], store_url: str) -> str:
-    parts = (spec.get("data") or {}, spec.get("program") or {})
+    parts = [spec.get(part) or {} for part in ("data", "program", "from")]
     given = next((part.get("given") for part in parts if path == part.get("path")), None)
     if places.is_url(path) and (why := places.lacks_client(path)):
         return f"it can't open {mask(path)[:200]}: {why}"

@@ -36,6 +36,7 @@ from runner.queue.lease import Lease
 from runner.queue.presence import LEFT
 from runner.queue.queue import utc_now
 from runner.store.base import Store
+from runner.store.receiving import STAGE, Received, told_to
 from runner.training.host import Host
 from runner.training.progress import Progress
 
@@ -154,7 +155,7 @@ class RunningAttempt(Host):
     def _run_stage(self) -> None:
         with self._heartbeat, MemoryWatch(self._near_the_limit):
             try:
-                with self._around.stop.interrupting():
+                with self._around.stop.interrupting(), told_to(self._received):
                     run_stage(self)
             except PreemptedError:
                 self._heartbeat.check()  # interrupted since the lease is lost
@@ -215,6 +216,13 @@ class RunningAttempt(Host):
                 self._save_early(time.monotonic() - self._moved_at)
         self._around.reporter.progressed(self._job, progress)
         self._log.progressed(progress)
+
+    def _received(self, received: Received) -> None:
+        """Show how much of the data is here: that is progress too."""
+        done, total = received.done // 1_000_000, received.total // 1_000_000
+        self.progressed(
+            Progress(stage=STAGE, step=done, steps=total, eta_seconds=received.seconds_left)
+        )
 
     def commit(self, commit: Commit) -> object:
         """Append the record, after what the log says of an epoch."""

@@ -62,6 +62,7 @@ def _train(attempt: Attempt, spec: JobSpec) -> None:
         token=attempt.lease.token,
         checkpoints=job.checkpoints,
         best=job.best,
+        weights=job.parent["reference"] if job.parent and not job.checkpoints else None,
         running_seconds=job.worked_seconds,
         interruptions=job.preemptions,
     )

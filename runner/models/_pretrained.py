@@ -9,7 +9,8 @@ from typing import Any
 import blake3
 
 from runner.errors import DataAwayError, DataError, SpecError
-from runner.store import places
+from runner.store import cache
+from runner.store.places import DataPlace
 
 ENDINGS = (".weights.h5", ".h5", ".keras")
 
@@ -18,7 +19,13 @@ class Pretrained:
     """Loads weights into a network when called, and says what they were."""
 
     def __init__(
-        self, base: Any, weights: str, expected: str | None, imagenet: Callable[[], Any]
+        self,
+        base: Any,
+        weights: str,
+        expected: str | None,
+        imagenet: Callable[[], Any],
+        *,
+        field: str = "model.arguments.weights",
     ) -> None:
         """Remember what to load.
 
@@ -27,11 +34,13 @@ class Pretrained:
             weights: "imagenet", or a file or URL.
             expected: BLAKE3 of the file, if only that file will do.
             imagenet: Makes the same network with Keras's ImageNet weights.
+            field: Of the spec, named in errors.
         """
         self._base = base
         self._weights = weights
         self._expected = expected
         self._imagenet = imagenet
+        self._field = field
 
     def __call__(self) -> dict[str, str]:
         """Load the weights; return where they came from and the file's BLAKE3.
@@ -44,10 +53,10 @@ class Pretrained:
             return self._downloaded()
         ending = next((end for end in ENDINGS if self._weights.endswith(end)), None)
         if ending is None:
-            msg = f"model.arguments.weights: received '{self._weights}'; expected \"imagenet\""
+            msg = f"{self._field}: received '{self._weights}'; expected \"imagenet\""
             msg += f" or a file that ends in {', '.join(ENDINGS)}."
             raise SpecError(msg)
-        content = places.read(self._weights, field="model.arguments.weights")
+        content = cache.view(DataPlace(self._weights, field=self._field))
         found = blake3.blake3(content).hexdigest()
         if self._expected not in (None, found):
             msg = (

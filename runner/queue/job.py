@@ -29,6 +29,7 @@ from runner.queue.record import (
     ENDED,
     HOLD,
     MOST_DEATHS,
+    REMOVED,
     Failure,
     Job,
     Json,
@@ -45,8 +46,8 @@ from runner.queue.record import (
 from runner.store.log import DAMAGED
 
 __all__ = [
-    "ENDED", "HOLD", "MOST_DEATHS", "Failure", "Job", "Json", "Stage", "State", "changed_spec",
-    "from_json", "line", "spec_digest", "to_json",
+    "ENDED", "HOLD", "MOST_DEATHS", "REMOVED", "Failure", "Job", "Json", "Stage", "State",
+    "changed_spec", "from_json", "line", "spec_digest", "to_json",
 ]  # fmt: skip
 
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")

@@ -29,6 +29,7 @@ from runner.errors import (
 from runner.queue import job as jobs
 from runner.queue.job import Job, Json, State, check_id, describe, from_json, to_json
 from runner.queue.record import finite
+from runner.queue.texts import differences
 from runner.store import log
 from runner.store.log import Age, Folders, Read, ReadMany, Record, Steps
 
@@ -49,13 +50,21 @@ def beat_key(job_id: str, token: int) -> str:
     return f"{base(job_id)}/lease/{token}.json"
 
 
-def submit(job_id: str, spec: Json, *, nonce: Nonce, now: Now) -> Steps[Job]:
-    """Create record 0. The same spec again returns the job as it is; another: ConflictError."""
-    new = replace(jobs.submitted(job_id, spec, now()), nonce=nonce())
+def submit(
+    job_id: str, spec: Json, *, nonce: Nonce, now: Now, begins: Json | None = None
+) -> Steps[Job]:
+    """Create record 0. The same spec again returns the job as it is; another: ConflictError.
+
+    `begins`: fields of a record, where it goes on from another job.
+    """
+    new = replace(jobs.submitted(job_id, spec, now()), nonce=nonce(), **(begins or {}))
     there = yield from log.settle(base(job_id), to_json(new), None)
     found = from_json(there, job_id)
     if found.nonce == new.nonce:
         return found
+    newest = yield from log.head(base(job_id))
+    if newest is not None and (yield from _living(newest, job_id)) is None:
+        raise half_removed(job_id)
     if found.spec_digest != new.spec_digest:
         raise conflict(job_id, there.get("spec") or {}, spec)
     return (yield from load(job_id)) or found
@@ -75,10 +84,34 @@ def load(job_id: str) -> Steps[Job | None]:
     if record is None:
         return None
     try:
-        return from_json(record, job_id)
+        return (yield from _living(record, job_id))
     except StoreError:  # perhaps only the copy that says where to start
         record = yield from log.head(base(job_id), hinted=False)
-        return None if record is None else from_json(record, job_id)
+        return None if record is None else (yield from _living(record, job_id))
+
+
+def _living(record: Record, job_id: str) -> Steps[Job | None]:
+    """Return the job of the newest record, or None where that says that the job is removed.
+
+    Of a removal that was cut off after record 0, its copy may be left: a job of the same name that
+    was submitted since is another one.
+    """
+    job = from_json(record, job_id)
+    if job.kind != jobs.REMOVED:
+        return job
+    first = yield from log.read(base(job_id), 0)
+    if first is None or from_json(first, job_id).submitted_at == job.submitted_at:
+        return None
+    again = yield from log.head(base(job_id), first)
+    return None if again is None else from_json(again, job_id)
+
+
+def half_removed(job_id: str) -> ConflictError:
+    """Return the error for a job whose removal is not over."""
+    return ConflictError(
+        f"{job_id} is being removed, or its removal was cut off: 'runner remove {job_id}' or "
+        "'runner doctor --repair' ends it. Then its name is free."
+    )
 
 
 def ids() -> Steps[list[str]]:
@@ -99,7 +132,9 @@ def load_all(
     found: dict[str, Job | StoreError] = {}
     for name, record in zip(names, heads, strict=True):
         if record is not None:  # a folder without a log is no job
-            found[name] = yield from _job_or_error(record, name)
+            job = yield from _job_or_error(record, name)
+            if job is not None:
+                found[name] = job
     return found
 
 
@@ -179,7 +214,10 @@ def change(
 
     def following(record: Record) -> Record:
         before = from_json(record, job_id)
-        return to_json(jobs.dated(transition(before), before, now()))
+        after = transition(before)  # which tells an owner that its lease is lost
+        if before.kind == jobs.REMOVED:
+            raise NotFoundError(f"{job_id} was removed.")
+        return to_json(jobs.dated(after, before, now()))
 
     start = None if known is None else to_json(known)
     record = yield from log.append(base(job_id), following, nonce, known=start, proven=proven)
@@ -350,11 +388,11 @@ def parse_beat(data: bytes, token: int) -> Heartbeat | None:
         return None
 
 
-def _job_or_error(record: Record | StoreError, job_id: str) -> Steps[Job | StoreError]:
+def _job_or_error(record: Record | StoreError, job_id: str) -> Steps[Job | StoreError | None]:
     try:
         if isinstance(record, StoreError):
             raise record
-        return from_json(record, job_id)
+        return (yield from _living(record, job_id))
     except StoreError as error:
         try:
             return (yield from load(job_id)) or error
@@ -363,17 +401,6 @@ def _job_or_error(record: Record | StoreError, job_id: str) -> Steps[Job | Store
 
 
 def _differences(stored: Json, spec: Json) -> str:
-    there, here = dict(_leaves(stored)), dict(_leaves(spec))
-    names = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
-    shown = [f"{n} is {there.get(n)!r:.60}, not {here.get(n)!r:.60}" for n in names[:8]]
-    return "; ".join(shown) + (f"; and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-def _leaves(value: object, path: str = "") -> list[tuple[str, object]]:
-    if isinstance(value, Mapping) and value:
-        return [
-            leaf
-            for name, inner in value.items()
-            for leaf in _leaves(inner, f"{path}.{name}" if path else str(name))
-        ]
-    return [(path, value)]
+    found = differences(stored, spec)
+    shown = [f"{name} is {there!r:.60}, not {here!r:.60}" for name, (there, here) in found.items()]
+    return "; ".join(shown[:8]) + (f"; and {len(shown) - 8} more" if len(shown) > 8 else "")

@@ -12,9 +12,9 @@ from functools import partial
 from secrets import token_hex
 from typing import Any
 
-from runner.errors import ConflictError, NotFoundError, StoreError
+from runner.errors import ConflictError, DamagedRecordError, NotFoundError, StoreError
 from runner.queue import job as jobs
-from runner.queue import protocol
+from runner.queue import protocol, removal
 from runner.queue.job import Job, Json, State
 from runner.queue.lease import Holder, Lease
 from runner.queue.owner import is_alive
@@ -70,16 +70,17 @@ class Queue:
         self._nonce = nonce
         self._watch = Watch()
 
-    def submit(self, job_id: str, spec: Json) -> Job:
+    def submit(self, job_id: str, spec: Json, begins: Json | None = None) -> Job:
         """Store a job; once this returns, it survives the death of every machine.
 
         The same name and content again returns the job as it is. Other content: ConflictError.
+        `begins`: fields of its record 0, where it goes on from another job.
         """
         from runner.store import allowed
 
         check_once(self.store)
         allowed.remember(spec, self.store.url)
-        steps = protocol.submit(job_id, spec, nonce=self._nonce, now=self._now)
+        steps = protocol.submit(job_id, spec, nonce=self._nonce, now=self._now, begins=begins)
         return log.run(self.store, steps)
 
     def ids(self) -> list[str]:
@@ -177,7 +178,9 @@ class Queue:
         )
         try:
             claimed = log.run(self.store, steps)
-        except NotFoundError:
+        except NotFoundError as error:
+            if self.find(job.id) is None:
+                raise ConflictError(f"{job.id} can't be claimed: it was removed.") from error
             raise protocol.gone(job.id) from None
         if claimed.state is not State.RUNNING:
             raise ConflictError(f"{job.id} can't be claimed: {jobs.describe(claimed)}.")
@@ -235,6 +238,28 @@ class Queue:
         with suppress(StoreError):  # then they see it a few minutes later
             self.store.put(NEWS, self._nonce().encode())
         return job
+
+    def remove(self, job_id: str) -> None:
+        """Remove a job that is not running, with all its objects; its name is free then.
+
+        Cut off at any moment it leaves the job, or what is none any more and `leftovers` finds.
+
+        Raises:
+            NotFoundError: there is nothing of such a job.
+            ConflictError: it is running, or its worker may still write.
+        """
+        if not self.store.list(f"{protocol.base(job_id)}/"):
+            raise self._not_found(job_id)
+        job = None
+        with suppress(DamagedRecordError):
+            job = self.find(job_id)
+        if job is not None and job.state is State.RUNNING:
+            judged = self.availability(job)
+            if not judged.claimable:
+                words = f"{judged.why}. Cancel or hold it before"
+                raise ConflictError(f"{job_id} can't be removed: {words}.")
+        log.run(self.store, removal.remove(job_id, job, nonce=self._nonce, now=self._now))
+        removal.close_down(self.store, job_id)
 
     def retry(self, job_id: str) -> Job:
         """Queue a failed or cancelled job again, where it stood."""

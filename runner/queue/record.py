@@ -23,6 +23,7 @@ Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Amount = Annotated[float, Meta(ge=0, lt=1e12)]
 
 MOST_DEATHS = 3  #: attempts that die at one step before the job is held, unless its spec says
+REMOVED = "remove"  #: kind of a last record: what lies there is no job any more
 HOLD = "hold"  #: what a user may request of a running job
 
 
@@ -111,6 +112,7 @@ class Job:
     failure: Json | None = None  #: the newest: kind, step, token, reason, trace (a key)
     damaged: Count = 0  #: records since the newest claim that can't be read, and may be claims
     monitors: tuple[str, ...] = ()  #: metrics that its spec names: people want to see them first
+    parent: Json | None = None  #: the job that it goes on from: job, step, epoch, take, reference
 
     @property
     def ended(self) -> bool:
@@ -160,6 +162,14 @@ class _Requirements(Struct):
     labels: list[str] = []
 
 
+class _Parent(Struct):
+    job: str
+    step: Count
+    epoch: Count
+    take: str
+    reference: _Reference
+
+
 class _Inside(Struct):
     """What must hold inside of objects that are kept whole, whatever else later versions add."""
 
@@ -167,6 +177,7 @@ class _Inside(Struct):
     best: _Reference | None = None
     final: _Reference | None = None
     requirements: _Requirements | None = None
+    parent: _Parent | None = None
 
 
 _NAMES = [field.name for field in fields(Job)]
@@ -226,6 +237,7 @@ def _cleaned(job: Job) -> Job:
         monitors=tuple(line(name[:100]) for name in job.monitors),
         budget=hours(job.budget),
         wish=line(job.wish),
+        parent=job.parent and {**job.parent, "job": line(job.parent["job"][:100])},
         failure=job.failure
         and {
             name: line(value) if isinstance(value, str) else value

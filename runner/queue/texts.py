@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from runner.queue.job import Job, line
+from runner.queue.job import Job, Json, line
 from runner.queue.record import SIZES
 
 SHOWN = 4  #: metrics in a line
@@ -86,3 +86,20 @@ def _base(name: str) -> str:
 def _texts(metrics: Mapping[str, Any], first: Sequence[str]) -> list[str]:
     known = {line(name): finite(metrics.get(name)) for name in (*first, *metrics)}
     return [f"{name} {decimal(v)}" for name, v in known.items() if v is not None][:SHOWN]
+
+
+def differences(one: Json, other: Json) -> dict[str, tuple[object, object]]:
+    """Return what two specs say of each field in which they differ, by its path."""
+    first, second = dict(_leaves(one)), dict(_leaves(other))
+    pairs = {name: (first.get(name), second.get(name)) for name in sorted({*first, *second})}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _leaves(value: object, path: str = "") -> list[tuple[str, object]]:
+    if isinstance(value, Mapping) and value:
+        return [
+            leaf
+            for name, inner in value.items()
+            for leaf in _leaves(inner, f"{path}.{name}" if path else str(name))
+        ]
+    return [(path, value)]

@@ -20,6 +20,7 @@ from runner.queue.protocol import Availability, Heartbeat
 from runner.queue.queue import Queue
 from runner.queue.survey import Survey
 from runner.queue.texts import duration, finite, metric_texts, result_texts
+from runner.store import receiving
 from runner.store.base import Store
 from runner.store.log import DAMAGED
 
@@ -57,14 +58,14 @@ class View:
         stalled = self.availability is not None and self.stalled_seconds is not None
         return "stalled" if stalled else self.job.state.value
 
-    def _reported(self, name: str) -> Any:
+    def reported(self, name: str) -> Any:
         """Return what else the worker reported when it was last seen."""
         return self.beat.details.get(name) if self.beat else None
 
     @property
     def stalled_seconds(self) -> float | None:
         """For how long its worker, which lives, has made no step; None: it makes steps."""
-        stalled: float | None = finite(self._reported("stalled_seconds"))
+        stalled: float | None = finite(self.reported("stalled_seconds"))
         return stalled
 
     @property
@@ -75,8 +76,8 @@ class View:
     @property
     def eta_seconds(self) -> float | None:
         """Seconds to the stage's end, as its worker thought when it was last seen."""
-        eta: float | None = finite(self._reported("eta_seconds"))
-        if eta is None or self.availability is None or self.state != "running":
+        eta: float | None = finite(self.reported("eta_seconds"))
+        if eta is None or self.availability is None or self.state != "running" or self.starting:
             return None
         return max(0.0, eta - (self.seen_seconds or 0.0))
 
@@ -89,12 +90,12 @@ class View:
     @property
     def starting(self) -> bool:
         """Whether its worker still imports and builds what it needs."""
-        return self.state == "running" and self._reported("stage") == STARTING
+        return self.state == "running" and self.reported("stage") in (STARTING, receiving.STAGE)
 
     @property
     def interval(self) -> str | None:
         """How often its worker saves, and why."""
-        return line(str(self._reported("interval") or "")[:300]) if self.beat else None
+        return line(str(self.reported("interval") or "")[:300]) if self.beat else None
 
     @property
     def ahead(self) -> Job | Heartbeat:
@@ -106,7 +107,7 @@ class View:
     @property
     def epoch(self) -> int:
         """The epoch that a worker is in, counted from 1; else how many are done."""
-        inside = self._reported("step") or self._reported("stage") == "validate"
+        inside = self.reported("step") or self.reported("stage") == "validate"
         trains = self.job.stage is Stage.TRAIN and self.ahead is self.beat
         return self.ahead.epoch + bool(trains and inside)
 
@@ -159,7 +160,11 @@ def _held(view: View) -> str:
 
 
 def _stage(view: View) -> str:
-    text = "starting" if view.starting else view.state
+    text = view.state
+    if view.starting:
+        done, total = finite(view.reported("step")), finite(view.reported("steps"))
+        reads = total and (done or 0) < total
+        text = f"reading data {done or 0:.0f}/{total:.0f} MB" if reads else "starting"
     return f"{text} (evaluate)" if view.job.stage is Stage.EVALUATE else text
 
 
@@ -317,7 +322,7 @@ def parameters_of(manifest: Json) -> int | None:
 #: the names of `runner status JOB --json`, which is a contract
 CONTRACT = (
     "id", "name", "state", "stage", "reason", "attempts", "tries", "preemptions", "deaths",
-    "failures", "failure", "priority", "after", "requirements", "budget", "spent_hours",
+    "parent", "failures", "failure", "priority", "after", "requirements", "budget", "spent_hours",
     "spent_gpu_hours", "stalled_seconds", "eta_seconds", "epoch", "step", "checkpoint", "best",
     "final", "history", "evaluation", "evaluation_run", "parameters", "interval",
     "unsaved_seconds", "notes", "worker", "node", "seen_seconds", "submitted_at", "updated_at",
@@ -347,6 +352,8 @@ def describe(store: Store, view: View) -> dict[str, Any]:
         "checkpoint": _position(checkpoint),
         "best": _position(job.best),
         "final": _position(job.final),
+        "parent": job.parent
+        and {name: job.parent[name] for name in ("job", "step", "epoch", "take")},
         "history": history_of(manifest),
         "evaluation": job.results,
         "evaluation_run": job.evaluation_run,

@@ -150,6 +150,12 @@ class Run:
         return max(map(len, self.history.values()), default=0)
 
     @property
+    def inherited(self) -> int:
+        """How many of them are those of the job that this one goes on from."""
+        parent = self.job.parent or {"take": "weights"}
+        return 0 if parent["take"] == "weights" else int(parent["epoch"])
+
+    @property
     def trainings(self) -> int:
         """How often a worker took its training up."""
         return sum(one.stage is Stage.TRAIN for one in self.attempts)

@@ -91,8 +91,8 @@ def _out_of_reach(path: str) -> str | None:
         return "its data lies elsewhere, and only data on this machine is opened"
     if not place.is_file() and not place.is_dir():
         return "its data is not on this machine"
-    files = place.rglob("*") if place.is_dir() else iter(())
-    if place.stat().st_size > LARGEST or sum(1 for _ in islice(files, MOST + 1)) > MOST:
+    files = list(islice(place.rglob("*"), MOST + 1)) if place.is_dir() else [place]
+    if len(files) > MOST or sum(file.stat().st_size for file in files) > LARGEST:
         return "its data is too large to be opened for a few pictures"
     return None
 

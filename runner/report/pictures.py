@@ -206,6 +206,8 @@ def curve(run: Run, metric: str) -> Picture:
             axes.plot(places, [1.0] * len(places), marker="v", markersize=5, color=MUTED,
                       clip_on=False, linestyle="", label="interrupted",
                       transform=axes.get_xaxis_transform())  # fmt: skip
+        if run.inherited:
+            axes.axvline(run.inherited, color=MUTED, linewidth=1.4, zorder=1, label="goes on")
         if not np.isfinite(_floats([*training, *validation])).any():
             axes.text(0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center")
         axes.set_title(words.title(metric))
@@ -213,6 +215,8 @@ def curve(run: Run, metric: str) -> Picture:
 
     name = f"{run.job.id}-{_part_of_name(metric)}"
     said = words.curve(metric, training, validation, marks)
+    if run.job.parent and run.inherited:
+        said += f" Up to epoch {run.inherited} it is that of {run.job.parent['job']}."
     return draw(name, said, (SMALL, 2.5), paint, bottom=0.5)
 
 

@@ -30,10 +30,13 @@ def paths_of(spec: Mapping[str, Any], *, begun: bool = False) -> Iterator[str]:
         path = _at(spec, part, "path")
         if isinstance(path, str):
             yield path
+    if begun:
+        return
     weights = _at(spec, "model", "arguments", "weights")
-    is_file = isinstance(weights, str) and ("/" in weights or weights.endswith((".h5", ".keras")))
-    if is_file and not begun:
-        yield str(weights)
+    if isinstance(weights, str) and ("/" in weights or weights.endswith((".h5", ".keras"))):
+        yield weights
+    if isinstance(path := _at(spec, "from", "path"), str):
+        yield path
 
 
 def _at(spec: object, *names: str) -> object:

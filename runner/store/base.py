@@ -60,6 +60,12 @@ class Store(Protocol):
     def put(self, key: str, data: Buffer | Sequence[Buffer]) -> None:
         """Write or overwrite, whole or not at all. A sequence counts as its pieces joined."""
 
+    def duplicate(self, key: str, to: str) -> None:
+        """Give an object that never changes a second name, without its bytes travelling.
+
+        Whole or not at all, and each name can be deleted by itself. Absent: NotFoundError.
+        """
+
     def folders(self, prefix: str) -> list[str]:
         """Return the names of the folders directly below a folder, sorted."""
 
@@ -75,6 +81,9 @@ class Store(Protocol):
         None where the key is absent or the store keeps no such times. Never too large by more
         than the store's own resolution (a second).
         """
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Return the bytes of each object below a folder, by key; one listing."""
 
     def list(self, prefix: str, *, after: str = "") -> list[str]:
         """Return all keys below a folder ("" or ending in "/") that sort after `after`, sorted."""

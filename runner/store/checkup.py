@@ -177,7 +177,7 @@ def _records(store: Store) -> Finding:
     while len(keys) < _RECORDS and (job := next(waiting, None)):
         of_job, number = log.run(store, log.listed(f"jobs/{job}"))
         keys += of_job
-        if number is not None:
+        if number is not None and not _is_removed(store, job):
             gaps.append(f"{job} lacks record {number}")
     left = len(list(waiting))
     found = list(map(_sort_of, keys, store.read_many(keys)))
@@ -190,6 +190,15 @@ def _records(store: Store) -> Finding:
         text += ", each with a hash of its own"
     text += _wrong_records(old, damaged, gaps)
     return Finding("records", Verdict.WARNING if damaged or old or gaps else Verdict.OK, text)
+
+
+def _is_removed(store: Store, job: str) -> bool:
+    """Whether the records that are gone were removed with the job, as its last one says."""
+    try:
+        copy = log.decode(store.read(log.hint(f"jobs/{job}")) or b"", job)
+    except DamagedRecordError:
+        return False
+    return copy.get("kind") == "remove"
 
 
 def _wrong_records(old: int, damaged: Sequence[str], gaps: Sequence[str]) -> str:

@@ -188,7 +188,7 @@ def has_bucket(client: Any, scheme: str, bucket: str) -> bool:
     return True
 
 
-def modified_at(info: dict[str, Any]) -> float | None:
+def modified_at(info: Mapping[str, Any]) -> float | None:
     """Return when an object was written, in seconds of the store's clock, or None."""
     for name in _TIMES:
         value = info.get(name)

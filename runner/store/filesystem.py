@@ -33,13 +33,12 @@ from runner.store.base import (
     read_or_error,
     too_large,
 )
-from runner.store.disk import write_all
+from runner.store.disk import linked_or_copied, read_exactly, sync_folder, write_all
 
 _TEMPORARY = ".tmp-"  # no key starts with a dot: never listed, never confused
 _LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{16}(\.d)?")  # a temporary file or folder of ours
 _WHOLE = ".whole"  # the record inside a folder, where there are no hard links
 _NO_LINKS_HERE = ".no-hard-links"  # in the root: some records are folders that hold _WHOLE
-_ONE_READ = 0x7FFFF000  # bytes that Linux reads at once, at most
 _STALE_SECONDS = 3600.0  # a temporary file this old belongs to a process that died
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
 _ABSENT = {errno.ENOENT, errno.ENOTDIR}
@@ -129,7 +128,7 @@ class FileStore:
             file, size = found[0], found[1].st_size
             if size > max_bytes:
                 raise too_large(key, size, max_bytes)
-            return _read_exactly(file, size)
+            return read_exactly(file, size)
 
     def read_many(  # noqa: D102
         self, keys: Sequence[str], *, max_bytes: int = MAX_RECORD
@@ -142,7 +141,7 @@ class FileStore:
             if found is None:
                 raise NotFoundError(f"{key} is not in {self.url}.")
             os.lseek(found[0], start, os.SEEK_SET)
-            data = _read_exactly(found[0], length)
+            data = read_exactly(found[0], length)
         if len(data) < length:
             raise StoreError(f"{self.url}/{key} is too short: no {length} bytes from {start}.")
         return data
@@ -156,7 +155,7 @@ class FileStore:
             with self._temporary(path.parent, [memoryview(data)]) as written:
                 if not self._place(written, path):
                     return Created.EXISTS
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         return Created.YES
 
     def _place(self, written: Path, path: Path) -> bool:
@@ -185,7 +184,7 @@ class FileStore:
         inside = folder / _WHOLE
         try:
             written.rename(inside)
-            _sync_folder(folder)
+            sync_folder(folder)
             folder.rename(path)
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -203,7 +202,18 @@ class FileStore:
             with self._temporary(path.parent, pieces(data)) as written:
                 self._sweep(path.parent, written)
                 written.replace(path / _WHOLE if (path / _WHOLE).exists() else path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
+
+    def duplicate(self, key: str, to: str) -> None:  # noqa: D102
+        source, path = self._path(key), self._path(to)
+        with self._explained("copy", key):
+            if not source.is_file():
+                raise NotFoundError(f"{key} is not in {self.url}.")
+            self._make_folder(path.parent)
+            with self._temporary(path.parent, []) as written:
+                linked_or_copied(source, written)
+                written.replace(path)
+            sync_folder(path.parent)
 
     def folders(self, prefix: str) -> list[str]:  # noqa: D102
         check_prefix(prefix)
@@ -287,7 +297,7 @@ class FileStore:
         self._make_folder(folder.parent)
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
-            _sync_folder(folder.parent)
+            sync_folder(folder.parent)
 
     @contextlib.contextmanager
     def _temporary(self, folder: Path, data: Sequence[memoryview]) -> Iterator[Path]:
@@ -319,6 +329,15 @@ class FileStore:
                 if not name and [e.name for e in _entries(folder)] == [_NO_LINKS_HERE]:
                     (folder / _NO_LINKS_HERE).unlink()
                 folder.rmdir()
+
+    def sizes(self, prefix: str) -> dict[str, int]:  # noqa: D102
+        return {key: self.size(key) or 0 for key in self.list(prefix)}
+
+    def close_down_below(self, name: str) -> None:
+        """Remove a folder and those in it, as far as they are empty."""
+        for inner in self.folders(f"{name}/"):
+            self.close_down_below(f"{name}/{inner}")
+        self.close_down([name])
 
     def list(self, prefix: str, *, after: str = "") -> list[str]:  # noqa: D102
         check_prefix(prefix)
@@ -353,26 +372,6 @@ def _open(path: str) -> tuple[int, os.stat_result] | None:
     if not S_ISDIR(status.st_mode):
         raise OSError(errno.EINVAL, "it is no regular file")
     return _open(f"{path}/{_WHOLE}")
-
-
-def _read_exactly(file: int, length: int) -> bytes:
-    """Return `length` bytes, fewer only at the end of the file."""
-    parts: list[bytes] = []
-    while length > 0 and (part := os.read(file, min(length, _ONE_READ))):
-        parts.append(part)
-        length -= len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _sync_folder(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some systems sync no folders
-            raise
-    finally:
-        os.close(file)
 
 
 def _entries(folder: Path | str) -> list[os.DirEntry[str]]:

@@ -37,13 +37,12 @@ from runner.store.steps import (
     Read,
     ReadMany,
     Steps,
-    perform,
     run,
 )  # fmt: skip
 
 __all__ = [  # of what is defined elsewhere
     "Age", "Create", "Folders", "List", "Operation", "Pause", "Put", "Read", "ReadMany", "Steps",
-    "perform", "run",
+    "run",
 ]  # fmt: skip
 
 Record = dict[str, Any]  #: has "number", "nonce" and "previous" (the nonce of the record before)
@@ -326,7 +325,8 @@ def _brought_back(base: str, lost: Record) -> Steps[Record | None]:
     if copy is None or copy["nonce"] != lost["nonce"] or not lost["number"]:
         return None
     before = yield from read(base, lost["number"] - 1)
-    if before is None or before["nonce"] != copy.get("previous"):
+    later = _numbers((yield List(f"{base}/log/")))[-1:] > [lost["number"]]  # it is being removed
+    if later or before is None or before["nonce"] != copy.get("previous"):
         return None
     return (yield from settle(base, copy, before))
 

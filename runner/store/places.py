@@ -6,7 +6,7 @@ there too, and a bucket or a server that does not answer is waited for as long.
 
 import hashlib
 import mmap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,24 +36,19 @@ class Mapped(mmap.mmap):
         return self.tell()
 
 
-def read(path: str, *, field: str = "data.path") -> bytes:
-    """Return the bytes of a file; the errors are those of `DataPlace`."""
-    return DataPlace(path, field=field).read()
-
-
-def view(path: str) -> bytes | Mapped:
-    """Return a file's bytes; those of a file on this machine are mapped and not read."""
-    return DataPlace(path).view()
-
-
 def version(path: str) -> str:
     """Return what changes whenever the files at a bucket's URL do; "" where nothing tells."""
-    if split(path)[0] not in HONEST:
-        return ""
-    tags = [
-        (name, one.get("size"), one.get("ETag") or one.get("etag"), modified_at(one))
-        for name, one in sorted(DataPlace(path).details().items())
-    ]
+    return version_of(DataPlace(path).details()) if split(path)[0] in HONEST else ""
+
+
+def version_of(details: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what changes whenever files do that are described so; "" where nothing tells."""
+    tags = []
+    for name, one in sorted(details.items()):
+        tag, at = one.get("ETag") or one.get("etag"), modified_at(one) or one.get("Last-Modified")
+        if one.get("size") is None or not (tag or at):
+            return ""
+        tags.append((name, one["size"], tag, at))
     return hashlib.sha256(repr(tags).encode()).hexdigest()
 
 
@@ -71,7 +66,7 @@ class DataPlace:
     """
 
     def __init__(self, path: str, *, field: str = "data.path") -> None:
-        self._path = mask(path)
+        self.path = mask(path)
         self._field = field
         self._scheme, _ = split(path)
         try:
@@ -84,33 +79,55 @@ class DataPlace:
 
     def names(self) -> list[str]:
         """Return the names of all files below the folder, relative to it, sorted."""
-        return sorted(name.removeprefix(self._root).lstrip("/") for name in self.details())
+        return sorted(self.details())
 
-    def read(self, name: str = "") -> bytes:
-        """Return the bytes of the file, or of one of the folder's."""
-        path = f"{self._root.rstrip('/')}/{name}" if name else self._root
-        content: bytes = self._ask("read", lambda: self._files.cat_file(path))
+    def read(self, name: str = "", begin: int | None = None, end: int | None = None) -> bytes:
+        """Return the bytes of the file, or of one of the folder's; or those of a range."""
+        path = self._path_of(name)
+        content: bytes = self._ask("read", lambda: self._files.cat_file(path, start=begin, end=end))
         return content
 
-    def view(self) -> bytes | Mapped:
+    def view(self, name: str = "") -> bytes | Mapped:
         """Return the bytes of the file; of one on this machine they are mapped, not read."""
-        if self._scheme in ("file", "local"):
-            return self._ask("read", lambda: _mapped(Path(self._root)))
-        return self.read()
+        if self.is_here:
+            return self._ask("read", lambda: mapped(Path(self._path_of(name))))
+        return self.read(name)
+
+    @property
+    def has_ranges(self) -> bool:
+        """Whether part of a file can be read for sure; a web server may send all of it."""
+        return self._scheme not in WEB
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it lies on this machine's disk, or looks so."""
+        return self._scheme in ("file", "local")
+
+    def info(self, name: str = "") -> dict[str, Any]:
+        """Return a file as the client describes it; {} where a web server does not tell."""
+        path = self._path_of(name)
+        if self._scheme in WEB:  # some refuse such questions: what is wrong, reading it will say
+            with suppress(Exception):
+                return dict(self._files.info(path))
+            return {}
+        return dict(self._ask("a look", lambda: self._files.info(path)))
+
+    def _path_of(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}" if name else self._root
 
     def details(self) -> dict[str, dict[str, Any]]:
-        """Return the file, or all of the folder's, by name, as the client describes them."""
+        """Return the file, named "", or all of the folder's, as the client describes them."""
         strict = {"on_error": "raise"} if self._scheme in WEB else {}  # else away looks empty
         found: dict[str, dict[str, Any]] = self._ask(
             "listing", lambda: self._files.find(self._root, detail=True, **strict)
         )
-        return found
+        return {name.removeprefix(self._root).lstrip("/"): one for name, one in found.items()}
 
     def _ask(self, doing: str, work: Callable[[], T]) -> T:
         try:
             if self._scheme in LOCAL:
                 return work()
-            doing = f"{doing} of {self._path}"
+            doing = f"{doing} of {self.path}"
             return patiently(doing, lambda: self._of_web(work), patience_seconds=PATIENCE_SECONDS)
         except (OSError, ImportError, ValueError) as error:
             raise self._explained(error) from error
@@ -128,14 +145,12 @@ class DataPlace:
                 why = error.strerror or error
                 text = f" cannot be read: {why}. Fix {self._field} or its access."
             case ImportError():  # a scheme without its package
-                return MissingHereError(f"{self._path}: {error}.")
+                return MissingHereError(f"{self.path}: {error}.")
             case ValueError():  # a scheme that nobody knows, a path that is none
-                return DataError(f"{self._path}: {error}. Fix {self._field}.")
+                return DataError(f"{self.path}: {error}. Fix {self._field}.")
             case _:
-                return DataAwayError(
-                    f"{self._path} could not be read just now: {error}. Try again."
-                )
-        return (MissingHereError if of_machine else DataError)(self._path + text)
+                return DataAwayError(f"{self.path} could not be read just now: {error}. Try again.")
+        return (MissingHereError if of_machine else DataError)(self.path + text)
 
     def _of_web(self, work: Callable[[], T]) -> T:
         """Do it; a web server that refuses is no bucket to log in to."""
@@ -144,7 +159,7 @@ class DataPlace:
         except Exception as error:
             status = status_of(error)
             if self._scheme in WEB and status in (401, 403):
-                msg = f"{self._path}: its server refuses it ({status}). Fix {self._field}, or ask"
+                msg = f"{self.path}: its server refuses it ({status}). Fix {self._field}, or ask"
                 raise DataAwayError(f"{msg} for access.") from error
             raise
 
@@ -193,7 +208,8 @@ def tell_fsspec(urls: Iterable[Any]) -> None:
 _told: dict[str, Any] = {}  #: scheme -> what fsspec's own configuration says of it
 
 
-def _mapped(path: Path) -> bytes | Mapped:
+def mapped(path: Path) -> bytes | Mapped:
+    """Return a file's bytes, mapped; read where it can't be mapped."""
     with path.open("rb") as file:
         try:
             return Mapped(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -176,6 +176,16 @@ class FsspecStore:
                 file.discard()
             raise
 
+    def duplicate(self, key: str, to: str) -> None:  # noqa: D102
+        source, path = self._path(key), self._path(to)
+
+        def work() -> bool:
+            self._fs.cp_file(source, path)
+            return True
+
+        if self._ask("copy", key, work) is None:
+            raise NotFoundError(f"{key} is not in {self.url}.")
+
     def folders(self, prefix: str) -> list[str]:  # noqa: D102
         path = self._folder(prefix)
         entries = self._listed(prefix, lambda: self._fs.ls(path, detail=True))
@@ -220,14 +230,20 @@ class FsspecStore:
                 self._clock = (there, here)
             return self._clock[0] + here - self._clock[1]
 
+    def sizes(self, prefix: str) -> dict[str, int]:  # noqa: D102
+        path, root = self._folder(prefix), f"{self._root}/"
+        found = self._listed(prefix, lambda: self._fs.find(path, detail=True)) or {}
+        keys = {name.lstrip("/").removeprefix(root): int(found[name]["size"]) for name in found}
+        return {key: size for key, size in keys.items() if key.startswith(prefix) and is_key(key)}
+
     def list(self, prefix: str, *, after: str = "") -> list[str]:  # noqa: D102
         path, root = self._folder(prefix), f"{self._root}/"
         found = self._listed(prefix, lambda: self._fs.find(path))
         keys = [name.lstrip("/").removeprefix(root) for name in found]
         return sorted(k for k in keys if k.startswith(prefix) and k > after and is_key(k))
 
-    def _listed(self, prefix: str, work: Callable[[], Sequence[Any]]) -> Sequence[Any]:
-        def fresh() -> Sequence[Any]:
+    def _listed(self, prefix: str, work: Callable[[], Any]) -> Any:
+        def fresh() -> Any:
             self._fs.invalidate_cache()
             return work()
 

@@ -7,6 +7,7 @@ replies.
 
 import time
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from random import random
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from runner.errors import StoreError
 from runner.store.base import MAX_RECORD, Store
 
 T = TypeVar("T")
+AT_ONCE = 16  #: deletions under way together
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,13 @@ class Put:
 
 
 @dataclass(frozen=True)
+class Delete:
+    """Remove keys, in any order; the reply is None."""
+
+    keys: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Age:
     """Ask for the age of `key` by the store's own clock; the reply is seconds or None."""
 
@@ -75,7 +84,7 @@ class Pause:
     attempt: int
 
 
-Operation = Create | Read | ReadMany | List | Folders | Put | Age | Pause
+Operation = Create | Read | ReadMany | List | Folders | Put | Delete | Age | Pause
 Steps = Generator[Operation, Any, T]  #: a protocol: yields operations, returns a T
 
 
@@ -110,6 +119,9 @@ def perform(store: Store, operation: Operation, *, sleep: Callable[[float], None
             return store.folders(prefix)
         case Put(key, data):
             store.put(key, data)
+        case Delete(keys):
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                list(pool.map(store.delete, keys))
         case Age(key):
             return store.age(key)
         case Pause(attempt):

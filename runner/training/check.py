@@ -186,7 +186,7 @@ BUNDLED = frozenset({"digits"})
 
 
 #: datasets that are nothing without a path, and say so
-OF_A_PATH = frozenset({"npz", "folder"})
+OF_A_PATH = frozenset({"npz", "folder", "shards"})
 
 
 BASE_BYTES = 500_000_000  #: of Python, Keras and its backend with a small network, at least

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 class Progress:
     """One look at a running stage."""
 
-    stage: str  #: "train", "validate" or "evaluate"
+    stage: str  #: "train", "validate", "evaluate", or receiving.STAGE
     epoch: int = 0  #: epochs done
     epochs: int = 0  #: epochs at most
     step: int = 0  #: steps done in this epoch or stage

@@ -14,11 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from runner import code
 from runner.checkpoint.checkpointer import Checkpointer
+from runner.checkpoint.forking import is_brought
 from runner.checkpoint.ledger import Ledger
 from runner.checkpoint.manifest import Reference
 from runner.checkpoint.policy import for_job
 from runner.checkpoint.reading import Restored, read_manifest
-from runner.errors import CheckpointError, DivergedError, PreemptedError, TrainingError
+from runner.errors import (
+    CheckpointError,
+    DivergedError,
+    OtherModelError,
+    PreemptedError,
+    SpecError,
+    TrainingError,
+)
 from runner.spec import JobSpec
 from runner.specparts import EarlyStopping, ReduceLROnPlateau, seconds
 from runner.store.base import Store
@@ -45,6 +53,7 @@ class Past:
     token: int  #: of the lease
     checkpoints: Sequence[Mapping[str, Any]] = ()  #: references in the job's log, newest first
     best: Mapping[str, Any] | None = None  #: reference of the best checkpoint so far
+    weights: Mapping[str, Any] | None = None  #: reference to those that a new job begins with
     #: how often a job is interrupted decides how often "auto" saves
     running_seconds: float = 0.0
     interruptions: int = 0
@@ -124,6 +133,7 @@ def _train(
 
     import_keras()
     from runner.training import numerics
+    from runner.training.first_weights import load_given
     from runner.training.programs import make
 
     _leave_if_asked(host)  # the imports took seconds
@@ -136,7 +146,10 @@ def _train(
     if restored is not None:
         settings.start = restored.position
     else:
-        settings.notes = [*program.load_first_weights(), *_code_notes()]
+        first = [*program.load_first_weights(), *load_given(program.model, spec, past)]
+        settings.notes = [*first, *_code_notes()]
+        if past.weights is not None:
+            checkpointer.ledger.begin_with(past.weights)
     for number, phase in enumerate(spec.training.phases or [None]):
         if number < settings.start.phase:
             continue
@@ -248,6 +261,11 @@ def fit(
     loop = Loop(Hooks(others), model, running, settings, begin)
     try:
         model.fit(**arguments, initial_epoch=first, epochs=last, callbacks=loop, verbose=0)
+    except OtherModelError as error:
+        if restored is None or not is_brought(restored.reference):
+            raise
+        weights = '"take": "weights" begins a new training with the weights that fit'
+        raise SpecError(f"from: {error} Or take less: {weights}.") from error
     except DivergedError as error:
         raise DivergedError(f"in epoch {loop.saving.position.epoch + 1}: {error}") from error
     finally:

@@ -181,6 +181,15 @@ def test_nobody_speaks_of_the_living_worker_of_a_lost_job(queue: Queue, run: Run
     assert "its worker saves and holds it at its next heartbeat" in run("status", "theirs")[1]
 
 
+def test_a_job_whose_data_are_read_says_how_much_is_there(queue: Queue, run: Run) -> None:
+    """The time left is the data's, and not shown as the training's."""
+    lease = queue.claim(queue.submit("cats", {"seed": 1}), this_process())
+    details = {"stage": "reading data", "step": 12, "steps": 400, "eta_seconds": 5.0}
+    lease.renew(step=0, details=details)
+    assert "reading data 12/400 MB" in row(run("status")[1], "cats")
+    assert json.loads(run("status", "cats", "--json")[1])["eta_seconds"] is None
+
+
 def test_a_hanging_training_reads_stalled(queue: Queue, run: Run) -> None:
     lease = queue.claim(queue.submit("cats", {"seed": 1}), this_process())
     lease.renew(step=3, details={"stalled_seconds": 130, "eta_seconds": 5.0})
@@ -615,13 +624,13 @@ def test_ctrl_c_while_jobs_are_stored(
     """It says what is stored, and that the same command stores the rest."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
-    store = submit._submit
+    store = submit.store_one
 
     def asked(*arguments: Any) -> Job:
         os.kill(os.getpid(), signal.SIGINT)
         return store(*arguments)
 
-    monkeypatch.setattr(submit, "_submit", asked)
+    monkeypatch.setattr(submit, "store_one", asked)
     specs = [str(tmp_path / f"{name}.json") for name in "abc"]
     for path in specs:
         Path(path).write_text(json.dumps({"name": f"job-{Path(path).stem}"}))

@@ -6,7 +6,8 @@ the lease has lapsed, and the final digest, the History and the evaluation are c
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,10 @@ import pytest
 
 from runner import spec as specs
 from runner.cli.live import PlainReporter
+from runner.cli.submit import store_one
 from runner.engine.preemption import StopRequest
 from runner.engine.worker import Worker
+from runner.errors import NotFoundError
 from runner.queue.queue import Queue
 from runner.queue.view import View, describe
 from tests.harness import assert_same
@@ -76,11 +79,20 @@ class World:
         self.now = 1000.0
         self.store = MemoryStore(clock=lambda: self.now)
 
-    def live(self, machine: str) -> list[Death]:
-        """Submit (which changes nothing the second time) and work until nothing is left."""
+    def live(
+        self, machine: str, spec: Mapping[str, Any] = SPEC, *, remove: str = ""
+    ) -> list[Death]:
+        """Submit (which changes nothing the second time) and work until nothing is left.
+
+        `remove`: a job that goes once this one is stored.
+        """
         watched = Watched(self.store, lambda: self.now)
         queue = Queue(watched, lease_seconds=LEASE_SECONDS, clock=lambda: self.now)
-        queue.submit(SPEC["name"], specs.parse(SPEC, source="test").effective())
+        parsed = specs.parse(spec, source="test")
+        store_one(queue, parsed, queue.find(parsed.name))
+        if remove:
+            with suppress(NotFoundError):  # it has gone before
+                queue.remove(remove)
         Worker(
             queue,
             watched,
@@ -99,9 +111,9 @@ class World:
     def _sleep(self, seconds: float) -> None:
         self.now += 30 * seconds  # nobody waits for real
 
-    def outcome(self) -> dict[str, Any]:
+    def outcome(self, name: str = SPEC["name"]) -> dict[str, Any]:
         queue = Queue(self.store, lease_seconds=LEASE_SECONDS)
-        return describe(self.store, View(job=queue.job(SPEC["name"])))
+        return describe(self.store, View(job=queue.job(name)))
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +142,25 @@ def test_death_between_any_two_store_calls(eagerly: None) -> None:
         assert_same(outcome, reference)
         evaluations = world.store.list("jobs/enumerated/evaluation/")
         assert outcome["evaluation_run"]["json"] in evaluations
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+def test_death_at_any_call_of_a_job_that_goes_on_from_one_that_is_removed(eagerly: None) -> None:
+    """Submitted, its parent removed, trained: whoever dies where, it is what one go would be."""
+    world = World()
+    world.live("first", {**SPEC, "training": {**SPEC["training"], "epochs": 3}})
+    whole = world.outcome()
+    world = World()
+    world.live("first")
+    child = {**SPEC, "name": "child", "training": {**SPEC["training"], "epochs": 3}}
+    child["from"] = {"job": SPEC["name"]}
+    deaths = world.live("first", child, remove=SPEC["name"])
+    assert_same(world.outcome("child"), whole)
+    assert len(deaths) > 80
+    for death in deaths:
+        world.after(death)
+        world.live("second", child, remove=SPEC["name"])
+        outcome = world.outcome("child")
+        assert_same(outcome, whole)
+        assert world.store.folders("jobs/") == ["child"], f"after a death at {death.call}"

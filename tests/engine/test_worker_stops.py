@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from runner.cli.words import position
 from runner.commit import Commit
 from runner.engine.notices.watcher import watching
 from runner.engine.preemption import SIGNALS
@@ -17,6 +18,7 @@ from runner.engine.stages import Attempt
 from runner.errors import PreemptedError, StoreError
 from runner.queue import drain
 from runner.queue.job import Job, State
+from runner.store.receiving import receiving
 from tests.engine.counting import Counting, Shop, raising
 
 
@@ -362,6 +364,34 @@ def test_the_heartbeat_outlives_what_goes_wrong_in_it(shop: Shop) -> None:
     assert shop.queue.job("cats").state is State.SUCCEEDED
 
 
+def test_data_that_take_long_to_read_are_progress(shop: Shop) -> None:
+    """Bytes that come are a sign of life; that they come says nothing of how long steps take."""
+    short_beats(shop)
+    shop.submit("cats", retries=1, limits={"stalled": "1s"})
+    codes: list[int] = []
+    beats: list[object] = []
+    looks: list[Any] = []
+
+    def read(attempt: Attempt) -> None:
+        with receiving(100_000_000) as received:
+            for _ in range(25):
+                received.add(4_000_000)
+                beat = shop.queue.heartbeat(shop.queue.job("cats"))
+                beats.append(beat and (beat.details["stage"], beat.details["steps"]))
+                time.sleep(0.1)
+        Counting()(attempt)
+
+    shop.reporter.progressed = lambda _, progress: looks.append(progress)  # type: ignore[method-assign,assignment]
+    shop.work(read, leave=codes.append)
+    assert codes == []
+    assert shop.queue.job("cats").state is State.SUCCEEDED
+    assert ("reading data", 100) in beats
+    assert [position(look) for look in looks[:2]] == [
+        f"reading data, {done} of 100 MB" for done in (4, 8)
+    ]
+    assert looks[10].eta_seconds == pytest.approx(56 * 1.1 / 44, rel=0.5)
+
+
 def test_steps_that_take_long_are_not_called_stalled() -> None:
     """Twenty times the usual time, a minute at least; a frozen process is excused."""
     from runner.engine.pace import Vigil
@@ -379,6 +409,9 @@ def test_steps_that_take_long_are_not_called_stalled() -> None:
             now += 10
             vigil.beat(10)
 
+    for megabytes in range(50):
+        vigil.moved(Progress(stage="reading data", step=megabytes))
+        passes(10)
     passes(1000)
     assert not stalled(), "no step was made yet"
     for step in range(5):

@@ -9,7 +9,7 @@ against the log. The same seed gives the same schedule.
 """
 
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,13 +20,14 @@ from typing import Any
 from runner.commit import Commit
 from runner.errors import ConflictError, LeaseLostError, StoreError
 from runner.queue import job as jobs
-from runner.queue import protocol
+from runner.queue import protocol, removal
 from runner.queue.job import Job, Stage, State
 from runner.queue.lease import Holder
 from runner.queue.protocol import Watch
 from runner.store import log
 from runner.store.base import Created
 from runner.store.log import Age, Create, Folders, List, Operation, Pause, Put, Read, ReadMany
+from runner.store.steps import Delete
 
 STEPS = 3  # of a training
 KEEP = 2
@@ -46,13 +47,6 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 class ViolationError(AssertionError):
     """A promise was broken."""
-
-
-@dataclass(frozen=True)
-class Delete:
-    """The owner removes data that no record names any more."""
-
-    key: str
 
 
 Program = Generator[Any, Any, None]
@@ -91,6 +85,7 @@ class Simulation:
         self.frozen = self.random.choice([0.0, 0.02, 0.05])
         self.keeps_times = self.random.random() < 0.5
         self.same_host = self.random.random() < 0.3
+        self.users = (*USERS, *["remove"] * 9) if self.random.random() < 0.3 else USERS
         self.ids = ["cats", "dogs"][: self.random.choice([1, 1, 2])]
         self.store: dict[str, bytes] = {}
         self.written: dict[str, int] = {}
@@ -149,7 +144,7 @@ class Simulation:
             if self.tick % 50 == 0:
                 self._start("user", lambda me: self._user(me, "unhold"))
         elif self.random.random() < 0.006:
-            change = self.random.choice(USERS)
+            change = self.random.choice(self.users)
             self._start("user", lambda me: self._user(me, change))
 
     def _step(self) -> None:
@@ -202,13 +197,19 @@ class Simulation:
             case Put():
                 self._put(client, operation, troubled)
                 return None
-            case Delete(key):
-                self.store.pop(key, None)
-                self._check_references()
+            case Delete(keys):
+                self._delete(keys)
                 return None
         if troubled and self.random.random() < 0.3:
             raise StoreError("no reply")
         return self._look(operation, troubled)
+
+    def _delete(self, keys: Sequence[str]) -> None:
+        """Delete data; a removal dies before the log goes, so that all see what follows it."""
+        for key in keys:
+            if "/log/" not in key and not key.endswith("head.json"):
+                self.store.pop(key, None)
+        self._check_references()
 
     def _look(self, operation: Operation, troubled: bool) -> object:
         match operation:
@@ -292,6 +293,8 @@ class Simulation:
 
     def _check_change(self, client: Client, before: Job, job: Job) -> None:
         name = f"{job.kind} {job.id}/{job.number} by {client.name}"
+        if before.kind == jobs.REMOVED:
+            raise ViolationError(f"{name} of a job that was removed")
         if job.previous != before.nonce:
             raise ViolationError(f"{name} does not follow the record before it")
         if job.kind == "claim":
@@ -311,8 +314,15 @@ class Simulation:
         owners = job.kind in ("commit", "finish", "release", "fail")
         if owners or (job.kind == "hold" and before.state is State.RUNNING):
             self._check_owner(client, before, job, name)
+        elif job.kind == jobs.REMOVED:
+            self._check_removal(before, name)
         elif before.ended and (before.state, job.kind) not in AFTER_THE_END:
             raise ViolationError(f"{name} after the end: it was {before.state}")
+
+    def _check_removal(self, before: Job, name: str) -> None:
+        """No job of an owner that may be alive."""
+        if before.state is State.RUNNING:
+            raise ViolationError(f"{name} of a job that is running")
 
     def _check_quarantine(self, before: Job, name: str) -> None:
         """Only a job whose owner is gone, and only for a reason."""
@@ -405,6 +415,8 @@ class Simulation:
             except StoreError:
                 continue
             except ConflictError as error:
+                if self.logs[job_id][-1].kind == jobs.REMOVED:
+                    return
                 raise ViolationError(f"the only submitter of {job_id} has a rival") from error
             if job.id != job_id:
                 raise ViolationError("another job was submitted")
@@ -420,7 +432,11 @@ class Simulation:
             "evaluate": jobs.to_evaluate,
         }
         try:
-            if change == "cancel":
+            if change == "remove":
+                seen = yield from protocol.load(job_id)
+                if seen is not None and seen.state is not State.RUNNING:
+                    yield from removal.remove(job_id, seen, **tools)
+            elif change == "cancel":
                 yield from protocol.cancel(job_id, **tools)
             else:
                 yield from protocol.change(job_id, changes[change], **tools)
@@ -514,7 +530,7 @@ class Simulation:
         self._believes(client, job)
         for old in before.checkpoints:
             if old not in kept:
-                yield Delete(old["manifest"])
+                yield Delete([old["manifest"]])
 
     def _write(self, holder: Holder, what: str) -> Generator[Any, Any, dict[str, Any]]:
         key = f"{protocol.base(holder.job.id)}/{what}/t{holder.job.token}-{self._nonce()}.json"

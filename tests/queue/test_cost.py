@@ -34,6 +34,7 @@ from runner.queue.view import Onlooker
 from runner.store import log
 from runner.store.base import MAX_RECORD, Buffer
 from runner.store.filesystem import FileStore
+from runner.store.steps import perform
 from tests.engine.counting import Counting as Training
 from tests.engine.counting import Shop
 from tests.store.memory import MemoryStore
@@ -444,7 +445,7 @@ def run_all(*, jobs: int, workers: int) -> None:
         except StopIteration:
             del running[index], replies[index]
             continue
-        replies[index] = log.perform(store, operation, sleep=lambda _seconds: None)
+        replies[index] = perform(store, operation, sleep=lambda _seconds: None)
     for name in names:
         records = [
             log.decode(store.read(key) or b"", key) for key in store.list(f"jobs/{name}/log/")

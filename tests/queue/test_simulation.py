@@ -9,6 +9,7 @@ import pytest
 
 from runner.errors import ConflictError
 from runner.queue import job as jobs
+from runner.queue import removal
 from runner.queue.job import Job, State
 from runner.store import log
 from runner.store.base import Created
@@ -37,6 +38,7 @@ def test_no_promise_is_broken_in_600_schedules() -> None:
     assert counts["late landings"] > 30
     assert counts["holds obeyed"] > 20
     assert counts["held at a claim"] > 20
+    assert counts["remove"] > 20
 
 
 @pytest.mark.chaos
@@ -102,12 +104,23 @@ def quarantines_at_once(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(jobs, "claimed", mutant)
 
 
+def removes_what_runs(patch: pytest.MonkeyPatch) -> None:
+    """The record is decided from what was seen, not from what follows it."""
+
+    def mutant(job: Job, seen: Job) -> Job:
+        return removed(seen, seen)
+
+    removed = removal.removed
+    patch.setattr(removal, "removed", mutant)
+
+
 MUTATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "no read-back": lambda patch: patch.setattr(log, "settle", no_read_back),
     "exists is ours": lambda patch: patch.setattr(log, "settle", exists_is_ours),
     "moves on unresolved": lambda patch: patch.setattr(log, "settle", moves_on_unresolved),
     "no token check": lambda patch: patch.setattr(jobs, "held_by", lambda *_: None),
     "quarantine at the first death": quarantines_at_once,
+    "a running job is removed": removes_what_runs,
     "the hint is the head": lambda patch: patch.setattr(log, "head", hint_is_head),
 }
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from sklearn import metrics as sk
 
 from runner.errors import NotFoundError
-from runner.report import words
+from runner.report import examples, words
 from runner.report.collect import Measured, Report, collect
 from runner.report.page import Page, render
 from tests.report.fakes import World, history, predictions
@@ -525,3 +526,13 @@ def test_matplotlibs_global_state_is_left_alone(world: World) -> None:
     evaluated(world, "cats")
     report(world)
     assert dict(mpl.rcParams) == before
+
+
+def test_a_folder_of_large_files_is_not_opened_for_a_few_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("train-0.npz", "test-0.npz"):
+        (tmp_path / name).write_bytes(b"0" * 600)
+    assert examples._out_of_reach(str(tmp_path)) is None
+    monkeypatch.setattr(examples, "LARGEST", 1000)
+    assert "too large" in (examples._out_of_reach(str(tmp_path)) or "")

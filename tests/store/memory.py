@@ -123,6 +123,21 @@ class MemoryStore:
         if fault in (Fault.NOT_DONE, Fault.REPLY_LOST):
             raise StoreError(f"put of {key}: no reply.")
 
+    def duplicate(self, key: str, to: str) -> None:
+        fault = self._fault("duplicate", check_key(key))
+        if fault is not Fault.NOT_DONE:
+            with self._lock:
+                if key not in self._objects:
+                    raise NotFoundError(f"{key} is not in {self.url}.")
+                self._write(check_key(to), self._objects[key][0])
+        if fault in (Fault.NOT_DONE, Fault.REPLY_LOST):
+            raise StoreError(f"copy of {key}: no reply.")
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        self._enter("sizes", check_prefix(prefix))
+        with self._lock:
+            return {k: len(kept[0]) for k, kept in self._objects.items() if k.startswith(prefix)}
+
     def folders(self, prefix: str) -> list[str]:
         self._enter("folders", check_prefix(prefix))
         with self._lock:

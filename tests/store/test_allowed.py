@@ -104,4 +104,4 @@ def test_what_was_submitted_on_this_machine_is_remembered() -> None:
 
 def test_a_chain_is_not_opened_whoever_asks() -> None:
     with pytest.raises(DataError, match="chained"):
-        places.read("simplecache::memory://x")
+        places.DataPlace("simplecache::memory://x")

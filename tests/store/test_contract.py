@@ -1,13 +1,16 @@
 """What every store guarantees, whatever is behind it."""
 
 import array
+import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from runner.errors import NotFoundError, StoreError
 from runner.store.base import MAX_RECORD, Buffer, Created, Store
+from runner.store.filesystem import FileStore
 from tests.store.conftest import Place
 
 
@@ -219,3 +222,28 @@ def test_threads_share_one_store(store: Store) -> None:
     for thread in threads:
         thread.join()
     assert results == [True] * 40
+
+
+def test_a_duplicate_lives_by_itself(store: Store) -> None:
+    """Whichever of the two names is deleted or replaced, the other keeps its bytes."""
+    store.put("jobs/a/packs/t1-x.safetensors", [b"ab", b"c"])
+    store.duplicate("jobs/a/packs/t1-x.safetensors", "jobs/b/packs/t0-x.safetensors")
+    store.duplicate("jobs/a/packs/t1-x.safetensors", "jobs/b/packs/t0-x.safetensors")
+    store.put("jobs/a/packs/t1-x.safetensors", b"other")
+    assert store.read("jobs/b/packs/t0-x.safetensors") == b"abc"
+    store.delete("jobs/a/packs/t1-x.safetensors")
+    assert store.read("jobs/b/packs/t0-x.safetensors") == b"abc"
+    assert (store.age("jobs/b/packs/t0-x.safetensors") or 0) < 60
+    assert store.sizes("jobs/") == {"jobs/b/packs/t0-x.safetensors": 3}
+    with pytest.raises(NotFoundError):
+        store.duplicate("jobs/a/packs/t1-x.safetensors", "jobs/c/x")
+    assert store.sizes("jobs/c/") == {}
+
+
+def test_a_duplicate_of_an_old_object_is_young(place: Place, tmp_path: Path) -> None:
+    store = place.open()
+    store.put("a/old", b"x")
+    if isinstance(store, FileStore):
+        os.utime(tmp_path / store.url.rpartition("/")[2] / "a" / "old", (1e9, 1e9))
+    store.duplicate("a/old", "a/new")
+    assert (store.age("a/new") or 0.0) < 60

@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from runner.datasets.arrays import kept
 from runner.errors import DataError
+from runner.store.receiving import Received, told_to
 from runner.training.data.batches import Batches, Held, permutation
 from runner.training.private import ArrayDataAdapter
 from tests.datasets.test_npz import anonymous_mb
@@ -261,3 +263,33 @@ def test_what_can_not_be_batched_is_refused(broken: dict[str, Any]) -> None:
     x, y = arrays()
     with pytest.raises(DataError):
         Batches(**{"x": x, "y": y, "batch_size": 5, "seed": 0, **broken})
+
+
+def test_what_is_read_from_the_disk_gives_the_same_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By all ways out, from any step, also of a file with a header and of a part of it."""
+    monkeypatch.setattr("runner.datasets.arrays.IN_MEMORY", 0.0)
+    x = np.random.default_rng(1).integers(0, 256, (60, 70, 70), np.uint8)
+    np.save(tmp_path / "x.npy", x)
+    mapped, y = np.load(tmp_path / "x.npy", mmap_mode="r"), np.arange(50)
+    rows = np.arange(3, 48)
+    options: dict[str, Any] = {"batch_size": 7, "seed": 5}
+    memory = Batches.of_rows(Held((x[5:55], y)), rows, **options)
+    disk = Batches.of_rows(Held((np.asarray(mapped)[5:55], y), own=True), rows, **options)
+    looks: list[Received] = []
+    with told_to(looks.append):
+        assert disk.content() == memory.content()
+    assert looks, "reading all of it takes long, and is to be seen"
+    for epoch, step in ((0, 0), (1, 3), (2, 6)):
+        expected = list(memory.numpy_batches(epoch, step))
+        for batches in (memory, disk):
+            batches.seek(epoch, step)
+            from_jax = list(batches.get_jax_iterator())
+            batches.seek(epoch, step)
+            from_tf = [(a.numpy(), b.numpy()) for a, b in batches.get_tf_dataset()]
+            for found in (from_jax, from_tf):
+                assert [part.tolist() for pair in found for part in pair] == [
+                    part.tolist() for pair in expected for part in pair
+                ]
+    assert isinstance(disk._held.variables()[0], np.ndarray)

@@ -13,8 +13,10 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from runner.datasets.arrays import empty, kept
+from runner.datasets.arrays import empty, kept, rows_of, stays_mapped
 from runner.errors import DataError
+from runner.store.cache import ahead
+from runner.store.receiving import receiving
 from runner.training.digest import bytes_of
 from runner.training.private import DataAdapter
 
@@ -114,8 +116,11 @@ class Ordered(DataAdapter):  # type: ignore[misc]
                 shape = len(self._rows), *part.shape[1:]
                 groups = np.array_split(self._rows, 1 + part.nbytes // _HASHED_BYTES)
             hasher.update(f"{part.dtype} {shape}".encode())
-            for group in groups:
-                hasher.update(bytes_of(part[group]))
+            with receiving(part.nbytes) as received:  # from a disk it takes long
+                for group in groups:
+                    found = part if group is ... else rows_of(part, group)
+                    hasher.update(bytes_of(found))
+                    received.add(found.nbytes)
         return hasher.hexdigest()[:16]
 
     def seek(self, epoch: int, step: int = 0) -> None:
@@ -166,7 +171,12 @@ class Ordered(DataAdapter):  # type: ignore[misc]
     def get_jax_iterator(self) -> Iterator[Any]:
         """Yield the batches of one pass."""
         epoch, self._taken = self._next  # looked up at the first batch: after `seek`
-        for batch in self.numpy_batches(epoch, self._taken):
+        batches = self.numpy_batches(epoch, self._taken)
+        if any(map(stays_mapped, self._arrays_inside())):  # a disk is waited for
+            order, size = self.order(epoch), self._batch_size
+            starts = range(self._taken * size, len(order), size)
+            batches = ahead(lambda start: self._take(order[start : start + size]), starts, 2)
+        for batch in batches:
             self._taken += 1
             yield batch
 
@@ -205,7 +215,8 @@ class Batches(Ordered):
 
     Args:
         x: inputs, an array or a structure of arrays with the same first dimension. They stay as
-            they are (uint8 images stay uint8); rescale inside the model.
+            they are (uint8 images stay uint8); rescale inside the model. A `numpy.memmap` of more
+            than a third of the memory is read from its file, batch by batch.
         y: targets, likewise, or None.
         batch_size: examples of a step; the last batch of an epoch may be smaller.
         seed: of the order.
@@ -259,18 +270,28 @@ class Batches(Ordered):
         yield from keras.tree.flatten(self._held.arrays)
 
     def _take(self, rows: npt.NDArray[np.int64]) -> Any:
-        return keras.tree.map_structure(lambda part: part[rows], self._held.arrays)
+        return keras.tree.map_structure(lambda part: rows_of(part, rows), self._held.arrays)
 
     def _tensors(self) -> Any:
         return self._held.variables()
 
     def _read(self, tensors: Any) -> Any:
-        return keras.tree.map_structure(lambda variable: variable.read_value(), tensors)
+        return keras.tree.map_structure(
+            lambda one: one if isinstance(one, np.ndarray) else one.read_value(), tensors
+        )
 
     def _gather(self, tensors: Any, rows: Any) -> Any:
         import tensorflow as tf
 
-        return keras.tree.map_structure(lambda part: tf.gather(part, rows), tensors)
+        def gather(part: Any) -> Any:
+            if not isinstance(part, np.ndarray):
+                return tf.gather(part, rows)
+            found = tf.numpy_function(
+                lambda chosen: rows_of(part, chosen), [rows], part.dtype, stateful=False
+            )
+            return tf.ensure_shape(found, (rows.shape[0], *part.shape[1:]))
+
+        return keras.tree.map_structure(gather, tensors)
 
 
 class Held:
@@ -291,7 +312,10 @@ class Held:
         self._variables: Any = None
 
     def variables(self) -> Any:
-        """Return the arrays in TensorFlow: variables, as a pipeline copies tensors that it uses."""
+        """Return the arrays in TensorFlow: variables, as a pipeline copies tensors that it uses.
+
+        What lies on the disk, since it is too large for memory, stays there.
+        """
         if self._variables is None:
             self._variables = keras.tree.map_structure(self._variable, self.arrays)
         return self._variables
@@ -299,6 +323,8 @@ class Held:
     def _variable(self, array: npt.NDArray[Any]) -> Any:
         import tensorflow as tf
 
+        if stays_mapped(array):
+            return array
         if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8 or not array.dtype.isnative:
             return tf.Variable(tf.constant(array), trainable=False)
         if not self._own:  # tf.constant would make two copies, and drop one later

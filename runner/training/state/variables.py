@@ -55,7 +55,7 @@ class Variables:
             global_seed_generator()
         for group, variables in _groups(model):
             for index, variable in enumerate(variables):
-                name = f"{group}/{index:05d}/{_stable(_path(variable))}"
+                name = f"{group}/{index:05d}/{stable(_path(variable))}"
                 self._add(name, variable)
         found = list(
             reach.walk([("model", model), *roots], leaf=self._backend.is_variable, known=ours)
@@ -200,7 +200,8 @@ def _path(variable: Any) -> str:
     return getattr(variable, "path", None) or str(variable.name)
 
 
-def _stable(path: str) -> str:
+def stable(path: str) -> str:
+    """Return a path without the numbers that Keras gives unnamed layers."""
     return re.sub(r"_\d+(?=[_/]|$)", "", path.split(":")[0])
 
 

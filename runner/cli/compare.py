@@ -1,0 +1,80 @@
+"""`runner compare JOB JOB…`: in what their specs differ, what they found, and their curves.
+
+A job that goes on from another has one curve with that one's, with a mark between the two.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from runner.cli.common import add_store_option, open_queue
+from runner.cli.detail import curve, origin
+from runner.cli.render import show
+from runner.exit import Exit
+from runner.queue.record import SIZES
+from runner.queue.texts import decimal, differences, finite
+from runner.queue.view import Onlooker, View, describe
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The jobs meant."""
+    parser.add_argument("job", metavar="JOB", nargs="+")
+    add_store_option(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a table with a column for each job, and below it their curves."""
+    queue, store = open_queue(options)
+    jobs = Onlooker(queue)
+    views = jobs.look(options.job)
+    documents = [describe(store, view) for view in views]
+    specs = [queue.spec(view.job.id, view.job.spec_digest) for view in views]
+    show([("", *(view.job.id for view in views)), *_rows(views, documents, specs)])
+    for metric in dict.fromkeys(name for document in documents for name in document["history"]):
+        print(f"\n{metric}")
+        width = max(len(view.job.id) for view in views)
+        for view, document in zip(views, documents, strict=True):
+            if values := document["history"].get(metric):
+                print(f"  {view.job.id:<{width}}  {curve(values, view.job)}")
+    return Exit.DONE
+
+
+def _rows(
+    views: Sequence[View], documents: Sequence[Mapping[str, Any]], specs: Sequence[Any]
+) -> list[tuple[str, ...]]:
+    rows = [
+        ("status", *(view.text for view in views)),
+        ("goes on from", *(origin(view.job) for view in views)),
+        ("epochs", *(str(view.job.epoch) for view in views)),
+        ("digest", *map(_digest, documents)),
+        *_fields(specs),
+        *_results([document["evaluation"] or {} for document in documents]),
+    ]
+    return [row for row in rows if any(row[1:])]
+
+
+def _fields(specs: Sequence[Any]) -> list[tuple[str, ...]]:
+    """What the specs say differently; which job one goes on from is said by another row."""
+    found = {name for spec in specs[1:] for name in differences(specs[0], spec)}
+    shown = sorted(name for name in found if name != "name" and not name.startswith("from."))
+    return [(name, *(_field(spec, name) for spec in specs)) for name in shown]
+
+
+def _results(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    names = dict.fromkeys(name for one in found for name in one if name not in SIZES)
+    return [(f"test {name}", *(_number(one.get(name)) for one in found)) for name in names]
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    newest = document["final"] or document["checkpoint"]
+    return newest["digest"][:16] if newest else ""
+
+
+def _field(spec: Any, name: str) -> str:
+    for part in name.split("."):
+        spec = spec.get(part) if isinstance(spec, Mapping) else None
+    return "" if spec is None else f"{spec!s:.60}"
+
+
+def _number(value: Any) -> str:
+    return "" if finite(value) is None else decimal(value)

@@ -1,0 +1,160 @@
+"""`from` in a spec: what a new job goes on with is brought into its folder before it is stored."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from runner.checkpoint.forking import bring
+from runner.checkpoint.manifest import Manifest, Position, Reference
+from runner.checkpoint.reading import read_manifest
+from runner.errors import CheckpointError, NotReadyError, SpecError
+from runner.queue.job import Job, Json
+from runner.queue.protocol import base
+from runner.queue.queue import Queue
+from runner.queue.texts import differences
+from runner.spec import JobSpec
+from runner.training.best import Best
+
+TRIES = 5  #: while the other job trains on, and collects what we want
+#: fields of record 0 of a job that goes on from another
+BEGINNING = ("parent", "checkpoints", "best", "step", "epoch", "metrics", "notes")
+_OF_A_JOB = ("name", "description", "from", "after", "priority", "requirements", "budget")
+
+
+def beginning(queue: Queue, spec: JobSpec) -> dict[str, Any]:
+    """Return the fields of a job's record 0 that say what it goes on with, which is brought here.
+
+    A death before that record leaves objects that no record names: `runner doctor` lists them.
+
+    Raises:
+        NotFoundError: there is no such job, or no such checkpoint of it.
+        SpecError: there would be nothing to train.
+        CheckpointError: the checkpoint is damaged.
+    """
+    if spec.from_ is None or spec.from_.job is None:
+        return {}
+    parent = queue.job(spec.from_.job)
+    for _ in range(TRIES):
+        reference = reference_of(parent, spec.from_.checkpoint)
+        try:
+            manifest = read_manifest(queue.store, Reference.from_json(reference).manifest)
+            if spec.from_.take == "weights":
+                return _weights(queue, spec, parent, manifest)
+            return _whole(queue, spec, parent, manifest)
+        except CheckpointError:
+            newer = queue.job(parent.id)
+            if newer.number == parent.number:
+                raise
+            parent = newer
+    raise NotReadyError(f"{parent.id} replaces its checkpoints too fast. Hold it, or try later.")
+
+
+def reference_of(job: Job, wanted: str | int) -> Json:
+    """Return the reference to a job's final, best or latest checkpoint, or to that of a step.
+
+    Raises:
+        NotReadyError: the job has none; names those that it has.
+    """
+    latest = next(iter(job.checkpoints), None)
+    named = {"final": job.final, "best": job.best, "latest": latest}
+    kept = [one for one in (*named.values(), *job.checkpoints) if one]
+    known = {**named, **{one["step"]: one for one in kept}}
+    if (found := known.get(wanted)) is not None:
+        return found
+    which = f"no {wanted} checkpoint" if wanted in named else f"no checkpoint {wanted}"
+    has = ", ".join(str(name) for name, one in known.items() if one) or "none yet"
+    raise NotReadyError(f"from: {job.id} ({job.state.value}) has {which}. It has {has}.")
+
+
+def _weights(queue: Queue, spec: JobSpec, parent: Job, manifest: Manifest) -> dict[str, Any]:
+    reference = bring(queue.store, manifest, base(spec.name))
+    return {"parent": _origin(spec, parent, reference)}
+
+
+def _whole(queue: Queue, spec: JobSpec, parent: Job, manifest: Manifest) -> dict[str, Any]:
+    folder, position = base(spec.name), _continued(manifest.position, spec, parent.id)
+    best = _best(spec, parent, manifest)
+    if best is None:  # no state may remember a best that is nowhere
+        kept = None
+        manifest = replace(manifest, python={**manifest.python, "best": None})
+    else:
+        kept = bring(queue.store, read_manifest(queue.store, best["manifest"]), folder).to_json()
+    reference = bring(queue.store, replace(manifest, position=position), folder)
+    changed = _changes(queue.spec(parent.id, parent.spec_digest), spec.effective())
+    said = [*_warnings(manifest, position), *([f"{parent.id} had {changed}"] if changed else [])]
+    return {
+        "parent": _origin(spec, parent, reference),
+        "checkpoints": (reference.to_json(),),
+        "best": kept,
+        "step": reference.step,
+        "epoch": reference.epoch,
+        "metrics": {name: values[-1] for name, values in manifest.history.items() if values},
+        "notes": (*parent.notes, *(text[:500] for text in said))[-20:],
+    }
+
+
+def _origin(spec: JobSpec, parent: Job, reference: Reference) -> dict[str, Any]:
+    return {
+        "job": parent.id,
+        "step": reference.step,
+        "epoch": reference.epoch,
+        "take": spec.from_.take if spec.from_ else "all",
+        "reference": reference.to_json(),
+    }
+
+
+def _continued(position: Position, spec: JobSpec, parent: str) -> Position:
+    """Return where the new job begins: what had ended the other one early does not end this one.
+
+    Raises:
+        SpecError: it would have nothing to train.
+    """
+    phases = spec.training.phases or (spec.training,)
+    if position.phase >= len(phases):
+        msg = f"training.phases: received {len(phases)}, but {parent} is in phase"
+        raise SpecError(
+            f'{msg} {position.phase + 1}. Name all of its phases, or "take": "weights".'
+        )
+    if position.phase + 1 < len(phases):
+        return position
+    epochs = position.phase_epoch + phases[-1].epochs
+    if position.epoch >= epochs:
+        msg = f"training.epochs: received {phases[-1].epochs}, but the checkpoint of {parent} is"
+        raise SpecError(f"{msg} after epoch {position.epoch}. Give more epochs, in all.")
+    return replace(position, stop=False)
+
+
+def _best(spec: JobSpec, parent: Job, manifest: Manifest) -> Json | None:
+    """Return the best checkpoint so far, where the new job follows the same metric."""
+    saved, mine = manifest.python.get("best"), spec.checkpoint.best
+    if not saved or not mine or not parent.best:
+        return None
+    same = (
+        Best(mine.monitor, mine.mode).to_json().items()
+        >= {name: saved.get(name) for name in ("monitor", "mode")}.items()
+    )
+    earlier = parent.best["step"] <= manifest.position.global_step
+    return parent.best if same and earlier else None
+
+
+def _changes(there: Json, here: Json) -> str:
+    """Return in words what the other spec says of the training that this one does not."""
+    found = differences(there, here)
+    return "; ".join(
+        f"{name} {_short(was)}, now {_short(now)}"
+        for name, (was, now) in found.items()
+        if name.partition(".")[0] not in _OF_A_JOB
+    )
+
+
+def _short(value: object) -> str:
+    return f"{value!r:.60}"
+
+
+def _warnings(manifest: Manifest, position: Position) -> Iterator[str]:
+    """Yield why this is not what so many epochs in one go would be."""
+    if manifest.position.stop and not position.stop:
+        yield f"goes on although a callback had stopped it after epoch {position.epoch}"
+    program: Mapping[str, Any] = manifest.python.get("program") or {}
+    if manifest.position.moment == "final" and program.get("optimizer.use_ema"):
+        yield "goes on from averaged weights (optimizer use_ema), as the training had ended"

@@ -1,0 +1,78 @@
+"""Images of the user's own in many npz files, at any path or fsspec URL: more than memory holds.
+
+The names of the files, or of the folders that they lie in, begin with `train` or `test`. Each has
+`x`, uint8 images, and `y`, their classes as whole numbers; the first may have `class_names`. Each
+is read once, in the order of the names, and put behind the one before it in this machine's cache.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from runner.datasets import npz
+from runner.datasets.arrays import Dataset, checked
+from runner.errors import DataError, MissingHereError, SpecError
+from runner.store import cache, places
+from runner.store.places import DataPlace, version_of
+
+KEYS = ("x", "y")  #: what a shard is made of
+PARTS = ("train", "test")
+
+
+def load(*, path: str | None = None) -> Dataset:
+    """Read all shards below a folder, but those that are in the cache.
+
+    Args:
+        path: Folder or URL.
+
+    Raises:
+        SpecError: no path was given.
+        MissingHereError: this machine has no such folder.
+        DataError: no shards, or some that are damaged or do not fit together: named.
+        DataAwayError: the bucket failed for now, or this machine's disk is too small.
+    """
+    if path is None:
+        msg = "the dataset 'shards' needs data.path: a folder or URL with train*.npz and test*.npz."
+        raise SpecError(msg)
+    if places.here(path) is None:
+        raise MissingHereError(f"{path}: no such folder. Fix data.path, or copy the folder there.")
+    place = DataPlace(path)
+    details = place.details()
+    shards = _shards(path, details)
+    sizes = {name: int(details[name]["size"]) for name in shards}
+
+    def read(name: str) -> cache.Arrays:
+        content = cache.view(place, name, details[name])
+        arrays = npz.unpacked(f"{place.path}/{name}", content, KEYS)
+        part = next(part for part in PARTS if name.startswith(part))
+        named = {f"{key}_{part}": arrays[key] for key in KEYS}
+        is_first = name == shards[0] and "class_names" in arrays
+        return named | ({"class_names": arrays["class_names"]} if is_first else {})
+
+    def taken(name: str) -> None:
+        if not place.is_here:
+            cache.discard(place, name, details[name])
+
+    arrays: dict[str, Any] = cache.arrays(
+        f"shards {version_of({name: details[name] for name in shards})}",
+        shards,
+        read,
+        needs=sum(sizes.values()) + max(sizes.values()),
+        bytes_of=sizes.__getitem__,
+        threads=1,
+        taken=taken,
+    )
+    return checked(place.path, arrays, class_names=npz.names_in(arrays))
+
+
+def _shards(path: str, details: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the names of the shards: those of the training part first."""
+    found = [name for name in sorted(details) if name.endswith(".npz")]
+    parts = {part: [name for name in found if name.startswith(part)] for part in PARTS}
+    if not all(parts.values()):
+        has = " and ".join(f"{len(names)} {part}*.npz" for part, names in parts.items())
+        raise DataError(f"{path} has {has}; expected at least one of each. Fix data.path.")
+    shards = [name for names in parts.values() for name in names]
+    if not version_of({name: details[name] for name in shards}):
+        msg = f"{path}: nothing tells there whether a file has changed. Use a bucket or a folder."
+        raise DataError(msg)
+    return shards
