@@ -14,13 +14,14 @@ from runner.training.check import obtaining
 from runner.training.program import Program
 
 
-def make(spec: JobSpec, *, training: bool = True) -> Program:
+def make(spec: JobSpec, *, training: bool = True, devices: int = 1) -> Program:
     """Make what a job trains, the same in every attempt.
 
     Args:
         spec: of the job.
         training: False where it is only to be evaluated: then the program for images has no
             data to train with.
+        devices: that its model is trained on.
 
     Raises:
         SpecError: spec, data and model don't fit, or the program returned none.
@@ -30,15 +31,15 @@ def make(spec: JobSpec, *, training: bool = True) -> Program:
     if spec.program is None:
         from runner.training.images import program
 
-        return program(spec, training=training)
+        return program(spec, training=training, devices=devices)
     code.forget()  # of other jobs; what is in use is what this one imports
     try:
         function = registry.get("programs", spec.program.name)
     except NotFoundError as error:
         raise MissingHereError(str(error)) from error
     arguments = {**spec.program.arguments, **_given(function, spec.program, spec.seed)}
-    numerics.begin_anew(spec.seed)
-    made = _call(function, spec.program.name, arguments)
+    with numerics.begin_anew(spec.seed, devices=devices):
+        made = _call(function, spec.program.name, arguments)
     if not isinstance(made, Program):
         msg = f"program {spec.program.name!r} returned {made!r:.60}, no runner.Program."
         raise SpecError(msg)

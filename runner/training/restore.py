@@ -52,9 +52,11 @@ def restored_program(
 
 def _restore(program: Program, restored: Restored) -> None:
     """Give the model what a checkpoint holds of it."""
-    tensors = {k: v for k, v in restored.tensors.items() if k.startswith("model/")}
     model = program.model
-    names = [name for name in Variables(model).names if name.startswith("model/")]
+    variables = Variables(model)
+    saved = variables.named(restored.tensors)
+    tensors = {k: v for k, v in saved.items() if k.startswith("model/")}
+    names = [name for name in variables.names if name.startswith("model/")]
     if not program.fit or (model.built and len(names) == len(tensors)):
         _assign(model, tensors)
         return
