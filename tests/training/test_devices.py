@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from runner.checkpoint import packs
 from runner.checkpoint.manifest import Manifest, Reference
 from runner.checkpoint.reading import read_manifest
 from tests.harness import Runner, assert_same, finish
@@ -226,6 +227,10 @@ def test_what_replicas_share_is_stored_once(tmp_path: Path, backend: str) -> Non
         found = [one for name, one in places.items() if name.startswith("model/") and part in name]
         assert len(found) == replicas
         assert len({(one.pack, one.offset) for one in found}) == stored, part
+    for pack in final(runner).packs:
+        data = (runner.store / pack.key).read_bytes()
+        names = [name for name in packs.parse(data, len(data)) if name.startswith("model/")]
+        assert len([name for name in names if "conv2d/kernel" in name]) <= 1, names
 
 
 def test_gradients_accumulated_with_a_loss_scale_are_refused(tmp_path: Path, backend: str) -> None:
