@@ -134,6 +134,8 @@ _LATER: dict[tuple[str, ...], Any] = {
     ("from", "given"): None,
     ("from",): None,
     ("data", "given"): None,
+    ("training", "devices"): 1,
+    ("requirements", "devices"): None,
     ("training", "early_stopping", "mode"): "auto",
     ("training", "reduce_lr_on_plateau", "mode"): "auto",
 }

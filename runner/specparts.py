@@ -39,6 +39,13 @@ def _check_every(value: Any) -> Any:
     return value
 
 
+def _check_devices(value: Any) -> Any:
+    if value == "all" or (type(value) is int and 1 <= value <= 1024):
+        return value
+    msg = f"received {value!r}; expected 'all' or a number from 1 to 1024"
+    raise ValueError(msg)
+
+
 def _check_optimizer(value: Any) -> Any:
     if isinstance(value, str) and value not in optimizers.ARGUMENTS:
         hint = registry.nearest(value.lower(), optimizers.ARGUMENTS)
@@ -197,6 +204,11 @@ class Training(Part):
     deterministic: bool = Field(
         True, description="deterministic operations only; false is faster and not repeatable"
     )
+    devices: Annotated[Literal["all"] | int, BeforeValidator(_check_devices)] = Field(
+        1,
+        description="GPUs that divide each batch among them; 'all' that the worker has. A number is"
+        " left to machines that have so many",
+    )
     threads: int | None = Field(
         None,
         ge=1,
@@ -269,6 +281,9 @@ class Requirements(Part):
 
     gpu_memory_gb: float | None = Field(
         None, gt=0, le=100_000, description="of the machine's largest GPU; null: none needed"
+    )
+    devices: int | None = Field(
+        None, ge=1, le=1024, description="GPUs of the worker at least; for training.devices 'all'"
     )
     labels: tuple[Label, ...] = Field(
         (), max_length=20, description="of the machine, as `runner work --label` gives them"

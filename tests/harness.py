@@ -198,5 +198,5 @@ def finish(runner: Runner, name: str, *deaths: str) -> dict[str, Any]:
         lost = runner.status(name)
         assert lost["state"] == "lost", f"a dead worker is shown as {lost['state']}"
     done = runner.run("resume", name)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr[-3000:]}"
     return runner.status(name)

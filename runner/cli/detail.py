@@ -9,7 +9,7 @@ from runner.cli.common import command
 from runner.cli.render import sparkline, wrapped
 from runner.errors import NotFoundError, StoreError
 from runner.queue import presence
-from runner.queue.job import HOLD, Job, Json, Stage, State, line
+from runner.queue.job import HOLD, Job, Json, Stage, State, gpus, line
 from runner.queue.queue import Queue
 from runner.queue.record import SIZES
 from runner.queue.texts import ago, count, decimal, duration, finite
@@ -46,6 +46,7 @@ def _facts(queue: Queue, view: View, document: dict[str, Any]) -> list[tuple[str
     return [
         ("worker", f"{view.worker} ({view.node})" if view.node else view.worker or ""),
         ("parent", origin(job)),
+        ("GPUs in use", str(gpus(job) or "") if job.state is State.RUNNING else ""),
         ("parameters", f"{document['parameters'] or 0:,}".removeprefix("0")),
         ("checkpoint", _position(document["checkpoint"])),
         ("best", _position(document["best"])),
@@ -174,6 +175,8 @@ def _machine(queue: Queue, job: Job) -> Iterator[str]:
     needs = job.requirements or {}
     if needs.get("gpu_memory_gb") is not None:
         yield f"a machine with a GPU of {needs['gpu_memory_gb']:g} GB"
+    if needs.get("devices") is not None:
+        yield f"a worker with {count(needs['devices'], 'device')}"
     if needs.get("labels"):
         yield f"a machine labelled {line(', '.join(needs['labels'])[:200])}"
     if path := _missing_path(queue, job):

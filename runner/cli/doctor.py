@@ -173,7 +173,7 @@ def _memory(queue: Queue) -> Iterator[Finding]:
 
 
 def _accelerators() -> Finding:
-    from runner.machine.hardware import cards
+    from runner.machine.hardware import cards, cpu_devices
     from runner.training.quiet import import_keras
 
     try:
@@ -185,8 +185,12 @@ def _accelerators() -> Finding:
         return _finding("GPU", str(error), doubtful=True)
     installed = cards()
     text = "none: trainings run on the CPU"
+    if (count := cpu_devices()) > 1:
+        text += f", as {count} devices (RUNNER_CPU_DEVICES)"
     if usable:
         text = f"{len(usable)} usable: {'; '.join(installed or usable)}"
+        if len(usable) > 1:
+            text += ". A job uses one, or as many as its training.devices says"
     elif installed:
         text = f"{'; '.join(installed)}: installed, but Keras's backend can't use it. Install "
         text += "its CUDA libraries: pip install 'tensorflow[and-cuda]'"

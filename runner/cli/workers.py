@@ -10,6 +10,7 @@ from runner.cli.common import command, say
 from runner.cli.render import show
 from runner.exit import Exit
 from runner.queue import presence
+from runner.queue.job import gpus
 from runner.queue.owner import is_stopped
 from runner.queue.presence import Presence
 from runner.queue.queue import Queue
@@ -64,11 +65,18 @@ def _worker(name: str, one: Presence, views: Sequence[View]) -> dict[str, Any]:
         "jobs": [view.job.id for view in views],
         "seen_seconds": seen,
         "gpus": list(one.gpus),
+        "gpus_used": sum(gpus(view.job) for view in views),
         "labels": list(one.labels),
         "node": one.node or None,
         "version": one.version or None,
         "left": dict(one.left),
     }
+
+
+def _gpus(cards: Sequence[str], used: int) -> str:
+    """Name the cards, and how many of several its jobs use."""
+    share = f"{used} of {len(cards)} in use: " if used and len(cards) > 1 else ""
+    return share + ("; ".join(cards) or "none")
 
 
 def _row(worker: dict[str, Any]) -> tuple[str, ...]:
@@ -77,7 +85,7 @@ def _row(worker: dict[str, Any]) -> tuple[str, ...]:
         worker["worker"],
         ", ".join([*worker["jobs"], *([] if state == "running" else [state])]),
         ago(worker["seen_seconds"]),
-        "; ".join(worker["gpus"]) or "none",
+        _gpus(worker["gpus"], worker["gpus_used"]),
         ", ".join(worker["labels"]),
         worker["node"] or "",
     )

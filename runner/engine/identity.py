@@ -38,20 +38,29 @@ class Identity:
         """Return what a job needs and this machine does not have, see `Machine`."""
         return self._looking.machine().lacks(requirements) if requirements else ""
 
-    def claimant(self, kills: int | None) -> dict[str, Any]:
-        """Name this worker as an owner, with what others want to know of it."""
+    def claimant(self, kills: int | None, devices: int | str = 1) -> dict[str, Any]:
+        """Name this worker as an owner, with what others want to know of it.
+
+        Args:
+            kills: of processes here for lack of memory, so far.
+            devices: that the job asks for, or "all".
+        """
+        cards = len(self._looking.machine().gpus)
+        used = min(cards, devices) if isinstance(devices, int) else cards
         return {
             **self._owner,
             "git_commit": self._looking.git_commit(),
-            **({"gpus": 1} if self._looking.machine().gpus else {}),  # a job trains on one
+            **({"gpus": used} if used else {}),
             **({"oom_kills": kills} if kills is not None else {}),
         }
 
     def unused(self) -> str:
-        """Say that a machine has more GPUs than a worker uses; "" if it has not."""
+        """Say that a machine has more GPUs than a job uses by itself; "" if it has not."""
         cards = len(self._looking.machine().gpus)
-        one = "'runner work --each-gpu' starts one for each"
-        return f"{cards} GPUs are here, and a worker uses one: {one}" if cards > 1 else ""
+        more = (
+            "'runner work --each-gpu' starts a worker for each, training.devices gives a job more"
+        )
+        return f"{cards} GPUs are here, and a job uses one: {more}" if cards > 1 else ""
 
     def tell(self, left: Mapping[str, str] | None = None) -> None:
         """Show this worker, and the jobs that it left (None: as before), at once or in a minute.

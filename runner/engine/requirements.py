@@ -13,7 +13,7 @@ from typing import Any
 from runner import registry
 from runner.code import git_commit
 from runner.errors import NotFoundError, SpecError
-from runner.machine.hardware import Gpu, gpus
+from runner.machine.hardware import Gpu, cpu_devices, gpus
 from runner.mistakes import short
 from runner.spec import parse
 from runner.specparts import LABEL
@@ -33,6 +33,11 @@ class Machine:
     gpus: tuple[Gpu, ...] = ()
     labels: frozenset[str] = frozenset()
 
+    @property
+    def devices(self) -> int:
+        """How many one job can use: the GPUs, or what stands for them on the CPU."""
+        return len(self.gpus) or cpu_devices()
+
     def lacks(self, requirements: Mapping[str, Any] | None) -> str:
         """Return what a job needs and this machine does not have, for a sentence; "" if nothing.
 
@@ -41,10 +46,12 @@ class Machine:
         """
         needs = dict(requirements or {})
         labels, memory = needs.pop("labels", None) or [], needs.pop("gpu_memory_gb", None)
+        devices = needs.pop("devices", None) or 1
         unknown = ", ".join(name for name, value in needs.items() if value)
         return (
             self._lacks_labels(labels)
             or self._lacks_memory(memory or 0.0)
+            or self._lacks_devices(devices)
             or (unknown and f"it needs {unknown}, of which this version of runner knows nothing")
         )
 
@@ -52,6 +59,10 @@ class Machine:
         missing = ", ".join(label for label in labels if label not in self.labels)
         mine = ", ".join(sorted(self.labels)) or "without a label (runner work --label)"
         return missing and f"it needs a machine labelled {missing}, this one is {mine}"
+
+    def _lacks_devices(self, count: int) -> str:
+        here = self.devices
+        return f"it needs {count} devices, this worker has {here}" if count > here else ""
 
     def _lacks_memory(self, gigabytes: float) -> str:
         largest = max((gpu.memory_mib * 2**20 / 1e9 for gpu in self.gpus), default=0.0)

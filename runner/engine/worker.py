@@ -31,7 +31,7 @@ from runner.errors import (
 )
 from runner.machine.memory import oom_kills
 from runner.queue.drain import Drain
-from runner.queue.job import Job, Json, State
+from runner.queue.job import Job, Json, Stage, State
 from runner.queue.lease import Lease
 from runner.queue.owner import this_process
 from runner.queue.presence import LEFT
@@ -185,7 +185,7 @@ class Worker:
             return True
         self._say_once("cards", self._me.unused())
         try:
-            lease = self._claim(job, verdict)
+            lease = self._claim(job, verdict, _devices(job, spec))
         except ConflictError as error:
             logger.info("%s", error)
             return self._can_be_had(job)
@@ -195,11 +195,11 @@ class Worker:
         self._run(lease, spec)
         return True
 
-    def _claim(self, job: Job, verdict: Availability) -> Lease:
+    def _claim(self, job: Job, verdict: Availability, devices: int | str) -> Lease:
         kills, why = oom_kills(), ""
         if verdict.owner_alive is False and was_killed_for_memory(job.owner, kills):
             why = "taken over from a worker that the kernel killed for lack of memory"
-        lease = self._queue.claim(job, self._me.claimant(kills), judged=verdict, why=why)
+        lease = self._queue.claim(job, self._me.claimant(kills, devices), judged=verdict, why=why)
         self._reporter.started(lease.job)
         why = why or (job.reason if job.nonce == DAMAGED else "")
         if why:
@@ -318,6 +318,12 @@ class Worker:
                 return
             except StoreError as again:
                 self._bear(again)
+
+
+def _devices(job: Job, spec: Json) -> int | str:
+    """Return how many GPUs the stage is to use: an evaluation uses one."""
+    asked: int | str = (spec.get("training") or {}).get("devices", 1)
+    return asked if job.stage is Stage.TRAIN else 1
 
 
 def _record(job: Job) -> str:

@@ -50,6 +50,12 @@ def _cards() -> list[tuple[str, str, str, int]]:
     return cards
 
 
+def cpu_devices(environment: Mapping[str, str] = os.environ) -> int:
+    """Return into how many devices `RUNNER_CPU_DEVICES` divides a CPU without GPUs: 1 by itself."""
+    text = environment.get("RUNNER_CPU_DEVICES", "")
+    return max(1, int(text)) if text.isdecimal() else 1
+
+
 def cores() -> int:
     """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -40,6 +40,7 @@ from runner.queue.record import (
     hours,
     line,
     monitors,
+    requirements,
     spec_digest,
     to_json,
 )
@@ -92,7 +93,7 @@ def submitted(job_id: str, spec: Json, now: datetime) -> Job:
         spec=spec,
         priority=spec.get("priority") or 0,
         after=tuple(spec.get("after") or ()),
-        requirements=spec.get("requirements") or None,
+        requirements=requirements(spec),
         budget=hours(spec.get("budget") or None),
         most_deaths=(spec.get("limits") or {}).get("deaths", MOST_DEATHS),
         monitors=monitors(spec),

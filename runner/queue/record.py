@@ -100,7 +100,7 @@ class Job:
     died: Count = 0  #: preemptions whose worker died without a word
     priority: Annotated[int, Meta(gt=-(1 << 31), lt=1 << 31)] = 0  #: higher goes first
     after: tuple[str, ...] = ()  #: jobs that must have succeeded before
-    requirements: Json | None = None  #: of a machine: gpu_memory_gb, labels
+    requirements: Json | None = None  #: of a machine: gpu_memory_gb, devices, labels
     budget: Json | None = None  #: hours and gpu_hours, compared with what is spent
     spent_seconds: Amount = 0.0  #: as worked_seconds, since it was submitted or unheld
     spent_gpu_seconds: Amount = 0.0  #: the same, of owners that had a GPU
@@ -159,6 +159,7 @@ class _Reference(Struct):
 
 class _Requirements(Struct):
     gpu_memory_gb: float | None = None
+    devices: int | None = None
     labels: list[str] = []
 
 
@@ -272,6 +273,15 @@ def hours(budget: Json | None) -> Json | None:
     """Return the hours that a job may take, by what they are hours of."""
     found = {line(name): number(value) for name, value in (budget or {}).items()}
     return budget and {name: value for name, value in found.items() if value and value > 0}
+
+
+def requirements(spec: Json) -> Json | None:
+    """Return what a machine must have, with as many devices as the training is to use."""
+    needs, training = spec.get("requirements") or {}, spec.get("training")
+    devices = training.get("devices") if isinstance(training, Mapping) else None
+    if type(devices) is int:
+        needs = {**needs, "devices": max(devices, needs.get("devices") or 1)}
+    return needs or None
 
 
 def monitors(spec: Json) -> tuple[str, ...]:

@@ -65,6 +65,7 @@ def assemble(
     augmentation: Mapping[str, Any] | None,
     seed: int,
     dtype_policy: str = "float32",
+    devices: int = 1,
 ) -> Assembled:
     """Build the model of a job. Keras's names and Python's and NumPy's seeds start anew.
 
@@ -76,6 +77,7 @@ def assemble(
         augmentation: flip, rotation and zoom as in the spec; null for none.
         seed: Of the initial weights and of every random layer.
         dtype_policy: Keras's name of it: float32, mixed_float16, mixed_bfloat16.
+        devices: How many the model is trained on.
 
     Raises:
         SpecError: the arguments do not fit the builder, or the network is no such network, or has
@@ -85,7 +87,31 @@ def assemble(
 
     from runner.training import numerics
 
-    numerics.begin_anew(seed, dtype_policy)
+    with numerics.begin_anew(seed, dtype_policy, devices):
+        network = _network(build, arguments, image_shape=image_shape, classes=classes)
+        pixels = keras.Input(image_shape, dtype="uint8", name="image")
+        x = rescaling()(pixels)
+        for layer in augmentation_layers(augmentation, seed=seed):
+            x = layer(x)
+        model = keras.Model(pixels, network(x), name="runner")
+    return Assembled(
+        model=model,
+        network=network,
+        augmentation=augmentation,
+        image_shape=image_shape,
+        pretrained=getattr(network, "pretrained", None),
+    )
+
+
+def _network(
+    build: "Callable[..., keras.Model]",
+    arguments: Mapping[str, Any],
+    *,
+    image_shape: tuple[int, int, int],
+    classes: int,
+) -> "keras.Model":
+    import keras
+
     try:
         network = build(input_shape=image_shape, classes=classes, **arguments)
     except (TypeError, ValueError) as error:
@@ -99,18 +125,7 @@ def assemble(
         raise SpecError(msg)
     _check_own_methods(network)
     _check(network, classes)
-    pixels = keras.Input(image_shape, dtype="uint8", name="image")
-    x = rescaling()(pixels)
-    for layer in augmentation_layers(augmentation, seed=seed):
-        x = layer(x)
-    model = keras.Model(pixels, network(x), name="runner")
-    return Assembled(
-        model=model,
-        network=network,
-        augmentation=augmentation,
-        image_shape=image_shape,
-        pretrained=getattr(network, "pretrained", None),
-    )
+    return network
 
 
 def rescaling() -> "keras.layers.Layer":

@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     import keras
 
 
-def build(spec: JobSpec, dataset: Dataset) -> Assembled:
+def build(spec: JobSpec, dataset: Dataset, *, devices: int = 1) -> Assembled:
     """Build the spec's model for these images; `compile_phase` makes it ready for training.
+
+    Args:
+        spec: of the job.
+        dataset: its images.
+        devices: that the model is trained on.
 
     Raises:
         SpecError: the arguments don't fit the network.
@@ -29,6 +34,7 @@ def build(spec: JobSpec, dataset: Dataset) -> Assembled:
         augmentation=spec.augmentation.model_dump() if spec.augmentation else None,
         seed=spec.seed,
         dtype_policy=spec.training.dtype_policy,
+        devices=devices,
     )
 
 

@@ -17,6 +17,7 @@ from runner.training.logs import Logs, finite, plain_logs
 from runner.training.parts import Parts
 from runner.training.settings import Settings
 from runner.training.state.observers import Observers
+from runner.training.state.variables import split_replica
 
 
 class Capture:
@@ -127,7 +128,7 @@ class Capture:
 
     def apply(self, restored: Restored, position: Position) -> None:
         """Set everything to what a checkpoint holds."""
-        but = [self._rate_name] if self._keeps_rate(restored) else []
+        but = self._rate_names if self._keeps_rate(restored) else []
         self._parts.variables.assign(self._parts.state_of(restored), but=but)
         self._observers.restore(restored.python, restored.tensors)
         attributes = restored.python.get("attributes") or {}
@@ -140,13 +141,14 @@ class Capture:
         self.record(position, restored=True)
 
     @property
-    def _rate_name(self) -> str:
+    def _rate_names(self) -> list[str]:
+        """The optimizer's rate, on each replica."""
         names = [name for name in self._parts.variables.names if name.startswith("optimizer/")]
-        return next((name for name in names if name.endswith("/learning_rate")), "")
+        return [name for name in names if split_replica(name)[0].endswith("/learning_rate")]
 
     def _keeps_rate(self, restored: Restored) -> bool:
         """Whether the program's learning rate counts: the training had left it as it was given."""
-        saved = self._parts.state_of(restored).get(self._rate_name)
+        saved = self._parts.state_of(restored).get(next(iter(self._rate_names), ""))
         program = restored.python.get("program") or {}
         return saved is not None and keeps_rate(program, self._program, saved)
 

@@ -10,6 +10,7 @@ from runner.datasets.arrays import Dataset, kept
 from runner.errors import StoreError
 from runner.spec import JobSpec
 from runner.specparts import Phase
+from runner.training import backends
 from runner.training.assemble import Assembled
 from runner.training.build import build, compile_phase
 from runner.training.check import check_fit, load_data, obtaining
@@ -49,15 +50,17 @@ class ImageProgram(Program):
 
     def begin_phase(self, phase: Phase | None) -> None:
         """Set what trains, with a new optimizer."""
-        compile_phase(self.assembled, self.spec, phase)
+        with backends.current().scope(self.model):
+            compile_phase(self.assembled, self.spec, phase)
 
 
-def program(spec: JobSpec, *, training: bool = True) -> ImageProgram:
+def program(spec: JobSpec, *, training: bool = True, devices: int = 1) -> ImageProgram:
     """Load the spec's data, and build its model; what is not needed of the data is freed.
 
     Args:
         spec: of images.
         training: with the training images, else with the test images.
+        devices: that the model is trained on.
 
     Raises:
         SpecError: spec, data and model don't fit.
@@ -65,7 +68,7 @@ def program(spec: JobSpec, *, training: bool = True) -> ImageProgram:
     """
     dataset = load_checked(spec)
     with obtaining(StoreError):
-        assembled = build(spec, dataset)
+        assembled = build(spec, dataset, devices=devices)
     return ImageProgram(
         model=assembled.model,
         fit=_batches(spec, dataset) if training else {},

@@ -10,13 +10,15 @@ checkpoints are written.
 
 import platform
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
 
 from runner import code
+from runner.errors import MissingHereError
 from runner.training import backends, private
 from runner.training.quiet import configured
 
@@ -51,16 +53,35 @@ def apply(*, threads: int | None = None, deterministic: bool = True) -> int:
     return backends.current().fix(threads=threads, deterministic=deterministic)
 
 
-def begin_anew(seed: int, dtype_policy: Any = "float32") -> None:
+def devices(asked: int | Literal["all"]) -> int:
+    """Return on how many devices of this machine a job is trained.
+
+    Raises:
+        MissingHereError: it asks for more than there are.
+    """
+    here = len(backends.current().devices())
+    if asked != "all" and asked > here:
+        msg = f"training.devices is {asked}, and {backends.name()} finds {here} here."
+        raise MissingHereError(msg)
+    return here if asked == "all" else asked
+
+
+def begin_anew(
+    seed: int, dtype_policy: Any = "float32", devices: int = 1
+) -> AbstractContextManager[Any]:
     """Let a model that is built next be the same whatever this process did before.
 
     Keras's names and Keras's, Python's and NumPy's seeds begin anew.
+
+    Returns:
+        A context: what is built within it is for so many devices.
     """
     keras.utils.clear_session(free_memory=False)
     keras.config.set_dtype_policy(dtype_policy)
     keras.config.set_max_epochs(None)  # this machine's KERAS_MAX_EPOCHS would end the job early
     keras.config.set_max_steps_per_epoch(None)
     private.set_random_seed(seed)
+    return backends.current().distributed(devices)
 
 
 def fingerprint(model: Any = None) -> dict[str, Any]:
@@ -95,7 +116,7 @@ def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[st
     >>> differences({"threads": 2, "keras": "3.15.1"}, {"threads": 4, "keras": "3.15.1"})
     ['threads 2 -> 4']
     """
-    saved, current = ({"backend": "tensorflow", **one} for one in (saved, current))
+    saved, current = ({"backend": "tensorflow", "replicas": 1, **one} for one in (saved, current))
     keys = sorted(saved.keys() | current.keys())
     if saved["backend"] != current["backend"]:  # what only one of them has says no more
         keys = ["backend", *sorted(saved.keys() & current.keys() - {"backend"})]

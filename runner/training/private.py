@@ -8,7 +8,7 @@ needs in `frames`.
 
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,7 @@ __all__ = [
     "all_layers",
     "array_slicing",
     "can_convert_arrays",
+    "distribute_batches",
     "flush",
     "get_random_seed",
     "global_seed_generator",
@@ -103,6 +104,25 @@ def flush(callbacks: Any) -> None:
 def all_layers(model: Any) -> list[Any]:
     """Return the layers of a model, those inside others included."""
     return list(model._flatten_layers())
+
+
+def distribute_batches(layout_of: Callable[[Any, Any], Any]) -> None:
+    """Let Keras on JAX ask for the layout of every batch; it keeps that of an epoch's first.
+
+    Args:
+        layout_of: is given a part of a batch and Keras's layout, and returns where it goes.
+    """
+    from keras.src.backend.jax import distribution_lib
+
+    give = distribution_lib.distribute_data_input
+    if hasattr(give, "keras"):
+        return
+
+    def distribute(part: Any, layout: Any, *args: Any, **kwargs: Any) -> Any:
+        return give(part, layout_of(part, layout), *args, **kwargs)
+
+    distribute.keras = give  # type: ignore[attr-defined]
+    distribution_lib.distribute_data_input = distribute
 
 
 def step_functions(model: Any) -> list[Any]:

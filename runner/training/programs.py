@@ -16,13 +16,14 @@ from runner.training.check import obtaining
 from runner.training.program import Program
 
 
-def make(spec: JobSpec, *, training: bool = True) -> Program:
+def make(spec: JobSpec, *, training: bool = True, devices: int = 1) -> Program:
     """Make what a job trains, the same in every attempt.
 
     Args:
         spec: of the job.
         training: False where it is only to be evaluated: then the program for images has no
             data to train with.
+        devices: that its model is trained on.
 
     Raises:
         SpecError: spec, data and model don't fit, or the program returned none.
@@ -34,16 +35,16 @@ def make(spec: JobSpec, *, training: bool = True) -> Program:
     if spec.program is None:
         from runner.training.images import program
 
-        return program(spec, training=training)
+        return program(spec, training=training, devices=devices)
     try:
         function = registry.get("programs", spec.program.name)
     except NotFoundError as error:
         raise MissingHereError(str(error)) from error
     own = as_called(function, "programs", spec.program.arguments)
     arguments = {**own, **_given(function, spec.program, spec.seed)}
-    numerics.begin_anew(spec.seed, keras.config.dtype_policy())  # which its file may have set
+    of_file = keras.config.dtype_policy()  # which its file may have set
     try:
-        with obtaining(StoreError):
+        with numerics.begin_anew(spec.seed, of_file, devices), obtaining(StoreError):
             made = function(**arguments)
     except RunnerError as error:
         if (line := code.where(error)) and line not in str(error):

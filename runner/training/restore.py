@@ -66,9 +66,11 @@ def restored_program(
 
 def _restore(program: Program, restored: Restored) -> None:
     """Give the model what a checkpoint holds of it."""
-    tensors = _group("model/", restored)
     model = program.model
-    names = [name for name in Variables(model).names if name.startswith("model/")]
+    variables = Variables(model)
+    saved = variables.named(restored.tensors)
+    tensors = {k: v for k, v in saved.items() if k.startswith("model/")}
+    names = [name for name in variables.names if name.startswith("model/")]
     if not program.fit or (model.built and len(names) == len(tensors)):
         _assign(model, tensors)
         if program.fit and model.optimizer is not None:  # what is exported can be trained on

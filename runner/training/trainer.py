@@ -139,7 +139,9 @@ def _train(
     _leave_if_asked(host)  # the imports took seconds
     threads = saved_threads(past.store, past.checkpoints) or spec.training.threads
     numerics.apply(threads=threads, deterministic=spec.training.deterministic)
-    program = make(spec)
+    devices = numerics.devices(spec.training.devices)
+    program = make(spec, devices=devices)
+    _divide_batches(program, devices, host)
     _leave_if_asked(host)
     restored = restore()
     settings = _settings(spec, past, host)
@@ -188,6 +190,27 @@ def _put_back(callbacks: "Sequence[keras.callbacks.Callback]") -> str:
         if early and one.best_weights is not None:
             return f"of epoch {one.best_epoch + 1}, its best {one.monitor}"
     return ""
+
+
+def _divide_batches(program: "Program", devices: int, host: Host) -> None:
+    """Let each device get an example of each batch; say where they do not get equally many."""
+    from runner.training import backends
+    from runner.training.data import Batches
+
+    data, replicas = program.fit["x"], backends.current().replicas(program.model)
+    if devices > 1 and replicas != devices:
+        raise SpecError(
+            f"training.devices: {devices} are to be used, and the program's model is for"
+            f" {replicas}: build it within program(...), without keras.utils.clear_session()."
+        )
+    if isinstance(data, Batches):
+        data.least = devices
+    size = data.batch_size if isinstance(data, Batches) else program.fit.get("batch_size")
+    if size and size % devices:
+        host.note(
+            f"batches of {size} can't be divided evenly among {devices} devices, and are slower: "
+            f"choose a multiple of {devices}."
+        )
 
 
 def _code_notes() -> list[str]:

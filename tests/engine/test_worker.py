@@ -151,18 +151,44 @@ def test_many_jobs_left_for_the_same_reason_share_a_line(shop: Shop) -> None:
     assert many.endswith(" (lab0, lab1, lab2, lab3, …)")
 
 
-def test_a_worker_uses_one_of_several_cards_says_so_and_is_charged_for_one(shop: Shop) -> None:
-    shop.submit("cats")
-    owners: list[Any] = []
-    shop.work(
-        Counting(1, lambda job, _: owners.append(job.owner)), looking=Here(23.0, 23.0, labels=())
-    )
-    assert [owner["gpus"] for owner in owners] == [1]
-    assert "2 GPUs are here, and a worker uses one: 'runner work --each-gpu'" in shop.reporter.text
+@pytest.mark.parametrize(("devices", "used"), [(1, 1), (2, 2), ("all", 3)])
+def test_a_job_is_charged_for_the_cards_that_it_uses(shop: Shop, devices: Any, used: int) -> None:
+    """By itself for one of several, which is said; the evaluation of any for one."""
+    shop.submit("cats", training={"devices": devices})
+    counting, charged = Counting(1), []
+
+    def stage(attempt: Any) -> None:
+        charged.append(attempt.lease.job.owner["gpus"])
+        counting(attempt)
+
+    shop.work(stage, looking=Here(23.0, 23.0, 23.0))
+    assert charged == [used, 1]
+    assert "3 GPUs are here, and a job uses one: 'runner work --each-gpu'" in shop.reporter.text
     shop.submit("dogs")
     shop.reporter.notes.clear()
     shop.work(looking=Here(23.0))
     assert "GPU" not in shop.reporter.text
+
+
+def test_a_job_for_more_devices_than_a_worker_has_is_left(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what it trains on, or by what its "all" must be at least; a CPU is one device."""
+    shop.submit("four", training={"devices": 4})
+    shop.submit("all", training={"devices": "all"}, requirements={"devices": 2})
+    shop.work(looking=Here(23.0, 23.0))
+    assert "four: left for another machine: it needs 4 devices, this worker has 2" in (
+        shop.reporter.text
+    )
+    assert shop.queue.job("all").state is State.SUCCEEDED
+    shop.submit("two", training={"devices": 2})
+    shop.work(looking=Here())
+    assert "two: left for another machine: it needs 2 devices, this worker has 1" in (
+        shop.reporter.text
+    )
+    monkeypatch.setenv("RUNNER_CPU_DEVICES", "2")
+    shop.work(looking=Here())
+    assert shop.queue.job("two").state is State.SUCCEEDED
 
 
 def test_labels_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,6 +226,15 @@ def test_what_the_spec_asks_of_the_queue_is_in_every_record() -> None:
     assert job.budget == {"gpu_hours": 3.0}
 
 
+def test_a_training_on_several_devices_requires_as_many() -> None:
+    """In every record; "all" requires none by itself, and says so to versions that know none."""
+    for devices, least, expected in ((4, None, 4), (2, 3, 3), ("all", 2, 2), ("all", None, None)):
+        spec = {"training": {"devices": devices}, "requirements": {"devices": least}}
+        job = jobs.from_json(jobs.to_json(jobs.submitted("cats", spec, NOW)), "cats")
+        assert (job.requirements or {}).get("devices") == expected
+    assert jobs.submitted("cats", {}, NOW).requirements is None
+
+
 def test_attempts_that_die_at_one_step_hold_the_job() -> None:
     """A poison job takes three workers with it, no more; a step of progress starts anew."""
     job = claim(a_job(State.QUEUED))

@@ -6,6 +6,7 @@ library need be installed for the other.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, cast
 
 import keras
@@ -37,6 +38,18 @@ class Backend(Protocol):
 
     def accelerators(self) -> tuple[str, ...]:
         """Return the names of the GPUs that it can use."""
+
+    def devices(self) -> tuple[Any, ...]:
+        """Return what one model can be trained on: the GPUs, or what stands for them on the CPU."""
+
+    def distributed(self, count: int) -> AbstractContextManager[Any]:
+        """Let what is built next, within the context, be trained on the first `count` devices."""
+
+    def replicas(self, model: Any) -> int:
+        """Return how many devices a model is trained on."""
+
+    def scope(self, model: Any) -> AbstractContextManager[Any]:
+        """Let what is made within the context belong to the devices of this model."""
 
     def parts(self, variable: Any) -> list[tuple[str, Any]]:
         """Return what holds a variable's values, with a suffix where that is one part a replica."""

@@ -9,6 +9,7 @@ host begins at once and is waited for by the checkpoint's own thread.
 import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
 from typing import Any
 
@@ -48,6 +49,8 @@ def begin_anew() -> None:
 def fix(*, threads: int | None, deterministic: bool) -> int:
     """Fix threads and determinism, once for this process; the threads in use."""
     if not _fixed:
+        if (count := hardware.cpu_devices()) > 1:
+            jax.config.update("jax_num_cpu_devices", count)
         os.environ[_THREADS] = str(threads or _threads())
         flags = os.environ.get(_FLAGS, "")
         if deterministic and "xla_gpu_deterministic_ops" not in flags:
@@ -67,7 +70,7 @@ def _threads() -> int:
     return hardware.cores()
 
 
-def fingerprint(model: Any) -> dict[str, Any]:  # noqa: ARG001 - the seam's signature
+def fingerprint(model: Any) -> dict[str, Any]:
     """Return what decides over bits: versions, platform, threads, XLA's flags, JAX's settings."""
     devices = jax.devices()
     platform = devices[0].platform
@@ -80,6 +83,8 @@ def fingerprint(model: Any) -> dict[str, Any]:  # noqa: ARG001 - the seam's sign
         "deterministic": platform == "cpu" or _DETERMINISTIC in flags,
         "accelerators": [] if platform == "cpu" else [device.device_kind for device in devices],
     }
+    if (count := replicas(model)) > 1:
+        found["replicas"] = count
     if others := sorted(set(flags) - {_DETERMINISTIC}):
         found["xla_flags"] = " ".join(others)
     for setting, default in _DEFAULTS.items():
@@ -92,6 +97,46 @@ def fingerprint(model: Any) -> dict[str, Any]:  # noqa: ARG001 - the seam's sign
 def accelerators() -> tuple[str, ...]:
     """Return the names of the usable accelerators."""
     return tuple(str(device) for device in jax.devices() if device.platform != "cpu")
+
+
+# ---------------------------------------------------------------------- devices
+
+
+def devices() -> tuple[Any, ...]:
+    """Return the devices of JAX's platform in use."""
+    return tuple(jax.devices())
+
+
+def distributed(count: int) -> AbstractContextManager[Any]:
+    """Distribute over so many devices from now on: Keras's fit asks for it as well."""
+    found = None
+    if count > 1:
+        private.distribute_batches(_whole_if_uneven)
+        names = keras.distribution.list_devices()[:count]
+        found = keras.distribution.DataParallel(devices=names, auto_shard_dataset=False)
+    keras.distribution.set_distribution(found)
+    return nullcontext()
+
+
+def _whole_if_uneven(batch: Any, layout: Any) -> Any:
+    """Return where a part of a batch goes: whole to each device, if it can't be divided evenly."""
+    sharding = getattr(layout, "backend_layout", layout)
+    try:
+        sharding.shard_shape(batch.shape)
+    except ValueError:
+        return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    return sharding
+
+
+def replicas(model: Any) -> int:  # noqa: ARG001 - the seam's signature
+    """Return the number of the distribution's devices."""
+    found = keras.distribution.distribution()
+    return 1 if found is None else int(found.num_model_replicas)
+
+
+def scope(model: Any) -> AbstractContextManager[Any]:  # noqa: ARG001 - the seam's signature
+    """Return nothing to enter: the distribution is in force."""
+    return nullcontext()
 
 
 # ---------------------------------------------------------------------- variables

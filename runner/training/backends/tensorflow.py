@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ from tensorflow.python.framework.config import is_op_determinism_enabled
 from tensorflow.python.ops import stateful_random_ops
 
 from runner.checkpoint.plain import Array
+from runner.errors import SpecError
 from runner.machine import hardware
 from runner.training import inspection, private
 from runner.training.backends import tensorflow_settings
@@ -31,7 +33,9 @@ def begin_anew() -> None:
 
 
 def fix(*, threads: int | None, deterministic: bool) -> int:
-    """Fix threads and determinism; the threads in use."""
+    """Fix threads, determinism and the CPU's devices; the threads in use."""
+    with suppress(RuntimeError):  # it runs already: `devices` counts what there is
+        _divide_cpu()
     wished = threads or hardware.cores()
     if tf.config.threading.get_intra_op_parallelism_threads() != wished:
         try:
@@ -41,6 +45,15 @@ def fix(*, threads: int | None, deterministic: bool) -> int:
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     return wished
+
+
+def _divide_cpu() -> None:
+    count = hardware.cpu_devices()
+    if count > 1 and not tf.config.list_physical_devices("GPU"):
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * count
+        )
 
 
 def intra_op_threads() -> int:
@@ -62,7 +75,7 @@ def fingerprint(model: Any) -> dict[str, Any]:
         found["onednn_isa"] = isa
     found |= tensorflow_settings.not_default(gpu=bool(found["accelerators"]))
     if model is not None:
-        found["replicas"] = int(model.distribute_strategy.num_replicas_in_sync)
+        found["replicas"] = replicas(model)
     return found
 
 
@@ -74,6 +87,76 @@ def accelerators() -> tuple[str, ...]:
 def _gpu_name(device: Any) -> str:
     details = tf.config.experimental.get_device_details(device)
     return str(details.get("device_name", device.name))
+
+
+# ---------------------------------------------------------------------- devices
+
+
+_ACCUMULATION = "gradient_accumulation_steps"
+
+
+class _Mirrored(tf.distribute.MirroredStrategy):  # type: ignore[misc]
+    """Gives each device its share of every batch, also of one that can't be divided evenly."""
+
+    def experimental_distribute_dataset(self, dataset: Any, options: Any = None) -> Any:
+        """Divide batches as evenly as can be.
+
+        TensorFlow gives 9 examples to 4 devices as 3, 3, 3 and none, and a BatchNormalization
+        makes NaN of none.
+        """
+        specs = tf.nest.flatten(dataset.element_spec)
+        if not all(isinstance(one, tf.TensorSpec) and one.shape.rank for one in specs):
+            return super().experimental_distribute_dataset(dataset, options)
+        count = self.num_replicas_in_sync
+
+        def share(batch: Any, number: Any) -> Any:
+            def rows(part: Any) -> Any:
+                size = tf.shape(part, tf.int64)[0]
+                return part[size * number // count : size * (number + 1) // count]
+
+            return tf.nest.map_structure(rows, batch)
+
+        def shares(*batch: Any) -> Any:
+            batch = batch if isinstance(dataset.element_spec, tuple) else batch[0]
+            return tf.data.Dataset.range(count).map(lambda number: share(batch, number))
+
+        divided = dataset.flat_map(shares).prefetch(count)
+        return self.distribute_datasets_from_function(lambda _: divided)
+
+    def reduce(self, reduce_op: Any, value: Any, axis: Any) -> Any:
+        """Take the first of several shapes, which Keras averages only to build a model by them."""
+
+        def parts(one: Any) -> Any:
+            return self.experimental_local_results(one)
+
+        shapes = [{str(part.shape) for part in parts(one)} for one in tf.nest.flatten(value)]
+        if axis is None and any(len(one) > 1 for one in shapes):
+            return tf.nest.map_structure(lambda one: parts(one)[0], value)
+        return super().reduce(reduce_op, value, axis)
+
+
+def devices() -> tuple[Any, ...]:
+    """Return the GPUs, or what the CPU is divided into."""
+    return tuple(tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU"))
+
+
+def distributed(count: int) -> AbstractContextManager[Any]:
+    """Return the scope of a strategy for so many devices."""
+    if count == 1:
+        return nullcontext()
+    scope: AbstractContextManager[Any] = _Mirrored([one.name for one in devices()[:count]]).scope()
+    return scope
+
+
+def replicas(model: Any) -> int:
+    """Return the number of the strategy's devices."""
+    return int(model.distribute_strategy.num_replicas_in_sync)
+
+
+def scope(model: Any) -> AbstractContextManager[Any]:
+    """Return the scope of the model's strategy."""
+    found: AbstractContextManager[Any] = model.distribute_strategy.scope()
+    return found
 
 
 # ---------------------------------------------------------------------- variables
@@ -146,8 +229,9 @@ def prepare(model: Any, fit: Any, run: Callable[[Callable[[], bool]], bool]) -> 
     Fresh and resumed runs do it alike, before any state is saved or restored: what is to be
     restored must exist, and what is baked into the graph must be the same in both.
     """
-    if model.distribute_strategy.num_replicas_in_sync == 1:
+    if replicas(model) == 1:
         return run(lambda: trace(model.train_function, fit.dataset))
+    _let_accumulate(model)
     spec = _element_spec(fit.dataset())  # where Keras itself has built the model for the strategy
     with model.distribute_strategy.scope():
         if spec is not None:
@@ -156,6 +240,26 @@ def prepare(model: Any, fit: Any, run: Callable[[Callable[[], bool]], bool]) -> 
         if optimizer is not None and not optimizer.built:
             optimizer.build(model.trainable_variables)
     return True
+
+
+def _let_accumulate(model: Any) -> None:
+    """Let gradients be accumulated on several devices.
+
+    Keras applies them in a `cond`, and TensorFlow allows no merge of devices in one. It has
+    another way, by collective operations, which it takes by itself only under XLA.
+    """
+    optimizer, strategy = getattr(model, "optimizer", None), model.distribute_strategy
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if not (isinstance(strategy, _Mirrored) and getattr(inner, _ACCUMULATION, None)):
+        return
+    if inner is not optimizer:
+        raise SpecError(
+            f"{_ACCUMULATION} together with a loss scale (mixed_float16) can't run on several "
+            "devices on TensorFlow: use mixed_bfloat16, or leave training.devices out."
+        )
+    name = "_use_merge_call"
+    private.refuse([] if hasattr(strategy.extended, name) else [f"MirroredExtended.{name}"])
+    strategy.extended._use_merge_call = lambda: False
 
 
 def trace(function: Any, dataset: Callable[[], Any]) -> bool:
@@ -219,6 +323,8 @@ def _element_spec(dataset: Any) -> Any:
 
 def replace_data(model: Any, fit: Any, adapter: Any) -> None:
     """Let the running fit take its batches from another adapter."""
+    if isinstance(model.distribute_strategy, _Mirrored):
+        adapter.least = replicas(model)
     fit.epoch_iterator.data_adapter = adapter
     replace_dataset(model, fit, adapter.get_tf_dataset())
     fit.epoch_iterator.reset()

@@ -71,6 +71,8 @@ class Ordered(DataAdapter):  # type: ignore[misc]
         self.repeat = repeat
         self.shuffle = shuffle
         self._next = (0, 0)  # epoch and step of the next pass
+        #: TensorFlow fills a smaller batch up with its own examples: each device needs one
+        self.least = 1
         self._started = False
         self._taken: int | None = None  # batches of the pass, where they are counted
         self._variables: Any = None
@@ -151,7 +153,7 @@ class Ordered(DataAdapter):  # type: ignore[misc]
                 tensors = self._tensors()
             self._variables = (order, first, tensors)
         order, first, tensors = self._variables
-        size, steps = self._batch_size, len(self)
+        size, steps, least = self._batch_size, len(self), self.least
 
         def one_pass(_: Any) -> Any:
             examples = self._read(tensors)
@@ -161,6 +163,9 @@ class Ordered(DataAdapter):  # type: ignore[misc]
                 chosen = rows[step * size : (step + 1) * size]
                 if not self.has_partial_batch:  # a step of known shapes is 1 to 2 % faster
                     chosen = tf.ensure_shape(chosen, (size,))
+                if least > min(size, self.partial_batch_size or size):
+                    given = tf.size(chosen)
+                    chosen = tf.gather(chosen, tf.range(tf.maximum(given, least)) % given)
                 return self._gather(examples, chosen)
 
             numbers = tf.data.Dataset.range(first.read_value(), steps)

@@ -16,6 +16,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from runner.checkpoint.plain import Array
 from runner.errors import OtherModelError
 from runner.training import backends
@@ -51,6 +53,8 @@ class Variables:
         self._backend = backends.current()
         self._variables: list[tuple[str, Any]] = []
         self._seen: set[int] = set()
+        self._replicas: dict[str, list[str]] = {}  # by name without them: "@0", "@1", or ""
+        self._sums: set[str] = set()  # of what their replicas hold: metrics
         if seeded:
             global_seed_generator()
         for group, variables in _groups(model):
@@ -75,6 +79,10 @@ class Variables:
             if id(part) not in self._seen:
                 self._seen.add(id(part))
                 self._variables.append((f"{name}{replica}", part))
+                one, suffix = split_replica(f"{name}{replica}")
+                self._replicas.setdefault(one, []).append(suffix)
+                if getattr(variable, "aggregation", None) == "sum":
+                    self._sums.add(one)
 
     def is_same(self, other: "Variables") -> bool:
         """Whether the other holds the very same variables, by the same names."""
@@ -103,16 +111,23 @@ class Variables:
         return all(id(part) in self._seen for part in parts)
 
     def named(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
-        """Return a checkpoint's tensors by the names of now.
+        """Return a checkpoint's tensors by the names of now, and for the devices of now.
 
         A model that `load_model` built has the same variables in the same order, but Keras leaves
         the model's own name out of their paths.
         """
-        mine = {_place(name): name for name in self.names if _is_strict(name)}
-        found = {}
+        mine = {_place(one): one for one in self._replicas if _is_strict(one)}
+        saved: dict[str, dict[str, Array]] = {}
         for name, array in tensors.items():
-            here = mine.get(_place(name), name)
-            found[here if _same_path(name, here) else name] = array
+            one, replica = split_replica(name)
+            here = mine.get(_place(one), one)
+            saved.setdefault(here if _same_path(one, here) else one, {})[replica] = array
+        found: dict[str, Array] = {}
+        for one, arrays in saved.items():
+            replicas = self._replicas.get(one) or list(arrays)
+            if {*replicas} != {*arrays}:
+                arrays = _spread(arrays, replicas, is_sum=one in self._sums)
+            found |= {f"{one}{replica}": array for replica, array in arrays.items()}
         return found
 
     def lacks(self, tensors: Mapping[str, Array]) -> bool:
@@ -157,6 +172,29 @@ def _groups(model: Any) -> list[tuple[str, Sequence[Any]]]:
         ("metric", model.metrics_variables),
         ("random", seed_in_use()),
     ]
+
+
+def split_replica(name: str) -> tuple[str, str]:
+    """Return a name without its replica, and the replica.
+
+    >>> split_replica("model/00000/dense/kernel@1"), split_replica("model/00000/dense/kernel")
+    (('model/00000/dense/kernel', '@1'), ('model/00000/dense/kernel', ''))
+    """
+    one, at, number = name.rpartition("@")
+    return (one, at + number) if at and number.isdecimal() else (name, "")
+
+
+def _spread(arrays: Mapping[str, Array], here: Sequence[str], *, is_sum: bool) -> dict[str, Array]:
+    """Return what each of the replicas of now begins with.
+
+    Of a sum, the first takes all. Else each takes its own, those that are new the first one's:
+    that is what Keras saves of such a model.
+    """
+    saved = [arrays[one] for one in sorted(arrays, key=lambda one: int(one[1:] or 0))]
+    if is_sum:
+        total = saved[0] + sum(saved[1:], np.zeros_like(saved[0]))
+        return {one: np.zeros_like(total) if n else total for n, one in enumerate(here)}
+    return {one: saved[n if n < len(saved) else 0] for n, one in enumerate(here)}
 
 
 def _place(name: str) -> str:
