@@ -19,7 +19,8 @@ from runner.checkpoint.reading import Restored
 from runner.errors import TrainingError
 from runner.training import backends, frames, private
 from runner.training.capture import Capture, saved_logs
-from runner.training.data.sources import Source
+from runner.training.data.passes import Source
+from runner.training.data.sources import stateful
 from runner.training.fit import Hooks, first_epoch, has_ended, is_beyond
 from runner.training.hiding import HiddenSteps
 from runner.training.logs import Logs
@@ -103,7 +104,8 @@ class Loop(keras.callbacks.CallbackList):  # type: ignore[misc]
             fit = self._fit = frames.fit_in_progress(self)
             hooks.callbacks.params["steps"] = fit.steps
         # as the program gave them
-        observers = Observers(hooks.others, warn=settings.warn, extra=reach.program_parts(model))
+        extra = [*reach.program_parts(model), *stateful(fit)]
+        observers = Observers(hooks.others, warn=settings.warn, extra=extra)
         hooks.call("on_train_begin", logs)
         observers.begin()
         opened = self._open(fit)

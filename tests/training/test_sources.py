@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from runner import BackupAndRestore, Batches
+from runner.checkpoint.manifest import Position
 from runner.training.data import sources
 from runner.training.frames import fit_in_progress
 from tests.training.test_dropin import Interrupting
@@ -97,7 +98,7 @@ def test_how_much_there_is_tells_nothing_about_the_order() -> None:
     small, large = (said(X, Y, batch_size=size)[0] for size in (5, 8))
     assert (small.examples, small.batch_size) == (N, 5)
     assert (large.examples, large.batch_size) == (N, 8)
-    large.from_json(small.to_json())
+    large.from_json(small.to_json(Position()))
     one, other = (list(source._batches.order(3)) for source in (small, large))
     assert one == other
     batches = Batches(X, Y, batch_size=7, seed=1, repeat=2)
@@ -210,7 +211,7 @@ def test_an_endless_pipeline_is_counted_from_the_epoch_that_the_training_began_w
     first.source.seek(2, 0)
     assert first.begins_at() == 0
     first.source.seek(3, 0)
-    saved = first.source.to_json()
+    saved = first.source.to_json(Position())
     for initial_epoch in (0, 2, 3, 5):  # whatever the script makes of its own files
         again = Endless(steps=4, initial_epoch=initial_epoch)
         again.source.from_json(saved)
@@ -219,13 +220,13 @@ def test_an_endless_pipeline_is_counted_from_the_epoch_that_the_training_began_w
 
 
 def test_an_endless_pipeline_is_counted_with_the_steps_that_each_attempt_had() -> None:
-    saved = Endless(steps=4).source.to_json()
+    saved = Endless(steps=4).source.to_json(Position())
     for steps, epoch, begins in ((4, 1, 4), (6, 3, 12), (2, 5, 24), (2, 6, 26)):
         again = Endless(steps=steps)
         again.source.from_json(saved)
         again.source.seek(epoch, 0)
         assert again.begins_at() == begins
-        saved = again.source.to_json()
+        saved = again.source.to_json(Position())
 
 
 def test_only_the_first_seek_moves_what_goes_on_through_all_epochs() -> None:
@@ -298,11 +299,11 @@ def test_a_variable_s_change_that_comes_late_is_said_once(late: str, options: An
     hard = tf.Variable(1.0, name="hard")
     data = curriculum(hard).cache().repeat(None if options else 1)
     source, warnings = said(data, **options)
-    source.to_json()
+    source.to_json(Position())
     assert warnings == []  # it has not changed
     hard.assign(2.0)
-    source.to_json()
-    source.to_json()
+    source.to_json(Position())
+    source.to_json(Position())
     (warning,) = warnings
     assert "hard:0, which has changed" in warning
     assert late in warning
