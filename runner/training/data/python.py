@@ -10,6 +10,7 @@ import numpy as np
 
 from runner.training.data.batches import permutation
 from runner.training.digest import digest
+from runner.training.state.anatomy import codes, functions_in, is_library
 from runner.training.state.kinds import CALLS, GENERATORS, kind_of
 from runner.training.tracing import generators, set_generators
 
@@ -179,6 +180,23 @@ def changes(data: Any, *hooks: str) -> bool:
     return isinstance(data, base) and any(
         getattr(type(data), name) is not getattr(base, name, None) for name in hooks
     )
+
+
+def names_in_hooks(cls: Any) -> set[str]:
+    """Return the attributes that a PyDataset's hooks may change, and the methods beside them.
+
+    Keras calls `on_epoch_end` before the training, too: what that has made is not as given.
+    """
+    others = ("__init__", "__getitem__", "__len__")
+    return {
+        name
+        for base in cls.__mro__
+        for member, value in vars(base).items()
+        if not is_library(base.__module__) and member not in others
+        for function in functions_in(value)
+        for code in codes(function.__code__)
+        for name in code.co_names
+    }
 
 
 def first_batch(dataset: Any) -> Any:

@@ -77,10 +77,10 @@ def source_of(model: Any, fit: FitOfFrames, *, warn: Warn) -> Source:
     return _EpochsOnly(kind, "only its own code knows where it stands", _remedy(model), warn)
 
 
-def stateful(fit: Any) -> list[tuple[str, Any]]:
-    """Return the names and data of a fit that change between epochs: their attributes are state."""
+def stateful(fit: Any) -> dict[str, Any]:
+    """Return the data of a fit that change between epochs, by name: their attributes are state."""
     given = {"data": getattr(fit, "x", None), "validation data": getattr(fit, "validation", None)}
-    return [(name, data) for name, data in given.items() if python.changes(data)]
+    return {name: data for name, data in given.items() if python.changes(data)}
 
 
 def _hooks_doubt(adapter: Any) -> str | None:
