@@ -185,7 +185,9 @@ def metric(keras: Any) -> Any:
             self.number = self.add_weight(name="number", initializer="zeros")
 
         def update_state(self, y: Any, _: Any, sample_weight: Any = None) -> None:
-            self.number.assign(keras.ops.sin(self.number + 1.7) + keras.ops.sum(y))
+            self.number.assign(
+                keras.ops.sin(self.number + 1.7) + keras.ops.sum(keras.ops.cast(y, "float32"))
+            )
 
         def result(self) -> Any:
             return keras.ops.convert_to_tensor(self.number)
