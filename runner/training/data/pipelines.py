@@ -47,7 +47,7 @@ _MADE = re.compile(r"Dataset(V\d)?$")
 #: parts that begin their input when they begin, and keep nothing of it for the next pass
 _AT_ONCE = re.compile(
     r"_?(Batch|ParallelBatch|PaddedBatch|Map|ParallelMap|Prefetch|Take|Skip|Filter|Options|Shard|"
-    r"Unbatch|Zip|AssertCardinality)Dataset(V\d)?"
+    r"Unbatch|Restructured|Zip|AssertCardinality)Dataset(V\d)?"
 )
 
 _ONE_ORDER = "shuffle(..., seed=1, reshuffle_each_iteration=False)"
