@@ -6,6 +6,7 @@ Arguments and `--serve` are those of `program.py`; the option `kind` names the d
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,13 @@ def main() -> None:
     model.compile("adam", "mse", metrics=[metric(keras)])
     steps = arguments.get("steps_per_epoch", STEPS)
     backup = BackupAndRestore(str(program.FOLDER / "backup"), save_freq=1, delete_checkpoint=False)
-    callbacks = [program.killer(keras, steps), backup]
+    # what the epoch's last step saved is committed when a kill comes at the epoch's end
+    pause = 0.5 if program.KILL.get("kind") == "epoch_end" else 0
+    late = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: time.sleep(pause if batch == steps - 1 else 0),
+        on_epoch_end=lambda *_: time.sleep(pause),
+    )
+    callbacks = [late, program.killer(keras, steps), backup]
     history = model.fit(**arguments, epochs=EPOCHS, verbose=0, callbacks=callbacks)
     result = {"history": history.history, "digest": backup.final.digest if backup.final else None}
     (program.FOLDER / "result.json").write_text(json.dumps(result))

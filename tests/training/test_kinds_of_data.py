@@ -59,6 +59,8 @@ def kill_and_compare(kind: str, kills: int, folder: Path, warm: Warm) -> None:
         {"kind": draw.choice(["batch_begin", "batch_end"]), "at": at}
         for at in sorted(draw.sample(range(1, steps), min(kills, steps - 1)))
     ]
+    moments.insert(0, {"kind": "epoch_end", "at": 0})  # all steps of an epoch are done, and saved
+    moments[1:] = [one for one in moments[1:] if one["at"] >= steps // EPOCHS]
     print(moments)  # shown where it fails
     reference = undisturbed(folder / "reference", options, attempt=warm)
     found = killed(folder / "killed", options, moments, attempt=warm)

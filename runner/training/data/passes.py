@@ -129,13 +129,15 @@ class Iterated(Passes):
         super().__init__(fit)
         adapter = fit.epoch_iterator.data_adapter
         self._kind = type(fit.x).__name__
-        self._followed = python.Followed(fit.x, warn, one_pass=bool(self._steps))
+        self._followed = python.Followed(fit.x, warn, needed=fit.epochs * self._steps)
         adapter._dataset = self._followed.dataset()
         backends.current().replace_data(model, fit, adapter)
         self._saved: Any = None
 
     def seek(self, epoch: int, step: int) -> None:
         """Let the next iterator begin there."""
+        if self._steps and not self._first:
+            return  # the pass goes on
         saved, self._saved = self._saved, None
         taken = self._start(epoch, step)
         state = saved["state"] if saved and saved["at"] == taken else None

@@ -85,13 +85,13 @@ class Followed:
     Args:
         dataset: a MapDataset, IterDataset or DataLoader.
         warn: called once when a place can't be had.
-        one_pass: an iterator extends over all epochs, and must not end.
+        needed: batches that an iterator must have, if one extends over all epochs; else 0.
     """
 
-    def __init__(self, dataset: Any, warn: Callable[[str], None], *, one_pass: bool) -> None:
+    def __init__(self, dataset: Any, warn: Callable[[str], None], *, needed: int) -> None:
         self._dataset = dataset
         self._warn: Callable[[str], None] | None = warn
-        self._one_pass = one_pass
+        self._needed = needed
         self._next: tuple[int, Any] = 0, None
         self._states: dict[int, Any] = {}
 
@@ -131,7 +131,7 @@ class Followed:
         try:
             batch = next(iterator._batches)
         except StopIteration:
-            if self._one_pass:
+            if iterator._taken < self._needed:
                 self._say("it ran out of batches within an epoch: add .repeat() at its end")
             raise
         iterator._taken += 1

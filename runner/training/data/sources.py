@@ -281,6 +281,9 @@ class _Skipped(Passes):
 
     def seek(self, epoch: int, step: int) -> None:
         self._before = self._begun
+        if self._counts and step == self._fit.steps and backends.name() != "tensorflow":
+            iter(self._whole)  # no step is left that would begin the pass
+            self._begun += 1
         step = self._start(epoch, step)
         if step or self._skipping:  # the epoch after the first: from its beginning
             self._replace(self._whole.skip(step) if step else self._whole)
