@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ def kill_and_compare(kind: str, kills: int, folder: Path, warm: Warm) -> None:
     need_what_reads(kind)
     options, draw = {"kind": kind}, random.Random(f"{SEED} {kind}")
     steps = EPOCHS * (7 if "endless" in kind else STEPS)
-    moments = [
+    moments: list[dict[str, Any]] = [
         {"kind": draw.choice(["batch_begin", "batch_end"]), "at": at}
         for at in sorted(draw.sample(range(1, steps), min(kills, steps - 1)))
     ]

@@ -112,31 +112,32 @@ class Followed:
                 return Iterator()
 
         class Iterator(grain.DatasetIterator):  # type: ignore[misc]
-            _batches: Any = None
+            batches: Any = None
+            taken = 0
 
             def __next__(inner) -> Any:  # noqa: N805
-                if inner._batches is None:  # Keras makes some that it never asks
-                    inner._batches, inner._taken = self._begin()
+                if inner.batches is None:  # Keras makes some that it never asks
+                    inner.batches, inner.taken = self._begin()
                 return self._batch(inner)
 
             def get_state(inner) -> Any:  # noqa: N805
-                return inner._batches.get_state()
+                return inner.batches.get_state()
 
             def set_state(inner, state: Any) -> None:  # noqa: N805
-                inner._batches.set_state(state)
+                inner.batches.set_state(state)
 
         return Dataset()
 
     def _batch(self, iterator: Any) -> Any:
         try:
-            batch = next(iterator._batches)
+            batch = next(iterator.batches)
         except StopIteration:
-            if iterator._taken < self._needed:
+            if iterator.taken < self._needed:
                 self._say("it ran out of batches within an epoch: add .repeat() at its end")
             raise
-        iterator._taken += 1
-        self._states[iterator._taken] = iterator._batches.get_state()
-        self._states.pop(iterator._taken - _KEPT, None)
+        iterator.taken += 1
+        self._states[iterator.taken] = iterator.batches.get_state()
+        self._states.pop(iterator.taken - _KEPT, None)
         return batch
 
     def _begin(self) -> tuple[Any, int]:

@@ -57,16 +57,7 @@ def source_of(model: Any, fit: FitOfFrames, *, warn: Warn) -> Source:
         reason = _order_of_keras(fit)
         return _EpochsOnly("arrays", reason, "", warn) if reason else _Arrays(model, fit)
     if isinstance(adapter, private.TFDatasetAdapter):
-        reason = _pipeline_doubt(fit.x)
-        if not reason and fit.epoch_iterator.steps_per_epoch:
-            endless = int(fit.x.cardinality()) == _ENDLESS
-            reason = None if endless else _NOT_ENDLESS
-        elif not reason:
-            reason = _reshuffling_doubt(fit)
-        if not reason:
-            return _Skipped(model, fit, warn)
-        remedy, variables = _remedy(model), _captured(fit.x)
-        return _EpochsOnly("tf.data pipeline", reason, remedy, warn, variables=variables)
+        return _of_pipeline(model, fit, warn)
     if isinstance(adapter, private.PyDatasetAdapter):
         reason = _order_of_keras(fit) or _hooks_doubt(adapter) or _random_doubt(fit.x)
         return _EpochsOnly(type(fit.x).__name__, reason, "", warn) if reason else Indexed(fit)
@@ -75,6 +66,19 @@ def source_of(model: Any, fit: FitOfFrames, *, warn: Warn) -> Source:
         return _EpochsOnly("grain", reason, "", warn) if reason else Iterated(model, fit, warn)
     kind = type(adapter).__name__.removesuffix("DataAdapter").removesuffix("Adapter")
     return _EpochsOnly(kind, "only its own code knows where it stands", _remedy(model), warn)
+
+
+def _of_pipeline(model: Any, fit: FitOfFrames, warn: Warn) -> Source:
+    reason = _pipeline_doubt(fit.x)
+    if not reason and fit.epoch_iterator.steps_per_epoch:
+        endless = int(fit.x.cardinality()) == _ENDLESS
+        reason = None if endless else _NOT_ENDLESS
+    elif not reason:
+        reason = _reshuffling_doubt(fit)
+    if not reason:
+        return _Skipped(model, fit, warn)
+    remedy, variables = _remedy(model), _captured(fit.x)
+    return _EpochsOnly("tf.data pipeline", reason, remedy, warn, variables=variables)
 
 
 def stateful(fit: Any) -> dict[str, Any]:
