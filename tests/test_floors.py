@@ -73,7 +73,7 @@ HEAVY = {"tensorflow", "keras", "pydantic", "gcsfs", "s3fs", "fsspec", "numpy", 
 HEAVY |= {"matplotlib", "jinja2", "PIL"}
 
 #: what `runner` has code for, but does not bring: the extras, and a notebook's own
-BROUGHT_BY_USERS = {"ray", "jax", "jaxlib", "IPython"}
+BROUGHT_BY_USERS = {"ray", "jax", "jaxlib", "IPython", "grain"}
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

@@ -11,7 +11,7 @@ from runner.checkpoint.reading import Restored
 from runner.training import numerics, private
 from runner.training.changes import RATE, description, keeps_rate, place
 from runner.training.changes import differences as program_differences
-from runner.training.data.sources import Source
+from runner.training.data.passes import Source
 from runner.training.fit import Hooks
 from runner.training.logs import Logs, finite, plain_logs
 from runner.training.parts import Parts
@@ -62,7 +62,7 @@ class Capture:
         python, arrays = self._observers.capture()
         python |= {
             "logs": plain_logs(logs),
-            "source": self.source.to_json(),
+            "source": self.source.to_json(position),
             "fit": self._settings.number,
             "attributes": self._parts.attributes.capture(),
             "baked": self._parts.tracing.baked,

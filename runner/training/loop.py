@@ -19,7 +19,9 @@ from runner.checkpoint.reading import Restored
 from runner.errors import TrainingError
 from runner.training import backends, frames, private
 from runner.training.capture import Capture, saved_logs
-from runner.training.data.sources import Source
+from runner.training.data import python
+from runner.training.data.passes import Source
+from runner.training.data.sources import stateful
 from runner.training.fit import Hooks, first_epoch, has_ended, is_beyond
 from runner.training.hiding import HiddenSteps
 from runner.training.logs import Logs
@@ -103,9 +105,11 @@ class Loop(keras.callbacks.CallbackList):  # type: ignore[misc]
             fit = self._fit = frames.fit_in_progress(self)
             hooks.callbacks.params["steps"] = fit.steps
         # as the program gave them
-        observers = Observers(hooks.others, warn=settings.warn, extra=reach.program_parts(model))
+        data = stateful(fit)
+        extra = [*reach.program_parts(model), *data.items()]
+        observers = Observers(hooks.others, warn=settings.warn, extra=extra)
         hooks.call("on_train_begin", logs)
-        observers.begin()
+        observers.begin({name: python.names_in_hooks(type(one)) for name, one in data.items()})
         opened = self._open(fit)
         if opened is None:
             return

@@ -22,24 +22,42 @@ from keras.src.trainers.data_adapters.array_data_adapter import (
     can_convert_arrays,
 )
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+from keras.src.trainers.data_adapters.py_dataset_adapter import OrderedEnqueuer, PyDatasetAdapter
 from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
 from keras.src.utils.module_utils import tensorflow as lazy_tensorflow
 from keras.src.utils.rng_utils import get_random_seed
 
 from runner.errors import TrainingError
 
+try:
+    from keras.src.trainers.data_adapters import is_grain_dataset
+    from keras.src.trainers.data_adapters.grain_dataset_adapter import GrainDatasetAdapter
+except ImportError:  # before Keras 3.12, which feeds none of grain's data
+
+    class GrainDatasetAdapter:  # type: ignore[no-redef]
+        """Of no data."""
+
+    def is_grain_dataset(x: Any) -> bool:  # noqa: ARG001 - the signature of Keras's
+        """Return False."""
+        return False
+
+
 __all__ = [
     "ArrayDataAdapter",
     "DataAdapter",
+    "GrainDatasetAdapter",
+    "PyDatasetAdapter",
     "TFDatasetAdapter",
     "all_layers",
     "array_slicing",
     "can_convert_arrays",
     "distribute_batches",
+    "exchange",
     "flush",
     "get_random_seed",
     "global_seed_generator",
     "inputs_of",
+    "is_python_data",
     "is_tf_dataset",
     "numpy_batches",
     "refuse",
@@ -83,6 +101,24 @@ def numpy_batches(*, steps: int | None, **data: Any) -> Iterator[Any]:
 def inputs_of(adapter: Any) -> Any:
     """Return what Keras's adapter for arrays has made of x, y and weights."""
     return adapter._inputs
+
+
+def exchange(adapter: PyDatasetAdapter, dataset: Any) -> None:
+    """Let an adapter take its batches from another PyDataset, which has them in order."""
+    adapter.py_dataset, adapter.shuffle = dataset, False
+    if adapter.enqueuer is not None:  # it may have batches from before: JAX builds models by one
+        adapter.enqueuer.stop()
+        adapter.enqueuer = OrderedEnqueuer(
+            dataset,
+            workers=dataset.workers,
+            use_multiprocessing=dataset.use_multiprocessing,
+            max_queue_size=dataset.max_queue_size,
+        )
+
+
+def is_python_data(data: Any) -> bool:
+    """Whether it is a PyDataset, or a dataset or loader of grain."""
+    return isinstance(data, keras.utils.PyDataset) or is_grain_dataset(data)
 
 
 def seed_in_use() -> list[Any]:

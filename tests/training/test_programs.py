@@ -255,7 +255,8 @@ def test_the_programs_of_the_package(name: str) -> None:
 
 def test_data_that_cant_be_sought_are_saved_at_the_ends_of_epochs_alone(folder: Path) -> None:
     """Also when it is asked to stop within one: no attempt could take that up."""
-    write(folder, PIPELINE.replace(", reshuffle_each_iteration=False", ""))
+    drawn = ".map(lambda x, y: (tf.random.shuffle(x), y)).batch(16)"
+    write(folder, PIPELINE.replace(".batch(16)", drawn))
     queue, job = finished(spec_of(), 4, 9)
     assert job.state.value == "succeeded"
     assert len(read_manifest(queue.store, job.final["manifest"]).history["loss"]) == 3

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from runner import BackupAndRestore, Batches
+from runner.checkpoint.manifest import Position
 from runner.training.data import sources
 from runner.training.frames import fit_in_progress
 from tests.training.test_dropin import Interrupting
@@ -92,12 +93,76 @@ def test_arrays_that_are_left_to_keras_are_named(options: dict[str, Any], reason
     assert "(arrays)" in warning
 
 
+# ---------------------------------------------------------------------- PyDatasets
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (lambda: Pieces(), {}),
+        (lambda: Pieces(workers=2), {"shuffle": False}),
+        (lambda: Pieces(), {"steps_per_epoch": 2}),
+        (lambda: Harder(), {}),
+        (lambda: EndlessPieces(), {"steps_per_epoch": 2}),
+    ],
+)
+def test_batches_with_numbers_are_sought(make: Any, options: dict[str, Any]) -> None:
+    source, warnings = said(make(), **options)
+    assert source.mid_epoch
+    assert not warnings
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "reason"),
+    [
+        (lambda: Noisy(), {}, "is another when it is drawn again"),
+        (lambda: Rarely(), {}, "np.random.default_rng([seed, epoch, index])"),
+        (lambda: Pieces(), {"steps_per_epoch": 1}, "steps_per_epoch=1 an epoch ends within"),
+        (lambda: Harder(workers=2), {}, "do that in on_epoch_end"),
+        (lambda: EndlessHarder(), {"steps_per_epoch": 2}, "let their index alone decide"),
+    ],
+)
+def test_batches_that_cant_be_had_again_are_named(
+    make: Any, options: dict[str, Any], reason: str
+) -> None:
+    """With the name of their class, and what helps there; the generators are as they were."""
+    random_state = str(np.random.get_state())
+    data = make()
+    own = getattr(data, "generator", np.random.default_rng(1)).bit_generator.state
+    source, (warning,) = said(data, **options)
+    assert not source.mid_epoch
+    assert reason in warning
+    assert f"({type(data).__name__})" in warning
+    if isinstance(data, Rarely):
+        assert data.generator.bit_generator.state != own  # Keras itself has drawn from it
+    assert isinstance(data, Noisy) or str(np.random.get_state()) == random_state
+
+
+def test_another_model_s_own_fit_is_told_of_what_it_takes(tmp_path: Path) -> None:
+    """A task of KerasHub refuses Batches."""
+
+    class Task(keras.Sequential):  # type: ignore[misc]
+        def fit(self, *args: Any, **options: Any) -> Any:
+            return super().fit(*args, **options)
+
+    found: list[str] = []
+    for kind in (keras.Sequential, Task):
+        model = kind([keras.Input((3,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        within = Within(lambda model, fit: sources.source_of(model, fit, warn=found.append))
+        callbacks = within.in_list()
+        callbacks.set_model(model)
+        model.fit(((X, Y) for _ in range(3)), verbose=0, callbacks=callbacks)
+    assert "Give runner.Batches, or a PyDataset" in found[0]
+    assert "Give it arrays, a grain.MapDataset, or a tf.data pipeline" in found[1]
+
+
 def test_how_much_there_is_tells_nothing_about_the_order() -> None:
     """So that a training can go on with batches of another size."""
     small, large = (said(X, Y, batch_size=size)[0] for size in (5, 8))
     assert (small.examples, small.batch_size) == (N, 5)
     assert (large.examples, large.batch_size) == (N, 8)
-    large.from_json(small.to_json())
+    large.from_json(small.to_json(Position()))
     one, other = (list(source._batches.order(3)) for source in (small, large))
     assert one == other
     batches = Batches(X, Y, batch_size=7, seed=1, repeat=2)
@@ -113,6 +178,45 @@ class Pieces(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __getitem__(self, index: int) -> Any:
         return X[index * 4 : index * 4 + 4], Y[index * 4 : index * 4 + 4]
+
+
+class Noisy(Pieces):
+    def __getitem__(self, index: int) -> Any:
+        x, y = super().__getitem__(index)
+        return x + np.random.normal(), y
+
+
+class Rarely(Pieces):
+    """Draws from a generator of its own, and mostly to no effect."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.generator = np.random.default_rng(1)
+
+    def __getitem__(self, index: int) -> Any:
+        x, y = super().__getitem__(index)
+        return (-x if self.generator.random() < 1e-9 else x), y
+
+
+class Harder(Pieces):
+    """Changes as an epoch begins."""
+
+    level = 0
+
+    def on_epoch_begin(self) -> None:
+        self.level += 1
+
+
+class EndlessPieces(keras.utils.PyDataset):  # type: ignore[misc]
+    num_batches = None
+
+    def __getitem__(self, index: int) -> Any:
+        return X[:4], Y[:4]
+
+
+class EndlessHarder(EndlessPieces):
+    def on_epoch_end(self) -> None:
+        self.level = 1
 
 
 def pipeline() -> Any:
@@ -140,6 +244,7 @@ def checked(data: Any, **options: Any) -> tuple[list[Any], list[str]]:
         lambda: pipeline().batch(4),
         lambda: pipeline().shuffle(9, seed=3, reshuffle_each_iteration=False).batch(4),
         lambda: Batches(X, Y, batch_size=4, seed=1, shuffle=False),
+        lambda: Pieces(),
     ],
 )
 def test_validation_that_is_the_same_in_each_pass_is_not_talked_of(make: Any) -> None:
@@ -150,12 +255,13 @@ def test_validation_that_is_the_same_in_each_pass_is_not_talked_of(make: Any) ->
     ("make", "name", "options"),
     [
         (lambda: pipeline().shuffle(9).batch(4), "tf.data pipeline", {}),
+        (lambda: pipeline().shuffle(9, seed=3).batch(4), "in another order", {}),
         (
             lambda: pipeline().map(lambda x, y: (x + tf.random.normal([3]), y)).batch(4),
             "Random",
             {},
         ),
-        (lambda: Pieces(), "Pieces", {}),
+        (lambda: Noisy(), "Noisy", {}),
         (lambda: itertools.repeat((X, Y)), "generator", {"validation_steps": 2}),
         (lambda: Batches(X, Y, batch_size=4, seed=1), "Batches", {}),
     ],
@@ -210,7 +316,7 @@ def test_an_endless_pipeline_is_counted_from_the_epoch_that_the_training_began_w
     first.source.seek(2, 0)
     assert first.begins_at() == 0
     first.source.seek(3, 0)
-    saved = first.source.to_json()
+    saved = first.source.to_json(Position())
     for initial_epoch in (0, 2, 3, 5):  # whatever the script makes of its own files
         again = Endless(steps=4, initial_epoch=initial_epoch)
         again.source.from_json(saved)
@@ -219,13 +325,13 @@ def test_an_endless_pipeline_is_counted_from_the_epoch_that_the_training_began_w
 
 
 def test_an_endless_pipeline_is_counted_with_the_steps_that_each_attempt_had() -> None:
-    saved = Endless(steps=4).source.to_json()
+    saved = Endless(steps=4).source.to_json(Position())
     for steps, epoch, begins in ((4, 1, 4), (6, 3, 12), (2, 5, 24), (2, 6, 26)):
         again = Endless(steps=steps)
         again.source.from_json(saved)
         again.source.seek(epoch, 0)
         assert again.begins_at() == begins
-        saved = again.source.to_json()
+        saved = again.source.to_json(Position())
 
 
 def test_only_the_first_seek_moves_what_goes_on_through_all_epochs() -> None:
@@ -283,7 +389,7 @@ def curriculum(variable: Any) -> Any:
 def test_variables_that_a_pipeline_reads_are_of_its_source(shuffled: bool) -> None:
     hard = tf.Variable(1.0, name="hard")
     data = curriculum(hard)
-    source, warnings = said(data.shuffle(9) if shuffled else data)
+    source, warnings = said(data.shuffle(9).cache() if shuffled else data)
     assert [variable is hard for variable in source.variables()] == [True]
     assert bool(warnings) == shuffled
     assert said(X, Y)[0].variables() == []
@@ -298,11 +404,11 @@ def test_a_variable_s_change_that_comes_late_is_said_once(late: str, options: An
     hard = tf.Variable(1.0, name="hard")
     data = curriculum(hard).cache().repeat(None if options else 1)
     source, warnings = said(data, **options)
-    source.to_json()
+    source.to_json(Position())
     assert warnings == []  # it has not changed
     hard.assign(2.0)
-    source.to_json()
-    source.to_json()
+    source.to_json(Position())
+    source.to_json(Position())
     (warning,) = warnings
     assert "hard:0, which has changed" in warning
     assert late in warning

@@ -1,10 +1,14 @@
 """Whether a tf.data pipeline gives the same batches in every process, and every epoch anew.
 
 Only then can a resume find its place again by skipping. The pipeline is looked through, part by
-part, and so are the functions in it and the pipelines within those: most shuffles draw new
-orders, generators and Python functions run code that we can't see, stateful operations and
+part, and so are the functions in it and the pipelines within those: shuffles without a seed draw
+new orders, generators and Python functions run code that we can't see, stateful operations and
 tables remember, and parallel parts may have been given leave to change the order. Variables that
 a pipeline reads are no reason to doubt it: they are named by `captured`, and saved with the rest.
+
+A shuffle with a seed that reshuffles has a generator of its own, from which each iterator draws
+its seeds as it begins. So the order of a pass is known from how many were begun before it; they
+need not be read (`late` says where that does not hold).
 """
 
 import re
@@ -40,12 +44,37 @@ _RANDOM = re.compile("Random|Sampl|Choose")
 #: operations that make a pipeline
 _MADE = re.compile(r"Dataset(V\d)?$")
 
+#: parts that begin their input when they begin, and keep nothing of it for the next pass
+_AT_ONCE = re.compile(
+    r"_?(Batch|ParallelBatch|PaddedBatch|Map|ParallelMap|Prefetch|Take|Skip|Filter|Options|Shard|"
+    r"Unbatch|Restructured|Zip|AssertCardinality)Dataset(V\d)?"
+)
+
 _ONE_ORDER = "shuffle(..., seed=1, reshuffle_each_iteration=False)"
 
 
 def doubt(dataset: Any) -> str | None:
     """Return why a pipeline may give other batches in another process; None if it never does."""
     return _first(_part_doubt(part) or _functions_doubt(part) for part in _parts(dataset))
+
+
+def reshuffles(dataset: Any) -> bool:
+    """Return whether each pass has another order."""
+    return any(map(_reshuffles, _parts(dataset)))
+
+
+def late(dataset: Any) -> str | None:
+    """Return why the order of a pass is not known from how many were begun; None if it is."""
+    inner = dataset._inputs()
+    if not reshuffles(dataset):
+        return None
+    if _reshuffles(dataset):
+        twice = any(map(reshuffles, inner))
+        return f"it shuffles twice in each epoch; {_ONE_ORDER} keeps one order" if twice else None
+    kind = type(dataset).__name__
+    if not _AT_ONCE.fullmatch(kind):
+        return f"{kind} comes after a shuffle() that reshuffles: put it before, or {_ONE_ORDER}"
+    return _first(map(late, inner))
 
 
 def captured(dataset: Any) -> list[Any]:
@@ -117,15 +146,15 @@ def _kind_doubt(kind: str, *, ordered: bool) -> str | None:
     return None if ordered else "may change the order (deterministic=False)"
 
 
+def _reshuffles(part: Any) -> bool:
+    kind = type(part).__name__
+    return "Shuffle" in kind and getattr(part, "_reshuffle_each_iteration", None) is not False
+
+
 def _shuffle_doubt(part: Any) -> str | None:
-    if getattr(part, "_reshuffle_each_iteration", None) is not False:
-        return (
-            "shuffle() draws a new order in each epoch, and after a resume its first one"
-            f" again; {_ONE_ORDER} keeps one order"
-        )
-    if _seeds(part) == (0, 0):
-        return f"shuffle() has no seed; {_ONE_ORDER} keeps one order"
-    return None
+    if not hasattr(part, "_seed2"):
+        return f"{type(part).__name__} is random"
+    return "shuffle() has no seed; give it one" if _seeds(part) == (0, 0) else None
 
 
 def _unordered(part: Any) -> bool:

@@ -1,22 +1,26 @@
 """Where in the data a training stands, for every kind of data that fit takes.
 
-Batches can be sought exactly. Arrays in memory, of whatever kind, get an order of their own that
-a resume repeats. A tf.data pipeline that gives the same batches in every process is skipped
-through. For anything else a warning names once what may differ, and a resume begins at an
-epoch's beginning. Likewise for validation data that may be others in each pass.
+Batches can be sought exactly. Arrays in memory, of whatever kind, and the batches of a PyDataset
+get an order of their own that a resume repeats. grain's iterators say where they stand. A tf.data
+pipeline that gives the same batches in every process is skipped through. For anything else a
+warning names once what may differ, and a resume begins at an epoch's beginning. Likewise for
+validation data that may be others in each pass.
 """
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import keras
 import numpy as np
 
+from runner.checkpoint.manifest import Position
 from runner.errors import TrainingError
 from runner.training import backends, private
+from runner.training.data import python
 from runner.training.data.arrays import FitArrays
 from runner.training.data.batches import Batches, Ordered
+from runner.training.data.passes import Indexed, Iterated, Passes, Source, seed
 from runner.training.fit import Fit
 from runner.training.frames import Fit as FitOfFrames
 
@@ -24,35 +28,6 @@ Warn = Callable[[str], None]
 
 _ENDLESS = -1  #: tf.data.INFINITE_CARDINALITY
 _NOT_ENDLESS = "with steps_per_epoch it must be endless: add .repeat() at its end"
-
-
-class Source:
-    """The training data of one fit."""
-
-    mid_epoch = True  #: a position within an epoch can be found again
-    #: examples of an epoch and of a full step, where they are ours to count; their order depends
-    #: on no batch
-    examples: int | None = None
-    batch_size: int | None = None
-
-    def seek(self, epoch: int, step: int) -> None:
-        """Let the epoch that begins now begin at this step."""
-        raise NotImplementedError
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Return what of the data decides over bits, and is cheap to know."""
-        raise NotImplementedError
-
-    def variables(self) -> list[Any]:
-        """Return the variables that decide over the batches, always in the same order."""
-        return []
-
-    def to_json(self) -> Any:
-        """Return what a resume has to know."""
-        return None
-
-    def from_json(self, saved: Any) -> None:
-        """Take over what was saved, before the first seek."""
 
 
 def open_source(fit: Any, *, warn: Warn) -> tuple[Source, dict[str, list[Any]]]:
@@ -80,27 +55,78 @@ def source_of(model: Any, fit: FitOfFrames, *, warn: Warn) -> Source:
         return _of_batches(adapter)
     if isinstance(adapter, private.ArrayDataAdapter):
         reason = _order_of_keras(fit)
-        return _EpochsOnly("arrays", reason, warn) if reason else _Arrays(model, fit)
+        return _EpochsOnly("arrays", reason, "", warn) if reason else _Arrays(model, fit)
     if isinstance(adapter, private.TFDatasetAdapter):
-        reason = _pipeline_doubt(fit.x)
-        if not reason and fit.epoch_iterator.steps_per_epoch:
-            endless = int(fit.x.cardinality()) == _ENDLESS
-            reason = None if endless else _NOT_ENDLESS
-        if not reason:
-            return _Skipped(model, fit, warn)
-        return _EpochsOnly("tf.data pipeline", reason, warn, variables=_captured(fit.x))
+        return _of_pipeline(model, fit, warn)
+    if isinstance(adapter, private.PyDatasetAdapter):
+        reason = _order_of_keras(fit) or _hooks_doubt(adapter) or _random_doubt(fit.x)
+        return _EpochsOnly(type(fit.x).__name__, reason, "", warn) if reason else Indexed(fit)
+    if isinstance(adapter, private.GrainDatasetAdapter):
+        reason = _random_doubt(fit.x)
+        return _EpochsOnly("grain", reason, "", warn) if reason else Iterated(model, fit, warn)
     kind = type(adapter).__name__.removesuffix("DataAdapter").removesuffix("Adapter")
-    return _EpochsOnly(kind, "only its own code knows where it stands", warn)
+    return _EpochsOnly(kind, "only its own code knows where it stands", _remedy(model), warn)
+
+
+def _of_pipeline(model: Any, fit: FitOfFrames, warn: Warn) -> Source:
+    reason = _pipeline_doubt(fit.x)
+    if not reason and fit.epoch_iterator.steps_per_epoch:
+        endless = int(fit.x.cardinality()) == _ENDLESS
+        reason = None if endless else _NOT_ENDLESS
+    elif not reason:
+        reason = _reshuffling_doubt(fit)
+    if not reason:
+        return _Skipped(model, fit, warn)
+    remedy, variables = _remedy(model), _captured(fit.x)
+    return _EpochsOnly("tf.data pipeline", reason, remedy, warn, variables=variables)
+
+
+def stateful(fit: Any) -> dict[str, Any]:
+    """Return the data of a fit that change between epochs, by name: their attributes are state."""
+    given = {"data": getattr(fit, "x", None), "validation data": getattr(fit, "validation", None)}
+    return {name: data for name, data in given.items() if python.changes(data)}
+
+
+def _hooks_doubt(adapter: Any) -> str | None:
+    """Return why the hooks of a PyDataset change it while its batches are read already."""
+    data = adapter.py_dataset
+    if data.num_batches is None and python.changes(data):
+        return (
+            "its batches are read ahead, through the end of an epoch, while its on_epoch_begin or "
+            "on_epoch_end may change them; let their index alone decide over them"
+        )
+    if adapter.enqueuer is not None and python.changes(data, "on_epoch_begin"):
+        return "its workers read while its on_epoch_begin runs; do that in on_epoch_end"
+    return None
+
+
+def _remedy(model: Any) -> str:
+    """Return what else this model's fit takes that is resumed at any step."""
+    if type(model).fit is keras.Model.fit:
+        return "Give runner.Batches, or a PyDataset, to resume at any step, bit for bit."
+    return (  # such as a task of KerasHub: it prepares what it is given, and refuses Batches
+        "Give it arrays, a grain.MapDataset, or a tf.data pipeline whose shuffle has a seed, to "
+        "resume at any step, bit for bit."
+    )
+
+
+def _random_doubt(data: Any) -> str | None:
+    if not python.is_random(data):
+        return None
+    return (
+        "its first batch is another when it is drawn again, or draws from a generator that goes "
+        "on; let each item draw from np.random.default_rng([seed, epoch, index]) of its own"
+    )
 
 
 def _order_of_keras(fit: FitOfFrames) -> str | None:
-    """Return why arrays are left in the order that Keras gives them; None if they are not."""
+    """Return why data are left in the order that Keras gives them; None if they are not."""
     if fit.shuffle not in (True, False, None):
         return f"shuffle={fit.shuffle!r} is an order of Keras's own; use True or False"
     steps, whole = fit.epoch_iterator.steps_per_epoch, fit.epoch_iterator.data_adapter.num_batches
-    if steps and steps < whole:
+    if steps and whole and steps < whole:
         return (
-            f"with steps_per_epoch={steps} an epoch ends within the arrays, which are {whole} "
+            f"with steps_per_epoch={steps} an epoch ends within the data, which are {whole} "
             "steps; leave it out"
         )
     return None
@@ -129,8 +155,12 @@ def _validation_doubt(data: Any) -> str | None:
         return "in another order" if data.shuffle else None
     if private.can_convert_arrays((data,)):
         return None
+    if private.is_python_data(data):
+        return _random_doubt(data)
     if not private.is_tf_dataset(data):
         return "since only its own code decides over them"
+    if not _is_distributed(data) and _pipelines().reshuffles(data):
+        return "in another order"
     return _pipeline_doubt(data) or _pipelines().stale(data, one_iterator=False)
 
 
@@ -166,6 +196,17 @@ def _pipeline_doubt(dataset: Any) -> str | None:
     return reason
 
 
+def _reshuffling_doubt(fit: FitOfFrames) -> str | None:
+    """Return why a pipeline's passes have orders that are not known from their number."""
+    reason: str | None = _pipelines().late(fit.x)
+    running = fit.dataset()
+    if not reason and running is not None and _is_distributed(running):
+        reason = "it reshuffles, and is spread over several devices" * _pipelines().reshuffles(
+            fit.x
+        )
+    return reason or None
+
+
 # ---------------------------------------------------------------------- kinds of sources
 
 
@@ -196,20 +237,15 @@ class _Seekable(Source):
 
 
 class _Arrays(_Seekable):
-    """Arrays that fit was given, put in our own order; its seed travels in the checkpoints.
-
-    The seed is the one that the program gave to Keras, else a new one, without drawing from any.
-    """
+    """Arrays that fit was given, put in our own order; its seed travels in the checkpoints."""
 
     def __init__(self, model: Any, fit: FitOfFrames) -> None:
-        given = private.get_random_seed()
-        seed = int(given) if given is not None else int.from_bytes(os.urandom(4))
         adapter = fit.epoch_iterator.data_adapter
-        batches = FitArrays(adapter, seed=seed, shuffle=bool(fit.shuffle))
+        batches = FitArrays(adapter, seed=seed(), shuffle=bool(fit.shuffle))
         super().__init__(batches, f"{batches.examples} examples", "shuffled")
         backends.current().replace_data(model, fit, batches)
 
-    def to_json(self) -> Any:
+    def to_json(self, position: Position) -> Any:  # noqa: ARG002 - the seed is all
         return {"seed": self._batches.seed}
 
     def from_json(self, saved: Any) -> None:
@@ -217,36 +253,45 @@ class _Arrays(_Seekable):
             self._batches.seed = int(saved["seed"])
 
 
-class _Skipped(Source):
+class _Skipped(Passes):
     """A tf.data pipeline that repeats itself: its beginning is skipped after a resume.
 
-    With `steps_per_epoch` one pass extends over all epochs. Then what was taken of it is
-    counted from the epoch that the training began with, in whichever attempt that was, and with
-    the steps that each attempt's epochs had.
+    Where it shuffles anew in each pass, as many are begun first as there were before.
     """
 
     def __init__(self, model: Any, fit: FitOfFrames, warn: Warn) -> None:
+        super().__init__(fit)
         self._replace = partial(backends.current().replace_dataset, model, fit)
         self._fit = fit
         self._whole = fit.epoch_iterator.data_adapter.get_tf_dataset()
         self._skipping = False
-        self._first = True
-        self._steps = fit.epoch_iterator.steps_per_epoch or 0  # 0: each epoch is a pass
-        self._counted = {"epoch": fit.initial_epoch, "taken": 0, "steps": self._steps}
         self._read = _Read(self._whole, warn, one_iterator=bool(self._steps))
+        self._begun = self._before = 0  # passes: all, and those before the epoch that runs
+        self._counts = not self._steps and _pipelines().reshuffles(self._whole)
+        if self._counts:
+            iterator = fit.epoch_iterator
+            original = iterator._get_iterator
+            iterator._get_iterator = lambda: self._noted(original())
+
+    def _noted(self, batches: Any) -> Any:
+        if isinstance(batches, Iterator):  # on JAX, a pass begins with its first batch
+            return self._noting(batches)
+        self._begun += 1
+        return batches
+
+    def _noting(self, batches: Iterator[Any]) -> Iterator[Any]:
+        self._begun += 1
+        yield from batches
 
     def seek(self, epoch: int, step: int) -> None:
-        if self._first:
-            step += self._count_up_to(epoch)
+        self._before = self._begun
+        if self._counts and step == self._fit.steps and backends.name() != "tensorflow":
+            iter(self._whole)  # no step is left that would begin the pass
+            self._begun += 1
+        step = self._start(epoch, step)
         if step or self._skipping:  # the epoch after the first: from its beginning
             self._replace(self._whole.skip(step) if step else self._whole)
-        self._first, self._skipping = False, bool(step)
-
-    def _count_up_to(self, epoch: int) -> int:
-        counted = self._counted
-        taken = counted["taken"] + (epoch - counted["epoch"]) * counted["steps"]
-        self._counted = {"epoch": epoch, "taken": taken, "steps": self._steps}
-        return taken
+        self._skipping = bool(step)
 
     def fingerprint(self) -> dict[str, Any]:
         steps = f"tf.data pipeline of {self._fit.steps or 'unknown many'} steps"
@@ -255,13 +300,17 @@ class _Skipped(Source):
     def variables(self) -> list[Any]:
         return self._read.variables
 
-    def to_json(self) -> Any:
+    def to_json(self, position: Position) -> Any:
         self._read.look()
-        return self._counted if self._steps else None
+        if self._counts:
+            return {"passes": self._before if position.step else self._begun}
+        return super().to_json(position)
 
     def from_json(self, saved: Any) -> None:
-        if saved and self._steps:
-            self._counted = {name: int(saved[name]) for name in self._counted}
+        super().from_json(saved)
+        while self._counts and self._begun < int((saved or {}).get("passes", 0)):
+            iter(self._whole)
+            self._begun += 1
 
 
 class _Read:
@@ -294,13 +343,13 @@ class _EpochsOnly(Source):
     mid_epoch = False
 
     def __init__(
-        self, kind: str, reason: str, warn: Warn, *, variables: Sequence[Any] = ()
+        self, kind: str, reason: str, remedy: str, warn: Warn, *, variables: Sequence[Any] = ()
     ) -> None:
         self._kind = kind
         self._variables = list(variables)
         warn(
             f"a resume with this data ({kind}) is not exact: {reason}. It begins at the last "
-            "saved end of an epoch. Use runner.Batches to resume at any step, bit for bit."
+            f"saved end of an epoch. {remedy}".rstrip()
         )
 
     def seek(self, epoch: int, step: int) -> None:

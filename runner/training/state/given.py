@@ -12,7 +12,7 @@ import reprlib
 import sys
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,6 +24,7 @@ from runner.training.state.kinds import Kind, kind_of, kind_of_instances
 
 MOST_COMPARED = 64 * 2**20  #: bytes of an array that is compared whole; of a larger one, a sample
 AMBIENT = timedelta(days=30)  #: a time within it, set when the training begins, is of the clock
+_HOLD_DATA = ("/global:", "/closure:", "/data/", "/validation data/")  #: in places of large arrays
 MISSING: Any = object()
 Node = dict[str, Any]  #: an object as JSON
 Fields = Mapping[str, Any]  #: names and values
@@ -92,6 +93,14 @@ class Given:
         self.places[key] = Place(value)
         self.keys[id(value)] = key
         self.meet(value if kind_of(value) is Kind.CLASS else type(value))
+
+    def is_state(self, root: str, names: Collection[str]) -> None:
+        """Take note that fields of a root are state, also before the training changes them."""
+        self.places[root].changed |= set(names) & self.places[root].fields.keys()
+        for key, place in self.places.items():
+            is_in = key.startswith(f"{root}/") and key.split("/")[1] in names
+            if is_in and getattr(place.value, "nbytes", 0) <= MOST_COMPARED:
+                place.changed |= {"", *place.fields}
 
     def end(self) -> None:
         """Take note that all is there that comes with the beginning of the training."""
@@ -167,7 +176,7 @@ def print_of_array(array: Any, path: str) -> str:
     """What an array is compared by: a script's large ones are its data, of them a sample."""
     if array.dtype.hasobject:  # can't be saved
         return f"{array.dtype}{array.shape}"
-    if array.nbytes > MOST_COMPARED and ("/global:" in path or "/closure:" in path):
+    if array.nbytes > MOST_COMPARED and any(one in f"/{path}" for one in _HOLD_DATA):
         return f"{array.shape}{of_array(array.reshape(-1)[:: array.size // 4096])}"
     return of_array(array)
 

@@ -11,7 +11,7 @@ import csv
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,14 @@ class Observers:
         silent = {n: c for n, c in self._callbacks.items() if n not in self._stateful}
         looking.add(self._given, {**silent, **dict(extra)})
 
-    def begin(self) -> None:
-        """Take note of what on_train_begin made: it is the same in each process."""
+    def begin(self, state: Mapping[str, Collection[str]] | None = None) -> None:
+        """Take note of what on_train_begin made: it is the same in each process.
+
+        Args:
+            state: names of `extra` objects, and of their attributes that no program gives.
+        """
+        for name, fields in (state or {}).items():
+            self._given.is_state(name, fields)
         looking.begin(self._given)
 
     def covered(self) -> set[tuple[int, str]]:
