@@ -58,7 +58,7 @@ def assert_is(restored: Restored | None, step: int) -> None:
 @pytest.mark.parametrize("name", ["cats", "dogs"])
 def test_a_job_is_what_it_was(name: str) -> None:
     found = plain(Queue(FileStore(DATA)).job(name))
-    later = {"monitors": [], "parent": None}
+    later: dict[str, Any] = {"monitors": [], "parent": None}
     assert found == {**EXPECTED[name], **later}
 
 
