@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 HEAD_BYTES = 64 * 1024  #: kept of an attempt's log from its beginning
 TAIL_BYTES = 192 * 1024  #: and from its end
+KEPT_ATTEMPTS = 50  #: at least so many keep their log, traceback and heartbeat
 JOIN_SECONDS = 2.0  #: for a beat under way when an attempt ends
 LEFT_OUT = b"[... lines left out ...]\n"
 
@@ -93,6 +94,17 @@ def log_key(job_id: str, token: int) -> str:
 def trace_key(job_id: str, token: int) -> str:
     """Where the traceback of the attempt with this token lies."""
     return f"jobs/{job_id}/failures/{token:06d}.txt"
+
+
+def remove_old(store: Store, job_id: str, token: int) -> None:
+    """Remove what attempts long ago left for people, once in `KEPT_ATTEMPTS` attempts."""
+    if token % KEPT_ATTEMPTS:
+        return
+    for folder in ("logs", "failures", "lease"):
+        for key in store.list(f"jobs/{job_id}/{folder}/"):
+            number = key.rpartition("/")[2].partition(".")[0]
+            if number.isdecimal() and int(number) <= token - KEPT_ATTEMPTS:
+                store.delete(key)
 
 
 def _warn(text: str, *values: object) -> None:

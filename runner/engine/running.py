@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from runner import code
 from runner.commit import Commit
-from runner.engine.attempt import AttemptLog, Heartbeat, trace_key
+from runner.engine.attempt import AttemptLog, Heartbeat, remove_old, trace_key
 from runner.engine.faults import FINAL, kind_of, stacks, trace_of
 from runner.engine.pace import Pace
 from runner.engine.preemption import StopRequest
@@ -122,6 +122,7 @@ class RunningAttempt(Host):
         log.write(f"attempt {job.tries} of {job.id}: {job.stage.value}, token {lease.token}")
         if job.reason:
             log.write(job.reason)
+        self._remove_old()
         try:
             self._run_stage()
             log.write(_ended(lease.job))
@@ -151,6 +152,12 @@ class RunningAttempt(Host):
             else:
                 log.write("".join(traceback.format_exception(error)))
                 self._fail(kind, code.words(error), trace_of(error))
+
+    def _remove_old(self) -> None:
+        try:
+            remove_old(self.store, self._job.id, self.lease.token)
+        except StoreError as error:
+            logger.warning("logs of earlier attempts stay: %s", error)
 
     def _run_stage(self) -> None:
         with self._heartbeat, MemoryWatch(self._near_the_limit):

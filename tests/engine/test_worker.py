@@ -15,7 +15,8 @@ import pytest
 from runner import quiet
 from runner.cli.words import ended
 from runner.commit import Commit
-from runner.engine import choosing, requirements, running, worker
+from runner.engine import attempt, choosing, requirements, running, worker
+from runner.engine.attempt import log_key
 from runner.engine.preemption import StopRequest
 from runner.engine.requirements import Looking, Machine, missing_here
 from runner.engine.stages import Attempt
@@ -265,6 +266,24 @@ def test_a_log_ends_with_what_became_of_its_stage(shop: Shop) -> None:
     said = [line.split(" ", 1)[1] for line in shop.log("cats").splitlines()]
     assert "the training has ended after 0 epochs, at step 3" in said
     assert said[-1] == "the evaluation has ended: top_1 1.0000"
+
+
+def test_of_many_attempts_the_last_ones_logs_are_kept(shop: Shop) -> None:
+    """A job that was preempted ten thousand times does not fill its store."""
+    shop.submit("cats", limits={"deaths": 1000})
+    last, kept = 2 * attempt.KEPT_ATTEMPTS, attempt.KEPT_ATTEMPTS
+    for token in range(1, last):
+        shop.store.put(log_key("cats", token), b"words")
+        die(shop, "cats")
+    shop.work()
+    for folder in ("logs", "lease"):
+        names = {key.rpartition("/")[2].partition(".")[0] for key in of(shop, folder)}
+        assert min(map(int, names)) > kept, f"the first of {last} attempts left something"
+    assert len(of(shop, "logs")) == last - kept + 1, "the evaluation is an attempt too"
+
+
+def of(shop: Shop, folder: str) -> list[str]:
+    return shop.store.list(f"jobs/cats/{folder}/")
 
 
 def test_a_retry_waits_and_goes_on_where_it_stood(shop: Shop) -> None:
