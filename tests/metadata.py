@@ -17,15 +17,15 @@ from urllib.parse import parse_qs, urlsplit
 
 TOKEN_TTL = "x-aws-ec2-metadata-token-ttl-seconds"
 
-#: what may be announced: kind → seconds until the end
+#: what may be announced: kind → seconds until the end; more than a minute is no reason to stop yet
 NOTICES = {
     "gce-preempted": 30,
     "gce-maintenance": 60,
-    "ec2-spot": 120,
+    "ec2-spot": 60,
     "azure-preempt": 30,
-    "azure-terminate": 120,
-    "azure-redeploy": 120,
-    "azure-reboot": 120,
+    "azure-terminate": 60,
+    "azure-redeploy": 60,
+    "azure-reboot": 60,
 }
 
 

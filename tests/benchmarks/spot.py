@@ -12,6 +12,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from runner.checkpoint.policy import Every, Interval, Since, fits, for_job
+from runner.engine.notices.watcher import LEAD_SECONDS
 
 ENDLESS = 400 * 86400.0  #: seconds of machine time after which a run is given up
 
@@ -97,7 +98,7 @@ def _attempt(
     done = saved = out.kept
     now = shape.start + (method.restored if out.kept else 0.0)
     every = method.every(out.paid, out.interruptions) if method.every else Interval()
-    left = there - method.notice
+    left = there - min(method.notice, LEAD_SECONDS)
     pending = (math.inf, 0.0)  # when the newest save is committed, and what it holds
     while now < left:
         ahead = min(_until_due(every, done, shape, method), shape.work - done)

@@ -24,7 +24,9 @@ from runner.engine.session import Session
 POLL_SECONDS = 2.0  #: between two looks; the shortest notice is half a minute
 #: before a service that did not answer is looked for again: it may begin after we did
 AGAIN_SECONDS = (5.0, 60.0)
-LEAD_SECONDS = 180.0  #: before the end the work is stopped: enough for a large checkpoint
+#: before the end the work is stopped. Most checkpoints fit in; of one that does not, the steps
+#: since the notice are repeated, which was saved for
+LEAD_SECONDS = 60.0
 TICK_SECONDS = 0.25  #: between two looks at the time that is left
 
 
