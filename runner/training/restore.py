@@ -125,10 +125,9 @@ def _assign(owner: Any, tensors: "Mapping[str, Array]") -> None:
     shapes = [list(array.shape) for array in saved]
     expected = [list(variable.shape) for variable in owner.variables]
     if shapes != expected:
-        msg = (
+        raise OtherModelError(
             f"the checkpoint holds {len(shapes)} variables of a model, and this one has"
             f" {len(expected)}, or others of other shapes: it is another model's."
         )
-        raise OtherModelError(msg)
     for array, variable in zip(saved, owner.variables, strict=True):
         variable.assign(array)
