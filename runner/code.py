@@ -155,17 +155,21 @@ def where(error: BaseException) -> str:
 
     "programs/houses.py, line 12: model.compile(optimiser)"
     """
-    root = folder()
-    if root is None:
-        return ""
+    frames = _own_frames(error) or _own_frames(error.__cause__)
     if isinstance(error, SyntaxError) and error.filename and is_own(Path(error.filename)):
-        path, number, line = Path(error.filename), error.lineno or 0, error.text or ""
-    elif frames := _own_frames(error) or (_own_frames(error.__cause__) if error.__cause__ else []):
-        path, number = Path(frames[-1].filename), frames[-1].lineno or 0
-        line = linecache.getline(str(path), number)
-    else:
+        place = error.filename, error.lineno or 0, ""
+        frames = [traceback.FrameSummary(*place, line=error.text or "")]
+    root = folder()
+    if not frames or root is None:
         return ""
-    return f"{path.relative_to(root).as_posix()}, line {number}: {line.strip()}"
+    path = Path(frames[-1].filename).relative_to(root).as_posix()
+    return f"{path}, line {frames[-1].lineno}: {(frames[-1].line or '').strip()}"
+
+
+def with_line(text: str, error: BaseException) -> str:
+    """Return what is said of an error, and in brackets the user's line that it comes from."""
+    line = where(error)
+    return f"{text} ({line})" if line and line not in text else text
 
 
 def words(error: BaseException) -> str:
@@ -173,8 +177,7 @@ def words(error: BaseException) -> str:
     text = re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", str(error))
     if text.startswith("Graph execution error"):  # TensorFlow's own traceback comes first
         text = text.partition("\n\t [[")[0].rstrip().rpartition("\n\n")[2]
-    text = f"{type(error).__name__}: {' '.join(text.split())[:300]}"
-    return text + (f" ({line})" if (line := where(error)) else "")
+    return with_line(f"{type(error).__name__}: {' '.join(text.split())[:300]}", error)
 
 
 def traceback_of(error: BaseException) -> str:
@@ -186,8 +189,8 @@ def traceback_of(error: BaseException) -> str:
     return "".join(["Traceback, of your own code:\n", *lines])
 
 
-def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:
-    frames = traceback.extract_tb(error.__traceback__)
+def _own_frames(error: BaseException | None) -> list[traceback.FrameSummary]:
+    frames = traceback.extract_tb(error.__traceback__ if error else None)
     return [frame for frame in frames if is_own(Path(frame.filename))]
 
 

@@ -50,8 +50,7 @@ def sentence(
         known: names that the field could have.
         places: paths of all fields, for one that stands in the wrong place.
     """
-    path = ".".join(str(part) for part in (*prefix, *detail["loc"])) or "the spec"
-    given = detail.get("input")
+    path = ".".join(map(str, (*prefix, *detail["loc"]))) or "the spec"
     if detail["type"] == "extra_forbidden":
         hint = _meant(path, known, places)
         return f"{path}: no such field.{hint} Known: {', '.join(known) or 'none'}."
@@ -60,19 +59,23 @@ def sentence(
     if detail["type"] == "value_error":
         text = str(detail["ctx"]["error"])
         return f"{path}: {text}." if detail["loc"] else text
+    return f"{path}: received {short(detail['input'])}; {_expected(path, detail)}"
+
+
+def _expected(path: str, detail: Any) -> str:
+    given = detail["input"]
     if detail["type"] == "literal_error":
-        options = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
-        hint = registry.nearest(str(given), options)
-        return f"{path}: received {short(given)}; expected {detail['ctx']['expected']}.{hint}"
+        expected = detail["ctx"]["expected"]
+        hint = registry.nearest(str(given), re.findall(r"'([^']*)'", expected))
+        return f"expected {expected}.{hint}"
     if detail["type"] in ("tuple_type", "list_type") and isinstance(given, str):
-        return f"{path}: received {short(given)}; expected a list such as {short([given])}."
+        return f"expected a list such as {short([given])}."
     if detail["type"] == "string_pattern_mismatch" and path == "name":
         return (
-            f"name: received {short(given)}; expected up to 63 lower-case letters, digits,"
-            " '.', '_' or '-', beginning with a letter or digit."
+            "expected up to 63 lower-case letters, digits, '.', '_' or '-', beginning with a "
+            "letter or digit."
         )
-    expected = detail["msg"][0].lower() + detail["msg"][1:]
-    return f"{path}: received {short(given)}; {expected}."
+    return f"{detail['msg'][0].lower()}{detail['msg'][1:]}."
 
 
 def _meant(path: str, known: list[str], places: Sequence[str]) -> str:
@@ -122,13 +125,16 @@ def _known_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[s
     """The field names of the part that a location lies in."""
     part: Any = model
     for name in location[:-1]:
-        if isinstance(name, int):
-            continue  # an entry of a list, whose form is known already
-        fields = {one.alias or key: one for key, one in part.model_fields.items()} if part else {}
-        field = fields.get(name)
-        part = _part_of(field.annotation) if field else None
-    fields = part.model_fields if part else {}
-    return [one.alias or name for name, one in fields.items() if name != "given"]  # not for people
+        if not isinstance(name, int):  # an entry of a list, whose form is known already
+            field = _fields(part).get(name)
+            part = _part_of(field.annotation) if field else None
+    return [*_fields(part)]
+
+
+def _fields(part: Any) -> dict[str, Any]:
+    """The fields of a part that people may give, by their names in a spec."""
+    fields = getattr(part, "model_fields", {})
+    return {one.alias or name: one for name, one in fields.items() if name != "given"}
 
 
 def _part_of(annotation: Any) -> Any:

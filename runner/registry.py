@@ -61,8 +61,7 @@ def get(kind: Kind, name: str) -> Callable[..., Any]:
     try:  # what is its user's own may be unfinished, or lack something here
         loaded = _load(path, kind, plugin)
     except (Exception, SystemExit) as error:
-        msg = f"{_where(path, kind, name, plugin)}: {code.words(error)}"
-        raise NotFoundError(msg) from error
+        raise NotFoundError(f"{_where(path, kind, name, plugin)}: {code.words(error)}") from error
     found = getattr(loaded, _FUNCTION[kind], loaded)
     if why := _unfit(found, kind):
         raise NotFoundError(f"{kind} entry '{name}' {why}.")

@@ -194,8 +194,7 @@ def parse(raw: Mapping[str, Any], *, source: str, known: Iterable[str] = ()) -> 
         found += mistakes.explain(error, JobSpec, raw)
         found += _misfits(mistakes.without(raw, error)) if _in_fields(error) else []
     except (TypeError, ValueError, RecursionError) as error:
-        msg = f"{source}: {error}"
-        raise SpecError(msg) from None
+        raise SpecError(f"{source}: {error}") from None
     kinds = registry.kinds_of(raw)
     arguments = {
         part: _with_defaults(kind, raw.get(part, {}), _DEFAULTS.get(part, ""), part, found)

@@ -21,8 +21,7 @@ def load(path: Path, changes: Iterable[str] = ()) -> JobSpec:
     """
     found = load_all(path, changes)
     if len(found) != 1:
-        msg = f"{path}: sweeps over {len(found)} jobs; expected one"
-        raise SpecError(msg)
+        raise SpecError(f"{path}: sweeps over {len(found)} jobs; expected one")
     return found[0]
 
 
@@ -101,11 +100,10 @@ def _variants(raw: dict[str, Any], path: Path) -> Iterator[tuple[dict[str, Any],
         yield raw, str(path)
         return
     if not isinstance(sweep, list) or not sweep or not all(isinstance(s, dict) for s in sweep):
-        msg = (
+        raise SpecError(
             f"{path}: sweep: received {mistakes.short(sweep)}; expected a list of objects such as"
             ' {"name": "wide", "model.arguments.width": 2.0}.'
         )
-        raise SpecError(msg)
     for number, variant in enumerate(sweep, start=1):
         one = copy.deepcopy(raw)
         if isinstance(one.get("name"), str):
@@ -133,25 +131,21 @@ def _read(path: Path) -> dict[str, Any]:
         msg = f"{path}: no such file. Give the path of a spec, such as jobs/quickstart.json."
         raise SpecError(msg) from None
     except json.JSONDecodeError as error:
-        msg = f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}"
-        raise SpecError(msg) from None
+        raise SpecError(f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
     except (OSError, ValueError, RecursionError) as error:
-        msg = f"{path}: {error}"
-        raise SpecError(msg) from None
+        raise SpecError(f"{path}: {error}") from None
     return raw
 
 
 def _no_constant(name: str) -> None:
-    msg = f"{name} is no number that JSON knows; give a finite one"
-    raise ValueError(msg)
+    raise ValueError(f"{name} is no number that JSON knows; give a finite one")
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            msg = f"the field {key!r} stands there twice; keep one"
-            raise ValueError(msg)
+            raise ValueError(f"the field {key!r} stands there twice; keep one")
         result[key] = value
     return result
 
@@ -186,8 +180,7 @@ def _parted(change: str) -> tuple[str, Any]:
     key, separator, text = change.partition("=")
     key = key.strip()
     if not separator or not key or not all(key.split(".")):
-        msg = f"--set received {change!r}; expected key=value such as training.epochs=2"
-        raise SpecError(msg)
+        raise SpecError(f"--set received {change!r}; expected key=value such as training.epochs=2")
     if key.partition(".")[0] == "sweep":
         msg = "--set sweep: a sweep stands in the file; --set changes each of its jobs alike"
         raise SpecError(msg)
@@ -196,8 +189,7 @@ def _parted(change: str) -> tuple[str, Any]:
     except json.JSONDecodeError:
         return key, text
     except (ValueError, RecursionError) as error:
-        msg = f"--set {key}: received {mistakes.short(text)}; {error}"
-        raise SpecError(msg) from None
+        raise SpecError(f"--set {key}: received {mistakes.short(text)}; {error}") from None
 
 
 def _place(raw: dict[str, Any], key: str, value: Any, *, folder: Path) -> None:
@@ -225,5 +217,4 @@ def _step(place: Any, name: str, key: str) -> int | str:
         return name
     if name.isdecimal() and int(name) < len(place):
         return int(name)
-    msg = f"{key}: {name} is no entry of this list of {len(place)}; the first is 0"
-    raise SpecError(msg)
+    raise SpecError(f"{key}: {name} is no entry of this list of {len(place)}; the first is 0")

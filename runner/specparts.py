@@ -20,8 +20,7 @@ def seconds(duration: Any) -> float:
     with suppress(SpecError):
         if isinstance(duration, str) and (found := parse_interval(duration).seconds) < math.inf:
             return found
-    msg = f"received {duration!r}; expected a duration such as '30s', '10m' or '11h'"
-    raise ValueError(msg)
+    raise ValueError(f"received {duration!r}; expected a duration such as '30s', '10m' or '11h'")
 
 
 def _check_duration(value: Any) -> Any:
@@ -42,8 +41,7 @@ def _check_every(value: Any) -> Any:
 def _check_devices(value: Any) -> Any:
     if value == "all" or (type(value) is int and 1 <= value <= 1024):
         return value
-    msg = f"received {value!r}; expected 'all' or a number from 1 to 1024"
-    raise ValueError(msg)
+    raise ValueError(f"received {value!r}; expected 'all' or a number from 1 to 1024")
 
 
 def _check_optimizer(value: Any) -> Any:

@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parent.parent / "runner"
 #: from the ground up; those of one floor don't know each other
 FLOORS: list[set[str]] = [
     {"errors", "exit", "quiet"},
-    {"code"},
+    {"code", "environment"},
     {"registry", "store", "machine", "commit"},
     {"mistakes", "optimizers", "queue", "checkpoint"},
     {"specparts"},

@@ -110,10 +110,16 @@ def _factory_parts(value: defaultdict[Any, Any]) -> list[Any]:
     raise NotPlainError("a defaultdict whose factory is the program's")
 
 
+def sorted_items(items: list[Any]) -> list[Any]:
+    """Sort a set's encoded items: equal sets are equal bytes whatever the process's hash seed."""
+    return sorted(items, key=lambda item: (type(item).__name__, repr(item)))
+
+
 class _Kind(NamedTuple):
     name: str
     parts: Callable[[Any], Any]  #: of a value: JSON and other values of the table
     made: Callable[[Any], Any]  #: a value, of its parts
+    ordered: Callable[[Any], Any] = lambda encoded: encoded  #: of the encoded parts
 
 
 _PATHS = {"Path": Path, "PurePosixPath": PurePosixPath, "PureWindowsPath": PureWindowsPath}
@@ -144,8 +150,8 @@ _KINDS: dict[type, _Kind] = {
         lambda p: np.frombuffer(_bytes(p[1]), dtype=dtype_of(p[0]))[0],
     ),
     tuple: _Kind("tuple", list, tuple),
-    set: _Kind("set", list, set),
-    frozenset: _Kind("frozenset", list, frozenset),
+    set: _Kind("set", list, set, sorted_items),
+    frozenset: _Kind("frozenset", list, frozenset, sorted_items),
     deque: _Kind("deque", lambda v: [list(v), v.maxlen], lambda p: deque(*p)),
     dict: _Kind("dict", _pairs, dict),
     OrderedDict: _Kind("ordered", _pairs, OrderedDict),
@@ -201,14 +207,9 @@ def check_array(value: Array, path: str) -> Array:
     return value
 
 
-def sorted_items(items: list[Any]) -> list[Any]:
-    """Sort a set's encoded items: equal sets are equal bytes whatever the process's hash seed."""
-    return sorted(items, key=lambda item: (type(item).__name__, repr(item)))
-
-
 def _encode(value: Any, store_array: StoreArray, path: str, depth: int) -> Any:
     kind = type(value)
-    if kind in AS_IN_JSON or (kind is float and math.isfinite(value)):
+    if kind in AS_IN_JSON or _is_finite(value):
         return value
     if depth > MAX_DEPTH:
         raise NotPlainError(f"{path}: nested deeper than {MAX_DEPTH} levels")
@@ -216,29 +217,32 @@ def _encode(value: Any, store_array: StoreArray, path: str, depth: int) -> Any:
     if kind is list:
         numbers = set(map(type, value)) == {int}  # the states of generators, mostly
         return value[:] if numbers else [inner(v, path=f"{path}/{i}") for i, v in enumerate(value)]
-    if kind is dict and all(map(_is_name, value)):
+    if _is_object(value):
         return {key: inner(item, path=f"{path}/{key}") for key, item in value.items()}
     if issubclass(kind, np.ndarray):
         return {"!array": store_array(path, check_array(value, path))}
-    try:
-        name, parts = _taken_apart(value)
-    except NotPlainError as error:
-        raise NotPlainError(f"{path}: {error}") from None
-    found = _encode(parts, store_array, path, depth)
-    return {f"!{name}": sorted_items(found) if name in ("set", "frozenset") else found}
+    name, parts, ordered = _taken_apart(value, path)
+    return {f"!{name}": ordered(_encode(parts, store_array, path, depth))}
 
 
-def _is_name(key: Any) -> bool:
-    return type(key) is str and not key.startswith("!")
+def _is_finite(value: Any) -> bool:
+    return type(value) is float and math.isfinite(value)
 
 
-def _taken_apart(value: Any) -> tuple[str, Any]:
+def _is_object(value: Any) -> bool:
+    return type(value) is dict and all(type(key) is str and key[:1] != "!" for key in value)
+
+
+def _taken_apart(value: Any, path: str) -> tuple[str, Any, Callable[[Any], Any]]:
     kind = type(value)
     if issubclass(kind, np.generic) and is_told_by_name(value.dtype):
         kind = np.generic
     if kind not in _KINDS:
-        raise NotPlainError(f"a {kind.__module__}.{kind.__qualname__}")
-    return _KINDS[kind].name, _KINDS[kind].parts(value)
+        raise NotPlainError(f"{path}: a {kind.__module__}.{kind.__qualname__}")
+    try:
+        return _KINDS[kind].name, _KINDS[kind].parts(value), _KINDS[kind].ordered
+    except NotPlainError as error:
+        raise NotPlainError(f"{path}: {error}") from None
 
 
 # ------------------------------------------------------------------ reading
@@ -254,6 +258,16 @@ def decode(data: Any, load_array: LoadArray) -> Any:
         return _decode(data, load_array)
     except (ValueError, TypeError, LookupError, struct.error, OSError, RecursionError) as error:
         raise CheckpointError(f"state that can't be read back: {error!r}") from error
+
+
+def decode_leaf(data: Any) -> Any:
+    """Return the value that `encode_leaf` was given.
+
+    Raises:
+        CheckpointError: the data was not written by it.
+    """
+    no_arrays: dict[str, Array] = {}
+    return decode(data, no_arrays.__getitem__)
 
 
 def _decode(data: Any, load_array: LoadArray) -> Any:

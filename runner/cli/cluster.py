@@ -32,8 +32,7 @@ def work_on_cluster(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
-        msg = "--engine ray needs Ray, here and on every node: pip install ray"
-        raise SpecError(msg) from None
+        raise SpecError("--engine ray needs Ray, here and on every node: pip install ray") from None
     queue, store = open_queue(options)
     if store.url.startswith("file:"):
         say("ray: the store is a folder: every node must see the same one at this path")
@@ -89,12 +88,10 @@ def _ended(code: int, stop: StopRequest, queue: Queue) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     if options.workers is not None and options.workers < 1:
-        msg = f"--workers received {options.workers}; expected 1 or more"
-        raise SpecError(msg)
+        raise SpecError(f"--workers received {options.workers}; expected 1 or more")
     gpus = options.gpus
     if gpus is not None and not (0 <= gpus < 1 or (gpus >= 1 and gpus == int(gpus))):
-        msg = f"--gpus received {gpus:g}; expected a part such as 0.5, or whole ones"
-        raise SpecError(msg)
+        raise SpecError(f"--gpus received {gpus:g}; expected a part such as 0.5, or whole ones")
 
 
 def _work(options: argparse.Namespace) -> Work:

@@ -62,18 +62,11 @@ def brought(named: str) -> Iterator[str]:
     Raises:
         SpecError: it can't be had, here or in a notebook.
     """
-    before = os.environ.get(code.VARIABLE)
-    with tempfile.TemporaryDirectory(prefix="runner-code-") as place:
-        try:
-            if named.startswith("git@") or "://" in named:
-                source = _clone(named, Path(place))
-            else:
-                source = _carry(Path(named).expanduser().absolute()) if named else ""
-            yield source
-        finally:
-            os.environ.pop(code.VARIABLE, None)
-            if before is not None:
-                os.environ[code.VARIABLE] = before
+    with tempfile.TemporaryDirectory(prefix="runner-code-") as place, code.undone():
+        if named.startswith("git@") or "://" in named:
+            yield _clone(named, Path(place))
+        else:
+            yield _carry(Path(named).expanduser().absolute()) if named else ""
 
 
 def _clone(named: str, here: Path) -> str:
@@ -159,10 +152,9 @@ def _carry(folder: Path) -> str:
 
 def _use(folder: Path, named: str) -> None:
     if not any((folder / kind).is_dir() for kind in KINDS):
-        msg = (
+        raise SpecError(
             f"--code {named}: expected programs/, models/ or datasets/ in it; there is none of them"
         )
-        raise SpecError(msg)
     os.environ[code.VARIABLE] = str(folder)
 
 
@@ -176,8 +168,7 @@ def _rest(folder: Path) -> str:
     except FileNotFoundError:
         project = {}
     except ValueError as error:
-        msg = f"--code: pyproject.toml: {error}"
-        raise SpecError(msg) from None
+        raise SpecError(f"--code: pyproject.toml: {error}") from None
     if "build-system" in project:
         wanted.append(["."])
     elif needs := project.get("project", {}).get("dependencies"):  # there is nothing to be built

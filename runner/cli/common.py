@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from runner import environment
 from runner.errors import SpecError, StoreRefusedError
 from runner.queue.queue import Queue
 from runner.store.base import Store
@@ -79,8 +80,7 @@ def open_queue(options: argparse.Namespace, *, quiet: bool = False) -> tuple[Que
     try:
         store = open_store(url)
     except RuntimeError as error:  # ~nobody
-        msg = f"the store {url!r} cannot be a folder: {error}"
-        raise StoreRefusedError(msg) from None
+        raise StoreRefusedError(f"the store {url!r} cannot be a folder: {error}") from None
     if not quiet:
         say(f"store: {store.url}")
     return Queue(store, lease_seconds=lease_seconds()), store
@@ -119,17 +119,7 @@ def default_store() -> Path:
 
 def lease_seconds() -> float:
     """How long a silent worker keeps its job; `RUNNER_LEASE_SECONDS` changes it."""
-    text = os.environ.get("RUNNER_LEASE_SECONDS", "")
-    if not text:
-        return DEFAULT_LEASE_SECONDS
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 1 <= value <= 86400:
-        msg = f"RUNNER_LEASE_SECONDS received {text!r}; expected seconds from 1 to 86400"
-        raise SpecError(msg)
-    return value
+    return environment.seconds("RUNNER_LEASE_SECONDS") or DEFAULT_LEASE_SECONDS
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -144,8 +134,7 @@ def write_file(path: Path, data: bytes) -> None:
         part.write_bytes(data)
         part.replace(path)
     except ValueError as error:  # no name at all
-        msg = f"{str(path)!r} names no file to write: {error}"
-        raise SpecError(msg) from None
+        raise SpecError(f"{str(path)!r} names no file to write: {error}") from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EIO):
             raise

@@ -1,6 +1,6 @@
 """`runner status JOB`: one job in lines, and what it waits for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -10,6 +10,7 @@ from runner.cli.render import sparkline, wrapped
 from runner.errors import NotFoundError, StoreError
 from runner.queue import presence
 from runner.queue.job import HOLD, Job, Json, Stage, State, gpus, line
+from runner.queue.presence import Presence
 from runner.queue.queue import Queue
 from runner.queue.record import SIZES
 from runner.queue.texts import ago, count, decimal, duration, finite
@@ -55,13 +56,17 @@ def _facts(queue: Queue, view: View, document: dict[str, Any]) -> list[tuple[str
         *_measured(document["evaluation"]),
         *_measured(document["evaluation_run"]),
         ("saves", _saves(view)),
-        *(("budget", text) for text in _budget(job)),
+        *_each("budget", _budget(job)),
         ("next", what_next(view)),
-        *(("waits for", text) for text in _waits(queue, view)),
-        *(("note", text) for text in job.notes),
+        *_each("waits for", _waits(queue, view)),
+        *_each("note", job.notes),
         ("priority", str(job.priority or "")),
         ("reason", job.reason),
     ]
+
+
+def _each(label: str, texts: Iterable[str]) -> list[tuple[str, str]]:
+    return [(label, text) for text in texts]
 
 
 def _measured(found: Json | None) -> Iterator[tuple[str, str]]:
@@ -135,27 +140,30 @@ def _waits(queue: Queue, view: View) -> Iterator[str]:
         return
     job = view.job
     others = list(_others(queue, job))
-    pause = queue.availability(job).lapses_in
-    if pause:
-        others.append(f"its next try, in {pause:.0f} s")
     yield from others
     yield from _machine(queue, job)
     known = sorted(presence.known(queue.store), key=lambda one: (one.lives, one.sent_at))
+    yield from _left_by(known[::-1], job)
     workers = [one for one in known if one.lives]
+    if others or (workers and all(job.id in one.left for one in workers)):
+        return
+    here = f"none is here, {command('resume', job.id)} starts one"
+    yield f"a worker: {f'{len(workers)} in runner status --workers' if workers else here}"
+
+
+def _left_by(workers: Iterable[Presence], job: Job) -> Iterator[str]:
+    """Why workers left it to others; of those that ended only what no other said."""
     said = set[str]()
-    for one in reversed(known):  # of those that ended only what no other said
+    for one in workers:
         why = one.left.get(job.id, "").removeprefix(presence.LEFT)
         if why and (one.lives or why not in said):
             ended = "" if one.lives else f", which ended {ago(datetime.now(UTC) - one.sent_at)}"
             yield f"another machine than {one.worker}{ended}: {why}"
             said.add(why)
-    fits_none = workers and all(job.id in one.left for one in workers)
-    if not others and not fits_none:
-        here = f"none is here, {command('resume', job.id)} starts one"
-        yield f"a worker: {f'{len(workers)} in runner status --workers' if workers else here}"
 
 
 def _others(queue: Queue, job: Job) -> Iterator[str]:
+    """The jobs that come before it, and its own next try."""
     for name in job.after:
         try:
             other = queue.find(name)
@@ -168,6 +176,8 @@ def _others(queue: Queue, job: Job) -> Iterator[str]:
             verb = {State.HELD: "unhold", State.FAILED: "retry", State.CANCELLED: "retry"}
             does = verb.get(other.state)
             yield f"{name} ({other.state}{f'; {command(does, name)} queues it' if does else ''})"
+    if pause := queue.availability(job).lapses_in:
+        yield f"its next try, in {pause:.0f} s"
 
 
 def _machine(queue: Queue, job: Job) -> Iterator[str]:

@@ -41,29 +41,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
-    parser.add_argument(
-        "spec", metavar="SPEC", nargs="?", type=Path, help="a JSON file (default: a small built-in)"
-    )
-    parser.add_argument(
-        "--kills", metavar="N", type=int, default=5, help="how often to kill (default: 5)"
-    )
-    parser.add_argument("--seed", metavar="N", type=int, help="of the moments of the kills")
-    parser.add_argument("--json", action="store_true", help="for programs: one JSON document")
+    add = parser.add_argument
+    spec = "a JSON file (default: a small built-in)"
+    add("spec", metavar="SPEC", nargs="?", type=Path, help=spec)
+    add("--kills", metavar="N", type=int, default=5, help="how often to kill (default: 5)")
+    add("--seed", metavar="N", type=int, help="of the moments of the kills")
+    add("--json", action="store_true", help="for programs: one JSON document")
     add_set_option(parser)
     add_store_option(parser)
     add_code_option(parser)
-    group = parser.add_argument_group("of a program")
-    group.add_argument("--steps", metavar="N", type=int, help="no more steps than these")
-    group.add_argument("--epochs", metavar="N", type=int, help="no more epochs than these")
-    group.add_argument(
-        "--every", metavar="N", type=int, help="compare after every N steps (default: 1)"
-    )
-    group.add_argument(
-        "--ignore",
-        metavar="NAME",
-        action="append",
-        help="what may differ, such as a clock: 'callback Timer.*' (may be given again)",
-    )
+    add = parser.add_argument_group("of a program").add_argument
+    add("--steps", metavar="N", type=int, help="no more steps than these")
+    add("--epochs", metavar="N", type=int, help="no more epochs than these")
+    add("--every", metavar="N", type=int, help="compare after every N steps (default: 1)")
+    other = "what may differ, such as a clock: 'callback Timer.*' (may be given again)"
+    add("--ignore", metavar="NAME", action="append", help=other)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -97,8 +89,7 @@ def run(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> None:
     """Refuse wrong numbers and options of the other form. Raises SpecError."""
     if not 1 <= options.kills <= MOST_KILLS:
-        msg = f"--kills received {options.kills}; expected 1 to {MOST_KILLS}"
-        raise SpecError(msg)
+        raise SpecError(f"--kills received {options.kills}; expected 1 to {MOST_KILLS}")
     is_job = options.program is None
     for name in _OF_PROGRAMS if is_job else _OF_JOBS:
         if getattr(options, name):
@@ -106,16 +97,14 @@ def _check(options: argparse.Namespace) -> None:
             form = (
                 "a program: runner drill -- python train.py" if is_job else "a job, not a program"
             )
-            msg = f"{what} is for the drill of {form}"
-            raise SpecError(msg)
+            raise SpecError(f"{what} is for the drill of {form}")
     if options.program == []:
         msg = "no program after --; expected one such as: runner drill -- python train.py"
         raise SpecError(msg)
     for name in ("steps", "epochs", "every"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            msg = f"--{name} received {value}; expected 1 or more"
-            raise SpecError(msg)
+            raise SpecError(f"--{name} received {value}; expected 1 or more")
 
 
 def _drill_job(options: argparse.Namespace, task: "Task") -> tuple["Verdict", dict[str, Any]]:

@@ -65,8 +65,7 @@ def _check(path: Path) -> None:
     elif path.is_dir():
         wrong = ", which is a folder; expected a file's name"
     if wrong:
-        msg = f"FILE received {str(path)!r}{wrong}"
-        raise SpecError(msg)
+        raise SpecError(f"FILE received {str(path)!r}{wrong}")
 
 
 def _reference(job: Job, wanted: str) -> Json:
@@ -77,8 +76,7 @@ def _reference(job: Job, wanted: str) -> Json:
         available = [name for name in ("best", "latest") if known[name]]
         hint = f" Try --checkpoint {available[-1]}." if available else ""
         kind = "" if wanted == "latest" else f"{wanted} "
-        msg = f"{job.id} has no {kind}checkpoint yet ({job.state.value}).{hint}"
-        raise NotReadyError(msg)
+        raise NotReadyError(f"{job.id} has no {kind}checkpoint yet ({job.state.value}).{hint}")
     return reference
 
 

@@ -8,10 +8,10 @@ import re
 from itertools import count
 from pathlib import Path
 
-from runner.cli.common import add_code_option, add_store_option, open_queue
+from runner.cli.common import add_code_option, open_queue
 from runner.cli.specs import add_set_option
-from runner.cli.submit import is_same, submit
-from runner.cli.working import add_session_option, catch_signals, session_of
+from runner.cli.submit import add_storing_options, is_same, submit
+from runner.cli.working import catch_signals, session_of
 from runner.errors import SpecError
 from runner.queue.queue import Queue
 from runner.spec import JobSpec, parse
@@ -25,12 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("job", metavar="JOB", help="a job whose training has ended")
     add("--epochs", metavar="N", type=int, required=True, help="in all, those of JOB included")
     add_set_option(parser)
-    add("--detach", action="store_true", help="only store the job; a worker takes it up")
-    add("--dry-run", action="store_true", help="check all that is checked, store nothing")
-    add("--no-trial", action="store_true", help="try no step of a program before it is stored")
-    add_session_option(parser)
+    add_storing_options(parser)
     add_code_option(parser)
-    add_store_option(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -112,34 +112,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the file; its name on standard output."""
     path: Path = options.output or Path(f"runner-{options.platform}.ipynb")
-    _refuse_empty(store=options.store, install=options.install, code=options.own_code)
+    store, install, code = _given(
+        store=options.store, install=options.install, code=options.own_code
+    )
     options.spec = options.spec or [FOLDER / "job.json"]
-    with brought(options.own_code or "") as cell:
+    with brought(code) as cell:
         specs = [spec for _, spec in load_all(options)]
         if not cell:
             _refuse_own(specs)
         _say_what_is_missing(specs)
-    notebook = make(
-        options.platform,
-        specs,
-        store=options.store or "",
-        requirement=options.install or "",
-        code=cell,
-    )
+    notebook = make(options.platform, specs, store=store, requirement=install, code=cell)
     content = (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
     if options.output is None and path.is_file() and path.read_bytes() != content:
-        msg = f"{path} is there already, with other content; -o {path} writes over it"
-        raise SpecError(msg)
+        raise SpecError(f"{path} is there already, with other content; -o {path} writes over it")
     write_file(path, content)
     print(path)
     return Exit.DONE
 
 
-def _refuse_empty(**given: str | None) -> None:
-    for name, value in given.items():
+def _given(**options: str | None) -> list[str]:
+    """Return the options' texts; "" for one that was left out."""
+    for name, value in options.items():
         if value == "":
-            msg = f"--{name} received ''; leave it out for the default"
-            raise SpecError(msg)
+            raise SpecError(f"--{name} received ''; leave it out for the default")
+    return [value or "" for value in options.values()]
 
 
 def make(
@@ -159,19 +155,17 @@ def make(
             it is a folder of this machine; pip could not use the requirement; or this package was
             never installed.
     """
-    if mask(store) != store:
-        msg = f"--store received {mask(store)}: a notebook is shown and shared, so its URL may hold"
-        raise SpecError(f"{msg} no credentials. The notebook says where they go.")
     folder = _folder(platform, store)
-    scheme = "" if folder else store.partition("://")[0]
-    before, _, after = _text(_STORES[platform].get(scheme, "other")).partition("\n---\n")
+    bucket = "" if folder else store
+    kind = _STORES[platform].get(bucket.partition("://")[0], "other")
+    before, _, after = _text(kind).partition("\n---\n")
     own = _text("code").replace("{{code}}", code.strip()) if code else ""
     text = "\n\n".join([_text(platform), own, before, _text("work"), after])
     given = [
         spec.model_dump(mode="json", exclude={"schema_"}, exclude_unset=True, by_alias=True)
         for spec in specs
     ]
-    urls = ["" if folder else store, *((one.program or one.data).path or "" for one in specs)]
+    urls = [bucket, *((one.program or one.data).path or "" for one in specs)]
     install = _install(requirement, urls)
     text = text.replace("{{store}}", json.dumps(folder or store) + _options_of(urls))
     text = text.replace("{{place}}", _ON_ITS_DISK if folder else _ELSEWHERE)
@@ -207,10 +201,9 @@ def _options_of(urls: Sequence[str]) -> str:
             found = found or public
     set_them = f'\nos.environ["{OPTIONS_VARIABLE}"] = {json.dumps(found)!r}'
     if mask(set_them) != set_them:
-        msg = (
+        raise SpecError(
             "the storage option endpoint_url holds credentials, and a notebook is shown and shared"
         )
-        raise SpecError(msg)
     return set_them if found else ""
 
 
@@ -230,8 +223,11 @@ def _folder(platform: str, store: str) -> str:
     """Return the folder there that holds the jobs; "" for a bucket.
 
     Raises:
-        SpecError: it is a folder of this machine.
+        SpecError: it is a folder of this machine, or a URL with credentials.
     """
+    if mask(store) != store:
+        msg = f"--store received {mask(store)}: a notebook is shown and shared, so its URL may hold"
+        raise SpecError(f"{msg} no credentials. The notebook says where they go.")
     root, default = _FOLDERS[platform]
     path = store.removeprefix("file://")
     if "://" in path:

@@ -59,8 +59,7 @@ def _agreed(names: Sequence[str]) -> bool:
     """Ask, where somebody can answer."""
     what = names[0] if len(names) == 1 else f"these {len(names)} jobs"
     if not sys.stdin.isatty():
-        msg = f"remove deletes {what} for good, and nobody can be asked here: give --yes"
-        raise SpecError(msg)
+        raise SpecError(f"remove deletes {what} for good, and nobody can be asked here: give --yes")
     sys.stderr.write(f"Remove {what}, with all checkpoints and results, for good? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -60,14 +60,7 @@ def load_all(options: argparse.Namespace, *, data: bool = False) -> list[tuple[P
         except SpecError as error:
             mistakes.append(str(error))
             others += error.data
-    seen: dict[str, Path] = {}
-    for path, one in loaded:
-        if not mistakes and one.name in seen:
-            other = "another job of its sweep" if seen[one.name] == path else seen[one.name]
-            mistakes.append(
-                f"{path}: the name {one.name!r} is that of {other} too; each job needs its own"
-            )
-        seen.setdefault(one.name, path)
+    mistakes = mistakes or _same_name(loaded)
     if mistakes and data:
         from runner.training.check import check_data
 
@@ -78,3 +71,15 @@ def load_all(options: argparse.Namespace, *, data: bool = False) -> list[tuple[P
     if mistakes:
         raise SpecError("\n".join(mistakes))
     return loaded
+
+
+def _same_name(loaded: Iterable[tuple[Path, JobSpec]]) -> list[str]:
+    """Say that two have the same name; nothing if all have one of their own."""
+    seen: dict[str, Path] = {}
+    for path, one in loaded:
+        if one.name in seen:
+            other = "another job of its sweep" if seen[one.name] == path else seen[one.name]
+            text = f"{path}: the name {one.name!r} is that of {other} too; each job needs its own"
+            return [text]
+        seen[one.name] = path
+    return []

@@ -81,14 +81,11 @@ def _filters(options: argparse.Namespace) -> list[str]:
 def _check(options: argparse.Namespace) -> None:
     filters = _filters(options)
     if options.job and filters:
-        msg = f"{filters[0]} chooses among all jobs, JOB names one: give one of the two"
-        raise SpecError(msg)
+        raise SpecError(f"{filters[0]} chooses among all jobs, JOB names one: give one of the two")
     if pattern := next((name for name in options.job if set(name) & set("*?[")), ""):
-        msg = f"{pattern!r} is no job's name; a pattern is given as --match '{pattern}'"
-        raise SpecError(msg)
+        raise SpecError(f"{pattern!r} is no job's name; a pattern is given as --match '{pattern}'")
     if options.json and options.watch:
-        msg = "--watch draws for people, --json is for programs: give one of the two"
-        raise SpecError(msg)
+        raise SpecError("--watch draws for people, --json is for programs: give one of the two")
 
 
 def look(jobs: Onlooker, options: argparse.Namespace) -> list[View]:

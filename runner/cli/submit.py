@@ -4,6 +4,7 @@ import argparse
 import json
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -39,32 +40,29 @@ MANY = 20  #: jobs whose progress is shown
 COUNT_SECONDS = 2.0  #: between two lines
 
 
-class Count:
-    """A line every two seconds where many jobs are handled: `120 of 200 jobs are stored`."""
-
-    def __init__(self, done: str, total: int) -> None:
-        self._done = done
-        self._total = total
-        self._at = time.monotonic()
-
-    def __call__(self, number: int) -> None:
-        """Show it if it is time."""
-        if self._total >= MANY and time.monotonic() - self._at >= COUNT_SECONDS:
-            self._at = time.monotonic()
-            say(f"{number} of {self._total} jobs are {self._done}")
-
-
-class Reading:
-    """A line every two seconds where much data is read: `reading data, 120 of 200 MB`."""
+class Now:
+    """A line every two seconds while something lasts."""
 
     def __init__(self) -> None:
         self._at = time.monotonic()
 
-    def __call__(self, received: Received) -> None:
+    def __call__(self, text: str) -> None:
         """Show it if it is time."""
         if time.monotonic() - self._at >= COUNT_SECONDS:
             self._at = time.monotonic()
-            say(f"{STAGE}, {received.done / 1e6:,.0f} of {received.total / 1e6:,.0f} MB")
+            say(text)
+
+
+def counting(done: str, total: int) -> Callable[[int], None]:
+    """Say how many of many jobs are handled: `120 of 200 jobs are stored`."""
+    now = Now()
+    return lambda count: now(f"{count} of {total} jobs are {done}") if total >= MANY else None
+
+
+def reading() -> Callable[[Received], None]:
+    """Say how much data is read: `reading data, 120 of 200 MB`."""
+    now = Now()
+    return lambda got: now(f"{STAGE}, {got.done / 1e6:,.0f} of {got.total / 1e6:,.0f} MB")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,11 +71,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_spec_arguments(parser)
     go_on = "go on from this job's final checkpoint, or from its best, latest or a STEP"
     add("--from", metavar="JOB[@WHICH]", dest="parent", help=go_on)
-    add("--detach", action="store_true", help="only store the jobs; a worker takes them up")
     first = "higher goes first (the spec's `priority`)"
     add("--priority", metavar="N", type=int, help=first)
     after = "begin when this job has succeeded (again for more; added to the spec's `after`)"
     add("--after", metavar="JOB", action="append", default=[], help=after)
+    add_storing_options(parser)
+
+
+def add_storing_options(parser: argparse.ArgumentParser) -> None:
+    """What every command that stores jobs has."""
+    add = parser.add_argument
+    add("--detach", action="store_true", help="only store the jobs; a worker takes them up")
     add("--dry-run", action="store_true", help="check all that is checked, store nothing")
     add("--no-trial", action="store_true", help="try no step of a program before it is stored")
     add_session_option(parser)
@@ -102,8 +106,8 @@ def submit(
     """Check, store and work on jobs, as the options of `submit` say."""
     from runner.training.check import check_data
 
-    with told_to(Reading()):
-        check_data(specs, tell=Count("checked", len(specs)))
+    with told_to(reading()):
+        check_data(specs, tell=counting("checked", len(specs)))
     queue, _ = open_queue(options)
     _check_after(queue, specs)
     if not options.no_trial:
@@ -127,7 +131,7 @@ def _store_all(
     """Store the jobs until asked to stop; the ids of those that are there, how many failed."""
     ids: list[str] = []
     failed = 0
-    count = Count("stored", len(specs))
+    count = counting("stored", len(specs))
     for _, spec in specs:
         count(len(ids))
         if stop.reason is not None:

@@ -137,6 +137,5 @@ def _queued(job: Job) -> str:
 
 def _evaluate(queue: Queue, name: str) -> Job:
     if queue.spec(name, queue.job(name).spec_digest).get("evaluation") is None:
-        msg = f"{name} can't be evaluated: its spec has no evaluation."
-        raise ConflictError(msg)
+        raise ConflictError(f"{name} can't be evaluated: its spec has no evaluation.")
     return queue.evaluate(name)

@@ -80,8 +80,17 @@ def _check(options: argparse.Namespace) -> None:
         raise SpecError(msg)
     for name in ("address", "workers", "gpus") if options.engine != "ray" else ():
         if getattr(options, name) is not None:
-            msg = f"--{name} is for a cluster; add --engine ray"
-            raise SpecError(msg)
+            raise SpecError(f"--{name} is for a cluster; add --engine ray")
+
+
+def _worker_of(drain: str) -> str:
+    """The worker that is to drain; "" for all."""
+    if drain in ("", EVERYONE):
+        return ""
+    if ":" not in drain:
+        msg = f"--drain received {drain!r}; expected a worker as status shows it: host:pid"
+        raise SpecError(msg)
+    return drain
 
 
 def _drain(options: argparse.Namespace) -> Exit:
@@ -89,10 +98,7 @@ def _drain(options: argparse.Namespace) -> Exit:
     from runner.queue.drain import request
 
     queue, store = open_queue(options)
-    worker = "" if options.drain == EVERYONE else options.drain
-    if worker and ":" not in worker:
-        msg = f"--drain received {worker!r}; expected a worker as status shows it: host:pid"
-        raise SpecError(msg)
+    worker = _worker_of(options.drain)
     missing = not_there(store)
     if missing:
         say(missing)

@@ -1,7 +1,7 @@
 """`runner status --workers`: who works here, idle or not, and what each left to others."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -53,17 +53,13 @@ def all_workers(queue: Queue) -> Iterator[dict[str, Any]]:
 
 def _worker(name: str, one: Presence, views: Sequence[View]) -> dict[str, Any]:
     """What a worker says of itself, and its jobs."""
+    silent = max(0.0, (datetime.now(UTC) - one.sent_at).total_seconds())
     seconds = [view.seen_seconds for view in views if view.seen_seconds is not None]
-    if not views:
-        seconds = [max(0.0, (datetime.now(UTC) - one.sent_at).total_seconds())]
-    seen = min(seconds, default=None)
-    idle = "idle" if seen is not None and seen < SILENT_SECONDS else "silent"
-    idle = "suspended" if is_stopped(one.owner) else idle
     return {
         "worker": name,
-        "state": min((view.state for view in views), default=idle),
+        "state": min(view.state for view in views) if views else _idle_state(one.owner, silent),
         "jobs": [view.job.id for view in views],
-        "seen_seconds": seen,
+        "seen_seconds": min(seconds, default=None) if views else silent,
         "gpus": list(one.gpus),
         "gpus_used": sum(gpus(view.job) for view in views),
         "labels": list(one.labels),
@@ -71,6 +67,12 @@ def _worker(name: str, one: Presence, views: Sequence[View]) -> dict[str, Any]:
         "version": one.version or None,
         "left": dict(one.left),
     }
+
+
+def _idle_state(owner: Mapping[str, Any], silent_seconds: float) -> str:
+    if is_stopped(owner):
+        return "suspended"
+    return "idle" if silent_seconds < SILENT_SECONDS else "silent"
 
 
 def _gpus(cards: Sequence[str], used: int) -> str:

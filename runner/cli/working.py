@@ -56,8 +56,7 @@ def seconds_of(text: str) -> float:
     try:
         return seconds(text)
     except ValueError as error:
-        msg = f"--max-duration {error}"
-        raise SpecError(msg) from None
+        raise SpecError(f"--max-duration {error}") from None
 
 
 def work(

@@ -100,12 +100,11 @@ class Dataset:
         total = len(self.x_train)
         held_out = round(total * validation_split)
         if not 0 <= held_out < total or (validation_split > 0 and held_out == 0):
-            msg = (
+            raise SpecError(
                 f"data.validation_split {validation_split} of {total} training images leaves"
                 f" {total - held_out} to train and {held_out} to validate on."
                 " Choose a split that leaves at least one of each, or 0 for no validation."
             )
-            raise SpecError(msg)
         order = keyed_order(total, f"validation split {seed}")
         return Split(train=np.sort(order[held_out:]), validation=np.sort(order[:held_out]))
 
@@ -119,9 +118,14 @@ def keyed_order(count: int, key: str) -> Indices:
     start = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
     z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     z += np.uint64(start)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.argsort(z ^ (z >> np.uint64(31)), kind="stable")
+    return np.argsort(mixed(z), kind="stable")
+
+
+def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finaliser: a bijection of the 64-bit numbers that looks random."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
@@ -218,21 +222,21 @@ def checked(
     expected = image_shape or images["x_train"].shape[1:]
     mistakes = [
         mistake
-        for part in ("train", "test")
+        for (x, pixels), (y, numbers) in zip(images.items(), labels.items(), strict=True)
         for mistake in (
-            _wrong_images(f"x_{part}", images[f"x_{part}"], expected),
-            _wrong_labels(f"y_{part}", labels[f"y_{part}"], images[f"x_{part}"], class_names),
+            _wrong_images(x, pixels, expected),
+            _wrong_labels(y, numbers, pixels, class_names),
         )
-        if mistake
     ]
-    if mistakes:
-        raise DataError("\n  ".join([f"{source} cannot be used:", *mistakes]))
+    if any(mistakes):
+        lines = filter(None, [f"{source} cannot be used:", *mistakes])
+        raise DataError("\n  ".join(lines))
     if class_names is None:
         columns = max(_columns(arrays[name]) for name in labels)
         class_names = _numbered(source, np.concatenate([*labels.values()]), columns)
     return Dataset(
         source=source,
-        class_names=tuple(str(name) for name in class_names),
+        class_names=tuple(map(str, class_names)),
         left_out=left_out,
         x_train=np.ascontiguousarray(images["x_train"]),
         y_train=np.ascontiguousarray(labels["y_train"], dtype=np.int32),
@@ -252,12 +256,11 @@ def _numbered(source: str, labels: NDArray[Any], columns: int) -> list[str]:
     """Return names for classes that have none; `columns` of one-hot rows are classes too."""
     highest, different = int(labels.max()), len(np.unique(labels))
     if highest >= SPARSE * different:
-        msg = (
+        raise DataError(
             f"{source} cannot be used:\n  the labels reach {highest}, but only {different} of"
             f" them are different: the network would have {highest + 1} outputs. Number the"
             " classes from 0 without gaps, or save class_names."
         )
-        raise DataError(msg)
     return [str(label) for label in range(max(highest + 1, columns))]
 
 

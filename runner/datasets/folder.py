@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from runner.datasets.arrays import Dataset, checked, empty, is_large, keyed_order
-from runner.errors import DataError, MissingHereError, SpecError
+from runner.errors import DataError, SpecError
 from runner.store import cache, places
 from runner.store.places import version_of
 from runner.store.receiving import receiving
@@ -36,6 +36,7 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 MOST_BROKEN = 5  #: pictures that an error names
 
 _AT_ONCE = 16  #: requests for pictures from afar
+_CPUS = os.cpu_count() or 2
 
 Shape = tuple[int, int, int]  #: height, width, channels
 Named = tuple[str, PurePosixPath]  #: the class of a picture, and its file below the folder
@@ -100,11 +101,8 @@ class _Source:
 
     def __init__(self, path: str) -> None:
         self._broken: dict[PurePosixPath, str] = {}  # pictures that can't be read, and why
-        self._decoding = BoundedSemaphore(os.cpu_count() or 2)  # large ones take much memory
-        if places.here(path) is None:
-            msg = f"{path}: no such folder. Fix data.path, or copy the folder there."
-            raise MissingHereError(msg)
-        self._place = places.DataPlace(path)
+        self._decoding = BoundedSemaphore(_CPUS)  # large ones take much memory
+        self._place = places.folder_at(path)
         self._details = self._place.details()
         if list(self._details) == [""]:
             msg = f"{path} is a file, no folder. Fix data.path; data.name=npz reads npz files."
@@ -117,12 +115,11 @@ class _Source:
         pictures = [file for file in self._visible if file.suffix.lower() in ENDINGS]
         train, test = _in_parts(pictures) or _in_classes(pictures, test_split)
         if not train or not test:
-            msg = (
+            raise DataError(
                 f"{self._place.path} has {len(train)} training and {len(test)} test pictures;"
                 f" expected train/CLASS/* and test/CLASS/*, or CLASS/* with at least two pictures"
                 f" per class ({', '.join(ENDINGS)})."
             )
-            raise DataError(msg)
         return train, test
 
     def left_out(self, used: set[PurePosixPath]) -> str:
@@ -143,7 +140,7 @@ class _Source:
         """
         pieces = [(part, file) for part, named in parts.items() for _, file in named]
         needs, version = len(pieces) * math.prod(shape), self._version(pieces)
-        threads = (os.cpu_count() or 2) if self._place.is_here else _AT_ONCE
+        threads = _CPUS if self._place.is_here else _AT_ONCE
 
         def bytes_of(piece: tuple[str, PurePosixPath]) -> int:
             return int(self._details[str(piece[1])].get("size") or 0)
@@ -160,10 +157,10 @@ class _Source:
             )
         else:
             found = {part: empty((len(named), *shape), np.uint8) for part, named in parts.items()}
-            places = [iter(found[part]) for part in parts]
+            places = chain(*found.values())
             pictures = cache.ahead(lambda one: self._picture(one[1], shape), pieces, threads)
             with receiving(sum(map(bytes_of, pieces))) as received:
-                for piece, place, picture in zip(pieces, chain(*places), pictures, strict=True):
+                for piece, place, picture in zip(pieces, places, pictures, strict=True):
                     place[...] = picture
                     received.add(bytes_of(piece))
         self._refuse_broken([file for _, file in pieces])

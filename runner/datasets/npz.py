@@ -79,8 +79,7 @@ def unpacked(path: str, content: Any, keys: Sequence[str]) -> dict[str, NDArray[
         msg = f"{path}: {error}. Save plain number arrays (numpy.savez), no Python objects."
         raise DataError(msg) from None
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-        msg = f"{path} is damaged: {error}. Copy or save it anew."
-        raise DataError(msg) from None
+        raise DataError(f"{path} is damaged: {error}. Copy or save it anew.") from None
 
 
 def _arrays(

@@ -5,14 +5,16 @@ The names of the files, or of the folders that they lie in, begin with `train` o
 is read once, in the order of the names, and put behind the one before it in this machine's cache.
 """
 
+import fnmatch
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from runner.datasets import npz
 from runner.datasets.arrays import Dataset, checked
-from runner.errors import DataError, MissingHereError, SpecError
+from runner.errors import DataError, SpecError
 from runner.store import cache, places
-from runner.store.places import DataPlace, version_of
+from runner.store.places import version_of
 
 KEYS = ("x", "y")  #: what a shard is made of
 PARTS = ("train", "test")
@@ -33,9 +35,7 @@ def load(*, path: str | None = None) -> Dataset:
     if path is None:
         msg = "the dataset 'shards' needs data.path: a folder or URL with train*.npz and test*.npz."
         raise SpecError(msg)
-    if places.here(path) is None:
-        raise MissingHereError(f"{path}: no such folder. Fix data.path, or copy the folder there.")
-    place = DataPlace(path)
+    place = places.folder_at(path)
     details = place.details()
     shards = _shards(path, details)
     sizes = {name: int(details[name]["size"]) for name in shards}
@@ -66,12 +66,11 @@ def load(*, path: str | None = None) -> Dataset:
 
 def _shards(path: str, details: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the names of the shards: those of the training part first."""
-    found = [name for name in sorted(details) if name.endswith(".npz")]
-    parts = {part: [name for name in found if name.startswith(part)] for part in PARTS}
+    parts = {f"{part}*.npz": fnmatch.filter(sorted(details), f"{part}*.npz") for part in PARTS}
     if not all(parts.values()):
-        has = " and ".join(f"{len(names)} {part}*.npz" for part, names in parts.items())
+        has = " and ".join(f"{len(names)} {pattern}" for pattern, names in parts.items())
         raise DataError(f"{path} has {has}; expected at least one of each. Fix data.path.")
-    shards = [name for names in parts.values() for name in names]
+    shards = [*chain(*parts.values())]
     if not version_of({name: details[name] for name in shards}):
         msg = f"{path}: nothing tells there whether a file has changed. Use a bucket or a folder."
         raise DataError(msg)

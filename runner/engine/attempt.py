@@ -28,6 +28,10 @@ TAIL_BYTES = 192 * 1024  #: and from its end
 KEPT_ATTEMPTS = 50  #: at least so many keep their log, traceback and heartbeat
 JOIN_SECONDS = 2.0  #: for a beat under way when an attempt ends
 LEFT_OUT = b"[... lines left out ...]\n"
+#: of a progress, in a heartbeat: for people
+_DETAILS = (
+    "stage", "epochs", "step", "steps", "batch_size", "steps_per_second", "interval", "eta_seconds"
+)  # fmt: skip
 
 
 class AttemptLog:
@@ -202,16 +206,7 @@ class Heartbeat:
 
     def _beat(self) -> None:
         progress = self._progress
-        details: dict[str, Any] = {
-            "stage": progress.stage,
-            "epochs": progress.epochs,
-            "step": progress.step,
-            "steps": progress.steps,
-            "batch_size": progress.batch_size,
-            "steps_per_second": progress.steps_per_second,
-            "interval": progress.interval,
-            "eta_seconds": progress.eta_seconds,
-        }
+        details: dict[str, Any] = {name: getattr(progress, name) for name in _DETAILS}
         if self._vigil.stalled:
             details["stalled_seconds"] = round(self._vigil.silent_seconds)
         self._lease.renew(

@@ -10,8 +10,9 @@ from runner.queue import job as jobs
 from runner.queue.job import Job, State
 from runner.queue.presence import LEFT
 from runner.queue.protocol import Availability
-from runner.queue.queue import Queue, boot_clock
+from runner.queue.queue import Queue
 from runner.queue.survey import Survey
+from runner.store.steps import boot_clock
 
 AGAIN_SECONDS = 60.0  #: until a job that can't be run here is looked at again
 MOST_AGAIN = 3600.0  #: seconds; each time that it was begun in vain it waits twice as long

@@ -19,6 +19,13 @@ _MEMORY = {"MemoryError", "ResourceExhaustedError", "OutOfMemoryError", "OutOfMe
 _MEMORY_WORDS = ("RESOURCE_EXHAUSTED", "out of memory", "OOM when allocating")
 _TRACE_BYTES = 64 * 1024
 
+#: what errors of ours are; the first that fits
+_OF_ERRORS = (
+    (DivergedError, Failure.DIVERGED),
+    (SpecError, Failure.SPEC),
+    (TrainingError, Failure.TRAINING),
+    (CheckpointError, Failure.CHECKPOINT),
+)
 #: the same again would end the same
 FINAL = frozenset({Failure.SPEC, Failure.TRAINING, Failure.DIVERGED})
 
@@ -29,17 +36,8 @@ def kind_of(error: BaseException) -> Failure:
     >>> kind_of(MemoryError()), kind_of(KeyError("x"))
     (<Failure.OUT_OF_MEMORY: 'out_of_memory'>, <Failure.CRASH: 'crash'>)
     """
-    if isinstance(error, DivergedError):
-        return Failure.DIVERGED
-    if isinstance(error, SpecError):
-        return Failure.SPEC
-    if isinstance(error, TrainingError):
-        return Failure.TRAINING
-    if isinstance(error, CheckpointError):
-        return Failure.CHECKPOINT
-    if _is_about_memory(error):
-        return Failure.OUT_OF_MEMORY
-    return Failure.CRASH
+    other = Failure.OUT_OF_MEMORY if _is_about_memory(error) else Failure.CRASH
+    return next((kind for of, kind in _OF_ERRORS if isinstance(error, of)), other)
 
 
 def _is_about_memory(error: BaseException) -> bool:

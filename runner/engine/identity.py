@@ -11,8 +11,9 @@ from runner.errors import StoreError
 from runner.queue import presence
 from runner.queue.drain import name_of
 from runner.queue.presence import Presence
-from runner.queue.queue import boot_clock, utc_now
+from runner.queue.queue import utc_now
 from runner.store.base import Store
+from runner.store.steps import boot_clock
 
 LAST_SECONDS = 2.0  #: that the end of a worker waits for a bucket to forget it
 

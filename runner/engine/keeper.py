@@ -71,7 +71,7 @@ class Keeper:
                 began = time.monotonic()
                 code = process.wait()
                 failed = failed or code == Exit.FAILED
-                if self._stopping.is_set() or not self._again(code):
+                if not self._again(code):
                     return Exit.FAILED if failed else code
                 short = short + 1 if time.monotonic() - began < SHORT_SECONDS else 0
                 in_vain = in_vain + 1 if short and code != Exit.PREEMPTED else 0
@@ -115,7 +115,8 @@ class Keeper:
 
         With 1 it may have ended a job that hung for the last time, with others left.
         """
-        return code in (Exit.PREEMPTED, Exit.FAILED) or code < 0
+        could = code in (Exit.PREEMPTED, Exit.FAILED) or code < 0
+        return could and not self._stopping.is_set()
 
 
 def keep_all(

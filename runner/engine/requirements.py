@@ -5,7 +5,7 @@ The driver, and git, are asked in threads: each may take seconds. Nothing here i
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -44,15 +44,16 @@ class Machine:
         >>> Machine(labels=frozenset({"lab"})).lacks({"labels": ["lab", "a100"]})
         'it needs a machine labelled a100, this one is lab'
         """
-        needs = dict(requirements or {})
-        labels, memory = needs.pop("labels", None) or [], needs.pop("gpu_memory_gb", None)
-        devices = needs.pop("devices", None) or 1
-        unknown = ", ".join(name for name, value in needs.items() if value)
-        return (
-            self._lacks_labels(labels)
-            or self._lacks_memory(memory or 0.0)
-            or self._lacks_devices(devices)
-            or (unknown and f"it needs {unknown}, of which this version of runner knows nothing")
+        needs = {name: value for name, value in (requirements or {}).items() if value}
+        known: dict[str, Callable[[Any], str]] = {
+            "labels": self._lacks_labels,
+            "gpu_memory_gb": self._lacks_memory,
+            "devices": self._lacks_devices,
+        }
+        lacking = (lacks(needs[name]) for name, lacks in known.items() if name in needs)
+        unknown = ", ".join(name for name in needs if name not in known)
+        return next(filter(None, lacking), "") or (
+            unknown and f"it needs {unknown}, of which this version of runner knows nothing"
         )
 
     def _lacks_labels(self, labels: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runner.engine.preemption import StopRequest
 from runner.queue.job import Job
-from runner.queue.queue import boot_clock
+from runner.store.steps import boot_clock
 
 HOUR = 3600.0
 NOT_BEGUN = "not begun: "  #: begins why a job is not, near the end

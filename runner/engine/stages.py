@@ -81,8 +81,7 @@ def _evaluate(attempt: Attempt, spec: JobSpec) -> None:
     from runner.training.restore import restored_program
 
     if spec.evaluation is None:
-        msg = f"{spec.name} is to be evaluated, but its spec has no evaluation."
-        raise SpecError(msg)
+        raise SpecError(f"{spec.name} is to be evaluated, but its spec has no evaluation.")
     job = attempt.lease.job
     reference = job.best if spec.evaluation.checkpoint == "best" else job.final
     if reference is None:

@@ -36,10 +36,11 @@ from runner.queue.lease import Lease
 from runner.queue.owner import this_process
 from runner.queue.presence import LEFT
 from runner.queue.protocol import Availability
-from runner.queue.queue import Queue, boot_clock
+from runner.queue.queue import Queue
 from runner.quiet import told_if_slow
 from runner.store.base import Store
 from runner.store.log import DAMAGED
+from runner.store.steps import boot_clock
 from runner.training.quiet import check_backend, import_keras
 
 __all__ = ["Owned", "Reporter", "Worker"]
@@ -242,9 +243,8 @@ class Worker:
 
     def _waiting(self) -> list[Owned]:
         """Report what is left; return what to wait for: what may become ours, or all."""
-        left, waiting = self._choice.left, self._choice.left
-        if self._until_empty:
-            waiting = [other for other in left if self._others.may_leave(other)]
+        left = self._choice.left
+        waiting = list(filter(self._others.may_leave, left)) if self._until_empty else left
         reasons: dict[str, list[Job]] = {}
         for other in waiting or left:
             job, why = other.job, other.availability.why

@@ -50,9 +50,9 @@ def _cards() -> list[tuple[str, str, str, int]]:
     return cards
 
 
-def cpu_devices(environment: Mapping[str, str] = os.environ) -> int:
+def cpu_devices() -> int:
     """Return into how many devices `RUNNER_CPU_DEVICES` divides a CPU without GPUs: 1 by itself."""
-    text = environment.get("RUNNER_CPU_DEVICES", "")
+    text = os.environ.get("RUNNER_CPU_DEVICES", "")
     return max(1, int(text)) if text.isdecimal() else 1
 
 

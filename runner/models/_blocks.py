@@ -99,14 +99,14 @@ class ConvBlocks:
         name = self._names.unique("drop")
         return layers.SpatialDropout2D(self._channel_dropout, name=name)(x)
 
-    def channel_attention(self, x: Any, reduction: int = 8) -> Any:
+    def channel_attention(self, x: Any) -> Any:
         """Weigh each feature map by what all of them hold on average (squeeze and excitation)."""
         from keras import layers
 
         maps, name = x.shape[-1], self._names.unique("attention")
         squeeze = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_mean")(x)
-        hidden = max(1, maps // reduction)
-        hidden = layers.Dense(hidden, activation="relu", name=f"{name}_squeeze")(squeeze)
+        units = max(1, maps // 8)
+        hidden = layers.Dense(units, activation="relu", name=f"{name}_squeeze")(squeeze)
         weight = layers.Dense(maps, activation="sigmoid", name=f"{name}_excite")(hidden)
         return layers.Multiply(name=name)([x, weight])
 

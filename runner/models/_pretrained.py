@@ -59,11 +59,10 @@ class Pretrained:
         content = cache.view(DataPlace(self._weights, field=self._field))
         found = blake3.blake3(content).hexdigest()
         if self._expected not in (None, found):
-            msg = (
+            raise DataError(
                 f"{self._weights} has the BLAKE3 {found}; expected {self._expected}."
                 " Copy the right file there, or fix model.arguments.weights_blake3."
             )
-            raise DataError(msg)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"file{ending}"
             file.write_bytes(content)
@@ -76,11 +75,10 @@ class Pretrained:
         try:
             whole = self._imagenet()
         except Exception as error:  # Keras raises a bare Exception for a failed download
-            msg = (
+            raise DataAwayError(
                 f"the ImageNet weights could not be downloaded: {error}."
                 " Try again, or set model.arguments.weights to a file."
-            )
-            raise DataAwayError(msg) from error
+            ) from error
         _copy(whole, self._base, source="imagenet")
         return {"weights": "imagenet", "keras": keras.__version__}
 
@@ -93,11 +91,10 @@ class Pretrained:
                 return
             whole = keras.saving.load_model(file, compile=False, safe_mode=True)
         except (ValueError, TypeError, OSError, KeyError) as error:
-            msg = (
+            raise DataError(
                 f"{self._weights} does not hold the weights of {self._base.name}: {error}"
                 " Give the file of that network, saved without its top."
-            )
-            raise DataError(msg) from None
+            ) from None
         _copy(whole, self._base, source=self._weights)
 
     def _load_weights(self, file: Path) -> None:
@@ -131,8 +128,7 @@ def _copy(whole: Any, base: Any, *, source: str) -> None:
             base.set_weights(model.get_weights())
             return
         differences.append(f"{model.name}: {_difference(model, base)}")
-    msg = f"{source} holds no {base.name}. Found {'; '.join(differences)}."
-    raise DataError(msg)
+    raise DataError(f"{source} holds no {base.name}. Found {'; '.join(differences)}.")
 
 
 def _models(whole: Any) -> Iterator[Any]:

@@ -105,11 +105,10 @@ def _check_size(input_shape: tuple[int, int, int], stem: Stem) -> None:
     least = 15 if stem == "plain" else 9
     if min(input_shape[:2]) < least:
         height, width = input_shape[:2]
-        msg = (
+        raise SpecError(
             f"this network with the {stem} stem needs images of at least {least} x {least};"
             f" received {height} x {width}. Choose larger images or another model."
         )
-        raise SpecError(msg)
 
 
 def _stem(net: ConvBlocks, x: Any, crop: Literal["valid", "same"]) -> Any:

@@ -58,6 +58,8 @@ _REASON = 1000  # characters; a traceback belongs into an object of its own
 _OTHERS = ("cancel", "quarantine")  # no records of the owner: their clock is not its
 #: of a job that its user queues once more
 _AGAIN: dict[str, Any] = {"state": State.QUEUED, "deaths": 0, "wait_seconds": 0.0}
+#: the same, with its budget as it was at the beginning
+_ANEW: dict[str, Any] = {**_AGAIN, "spent_seconds": 0.0, "spent_gpu_seconds": 0.0}
 MOST_BACKOFF = 3600.0  #: seconds between two tries
 
 
@@ -106,8 +108,7 @@ def claimed(job: Job, *, seen: Job, owner: Json, lease_seconds: float, why: str 
     A running job whose attempts died too often at one step, or that was to be held, is held
     instead. `why`: the kernel killed its last owner for lack of memory, in words.
     """
-    if job.nonce != seen.nonce:
-        raise ConflictError(f"{job.id} is not as it was: {describe(job)}.")
+    check_unchanged(job, seen)
     _expect(job, "be claimed", State.QUEUED, State.RUNNING)
     lost = job.state is State.RUNNING
     deaths = job.deaths + lost
@@ -130,6 +131,12 @@ def claimed(job: Job, *, seen: Job, owner: Json, lease_seconds: float, why: str 
         wish="",
         reason=(why or "taken over from a worker without a sign of life") if lost else "",
     )
+
+
+def check_unchanged(job: Job, seen: Job) -> None:
+    """Raise ConflictError where somebody has changed a job since it was seen."""
+    if job.nonce != seen.nonce:
+        raise ConflictError(f"{job.id} is not as it was: {describe(job)}.")
 
 
 def _quarantined(job: Job, deaths: int, why: str) -> Job:
@@ -307,14 +314,7 @@ def unheld(job: Job) -> Job:
     if job.state is State.RUNNING and job.wish == HOLD:
         return replace(job, kind="ask", wish="")
     _expect(job, "be unheld", State.HELD)
-    return replace(
-        job,
-        kind="unhold",
-        spent_seconds=0.0,
-        spent_gpu_seconds=0.0,
-        reason="",
-        **_AGAIN,
-    )
+    return replace(job, kind="unhold", reason="", **_ANEW)
 
 
 def prioritized(job: Job, priority: int) -> Job:
@@ -326,15 +326,7 @@ def prioritized(job: Job, priority: int) -> Job:
 def retried(job: Job) -> Job:
     """Queue a failed or cancelled job again where it stood, with all its retries."""
     _expect(job, "be retried", State.FAILED, State.CANCELLED)
-    return replace(
-        job,
-        kind="retry",
-        failures=0,
-        spent_seconds=0.0,
-        spent_gpu_seconds=0.0,
-        reason="retried by its user",
-        **_AGAIN,
-    )
+    return replace(job, kind="retry", failures=0, reason="retried by its user", **_ANEW)
 
 
 def to_evaluate(job: Job) -> Job:

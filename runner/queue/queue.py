@@ -4,7 +4,6 @@ There is no server. What is in the bucket is the queue, and `status` reads it fr
 """
 
 import logging
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -22,15 +21,11 @@ from runner.queue.protocol import Availability, Heartbeat, Transition, Watch
 from runner.store import log
 from runner.store.base import Store
 from runner.store.probe import check_once
+from runner.store.steps import boot_clock
 
 logger = logging.getLogger(__name__)
 
 NEWS = "workers/news.txt"
-
-
-def boot_clock() -> float:
-    """Return seconds since boot, sleep of the machine included where the system counts it."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def utc_now() -> datetime:
@@ -210,8 +205,7 @@ class Queue:
         """Hold a job that waits in vain, unless anything happened to it since it was read."""
 
         def transition(now: Job) -> Job:
-            if now.nonce != job.nonce:
-                raise ConflictError(f"{job.id} is not as it was: {jobs.describe(now)}.")
+            jobs.check_unchanged(now, job)
             return jobs.put_on_hold(now, reason=reason)
 
         return self._change(job.id, transition)

@@ -97,13 +97,13 @@ def _clear(base: str, last: Record) -> Steps[None]:
     hint, first, newest = log.hint(base), log.slot(base, 0), log.slot(base, last["number"])
     keys: list[str] = yield List(f"{base}/")
     yield Put(hint, log.encode(last))  # it may be an older record's
-    records = [key for key in keys if key.startswith(f"{base}/log/")]
-    data = [key for key in keys if key not in {hint, *records}]
-    for batch in _batches([*data, *(key for key in records if key not in (first, newest))]):
+    at_last = (newest, first, hint)
+    before = [key for key in keys if key not in at_last]
+    for batch in _batches(sorted(before, key=lambda key: key.startswith(f"{base}/log/"))):
         if not (yield from _is_of(newest, last)):
             return  # someone else has ended it, and the name may be another job's by now
         yield Delete(batch)
-    for key in (newest, first, hint):
+    for key in at_last:
         if (yield from _is_of(key, last)):
             yield Delete([key])
 
@@ -136,18 +136,18 @@ def leftovers(store: Store, names: Sequence[str], *, older_than: float) -> dict[
         names: of the folders.
         older_than: what has no record at all may be a submit under way; seconds.
     """
-    found = {}
-    for name in names:
-        keys = store.list(f"{protocol.base(name)}/")
-        records = [key for key in keys if key.startswith(f"{protocol.base(name)}/log/")]
-        newest = [log.hint(protocol.base(name)), *records[-1:]]
-        if any(_says_removed(store.read(key)) for key in newest):
-            found[name] = "its removal was cut off"
-        elif keys and not records and log.hint(protocol.base(name)) not in keys:
-            ages = [age for key in keys if (age := store.age(key)) is not None]
-            if ages and min(ages) >= older_than:
-                found[name] = "it has no record: its submit was cut off"
-    return found
+    found = {name: _why_no_job(store, protocol.base(name), older_than) for name in names}
+    return {name: why for name, why in found.items() if why}
+
+
+def _why_no_job(store: Store, base: str, older_than: float) -> str:
+    keys, hint = store.list(f"{base}/"), log.hint(base)
+    records = [key for key in keys if key.startswith(f"{base}/log/")]
+    if any(map(_says_removed, map(store.read, [hint, *records[-1:]]))):
+        return "its removal was cut off"
+    ages = [] if records or hint in keys else [store.age(key) for key in keys]
+    youngest = min((age for age in ages if age is not None), default=-1.0)
+    return "it has no record: its submit was cut off" if youngest >= older_than else ""
 
 
 def _says_removed(data: bytes | None) -> bool:

@@ -12,7 +12,8 @@ from typing import Protocol
 
 from runner.errors import StoreError
 from runner.queue.job import Job, State
-from runner.queue.queue import Queue, boot_clock
+from runner.queue.queue import Queue
+from runner.store.steps import boot_clock
 
 FULL_SECONDS = 300.0  #: between looks at all jobs, at least
 READS_AN_HOUR = 10_000  #: that these looks take at most
@@ -70,7 +71,7 @@ class Survey:
             self._full_at, self._news = now, news  # after it: one that fails has seen nothing
         else:
             self._look(filter(partial(self._may_change, waited_for), every))
-        return sorted((self._known[name] for name in names if name in self._known), key=_order)
+        return sorted(filter(None, map(self._known.get, names)), key=_order)
 
     def job(self, job_id: str) -> Job | None:
         """Return one job as it was seen last."""

@@ -115,15 +115,12 @@ def _comparisons(runs: Sequence[Run], gallery: Gallery) -> Iterator[dict[str, An
 
 
 def _comparison(group: str, runs: Sequence[Run], gallery: Gallery) -> dict[str, Any]:
-    measured = {run.job.id: run.measured for run in runs if run.measured}
-    labels = {one.labels.tobytes() for one in measured.values() if one.labels is not None}
-    alike = len(labels) < 2
+    measured = [run.measured for run in runs if run.measured]
+    alike = len({one.labels.tobytes() for one in measured if one.labels is not None}) < 2
     link = Markup('<a href="#run-{0}">{0}</a><span class="{1}">{1}</span>').format
     names = [link(run.job.id, run.state) for run in runs]
     columns = _columns(runs)
-    several = len(runs) > 1
-    classes = [(name, one) for name, one in measured.items() if one.number("top_1") is not None]
-    bars = [pictures.run_bars(group, dict(classes[-DRAWN:]))] if several and classes else []
+    drawn = runs if len(runs) > 1 else ()
     return {
         "heads": ["Run", *(column.head for column in columns)],
         "rows": list(zip(names, *(_cells(column, runs, alike) for column in columns), strict=True)),
@@ -131,8 +128,8 @@ def _comparison(group: str, runs: Sequence[Run], gallery: Gallery) -> dict[str, 
         "best": words.best(runs) if alike else "",
         "drawn": DRAWN,
         "left_out": len(runs) > DRAWN,
-        "bars": gallery.plots(bars),
-        "overlays": gallery.plots(_overlays(group, runs[-DRAWN:]) if several else []),
+        "bars": gallery.plots(_bars(group, drawn)),
+        "overlays": gallery.plots(_overlays(group, drawn[-DRAWN:])),
     }
 
 
@@ -144,6 +141,12 @@ def _cells(column: Column, runs: Sequence[Run], alike: bool) -> list[str]:
     bold = Markup("<strong>{}</strong>").format
     texts = zip(values, map(column.text, values), strict=True)
     return [bold(text) if value == best else text for value, text in texts]
+
+
+def _bars(group: str, runs: Sequence[Run]) -> Iterator[pictures.Picture]:
+    measured = [(run.job.id, run.measured) for run in runs if run.measured]
+    if known := [pair for pair in measured if pair[1].number("top_1") is not None]:
+        yield pictures.run_bars(group, dict(known[-DRAWN:]))
 
 
 def _overlays(group: str, runs: Sequence[Run]) -> Iterator[pictures.Picture]:

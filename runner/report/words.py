@@ -200,8 +200,11 @@ def calibration(measured: Measured) -> str:
 
 def best(runs: Sequence[Run]) -> str:
     """Say which run recognises most, where there are two to compare."""
-    known = [(run.measured.number("top_1"), run.job.id) for run in runs if run.measured]
-    scored = sorted((-value, name) for value, name in known if value is not None)
+    scored = sorted(
+        (-value, run.job.id)
+        for run in runs
+        if run.measured and (value := run.measured.number("top_1")) is not None
+    )
     if len(scored) < 2:
         return ""
     (value, name), (other, second) = scored[:2]

@@ -57,10 +57,11 @@ def refusal(path: str, store_url: str) -> str:
     of_folder = split(store_url)[0] in LOCAL
     if scheme in HONEST | {"https"} or (of_folder and scheme in LOCAL):
         return ""
-    place = rest if scheme in LOCAL else path
+    place, fix = path, f"{scheme}://{rest.split('/')[0]}/"
+    if scheme in LOCAL:
+        place, fix = rest, rest.rpartition("/")[0]
     if path in _submitted_here() or _is_named(place):
         return ""
-    fix = place.rpartition("/")[0] if scheme in LOCAL else f"{scheme}://{rest.split('/')[0]}/"
     return (
         f"{shown}, and was not submitted on this machine. If you trust whoever writes this store: "
         f"{DATA_VARIABLE}={fix}"

@@ -5,7 +5,7 @@ finding is told as soon as it is there, for on a slow line the whole takes a min
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -180,16 +180,14 @@ def _records(store: Store) -> Finding:
         if number is not None and not _is_removed(store, job):
             gaps.append(f"{job} lacks record {number}")
     left = len(list(waiting))
-    found = list(map(_sort_of, keys, store.read_many(keys)))
-    damaged = [key for key, sort in zip(keys, found, strict=True) if sort == "damaged"]
-    old = found.count("old")
+    sorts = list(map(_sort_of, keys, store.read_many(keys)))
     text = f"{len(keys)} records of {len(jobs) - left} jobs" if jobs else "no jobs yet"
     if left:
         text += f", {left} more were not looked at"
-    if jobs and set(found) == {"sound"}:
+    if set(sorts) == {"sound"}:
         text += ", each with a hash of its own"
-    text += _wrong_records(old, damaged, gaps)
-    return Finding("records", Verdict.WARNING if damaged or old or gaps else Verdict.OK, text)
+    wrong = _wrong_records(dict(zip(keys, sorts, strict=True)), gaps)
+    return Finding("records", Verdict.WARNING if wrong else Verdict.OK, text + wrong)
 
 
 def _is_removed(store: Store, job: str) -> bool:
@@ -201,12 +199,13 @@ def _is_removed(store: Store, job: str) -> bool:
     return copy.get("kind") == "remove"
 
 
-def _wrong_records(old: int, damaged: Sequence[str], gaps: Sequence[str]) -> str:
-    text = ""
-    if old:
-        text += (
-            f": {old} are of the first versions and have no hash of their own, so that a flipped "
-            "bit in them may go unnoticed. What is written from now on has one"
+def _wrong_records(sorts: Mapping[str, str], gaps: Sequence[str]) -> str:
+    text, damaged = "", [key for key, sort in sorts.items() if sort == "damaged"]
+    if "old" in sorts.values():
+        text = (
+            f": {[*sorts.values()].count('old')} are of the first versions and have no hash of "
+            "their own, so that a flipped bit in them may go unnoticed. What is written from now "
+            "on has one"
         )
     if damaged:
         text += f"; {len(damaged)} damaged: {', '.join(damaged[:5])}. Bring them back from a copy"

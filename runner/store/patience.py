@@ -9,7 +9,7 @@ import errno
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 from json import JSONDecodeError
 from random import random
@@ -110,16 +110,20 @@ def fix_for(error: BaseException) -> str | None:
     text, name = str(error), type(error).__name__
     if name in _BY_NAME:
         return _BY_NAME[name]
-    if any(word in text.lower().replace("_", "") for word in _THROTTLED):
+    if _has(text.lower().replace("_", ""), _THROTTLED):
         return None
     if _is_refused(error):
         return _ACCESS
     number = status_of(error) or getattr(error, "errno", None)
     if number in _BY_NUMBER:
         return _BY_NUMBER[number]
-    if any(word in text for word in _ELSEWHERE):
+    if _has(text, _ELSEWHERE):
         return _REGION
     return next((fix for kind, fix in _BY_TYPE if isinstance(error, kind)), None)
+
+
+def _has(text: str, words: Iterable[str]) -> bool:
+    return any(word in text for word in words)
 
 
 def _is_refused(error: BaseException) -> bool:

@@ -164,6 +164,17 @@ class DataPlace:
             raise
 
 
+def folder_at(path: str) -> DataPlace:
+    """Return the place of a folder or URL.
+
+    Raises:
+        MissingHereError: this machine has no such folder.
+    """
+    if here(path) is None:
+        raise MissingHereError(f"{path}: no such folder. Fix data.path, or copy the folder there.")
+    return DataPlace(path)
+
+
 def _check(scheme: str) -> None:
     """Raise ValueError where nobody knows such a scheme."""
     if scheme not in HONEST:

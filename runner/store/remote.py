@@ -33,6 +33,7 @@ from runner.store.base import (
 from runner.store.clients import has_bucket, make_client, modified_at
 from runner.store.schemes import PACKAGES, split
 from runner.store.settings import mask
+from runner.store.steps import boot_clock
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -218,11 +219,11 @@ class FsspecStore:
     def _now(self) -> float | None:
         """Return the store's time or less: when it last wrote for us, and what passed since."""
         with self._clock_lock:
-            here = _boot_seconds()
+            here = boot_clock()
             if self._clock is None or not 0 <= here - self._clock[1] < _CLOCK_SECONDS:
                 key = f"clock/{token_hex(8)}.json"
                 self.put(key, b"{}\n")
-                here = _boot_seconds()
+                here = boot_clock()
                 there = modified_at(self._info(key) or {})
                 self.delete(key)
                 if there is None:
@@ -339,10 +340,6 @@ class FsspecStore:
 def _kind(doing: str, key: str) -> str:
     """Return what permissions are about: a put of jobs/cats/head.json is a "put of jobs"."""
     return f"{doing} of {key.partition('/')[0]}"
-
-
-def _boot_seconds() -> float:
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _is_folder(info: dict[str, Any]) -> bool:

@@ -84,6 +84,11 @@ class Pause:
     attempt: int
 
 
+def boot_clock() -> float:
+    """Return seconds since boot, sleep of the machine included where the system counts it."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 Operation = Create | Read | ReadMany | List | Folders | Put | Delete | Age | Pause
 Steps = Generator[Operation, Any, T]  #: a protocol: yields operations, returns a T
 

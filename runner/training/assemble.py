@@ -14,6 +14,7 @@ do not depend on what the process did before.
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import SpecError
@@ -88,7 +89,8 @@ def assemble(
     from runner.training import numerics
 
     with numerics.begin_anew(seed, dtype_policy, devices):
-        network = _network(build, arguments, image_shape=image_shape, classes=classes)
+        made = partial(build, input_shape=image_shape, classes=classes, **arguments)
+        network = _network(made, classes)
         pixels = keras.Input(image_shape, dtype="uint8", name="image")
         x = rescaling()(pixels)
         for layer in augmentation_layers(augmentation, seed=seed):
@@ -103,17 +105,11 @@ def assemble(
     )
 
 
-def _network(
-    build: "Callable[..., keras.Model]",
-    arguments: Mapping[str, Any],
-    *,
-    image_shape: tuple[int, int, int],
-    classes: int,
-) -> "keras.Model":
+def _network(build: "Callable[[], keras.Model]", classes: int) -> "keras.Model":
     import keras
 
     try:
-        network = build(input_shape=image_shape, classes=classes, **arguments)
+        network = build()
     except (TypeError, ValueError) as error:
         if isinstance(error, SpecError):
             raise
@@ -150,14 +146,13 @@ def augmentation_layers(
 
     if augmentation is None:
         return []
-    flip, rotation, zoom = (augmentation[key] for key in ("flip", "rotation", "zoom"))
-    chosen: list[keras.layers.Layer] = []
-    if flip:
-        chosen.append(layers.RandomFlip(flip, **_settings("flip", seed)))
-    if rotation:
-        chosen.append(layers.RandomRotation(rotation, **_settings("rotation", seed)))
-    if zoom:
-        chosen.append(layers.RandomZoom(zoom, **_settings("zoom", seed)))
+    kinds = {
+        "flip": layers.RandomFlip,
+        "rotation": layers.RandomRotation,
+        "zoom": layers.RandomZoom,
+    }
+    given = {name: augmentation[name] for name in kinds if augmentation[name]}
+    chosen = [kinds[name](value, **_settings(name, seed)) for name, value in given.items()]
     if keras.config.backend() != "tensorflow":
         for layer in chosen:
             layer.supports_jit = True  # Keras says no for all backends; it is so for one
@@ -191,20 +186,18 @@ def _check_own_methods(network: Any) -> None:
         or not getattr(getattr(kind, name, None), "__module__", "keras").startswith("keras.")
     ]
     if own:
-        msg = (
+        raise SpecError(
             f"the network is of the class {kind.__name__}, whose own {', '.join(own)} a job never"
             " calls: it trains a model around the network, with pixels rescaled, cross-entropy and"
             " the spec's optimizer. Let build(...) return a model without it (what the layers do"
             " in call() and add_loss() counts), or train it with"
             " model.fit(..., callbacks=[runner.BackupAndRestore(...)])."
         )
-        raise SpecError(msg)
 
 
 def _check(network: "keras.Model", classes: int) -> None:
     if getattr(network, "output_shape", None) != (None, classes):
-        msg = (
+        raise SpecError(
             f"the network returns {getattr(network, 'output_shape', type(network).__name__)};"
             f" expected one probability for each of {classes} classes. Fix its build(...)."
         )
-        raise SpecError(msg)

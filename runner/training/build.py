@@ -99,31 +99,16 @@ def make_optimizer(spec: Optimizer) -> "keras.optimizers.Optimizer":
         for name, value in vars(keras.optimizers).items()
         if inspect.isclass(value) and issubclass(value, keras.optimizers.Optimizer)
     }
-    optimizer = classes.get(spec.name)
+    optimizer: Any = classes.get(spec.name)
     if optimizer is None:
         msg = f"optimizer.name: Keras {keras.__version__} has no '{spec.name}'; update Keras."
         raise MissingHereError(msg)
-    known = set(inspect.signature(optimizer.__init__).parameters) - {
-        "self", "learning_rate", "kwargs", "name",
-    }  # fmt: skip
-    for name in spec.arguments:
-        if name not in known:
-            hint = registry.nearest(name, known)
-            msg = (
-                f"optimizer.arguments.{name}: {spec.name} has no such argument.{hint}"
-                f" Known: {', '.join(sorted(known))}."
-            )
-            raise SpecError(msg)
     try:
-        return _made(optimizer, spec)
+        # named, since Keras would count the optimizers of the process into the variables' names
+        made: keras.optimizers.Optimizer = optimizer(
+            spec.learning_rate, name=spec.name, **spec.arguments
+        )
     except (TypeError, ValueError) as error:
         msg = f"optimizer.arguments: {spec.name} refused {dict(spec.arguments)}: {error}"
         raise SpecError(msg) from error
-
-
-def _made(optimizer: Any, spec: Optimizer) -> "keras.optimizers.Optimizer":
-    # named, since Keras would count the optimizers of the process into the variables' names
-    made: keras.optimizers.Optimizer = optimizer(
-        spec.learning_rate, name=spec.name, **spec.arguments
-    )
     return made

@@ -13,13 +13,7 @@ import keras
 
 from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.manifest import Position, Reference
-from runner.checkpoint.policy import (
-    Auto,
-    Every,
-    Interval,
-    mean_time_between,
-    parse,
-)
+from runner.checkpoint.policy import Every, Interval, for_job, parse
 from runner.checkpoint.reading import Restored
 from runner.errors import TrainingError
 from runner.training import frames
@@ -97,7 +91,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         self._settings = Settings(
             every=_every(every) if every else _save_freq(save_freq),
             best=Best(best, best_mode) if best else None,
-            host=_Program(should_stop, on_progress or _ignore),
+            host=_Program(should_stop, on_progress or (lambda _: None)),
             reports=on_progress is not None,
             inform=self._inform,
             waits=False,
@@ -174,15 +168,11 @@ class _Program(Host):
         self._on_progress(progress)
 
 
-def _ignore(progress: Progress) -> None:
-    pass
-
-
 def _every(text: str) -> Every:
     if text.strip().lower() != "auto":
         return parse(text)
-    mtbf = mean_time_between(running_seconds=0.0, interruptions=0)
-    return Auto(mtbf_seconds=mtbf, max_loss_seconds=MOST_LOSS)
+    most = 2 * MOST_LOSS  # of which the half lies between two checkpoints
+    return for_job(text, max_loss_seconds=most, running_seconds=0.0, interruptions=0)
 
 
 def _save_freq(save_freq: str | int) -> Every:

@@ -124,7 +124,7 @@ class Capture:
             others = [text for text in others if not text.startswith(RATE)]
         if others:
             notes.append(f"continued with another program: {'; '.join(others)}")
-        return position, [*notes, *([moved] if moved else [])]
+        return position, list(filter(None, [*notes, moved]))
 
     def apply(self, restored: Restored, position: Position) -> None:
         """Set everything to what a checkpoint holds."""

@@ -43,8 +43,7 @@ def obtaining(*also: type[Exception]) -> Iterator[None]:
         if not isinstance(error, also) and not _lacks_here(error):
             raise
         what = error if isinstance(error, RunnerError) else code.words(error)
-        msg = f"it could not get what it needs: {what}"
-        raise MissingHereError(msg) from error
+        raise MissingHereError(f"it could not get what it needs: {what}") from error
 
 
 def _lacks_here(error: BaseException | None) -> bool:
@@ -96,11 +95,10 @@ def load_data(spec: JobSpec) -> Dataset:
     _of_bucket.clear()
     dataset = load(path=path, **as_called(load, "datasets", spec.data.arguments))
     if not isinstance(dataset, Dataset):
-        msg = (
+        raise DataError(
             f"dataset '{spec.data.name}' returned {kind_of(dataset)}, not a Dataset:"
             " `return checked(...)` of runner.datasets.arrays makes one of arrays."
         )
-        raise DataError(msg)
     if key:
         _of_bucket[key] = dataset
     return dataset
@@ -118,12 +116,11 @@ def check_fit(spec: JobSpec, dataset: Dataset) -> None:
     split = dataset.split(spec.data.validation_split, seed=spec.seed)
     images = len(split.train) * spec.data.repeat
     if spec.training.batch_size > images:
-        msg = (
+        raise SpecError(
             f"training.batch_size: received {spec.training.batch_size}, but an epoch has"
             f" {images} images ({len(split.train)} for training, repeated"
             f" {spec.data.repeat} times). Choose at most {images}."
         )
-        raise SpecError(msg)
 
 
 def check_data(

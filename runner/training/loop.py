@@ -166,10 +166,10 @@ class Loop(keras.callbacks.CallbackList):  # type: ignore[misc]
     def on_train_end(self, logs: Logs = None) -> None:
         """Let the others end, then save what they made of the state."""
         finished, self._finished = self._finished, None
+        beyond = False
         if finished is not None:
-            logs = saved_logs(finished)
+            logs, beyond = saved_logs(finished), is_beyond(finished.position, self._fit.epochs)
         self._hooks.call("on_train_end", logs)
-        beyond = finished is not None and is_beyond(finished.position, self._fit.epochs)
         if self._settings.discard is not None:
             if not beyond:
                 self._settings.discard()

@@ -42,31 +42,17 @@ except ImportError:  # before Keras 3.12, which feeds none of grain's data
         return False
 
 
-__all__ = [
+__all__ = [  # of what is defined elsewhere
     "ArrayDataAdapter",
     "DataAdapter",
     "GrainDatasetAdapter",
     "PyDatasetAdapter",
     "TFDatasetAdapter",
-    "all_layers",
     "array_slicing",
     "can_convert_arrays",
-    "distribute_batches",
-    "exchange",
-    "flush",
     "get_random_seed",
     "global_seed_generator",
-    "inputs_of",
-    "is_python_data",
     "is_tf_dataset",
-    "numpy_batches",
-    "refuse",
-    "seed_in_use",
-    "self_test",
-    "set_random_seed",
-    "step_functions",
-    "tensorflow_function",
-    "tensorflow_unasked",
 ]
 
 

@@ -68,7 +68,7 @@ class Program:
                 raise SpecError(
                     f"Program(callbacks=...) holds {kind_of(callback)}; expected Keras callbacks."
                 )
-        self.classes = [str(name) for name in self.classes]
+        self.classes = list(map(str, self.classes))
 
     def load_first_weights(self) -> list[str]:
         """Load what a new job begins with beside the program; return what to record about it."""

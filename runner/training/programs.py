@@ -47,8 +47,7 @@ def make(spec: JobSpec, *, training: bool = True, devices: int = 1) -> Program:
         with numerics.begin_anew(spec.seed, of_file, devices), obtaining(StoreError):
             made = function(**arguments)
     except RunnerError as error:
-        if (line := code.where(error)) and line not in str(error):
-            error.args = (f"{error} ({line})",)
+        error.args = (code.with_line(str(error), error),)
         raise
     if inspect.iscoroutine(made):
         made.close()

@@ -22,25 +22,22 @@ def check_backend() -> None:
     """
     name = os.environ.get("KERAS_BACKEND") or configured().get("backend") or KNOWN[0]
     if name not in KNOWN:
-        msg = (
+        raise SpecError(
             f"Keras's backend is {name} here (by KERAS_BACKEND or its keras.json), and runner"
             f" trains with {' and '.join(KNOWN)}. No job was touched: set KERAS_BACKEND to one of"
             " them, or work on another machine."
         )
-        raise SpecError(msg)
     missing = [module for module in (name, "keras") if importlib.util.find_spec(module) is None]
     if missing:
-        msg = (
+        raise SpecError(
             f"{' and '.join(missing)} is not installed here. No job was touched: install it,"
             " choose another backend with KERAS_BACKEND, or work on another machine."
         )
-        raise SpecError(msg)
     if name == "tensorflow" and sys.platform == "linux" and not os.path.lexists(_OWN_PROGRAM):
-        msg = (
+        raise SpecError(
             f"TensorFlow aborts where {_OWN_PROGRAM} is missing. No job was touched: mount /proc,"
             " or work on another machine."
         )
-        raise SpecError(msg)
 
 
 def configured() -> dict[str, Any]:
@@ -75,9 +72,8 @@ def _load() -> None:
     except SpecError:
         raise
     except Exception as error:  # a broken package raises anything
-        msg = (
+        raise SpecError(
             f"Keras or its backend can't be imported here: {type(error).__name__}: {error}. No job"
             " was touched: fix the installation, choose another backend with KERAS_BACKEND, or"
             " work on another machine."
-        )
-        raise SpecError(msg) from error
+        ) from error

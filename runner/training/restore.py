@@ -69,14 +69,14 @@ def _restore(program: Program, restored: Restored) -> None:
     model = program.model
     variables = Variables(model)
     saved = variables.named(restored.tensors)
-    tensors = {k: v for k, v in saved.items() if k.startswith("model/")}
+    tensors = _group("model/", saved)
     names = [name for name in variables.names if name.startswith("model/")]
     if not program.fit or (model.built and len(names) == len(tensors)):
         _assign(model, tensors)
         if program.fit and model.optimizer is not None:  # what is exported can be trained on
             model.optimizer.build(model.trainable_variables)
             with suppress(OtherModelError):  # a callback has frozen a layer: it begins anew
-                _assign(model.optimizer, _group("optimizer/", restored))
+                _assign(model.optimizer, _group("optimizer/", restored.tensors))
         return
     # some of its variables come with fit: it is begun, and left before the first step
     restoring = _Restoring(model, restored)
@@ -115,8 +115,8 @@ def _ignore(text: str) -> None:
     """What of a callback's state is not there is needed by no evaluation."""
 
 
-def _group(prefix: str, restored: Restored) -> "Mapping[str, Array]":
-    return {name: array for name, array in restored.tensors.items() if name.startswith(prefix)}
+def _group(prefix: str, tensors: "Mapping[str, Array]") -> "Mapping[str, Array]":
+    return {name: array for name, array in tensors.items() if name.startswith(prefix)}
 
 
 def _assign(owner: Any, tensors: "Mapping[str, Array]") -> None:
@@ -125,10 +125,9 @@ def _assign(owner: Any, tensors: "Mapping[str, Array]") -> None:
     shapes = [list(array.shape) for array in saved]
     expected = [list(variable.shape) for variable in owner.variables]
     if shapes != expected:
-        msg = (
+        raise OtherModelError(
             f"the checkpoint holds {len(shapes)} variables of a model, and this one has"
             f" {len(expected)}, or others of other shapes: it is another model's."
         )
-        raise OtherModelError(msg)
     for array, variable in zip(saved, owner.variables, strict=True):
         variable.assign(array)

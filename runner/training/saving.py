@@ -75,18 +75,21 @@ class Saving:
         """
         self._capture.record(self.position)
         self.checkpointer.check()
-        vouched = (epoch_end or self._capture.source.mid_epoch) and not self.exchanged()
+        vouched = self._vouched(epoch_end=epoch_end)
         if vouched and self.checkpointer.overdue:
             self._pause(best=best)
         self._stop_if_asked((lambda: self.save(best=best, wait=True)) if vouched else None)
-        self._wanted = self._settings.host.take_save_request() or self._wanted
+        self._wanted |= self._settings.host.take_save_request()
         due = self.checkpointer.behind or self._settings.every.due(self._since(epoch_end))
         if (best and not self._parts.exchanged) or (vouched and (due or self._wanted)):
             self.save(best=best)
 
+    def _vouched(self, *, epoch_end: bool = False) -> bool:
+        """Whether a fresh program could take up the state of now."""
+        return (epoch_end or self._capture.source.mid_epoch) and not self.exchanged()
+
     def _stop_if_asked(self, save: Callable[[], object] | None) -> None:
-        reason = self._settings.host.should_stop()
-        if reason:
+        if reason := self._settings.host.should_stop():
             if save is not None and self._fits():
                 save()
             raise self._preempted(reason)
@@ -146,18 +149,16 @@ class Saving:
         blocked = self.blocked_seconds[-1] if self.blocked_seconds else 0.0
         return blocked + WRITER_SHARE * self.checkpointer.write_seconds
 
-    def _preempted(self, reason: str) -> PreemptedError:
+    def _preempted(self, reason: str | None) -> PreemptedError:
         saved = self.checkpointer.last_committed
         step = saved.step if saved else 0
-        return PreemptedError(f"stopped ({reason}); saved at step {step}.")
+        return PreemptedError(f"stopped ({reason or 'no time left'}); saved at step {step}.")
 
     # ------------------------------------------------------------------ in a validation
 
     def hold(self) -> Snapshot | None:
         """Return the state before a validation, if a stop within it can save that."""
-        if self._capture.source.mid_epoch and not self.exchanged():
-            return self._snapshot()
-        return None
+        return self._snapshot() if self._vouched() else None
 
     def after_validation_step(self, before: Snapshot | None) -> None:
         """Stop at once if that was asked for; the validation is repeated after the resume.
@@ -169,8 +170,7 @@ class Saving:
         self._stop_if_asked(None if before is None else lambda: self._save_before(before))
 
     def _save_before(self, snapshot: Snapshot) -> None:
-        left = self._settings.host.seconds_left
-        self.checkpointer.save(snapshot, wait=True, seconds=left)
+        self.checkpointer.save(snapshot, wait=True, seconds=self._settings.host.seconds_left)
 
     # ------------------------------------------------------------------ saving
 
@@ -190,10 +190,10 @@ class Saving:
         if self.first_ended_at and self._audits:  # the first two after the first step
             self._audits -= 1
             self._parts.attributes.look()
-        left = self._settings.host.seconds_left if wait else None
+        left = self._settings.host.seconds_left
         taken = self.checkpointer.save(snapshot, best=best, wait=wait, seconds=left)
         if wait and not taken:  # what is committed too late must not count as the end of a fit
-            raise self._preempted(self._settings.host.should_stop() or "no time left")
+            raise self._preempted(self._settings.host.should_stop())
         if not wait:
             self.blocked_seconds.append(time.perf_counter() - started)
         if taken:

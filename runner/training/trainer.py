@@ -104,8 +104,7 @@ def train(spec: JobSpec, past: Past, host: Host) -> Trained:
     if boards is not None:  # where a death came between the last commit and its files
         boards.write(loop.capture.history(), loop.capture.epoch_times)
     if loop.final is None:
-        msg = f"{spec.name} ended without a final checkpoint."
-        raise TrainingError(msg)
+        raise TrainingError(f"{spec.name} ended without a final checkpoint.")
     return Trained(final=loop.final, evaluates=program.evaluate is not None, weights=weights)
 
 

@@ -57,12 +57,11 @@ def build_report(spec: JobSpec, *, source: str) -> str:
         msg = f"{source}: model {spec.model.name!r} can't be built: {type(error).__name__}: {error}"
         raise SpecError(f"{msg} ({where})") from error
     model = assembled.model
-    trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     # the weights, and what Adam keeps of each
     needed = memory_needed(spec.model_dump()) + 12 * model.count_params()
     lines = [
         _counts(dataset),
-        f"{model.count_params():,} parameters, {trainable:,} of them trainable",
+        _sizes(model),
         memory_words(needed),
         *filter(None, [assembled.doubt]),
     ]
@@ -107,13 +106,17 @@ def _try_out(spec: JobSpec, *, source: str) -> str:
         _check_monitors(spec, program, metrics)
         if isinstance(program.evaluate, Mapping):
             program.model.evaluate(**{**program.evaluate, "steps": 1, "verbose": 0})
-    model = program.model
-    trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     first = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-    return (
-        f"{sum(math.prod(weight.shape) for weight in model.weights):,} parameters, "
-        f"{trainable:,} of them trainable; one step: {first}"
+    return f"{_sizes(program.model)}; one step: {first}"
+
+
+def _sizes(model: keras.Model) -> str:
+    """Say how many parameters a model has."""
+    every, trainable = (
+        sum(math.prod(weight.shape) for weight in weights)
+        for weights in (model.weights, model.trainable_weights)
     )
+    return f"{every:,} parameters, {trainable:,} of them trainable"
 
 
 def _check_data(name: str, arguments: Mapping[str, Any]) -> None:

@@ -135,26 +135,26 @@ def test_skypilot_recovers_a_worker_that_was_stopped() -> None:
     assert resources["job_recovery"]["recover_on_exit_codes"] == [Exit.PREEMPTED]
 
 
+def make_program(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def of_a_job(programs: Path, **more: str) -> dict[str, str]:
+    """Return the environment of a job of Slurm's that finds these programs."""
+    path = f"{programs}:{os.environ['PATH']}"
+    return {"PATH": path, "RUNNER_STORE": "/store", "SLURM_JOB_ID": "17", **more}
+
+
 def test_skypilot_and_slurm_pass_ones_own_code_on(tmp_path: Path) -> None:
     """The worker gets RUNNER_CODE; of SkyPilot's task it is empty where none is named."""
     assert load("skypilot.yaml")["envs"]["RUNNER_CODE"] == ""
     for command in (["bash", "-c", load("skypilot.yaml")["run"]], ["bash", str(SLURM)]):
         runner = tmp_path / "runner-venv/bin/runner"
-        runner.parent.mkdir(parents=True, exist_ok=True)
-        runner.write_text('#!/bin/sh\necho "$1 $RUNNER_CODE" >> "$HOME/seen"\n')
-        runner.chmod(0o755)
-        subprocess.run(
-            command,
-            check=True,
-            env={
-                "PATH": f"{runner.parent}:{os.environ['PATH']}",
-                "HOME": str(tmp_path),
-                "RUNNER_STORE": "/store",
-                "RUNNER_CODE": "./study",
-                "SKYPILOT_TASK_ID": "sky-1",
-                "SLURM_JOB_ID": "17",
-            },
-        )
+        make_program(runner, '#!/bin/sh\necho "$1 $RUNNER_CODE" >> "$HOME/seen"\n')
+        mine = {"HOME": str(tmp_path), "RUNNER_CODE": "./study", "SKYPILOT_TASK_ID": "sky-1"}
+        subprocess.run(command, check=True, env=of_a_job(runner.parent, **mine))
     assert (tmp_path / "seen").read_text() == "work ./study\n" * 2
 
 
@@ -162,9 +162,7 @@ def test_skypilot_and_slurm_pass_ones_own_code_on(tmp_path: Path) -> None:
 def test_skypilot_sees_the_exit_code(code: int, shown: int, tmp_path: Path) -> None:
     """But for those that say that this worker is not needed."""
     runner = tmp_path / "runner-venv/bin/runner"
-    runner.parent.mkdir(parents=True)
-    runner.write_text(f"#!/bin/sh\nexit {code}\n")
-    runner.chmod(0o755)
+    make_program(runner, f"#!/bin/sh\nexit {code}\n")
     done = subprocess.run(
         ["bash", "-c", load("skypilot.yaml")["run"]],
         env={**os.environ, "HOME": str(tmp_path), "SKYPILOT_TASK_ID": "sky-1"},
@@ -174,9 +172,7 @@ def test_skypilot_sees_the_exit_code(code: int, shown: int, tmp_path: Path) -> N
 
 def test_skypilot_installs_packages_of_ones_own(tmp_path: Path) -> None:
     """Beside runner, with what it needs on a GPU; none where none are named."""
-    fake = tmp_path / "python3"
-    fake.write_text('#!/bin/sh\necho "$@" >> "$HOME/asked"\n')
-    fake.chmod(0o755)
+    make_program(tmp_path / "python3", '#!/bin/sh\necho "$@" >> "$HOME/asked"\n')
     task = load("skypilot.yaml")
     for packages in (task["envs"]["PACKAGES"], "./mine git+https://x/y.git"):
         subprocess.run(
@@ -243,10 +239,7 @@ def test_systemd_keeps_a_worker(tmp_path: Path) -> None:
     (units / "runner.service.d").mkdir(parents=True)
     shutil.copy(DOCKER / "runner.service", units)
     (units / "runner.service.d/soon.conf").write_text("[Service]\nRestartSec=50ms\n")
-    program = tmp_path / "runner/.venv/bin/runner"
-    program.parent.mkdir(parents=True)
-    program.write_text(WORKER)
-    program.chmod(0o755)
+    make_program(tmp_path / "runner/.venv/bin/runner", WORKER)
     done = subprocess.run(
         [*APART, "bash", "-c", MANAGER + LIFE],
         env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
@@ -316,22 +309,11 @@ done
 
     def __init__(self, folder: Path, state: str = "RUNNING") -> None:
         self.folder = folder
-        bin_ = folder / "bin"
-        bin_.mkdir()
         for name, text in self.COMMANDS:
-            (bin_ / name).write_text(text)
-            (bin_ / name).chmod(0o755)
+            make_program(folder / "bin" / name, text)
         (folder / "state").write_text(f"{state}\n")
-        self.process = subprocess.Popen(
-            ["bash", SLURM],
-            start_new_session=True,
-            env={
-                "PATH": f"{bin_}:{os.environ['PATH']}",
-                "FAKE": str(folder),
-                "RUNNER_STORE": "/store",
-                "SLURM_JOB_ID": "17",
-            },
-        )
+        environment = of_a_job(folder / "bin", FAKE=str(folder))
+        self.process = subprocess.Popen(["bash", SLURM], start_new_session=True, env=environment)
         end = time.monotonic() + 60
         while not (folder / "began").exists():
             assert time.monotonic() < end

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -120,20 +121,26 @@ def test_two_folders_after_damage_never_share_a_token(tmp_path: Path) -> None:
     assert tokens == sorted(tokens)
 
 
-def test_what_others_keep_in_the_folder_is_not_deleted(tmp_path: Path) -> None:
-    save(tmp_path / "one", 1, 2)
-    folder = Folder(str(tmp_path / "one"), keep=2)
+def open_and_delete(path: Path) -> None:
+    folder = Folder(str(path), keep=2)
     folder.open()
     folder.delete()
+
+
+def put_into(folder: Path, names: Sequence[str]) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("mine")
+
+
+def test_what_others_keep_in_the_folder_is_not_deleted(tmp_path: Path) -> None:
+    save(tmp_path / "one", 1, 2)
+    open_and_delete(tmp_path / "one")
     assert not (tmp_path / "one").exists()
     save(tmp_path, 1, 2)
     names = ["notes.txt", "images/cat.png", "log/train.log", "packs/own.safetensors"]
-    for name in names:
-        (tmp_path / "training" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "training" / name).write_text("mine")
-    folder = Folder(str(tmp_path), keep=2)
-    folder.open()
-    folder.delete()
+    put_into(tmp_path / "training", names)
+    open_and_delete(tmp_path)
     left = [path for path in (tmp_path / "training").rglob("*") if path.is_file()]
     assert sorted(str(path.relative_to(tmp_path / "training")) for path in left) == sorted(names)
 
@@ -159,21 +166,15 @@ def test_what_a_killed_write_left_is_deleted_with_the_rest(tmp_path: Path, write
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "one"), write])
     assert killed.returncode == -signal.SIGKILL
     assert list((tmp_path / "one").rglob(".tmp-*"))
-    folder = Folder(str(tmp_path / "one"), keep=2)
-    folder.open()
-    folder.delete()
+    open_and_delete(tmp_path / "one")
     assert not (tmp_path / "one").exists()
 
 
 def test_what_only_looks_like_a_killed_write_is_not_deleted(tmp_path: Path) -> None:
     save(tmp_path, 1)
     names = ["packs/.tmp-notes", ".tmp-0123456789abcdef.txt", "own/.tmp-0123456789abcdef"]
-    for name in names:
-        (tmp_path / "training" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "training" / name).write_text("mine")
-    folder = Folder(str(tmp_path), keep=2)
-    folder.open()
-    folder.delete()
+    put_into(tmp_path / "training", names)
+    open_and_delete(tmp_path)
     assert all((tmp_path / "training" / name).exists() for name in names)
 
 
@@ -188,7 +189,5 @@ def test_a_folder_without_hard_links_is_deleted_whole(
     left = tmp_path / "one/training/log/.tmp-0123456789abcdef.d/.whole"
     left.parent.mkdir()
     left.write_bytes(b"{")
-    folder = Folder(str(tmp_path / "one"), keep=2)
-    folder.open()
-    folder.delete()
+    open_and_delete(tmp_path / "one")
     assert not (tmp_path / "one").exists()

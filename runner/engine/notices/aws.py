@@ -86,7 +86,6 @@ class Spot(Service):
             timeout_seconds=timeout_seconds,
         )
         if answer.status not in (200, 403, 404, 405):
-            msg = f"EC2 gave no metadata token: status {answer.status}"
-            raise OSError(msg)
+            raise OSError(f"EC2 gave no metadata token: status {answer.status}")
         self._token = answer.text if answer.status == 200 else ""
         self._token_until = time.monotonic() + TOKEN_SECONDS / 2

@@ -151,8 +151,7 @@ class Service(ABC):
             finally:
                 connection.close()
         except (http.client.HTTPException, ValueError) as error:  # ValueError: a host that is none
-            msg = f"{self.host}{path} did not answer: {error}"
-            raise OSError(msg) from error
+            raise OSError(f"{self.host}{path} did not answer: {error}") from error
 
 
 def _moment(text: str) -> datetime | None:

@@ -16,7 +16,7 @@ Source: kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle, …/downward-a
 import os
 from collections.abc import Mapping
 
-from runner.errors import SpecError
+from runner import environment
 
 VARIABLE = "RUNNER_GRACE_SECONDS"
 DEFAULT_SECONDS = 30.0  #: what Kubernetes gives to a pod whose spec doesn't say
@@ -28,14 +28,5 @@ def grace_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
     Raises:
         SpecError: RUNNER_GRACE_SECONDS is no number of seconds.
     """
-    text = environ.get(VARIABLE, "")
-    if not text:
-        return DEFAULT_SECONDS if environ.get("KUBERNETES_SERVICE_HOST") else None
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 1 <= value <= 86400:
-        msg = f"{VARIABLE} received {text!r}; expected seconds from 1 to 86400"
-        raise SpecError(msg)
-    return value
+    known = DEFAULT_SECONDS if environ.get("KUBERNETES_SERVICE_HOST") else None
+    return environment.seconds(VARIABLE, environ) or known

@@ -127,5 +127,4 @@ def current() -> Backend:
 
             return cast(Backend, jax)
         case other:
-            msg = f"KERAS_BACKEND is {other}; runner trains with tensorflow and jax."
-            raise SpecError(msg)
+            raise SpecError(f"KERAS_BACKEND is {other}; runner trains with tensorflow and jax.")

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from runner.datasets.arrays import empty, kept, rows_of, stays_mapped
+from runner.datasets.arrays import empty, kept, mixed, rows_of, stays_mapped
 from runner.errors import DataError
 from runner.store.cache import ahead
 from runner.store.receiving import receiving
@@ -22,13 +22,6 @@ from runner.training.private import DataAdapter
 
 _MASK = (1 << 64) - 1
 _HASHED_BYTES = 1 << 24  #: of an array, at a time
-
-
-def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """SplitMix64's finaliser: a bijection of the 64-bit numbers that looks random."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 def permutation(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
@@ -41,9 +34,9 @@ def permutation(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     """
     with np.errstate(over="ignore"):
         key = np.array([seed & _MASK, epoch & _MASK], dtype=np.uint64)
-        key = _mixed(key * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0xD1B54A32D192ED03))
-        start = _mixed(key[:1] ^ (key[1:] * np.uint64(0xD6E8FEB86659FD93)))
-        hashes = _mixed(
+        key = mixed(key * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0xD1B54A32D192ED03))
+        start = mixed(key[:1] ^ (key[1:] * np.uint64(0xD6E8FEB86659FD93)))
+        hashes = mixed(
             (np.arange(1, n + 1, dtype=np.uint64) + start) * np.uint64(0x9E3779B97F4A7C15)
         )
     return np.argsort(hashes, kind="stable").astype(np.int64)

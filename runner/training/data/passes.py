@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from runner.checkpoint.manifest import Position
-from runner.checkpoint.plain import Array, NotPlainError, decode, encode
-from runner.errors import TrainingError
+from runner.checkpoint.plain import NotPlainError, decode_leaf, encode_leaf
 from runner.training import backends, private
 from runner.training.data import python
 from runner.training.frames import Fit
@@ -151,7 +150,7 @@ class Iterated(Passes):
         """Return the iterator's state after the batches that were taken."""
         taken = self._taken(position)
         try:
-            state = encode(self._followed.state(taken), _refuse) if taken else None
+            state = encode_leaf(self._followed.state(taken), "") if taken else None
         except NotPlainError:  # the batches before it are read again
             state = None
         return {"at": taken, "state": state} | (super().to_json(position) or {})
@@ -160,12 +159,4 @@ class Iterated(Passes):
         """Hold the state for the first iterator."""
         super().from_json(saved)
         if saved and saved.get("state") is not None:
-            self._saved = {"at": int(saved["at"]), "state": decode(saved["state"], _none)}
-
-
-def _refuse(path: str, _: Array) -> str:
-    raise NotPlainError(f"{path}: an array in a place in the data")
-
-
-def _none(name: str) -> Array:
-    raise TrainingError(f"no array {name} belongs to a place in the data.")
+            self._saved = {"at": int(saved["at"]), "state": decode_leaf(saved["state"])}

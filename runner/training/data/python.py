@@ -10,7 +10,7 @@ import numpy as np
 
 from runner.training.data.batches import permutation
 from runner.training.digest import digest
-from runner.training.state.anatomy import codes, functions_in, is_library
+from runner.training.state.anatomy import is_library, names_in_code
 from runner.training.state.kinds import CALLS, GENERATORS, kind_of
 from runner.training.tracing import generators, set_generators
 
@@ -189,15 +189,7 @@ def names_in_hooks(cls: Any) -> set[str]:
     Keras calls `on_epoch_end` before the training, too: what that has made is not as given.
     """
     others = ("__init__", "__getitem__", "__len__")
-    return {
-        name
-        for base in cls.__mro__
-        for member, value in vars(base).items()
-        if not is_library(base.__module__) and member not in others
-        for function in functions_in(value)
-        for code in codes(function.__code__)
-        for name in code.co_names
-    }
+    return names_in_code(cls, lambda base: not is_library(base.__module__), but=others)
 
 
 def first_batch(dataset: Any) -> Any:

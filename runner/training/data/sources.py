@@ -53,19 +53,20 @@ def source_of(model: Any, fit: FitOfFrames, *, warn: Warn) -> Source:
                 "fit(class_weight=...) has no effect on Batches: give class_weight to Batches."
             )
         return _of_batches(adapter)
+    exact: Callable[[], Source]
     if isinstance(adapter, private.ArrayDataAdapter):
-        reason = _order_of_keras(fit)
-        return _EpochsOnly("arrays", reason, "", warn) if reason else _Arrays(model, fit)
-    if isinstance(adapter, private.TFDatasetAdapter):
+        kind, reason, exact = "arrays", _order_of_keras(fit), partial(_Arrays, model, fit)
+    elif isinstance(adapter, private.TFDatasetAdapter):
         return _of_pipeline(model, fit, warn)
-    if isinstance(adapter, private.PyDatasetAdapter):
+    elif isinstance(adapter, private.PyDatasetAdapter):
+        kind, exact = type(fit.x).__name__, partial(Indexed, fit)
         reason = _order_of_keras(fit) or _hooks_doubt(adapter) or _random_doubt(fit.x)
-        return _EpochsOnly(type(fit.x).__name__, reason, "", warn) if reason else Indexed(fit)
-    if isinstance(adapter, private.GrainDatasetAdapter):
-        reason = _random_doubt(fit.x)
-        return _EpochsOnly("grain", reason, "", warn) if reason else Iterated(model, fit, warn)
-    kind = type(adapter).__name__.removesuffix("DataAdapter").removesuffix("Adapter")
-    return _EpochsOnly(kind, "only its own code knows where it stands", _remedy(model), warn)
+    elif isinstance(adapter, private.GrainDatasetAdapter):
+        kind, reason, exact = "grain", _random_doubt(fit.x), partial(Iterated, model, fit, warn)
+    else:
+        kind = type(adapter).__name__.removesuffix("DataAdapter").removesuffix("Adapter")
+        return _EpochsOnly(kind, "only its own code knows where it stands", _remedy(model), warn)
+    return _EpochsOnly(kind, reason, "", warn) if reason else exact()
 
 
 def _of_pipeline(model: Any, fit: FitOfFrames, warn: Warn) -> Source:

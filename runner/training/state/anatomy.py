@@ -8,7 +8,7 @@ import dis
 import functools
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -105,19 +105,23 @@ def functions_in(member: Any) -> Iterator[types.FunctionType]:
                 yield from functions_in(getattr(member, name, None))
 
 
-def names_in_code(cls: Any, is_meant: Callable[[Any], bool]) -> set[str]:
+def names_in_code(
+    cls: Any, is_meant: Callable[[Any], bool], *, but: Collection[str] = ()
+) -> set[str]:
     """Return the names that the code of a class's bases mentions.
 
     Args:
         cls: a class.
         is_meant: whether a base's code counts.
+        but: members of them that do not count.
     """
     return {
         name
         for base in cls.__mro__
         if is_meant(base)
-        for member in vars(base).values()
-        for function in functions_in(member)
+        for member, value in vars(base).items()
+        if member not in but
+        for function in functions_in(value)
         for code in codes(function.__code__)
         for name in code.co_names
     }

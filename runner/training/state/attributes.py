@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from runner.checkpoint.plain import NotPlainError, decode, encode
+from runner.checkpoint.plain import decode_leaf, encode_leaf
 from runner.training.digest import digest
 from runner.training.state.anatomy import names_in_code, own_attributes
 from runner.training.state.reach import Found, is_library
@@ -58,7 +58,7 @@ class Attributes:
 
     def capture(self) -> dict[str, Any]:
         """Return the plain values that are others than in the beginning, as JSON."""
-        return {f"{path}.{name}": encode(v, _refuse) for path, name, v in self._changes()}
+        return {f"{path}.{name}": encode_leaf(v, "") for path, name, v in self._changes()}
 
     def _changes(self) -> Iterator[tuple[str, str, Any]]:
         """Yield path, name and value of plain attributes that are new, or others than before."""
@@ -78,7 +78,7 @@ class Attributes:
             path, _, name = key.rpartition(".")
             part = self._parts.get(path)
             if part is not None and name.isidentifier() and not _is_keras_s(part, name):
-                setattr(part, name, decode(value, _none))
+                setattr(part, name, decode_leaf(value))
 
     def exchange(self, now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
         """Set what `capture` returned at another time."""
@@ -140,14 +140,6 @@ def _is_other(value: Any, before: Any) -> bool:
     if value is before or not isinstance(value, _PLAIN):
         return False
     return type(value) is not type(before) or bool(value != before)
-
-
-def _refuse(path: str, array: Any) -> str:
-    raise NotPlainError(f"{path}: an array of shape {array.shape}")
-
-
-def _none(name: str) -> Any:
-    raise KeyError(name)
 
 
 def _print(value: Any) -> Any:
