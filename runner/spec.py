@@ -297,9 +297,7 @@ def _arguments_model(
         with suppress(Exception):  # a default may be anything, too
             plain = checks().model_dump(mode="json", by_alias=True, warnings=False)
             checks.model_validate_json(json.dumps(plain, allow_nan=False))
-            # each process has texts of a set in another order
-            unordered = isinstance(default, set | frozenset) and {*map(type, default)} - {int}
-            shown |= {} if unordered else plain
+            shown |= {} if _is_unordered(default) else plain
         fields[key] = field if required or key in shown else (field[0], None)
     return _model(function, fields), shown
 
@@ -335,6 +333,9 @@ def _with_defaults(
         function = registry.get(kind, name)
         parameters = registry.parameters(function, kind)
         checked, shown = _arguments_model(function, kind)
+        unnamed = registry.unnamed(function) & arguments.keys()
+        found += [f"{part}.arguments.{key}: {registry.UNNAMED}" for key in sorted(unnamed)]
+        arguments = {key: value for key, value in arguments.items() if key not in unnamed}
         values = checked.model_validate_json(json.dumps(arguments))
     except NotFoundError as error:
         found.append(f"{part}.name: {error}")
@@ -343,8 +344,22 @@ def _with_defaults(
         prefix, known = (part, "arguments"), [*parameters]
         found += [mistakes.sentence(prefix, detail, known) for detail in error.errors()]
         return {}
+    found += [
+        f"{part}.arguments.{key}: a set of other things than whole numbers has another order in"
+        " each process: let the function take a tuple, such as tuple[str, ...]"
+        for key in arguments
+        if _is_unordered(getattr(values, f"{_PREFIX}{key}"))
+    ]
     plain = shown | values.model_dump(mode="json", by_alias=True, exclude_unset=True)
     return {key: plain[key] for key in parameters if key in plain}
+
+
+def _is_unordered(value: Any) -> bool:
+    """Whether a set is in it that each process has in another order."""
+    if isinstance(value, set | frozenset):
+        return bool({*map(type, value)} - {int})
+    inner = value.values() if isinstance(value, dict) else value
+    return isinstance(value, list | tuple | dict) and any(map(_is_unordered, inner))
 
 
 def as_called(

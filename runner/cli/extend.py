@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_set_option(parser)
     add("--detach", action="store_true", help="only store the job; a worker takes it up")
     add("--dry-run", action="store_true", help="check all that is checked, store nothing")
-    add("--no-trial", action="store_true", help="try no step of a program before it is stored")
+    add("--no-trial", action="store_true", help="try no program before it is stored")
     add_session_option(parser)
     add_code_option(parser)
     add_store_option(parser)
