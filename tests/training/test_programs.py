@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from runner.queue.record import OF_THE_RUN
 from runner.store.base import Store
 from runner.training import numerics
 from runner.training.backends import tensorflow_settings
+from runner.training.export import export
 from runner.training.host import Alone, Host
 from runner.training.program import Program
 from runner.training.programs import make
@@ -445,6 +447,42 @@ def test_attributes_that_callbacks_set_are_there_when_it_is_evaluated(
     found = {key: job.evaluation[key] for key in ("temperature", "threshold", "best", "seen")}
     assert found == {"temperature": 5.0, "threshold": 0.75, "best": 2, "seen": 3}
     assert len((folder / "log.csv").read_text().splitlines()) == 4
+
+
+ANNEALED = """
+@keras.saving.register_keras_serializable()
+class Scaled(keras.layers.Layer):
+    def __init__(self, temperature=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.temperature = temperature
+    def call(self, x):
+        return x * self.temperature
+    def get_config(self):
+        return {**super().get_config(), "temperature": self.temperature}
+
+class Anneals(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.layers[-1].temperature = 3.0 + epoch
+        self.model.layers[1].rate = 0.125
+
+def program():
+    x, y = made()
+    model = network()
+    model.add(Scaled())
+    model.compile("adam", "mse")
+    return runner.Program(model=model, fit={"x": x, "y": y}, callbacks=[Anneals()])
+"""
+
+
+def test_attributes_that_callbacks_set_are_exported(folder: Path) -> None:
+    """On a layer of the user's own, and on Keras's: not what the program begins with."""
+    write(folder, ANNEALED)
+    queue, job = finished(spec_of())
+    export(queue.store, "mine", spec_of().effective(), job.final, folder / "m.keras")
+    with zipfile.ZipFile(folder / "m.keras") as file:
+        layers = json.loads(file.read("config.json"))["config"]["layers"]
+    found = {one["class_name"].rpartition(">")[2]: one["config"] for one in layers}
+    assert (found["Scaled"]["temperature"], found["Dropout"]["rate"]) == (5.0, 0.125)
 
 
 def test_a_job_without_an_evaluation_ends_with_its_training(folder: Path) -> None:
