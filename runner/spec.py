@@ -101,7 +101,7 @@ class JobSpec(Part):
         """What the program decides, and the spec sets too."""
         return [
             f"{'.'.join((*part, name))} is set, but the program decides it: leave it out of the"
-            f" spec{_AS_ARGUMENT.get(name, '')}"
+            f" spec{_INSTEAD.get(name, '')}"
             for part, names in _OF_IMAGES.items()
             for name in sorted(names & _set_in(self, part))
         ]
@@ -150,7 +150,16 @@ _OF_IMAGES: dict[tuple[str, ...], frozenset[str]] = {
 }
 #: an accuracy, as Keras may call it, by the name that images are measured by
 _as_ours = functools.partial(re.sub, r"^(val_)?(\w+_)?acc(uracy)?$", r"\1top_1")
-_AS_ARGUMENT = {"batch_size": ", or make it an argument of the program"}
+_COMPILED = " and give it to model.compile in the program"
+_INSTEAD = {
+    "batch_size": ", or make it an argument of the program",
+    "dtype_policy": " and set it in the program: keras.config.set_dtype_policy",
+    "jit_compile": _COMPILED,
+    "optimizer": _COMPILED,
+    "phases": ". It is for images: make each phase a job that begins with the weights of the one"
+    ' before ("from": {"job": NAME, "take": "weights"}), and what differs an argument',
+    "steps_per_execution": _COMPILED,
+}
 
 
 def _at(whole: Any, place: Iterable[str]) -> Any:

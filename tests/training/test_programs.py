@@ -739,6 +739,11 @@ def test_what_the_program_decides_is_refused_in_the_spec(folder: Path) -> None:
         ({"data": {"name": "digits"}}, "data is set"),
         ({"optimizer": {"learning_rate": 0.1}}, "optimizer is set"),
         ({"training": {"batch_size": 3}}, "training.batch_size is set"),
+        ({"training": {"jit_compile": True}}, "training.jit_compile .* give it to model.compile"),
+        (
+            {"training": {"phases": [{"epochs": 1}]}},
+            'training.phases .* for images: make each phase a job .*"take": "weights"',
+        ),
         ({"evaluation": {"augmented_passes": 3}}, "evaluation.augmented_passes is set"),
     ]
     for parts, field in refused:
