@@ -342,9 +342,7 @@ def _with_defaults(
         function = registry.get(kind, name)
         parameters = registry.parameters(function, kind)
         checked, shown = _arguments_model(function, kind)
-        unnamed = registry.unnamed(function) & arguments.keys()
-        found += [f"{part}.arguments.{key}: {registry.UNNAMED}" for key in sorted(unnamed)]
-        arguments = {key: value for key, value in arguments.items() if key not in unnamed}
+        arguments = _named(function, arguments, part, found)
         values = checked.model_validate_json(json.dumps(arguments))
     except NotFoundError as error:
         found.append(f"{part}.name: {error}")
@@ -353,14 +351,25 @@ def _with_defaults(
         prefix, known = (part, "arguments"), [*parameters]
         found += [mistakes.sentence(prefix, detail, known) for detail in error.errors()]
         return {}
-    found += [
-        f"{part}.arguments.{key}: a set of other things than whole numbers has another order in"
-        " each process: let the function take a tuple, such as tuple[str, ...]"
-        for key in arguments
-        if _is_unordered(getattr(values, f"{_PREFIX}{key}"))
-    ]
+    unordered = [key for key in arguments if _is_unordered(getattr(values, f"{_PREFIX}{key}"))]
+    found += [f"{part}.arguments.{key}: {_UNORDERED}" for key in unordered]
     plain = shown | values.model_dump(mode="json", by_alias=True, exclude_unset=True)
     return {key: plain[key] for key in parameters if key in plain}
+
+
+_UNORDERED = (
+    "a set of other things than whole numbers has another order in each process:"
+    " let the function take a tuple, such as tuple[str, ...]"
+)
+
+
+def _named(
+    function: Callable[..., Any], arguments: Mapping[str, Any], part: str, found: list[str]
+) -> dict[str, Any]:
+    """Return the arguments but those that can't be given by name, which are mistakes."""
+    unnamed = registry.unnamed(function) & arguments.keys()
+    found += [f"{part}.arguments.{key}: {registry.UNNAMED}" for key in sorted(unnamed)]
+    return {key: value for key, value in arguments.items() if key not in unnamed}
 
 
 def _is_unordered(value: Any) -> bool:

@@ -412,12 +412,16 @@ def test_what_a_job_sets_of_jax_is_undone_after_it(tmp_path: Path) -> None:
     """The next job of the same worker is trained as in a new process."""
     (tmp_path / "programs").mkdir()
     (tmp_path / "programs/sets.py").write_text(SETS)
-    jobs = [{"name": "before"}, {"name": "own", "program.arguments.own": True}, {"name": "later"}]
+    jobs: list[dict[str, Any]] = [
+        {"name": "before"},
+        {"name": "own", "program.arguments.own": True},
+        {"name": "later"},
+    ]
     spec = {"name": "-", "program": {"name": "sets"}, "training": {"epochs": 1}, "sweep": jobs}
     (tmp_path / "job.json").write_text(json.dumps(spec))
     runner = Runner(tmp_path / "store", {"RUNNER_CODE": str(tmp_path)})
     runner.ok("submit", str(tmp_path / "job.json"), "--no-trial")
-    before, own, later = (runner.queue().job(str(job["name"])) for job in jobs)
+    before, own, later = (runner.queue().job(job["name"]) for job in jobs)
     assert [job.state.value for job in (before, own, later)] == ["succeeded"] * 3
     digests = [(job.final or {})["digest"] for job in (before, own, later)]
     assert digests[0] == digests[2] != digests[1]
