@@ -8,6 +8,7 @@ beside it and in the folder.
 import functools
 import hashlib
 import importlib.util
+import inspect
 import linecache
 import os
 import re
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from runner.errors import SpecError
 
@@ -170,6 +172,17 @@ def with_line(text: str, error: BaseException) -> str:
     """Return what is said of an error, and in brackets the user's line that it comes from."""
     line = where(error)
     return f"{text} ({line})" if line and line not in text else text
+
+
+def of_function(function: Any) -> str:
+    """Return where the user's own code defines a function, in brackets; "" if elsewhere.
+
+    " (programs/houses.py, line 31)"
+    """
+    of, root = getattr(inspect.unwrap(function), "__code__", None), folder()
+    if root is None or of is None or not is_own(path := Path(of.co_filename)):
+        return ""
+    return f" ({path.relative_to(root).as_posix()}, line {of.co_firstlineno})"
 
 
 def words(error: BaseException) -> str:

@@ -68,6 +68,10 @@ def get(kind: Kind, name: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
+#: of such a parameter in a spec
+UNNAMED = "the function takes it by position alone: take the `/` out of its parameters"
+
+
 def _unfit(found: Any, kind: Kind) -> str:
     """Say why something can't be called as an entry; "" if it can."""
     function = _FUNCTION[kind]
@@ -77,15 +81,18 @@ def _unfit(found: Any, kind: Kind) -> str:
         return f"does not lead to a function {function}(...)"
     if inspect.iscoroutinefunction(found):
         return f"is asynchronous: write `def {function}(...)` without `async`"
-    unnamed = [
-        one.name
-        for one in parameters
-        if one.kind is one.POSITIONAL_ONLY
-        and (one.default is one.empty or one.name in _GIVEN[kind])
+    needed = [
+        one.name for one in parameters if one.default is one.empty or one.name in _GIVEN[kind]
     ]
-    if unnamed:
-        return f"can't be given {', '.join(unnamed)} by name: take the `/` out of its parameters"
+    if wrong := [name for name in needed if name in unnamed(found)]:
+        return f"can't be given {', '.join(wrong)} by name: take the `/` out of its parameters"
     return ""
+
+
+def unnamed(function: Callable[..., Any]) -> set[str]:
+    """The parameters that a function takes by their position alone, where nothing gives them."""
+    parameters = inspect.signature(function).parameters.values()
+    return {one.name for one in parameters if one.kind is one.POSITIONAL_ONLY}
 
 
 def _where(path: Path | None, kind: Kind, name: str, plugin: EntryPoint | None) -> str:

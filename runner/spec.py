@@ -101,7 +101,7 @@ class JobSpec(Part):
         """What the program decides, and the spec sets too."""
         return [
             f"{'.'.join((*part, name))} is set, but the program decides it: leave it out of the"
-            f" spec{_AS_ARGUMENT.get(name, '')}"
+            f" spec{_INSTEAD.get(name, '')}"
             for part, names in _OF_IMAGES.items()
             for name in sorted(names & _set_in(self, part))
         ]
@@ -150,7 +150,16 @@ _OF_IMAGES: dict[tuple[str, ...], frozenset[str]] = {
 }
 #: an accuracy, as Keras may call it, by the name that images are measured by
 _as_ours = functools.partial(re.sub, r"^(val_)?(\w+_)?acc(uracy)?$", r"\1top_1")
-_AS_ARGUMENT = {"batch_size": ", or make it an argument of the program"}
+_COMPILED = " and give it to model.compile in the program"
+_INSTEAD = {
+    "batch_size": ", or make it an argument of the program",
+    "dtype_policy": " and set it in the program: keras.config.set_dtype_policy",
+    "jit_compile": _COMPILED,
+    "optimizer": _COMPILED,
+    "phases": ". It is for images: make each phase a job that begins with the weights of the one"
+    ' before ("from": {"job": NAME, "take": "weights"}), and what differs an argument',
+    "steps_per_execution": _COMPILED,
+}
 
 
 def _at(whole: Any, place: Iterable[str]) -> Any:
@@ -296,9 +305,7 @@ def _arguments_model(
         with suppress(Exception):  # a default may be anything, too
             plain = checks().model_dump(mode="json", by_alias=True, warnings=False)
             checks.model_validate_json(json.dumps(plain, allow_nan=False))
-            # each process has texts of a set in another order
-            unordered = isinstance(default, set | frozenset) and {*map(type, default)} - {int}
-            shown |= {} if unordered else plain
+            shown |= {} if _is_unordered(default) else plain
         fields[key] = field if required or key in shown else (field[0], None)
     return _model(function, fields), shown
 
@@ -334,6 +341,7 @@ def _with_defaults(
         function = registry.get(kind, name)
         parameters = registry.parameters(function, kind)
         checked, shown = _arguments_model(function, kind)
+        arguments = _named(function, arguments, part, found)
         values = checked.model_validate_json(json.dumps(arguments))
     except NotFoundError as error:
         found.append(f"{part}.name: {error}")
@@ -342,8 +350,33 @@ def _with_defaults(
         prefix, known = (part, "arguments"), [*parameters]
         found += [mistakes.sentence(prefix, detail, known) for detail in error.errors()]
         return {}
+    unordered = [key for key in arguments if _is_unordered(getattr(values, f"{_PREFIX}{key}"))]
+    found += [f"{part}.arguments.{key}: {_UNORDERED}" for key in unordered]
     plain = shown | values.model_dump(mode="json", by_alias=True, exclude_unset=True)
     return {key: plain[key] for key in parameters if key in plain}
+
+
+_UNORDERED = (
+    "a set of other things than whole numbers has another order in each process:"
+    " let the function take a tuple, such as tuple[str, ...]"
+)
+
+
+def _named(
+    function: Callable[..., Any], arguments: Mapping[str, Any], part: str, found: list[str]
+) -> dict[str, Any]:
+    """Return the arguments but those that can't be given by name, which are mistakes."""
+    unnamed = registry.unnamed(function) & arguments.keys()
+    found += [f"{part}.arguments.{key}: {registry.UNNAMED}" for key in sorted(unnamed)]
+    return {key: value for key, value in arguments.items() if key not in unnamed}
+
+
+def _is_unordered(value: Any) -> bool:
+    """Whether a set is in it that each process has in another order."""
+    if isinstance(value, set | frozenset):
+        return bool({*map(type, value)} - {int})
+    inner = value.values() if isinstance(value, dict) else value
+    return isinstance(value, list | tuple | dict) and any(map(_is_unordered, inner))
 
 
 def as_called(

@@ -1,5 +1,6 @@
 """Real `runner` processes for the tests: started, watched, really killed, compared."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -115,6 +116,20 @@ class Runner:
     def job(self, name: str) -> Job | None:
         """Return the job as its log says, None before it is submitted."""
         return self.queue().find(name)
+
+
+#: why `make test` does not bring a package that some tests need
+_LEFT_OUT = {
+    "keras_hub": "it brings tensorflow-text: 200 MB, and only for the TensorFlow of its own version"
+}
+
+
+def need(*packages: str) -> None:
+    """Skip a test where one of these is not installed."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            why = f" ({_LEFT_OUT[package]})" if package in _LEFT_OUT else ""
+            pytest.skip(f"{package} is not installed{why}")
 
 
 def large_npz(folder: Path) -> Path:

@@ -323,6 +323,43 @@ def test_what_a_spec_cannot_give_is_left_to_the_function(
         taken({"copi": 2})
 
 
+def test_what_each_process_would_see_in_another_order_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A set of texts: a resume would go through it in another order."""
+
+    def program(
+        *, names: frozenset[str] = frozenset({"a"}), inner: tuple[set[str], ...] = ()
+    ) -> None:
+        pass
+
+    def numbers(*, sizes: set[int]) -> None:
+        pass
+
+    offer(monkeypatch, program)
+    assert taken({})[1] == {"inner": []}
+    for name, value in (("names", ["x", "y"]), ("inner", [["x"]])):
+        with pytest.raises(SpecError, match=rf"arguments\.{name}: a set .* take a tuple"):
+            taken({name: value})
+    offer(monkeypatch, numbers)
+    assert taken({"sizes": [3, 1, 1]}) == ({"sizes": {1, 3}}, {"sizes": [1, 3]})
+
+
+def test_what_a_signature_demands_or_cant_be_given_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def program(width: int = 1, /, *, units: int) -> None:
+        pass
+
+    offer(monkeypatch, program)
+    with pytest.raises(SpecError, match=r"program\.arguments\.units: is missing"):
+        taken({})
+    with pytest.raises(SpecError, match=r"arguments\.width: .* take the `/` out") as told:
+        taken({"units": 2, "width": 3})
+    assert "no such field" not in str(told.value)
+    assert taken({"units": 2})[0] == {"units": 2}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

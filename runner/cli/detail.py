@@ -72,7 +72,8 @@ def _each(label: str, texts: Iterable[str]) -> list[tuple[str, str]]:
 def _measured(found: Json | None) -> Iterator[tuple[str, str]]:
     for name, value in (found or {}).items():
         shown = finite(value) is not None and name not in SIZES
-        yield f"test {name}", decimal(value) if shown else ""
+        absent = "not finite" if value is None and name not in SIZES else ""
+        yield f"test {name}", decimal(value) if shown else absent
 
 
 def _saves(view: View) -> str:

@@ -83,7 +83,7 @@ def add_storing_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--detach", action="store_true", help="only store the jobs; a worker takes them up")
     add("--dry-run", action="store_true", help="check all that is checked, store nothing")
-    add("--no-trial", action="store_true", help="try no step of a program before it is stored")
+    add("--no-trial", action="store_true", help="try no program before it is stored")
     add_session_option(parser)
     add_store_option(parser)
 
@@ -145,15 +145,16 @@ def _store_all(
 
 
 def _try_out(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> None:
-    """Run a step of each program, with the first of its specs that is not stored yet."""
+    """Try each program with the first of its specs that is not stored yet."""
     tried: set[str] = set()
     for path, spec in specs:
         if spec.program is None or spec.program.name in tried or queue.find(spec.name):
             continue
         tried.add(spec.program.name)
-        say(f"{spec.name}: trying one step of program {spec.program.name!r} (not with --no-trial)")
+        what = f"one step of program {spec.program.name!r} and its evaluation"
+        say(f"{spec.name}: trying {what} (not with --no-trial)")
         import_keras()
-        from runner.training.trial import build_report
+        from runner.evaluation.trial import build_report
 
         try:
             say(build_report(spec, source=str(path)))

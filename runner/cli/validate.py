@@ -14,7 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--build",
         action="store_true",
-        help="also build the network; say its size, the images of each class, the memory needed",
+        help="also build the network; say its size, the images of each class, the memory needed;"
+        " of a program, try one step and its evaluation",
     )
 
 
@@ -29,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     print(json.dumps(specs if len(specs) > 1 else specs[0], indent=2), flush=True)
     if options.build:
         import_keras()
-        from runner.training.trial import build_report
+        from runner.evaluation.trial import build_report
 
         for path, one in found:
             say(build_report(one, source=str(path)))

@@ -117,8 +117,11 @@ def _store_evaluation(attempt: Attempt, evaluation: "Evaluation") -> dict[str, A
         name = f"t{attempt.lease.token}-{hash_bytes(data)[:32]}.{kind}"
         places[kind] = f"{attempt.prefix}/evaluation/{name}"
         attempt.store.put(places[kind], data)
+    of_program = attempt.spec.get("program") is not None  # null: not finite; else not measured
     scalars = {
-        key: value for key, value in evaluation.metrics.items() if isinstance(value, int | float)
+        key: value
+        for key, value in evaluation.metrics.items()
+        if isinstance(value, int | float) or (of_program and value is None)
     }
     return {
         **scalars,

@@ -1,7 +1,7 @@
 """What a job's program has learnt, measured in the way that the program says."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import keras
@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 from runner.errors import PreemptedError, TrainingError
 from runner.evaluation import evaluate
 from runner.evaluation.evaluate import Evaluation, Looks
+from runner.mistakes import kind_of
 from runner.training import private
 from runner.training.host import Host
 from runner.training.images import ImageProgram
 from runner.training.logs import Logs
 from runner.training.program import Program
 from runner.training.progress import Progress
+
+#: what a result's record, its document and the report have beside the results
+_OURS = frozenset({"json", "npz", "timing", "classes", "class_names", "augmented_passes"})
 
 
 def measure(program: Program, host: Host) -> Evaluation:
@@ -34,9 +38,8 @@ def measure(program: Program, host: Host) -> Evaluation:
     host.progressed(Progress(stage="evaluate"))
     found: Any = program.evaluate(program.model)
     if not isinstance(found, Mapping):
-        msg = f"evaluate(model) returned a {type(found).__name__}; expected numbers by name."
-        raise TrainingError(msg)
-    return _evaluation(program, dict(found), began)
+        raise TrainingError(f"evaluate(model) returned {kind_of(found)}; expected numbers by name.")
+    return _evaluation(program, found, began)
 
 
 def _images(program: ImageProgram, host: Host) -> Evaluation:
@@ -120,21 +123,41 @@ def _labels(given: Any) -> NDArray[np.int64]:
     return found.reshape(-1).astype(np.int64)
 
 
-def _evaluation(program: Program, found: dict[str, Any], began: float) -> Evaluation:
+def _evaluation(program: Program, found: Mapping[Any, Any], began: float) -> Evaluation:
     """Sort what was found into numbers and arrays, and look into the classes."""
     seconds = time.perf_counter() - began
-    values = {str(name): _array(name, value) for name, value in found.items()}
+    values = _by_name(found)
     arrays = {name: value for name, value in values.items() if value.ndim}
-    metrics: dict[str, Any] = {
-        name: value.item() if np.isfinite(value) else None  # as JSON has it
-        for name, value in values.items()
-        if not value.ndim
-    }
+    metrics = {name: _number(value) for name, value in values.items() if not value.ndim}
     if program.classes and {"probabilities", "labels"} <= arrays.keys():
         about, more = _of_classes(arrays["probabilities"], arrays["labels"], program.classes)
+        _refuse(values.keys() & {"reliability", "confused", *more} - {"probabilities", "labels"})
         metrics, arrays = {**metrics, **about, **metrics}, {**arrays, **more}
     metrics.setdefault("parameters", program.model.count_params() if program.model.built else None)
     return Evaluation(metrics=metrics, arrays=arrays, timing={"seconds": seconds})
+
+
+def _by_name(found: Mapping[Any, Any]) -> dict[str, NDArray[Any]]:
+    values: dict[str, NDArray[Any]] = {}
+    for key, value in found.items():
+        if (name := str(key)) in values:
+            raise TrainingError(f"the evaluation has two results of the name {name!r}.")
+        values[name] = _array(name, value)
+    _refuse(values.keys() & _OURS)
+    return values
+
+
+def _refuse(names: Set[str]) -> None:
+    if names:
+        told = ", ".join(map(repr, sorted(names)))
+        raise TrainingError(f"the evaluation can't name a result {told}: runner's own have it.")
+
+
+def _number(value: NDArray[Any]) -> float | int | bool | None:
+    """Return a number as JSON has it: None for what is not finite."""
+    if value.dtype.kind != "f":
+        return value.item()  # type: ignore[no-any-return]
+    return float(value) if np.isfinite(value) else None
 
 
 def _of_classes(
@@ -149,6 +172,8 @@ def _of_classes(
         between = f" between {labels.min()} and {labels.max()}" if len(labels) else ""
         msg = f"the evaluation has {len(labels)} 'labels'{between} for {known}."
         raise TrainingError(msg)
+    if not np.isfinite(answers).all():
+        raise TrainingError("the model's probabilities are not finite: its training has diverged.")
     found, arrays = evaluate.of_classes(answers, labels, classes)
     found["examples"] = found.pop("images")
     if len(classes) <= 5:
@@ -157,11 +182,13 @@ def _of_classes(
 
 
 def _array(name: str, value: Any) -> NDArray[Any]:
+    if "bfloat16" in str(getattr(value, "dtype", "")):  # which NumPy does not have
+        value = keras.ops.cast(value, "float32")
     try:
         array = np.asarray(value)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise TrainingError(f"the evaluation's {name!r} is no array: {error}") from error
     if array.dtype.kind not in "biuf":
-        msg = f"the evaluation's {name!r} is a {type(value).__name__}; expected numbers."
-        raise TrainingError(msg)
+        what = kind_of(value) if not array.ndim else f"of the type {array.dtype}"
+        raise TrainingError(f"the evaluation's {name!r} is {what}; expected numbers.")
     return array

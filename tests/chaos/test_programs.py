@@ -4,7 +4,6 @@ Each is trained and evaluated undisturbed, and once more with a kill at ten rand
 attempt a process of its own, every other one with another order of sets and dicts.
 """
 
-import importlib.util
 import json
 import os
 import random
@@ -18,7 +17,7 @@ import pytest
 
 from tests.chaos.examples import JAX, TENSORFLOW
 from tests.chaos.examples.files import write_pictures, write_table
-from tests.harness import Runner, assert_same
+from tests.harness import Runner, assert_same, need
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
@@ -68,9 +67,7 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.mark.parametrize(("name", "backend"), CASES)
 def test_ten_kills_change_nothing(name: str, backend: str, tmp_path: Path) -> None:
     needs = PROGRAMS[name].needs
-    for package in (backend, *needs):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
+    need(backend, *needs)
     spec = write_spec(name, tmp_path)
     early = {
         "KERAS_BACKEND": backend,

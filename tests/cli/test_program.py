@@ -239,6 +239,11 @@ def test_a_programs_data_are_not_looked_at_as_images(
         ("    if steps:", "    raise KeyError('mine')\n    if steps:", "line 37: raise"),
         ("    if steps:", "    raise SystemExit\n    if steps:", "line 37: raise"),
         ("import keras", "raise SystemExit\nimport keras", "line 2: raise SystemExit"),
+        (
+            'if own else {"x": x, "y": y}',
+            'if own else lambda model: "good"',
+            "evaluate(model) returned a str; expected numbers by name. (programs/sums.py, line 46)",
+        ),
         ("", "", "Did you mean 'val_mae'?"),
     ],
 )

@@ -174,10 +174,12 @@ import keras
 import numpy as np
 import runner
 import shape_of
+from shapes import flat
 
 
 def program(*, told: str) -> runner.Program:
-    Path(told).write_text(__file__)
+    Path(told).write_text(f"{__file__} {flat.__file__}")
+    assert flat.X == shape_of.X
     model = keras.Sequential([keras.Input(shape_of.X), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     x, y = np.ones((16, *shape_of.X), "float32"), np.ones((16, 1), "float32")
@@ -198,13 +200,17 @@ def study(tmp_path: Path) -> Path:
     (tmp_path / "study/programs").mkdir(parents=True)
     (tmp_path / "study/programs/flat.py").write_text(PROGRAM)
     (tmp_path / "study/shape_of.py").write_text("X = (2,)\n")
+    (tmp_path / "study/shapes").mkdir()
+    (tmp_path / "study/shapes/__init__.py").write_text("")
+    (tmp_path / "study/shapes/flat.py").write_text("from .sizes import X\n")
+    (tmp_path / "study/shapes/sizes.py").write_text("from shape_of import X\n")
     return tmp_path / "study"
 
 
 def test_ones_own_code_is_taken_to_the_nodes(
     machines: Machines, nodes: Any, study: Path, tmp_path: Path
 ) -> None:
-    """The worker runs Ray's copy of the folder, not what lies at its path."""
+    """The worker runs Ray's copy of the folder, a package in it too, not what lies at its path."""
     nodes(1)
     told = tmp_path / "told"
     job = {"name": "flat", "program": {"name": "flat", "arguments": {"told": str(told)}}}
@@ -212,11 +218,16 @@ def test_ones_own_code_is_taken_to_the_nodes(
     runner = Runner(tmp_path / "store")
     runner.ok("submit", str(tmp_path / "flat.json"), "--detach", "--code", str(study))
     where = ["work", "--engine", "ray", "--address", machines.address, "--workers", "1"]
-    done = runner.run(*where, "--until-empty", "--code", str(study))
+    done = runner.run(*where, "--until-empty", environment={"RUNNER_CODE": str(study)})
     assert done.returncode == 0, done.stderr[-4000:]
-    assert told.read_text().endswith("programs/flat.py")
-    assert not Path(told.read_text()).is_relative_to(study)
-    assert runner.status("flat")["state"] == "succeeded"
+    files = told.read_text().split()
+    for path, name in zip(files, ("programs/flat.py", "shapes/flat.py"), strict=True):
+        assert path.endswith(name)
+        assert not Path(path).is_relative_to(study)
+    status = runner.status("flat")
+    assert status["state"] == "succeeded"
+    note = " ".join(status["notes"])
+    assert all(f"{name}.py" in note for name in ("shape_of", "shapes/flat", "shapes/sizes"))
 
 
 def test_code_that_ray_does_not_take_is_said(

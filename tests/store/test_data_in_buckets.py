@@ -17,13 +17,17 @@ import pytest
 from fsspec.config import conf
 from PIL import Image
 
+import runner
+from runner import code
 from runner.datasets import folder, npz
-from runner.errors import DataAwayError, DataError, StoreError
+from runner.errors import DataAwayError, DataError, SpecError, StoreError
+from runner.queue.queue import Queue
 from runner.spec import parse
 from runner.store import clients, places
 from runner.store.filesystem import open_store
 from runner.training.check import load_data
 from runner.training.programs import make
+from tests.harness import REPOSITORY
 from tests.store.conftest import Place
 from tests.store.servers.proxy import Proxy, Request, answer, first
 
@@ -62,6 +66,29 @@ def bucket(
 def test_data_lie_beside_their_store(bucket: Place) -> None:
     bucket.open().put("data/x.npz", content())
     assert npz.load(path=f"{bucket.url}/data/x.npz").x_train.shape == (4, 8, 8, 1)
+
+
+def test_a_function_is_submitted_to_a_bucket(
+    bucket: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its data lie there too. Again changes nothing, and another job has another name."""
+    bucket.open().put("data/x.bin", b"data")
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs/reads.py").write_text(
+        READS.replace('"x": None', '"x": keras.ops.ones((4, 1)), "y": keras.ops.ones((4, 1))')
+    )
+    monkeypatch.setenv("RUNNER_STORE", bucket.url)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv("RUNNER_CODE", str(tmp_path))
+    program = code.load(tmp_path / "programs/reads.py").program
+    path = f"{bucket.url}/data/x.bin"
+    for _ in range(2):
+        assert runner.submit(program, name="reads", path=path, seed=3) == "reads"
+    (job,) = Queue(bucket.open()).jobs()
+    spec = Queue(bucket.open()).spec("reads")
+    assert (job.id, job.number, spec["seed"], spec["program"]["path"]) == ("reads", 0, 3, path)
+    with pytest.raises(SpecError, match="reads"):
+        runner.submit(program, name="reads", path=path, seed=4)
 
 
 @pytest.mark.parametrize("field", ["path", "arguments"])

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from runner.errors import SpecError
+from runner.evaluation.trial import build_report
 from runner.models import mlp
 from runner.spec import JobSpec, parse
 from runner.training import images
 from runner.training.assemble import assemble, augmentation_layers, rescaling
-from runner.training.trial import build_report
 
 ALL = {"flip": "horizontal_and_vertical", "rotation": 0.2, "zoom": 0.2}
 SHAPE = (8, 8, 1)

@@ -388,6 +388,46 @@ def test_the_other_backend_goes_on_and_says_so(
     assert any(said in text for text in records)
 
 
+SETS = """
+import jax
+import keras
+import numpy as np
+import runner
+
+def program(*, own: bool = False):
+    if own:
+        jax.config.update("jax_threefry_partitionable", False)
+        jax.config.update("jax_default_matmul_precision", "bfloat16")
+        jax.config.update("jax_enable_x64", True)
+        jax.config.update("jax_disable_jit", True)
+    x = np.random.default_rng(1).normal(size=(32, 4)).astype("float32")
+    layers = [keras.layers.Dense(8), keras.layers.Dropout(0.5), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    model.compile("sgd", "mse")
+    return runner.Program(model=model, fit={"x": x, "y": x[:, :1], "batch_size": 16})
+"""
+
+
+def test_what_a_job_sets_of_jax_is_undone_after_it(tmp_path: Path) -> None:
+    """The next job of the same worker is trained as in a new process."""
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs/sets.py").write_text(SETS)
+    jobs: list[dict[str, Any]] = [
+        {"name": "before"},
+        {"name": "own", "program.arguments.own": True},
+        {"name": "later"},
+    ]
+    spec = {"name": "-", "program": {"name": "sets"}, "training": {"epochs": 1}, "sweep": jobs}
+    (tmp_path / "job.json").write_text(json.dumps(spec))
+    runner = Runner(tmp_path / "store", {"RUNNER_CODE": str(tmp_path)})
+    runner.ok("submit", str(tmp_path / "job.json"), "--no-trial")
+    before, own, later = (runner.queue().job(job["name"]) for job in jobs)
+    assert [job.state.value for job in (before, own, later)] == ["succeeded"] * 3
+    digests = [(job.final or {})["digest"] for job in (before, own, later)]
+    assert digests[0] == digests[2] != digests[1]
+    assert not [note for note in later.notes if "different" in note]
+
+
 def test_other_backends_are_refused_in_words(tmp_path: Path) -> None:
     environment = {**os.environ, "KERAS_BACKEND": "numpy"}
     done = subprocess.run(

@@ -4,7 +4,6 @@ Each attempt is a process of its own, and seeds everything differently. The Hist
 that is another if any batch comes at another step; `runner drill` records the batches themselves.
 """
 
-import importlib.util
 import json
 import os
 import random
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness import need
 from tests.training import kinds_of_data
 from tests.training.killing import ROOT, Warm, differences, environment, killed, undisturbed
 from tests.training.kinds_of_data import EPOCHS, KINDS, STEPS
@@ -37,12 +37,6 @@ def warm(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[War
     process = Warm(tmp_path_factory.mktemp("warm"), PROGRAM, KERAS_BACKEND=backend)
     yield process
     process.close()
-
-
-def need(*packages: str) -> None:
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
 
 
 def need_what_reads(kind: str) -> None:

@@ -1,10 +1,12 @@
 """Programs of the user's own: stopped anywhere and resumed, they end with the same bits."""
 
 import io
+import json
 import os
 import re
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,17 +23,18 @@ from runner.engine.requirements import missing_here
 from runner.engine.stages import run_stage
 from runner.errors import MissingHereError, PreemptedError, SpecError, TrainingError
 from runner.evaluation.measure import measure
+from runner.evaluation.trial import build_report
 from runner.queue.lease import Lease
 from runner.queue.queue import Queue
 from runner.queue.record import OF_THE_RUN
 from runner.store.base import Store
 from runner.training import numerics
 from runner.training.backends import tensorflow_settings
+from runner.training.export import export
 from runner.training.host import Alone, Host
 from runner.training.program import Program
 from runner.training.programs import make
 from runner.training.restore import restored_program
-from runner.training.trial import build_report
 from tests.harness import REPOSITORY
 from tests.store.memory import MemoryStore
 
@@ -446,6 +449,42 @@ def test_attributes_that_callbacks_set_are_there_when_it_is_evaluated(
     assert len((folder / "log.csv").read_text().splitlines()) == 4
 
 
+ANNEALED = """
+@keras.saving.register_keras_serializable()
+class Scaled(keras.layers.Layer):
+    def __init__(self, temperature=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.temperature = temperature
+    def call(self, x):
+        return x * self.temperature
+    def get_config(self):
+        return {**super().get_config(), "temperature": self.temperature}
+
+class Anneals(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.layers[-1].temperature = 3.0 + epoch
+        self.model.layers[1].rate = 0.125
+
+def program():
+    x, y = made()
+    model = network()
+    model.add(Scaled())
+    model.compile("adam", "mse")
+    return runner.Program(model=model, fit={"x": x, "y": y}, callbacks=[Anneals()])
+"""
+
+
+def test_attributes_that_callbacks_set_are_exported(folder: Path) -> None:
+    """On a layer of the user's own, and on Keras's: not what the program begins with."""
+    write(folder, ANNEALED)
+    queue, job = finished(spec_of())
+    export(queue.store, "mine", spec_of().effective(), job.final, folder / "m.keras")
+    with zipfile.ZipFile(folder / "m.keras") as file:
+        layers = json.loads(file.read("config.json"))["config"]["layers"]
+    found = {one["class_name"].rpartition(">")[2]: one["config"] for one in layers}
+    assert (found["Scaled"]["temperature"], found["Dropout"]["rate"]) == (5.0, 0.125)
+
+
 def test_a_job_without_an_evaluation_ends_with_its_training(folder: Path) -> None:
     write(folder, re.sub(r"        evaluate=.*\n", "", BATCHES))
     _, job = finished(spec_of())
@@ -482,6 +521,18 @@ def test_mistakes_of_a_program(folder: Path, changed: tuple[str, str], said: str
     ("found", "said"),
     [
         ("{'a': [[1], [2, 3]]}", "the evaluation's 'a' is no array"),
+        ("{'a': 1j}", "the evaluation's 'a' is a complex; expected numbers"),
+        ("{'a': None}", "the evaluation's 'a' is None; expected numbers"),
+        ("{'a': ['x']}", "the evaluation's 'a' is of the type <U1; expected numbers"),
+        ("[1]", r"evaluate\(model\) returned a list; expected numbers by name"),
+        ("{1: 2, '1': 3}", "two results of the name '1'"),
+        ("{'json': 1, 'npz': [2], 'x': 3}", "can't name a result 'json', 'npz': runner's own"),
+        ("{'timing': 1}", "can't name a result 'timing'"),
+        (
+            "{'probabilities': np.eye(2), 'labels': [0, 1], 'confusion': np.eye(2)}",
+            "can't name a result 'confusion'",
+        ),
+        ("{'probabilities': np.eye(2) / 0, 'labels': [0, 1]}", "probabilities are not finite"),
         ("{'probabilities': np.ones((4, 2)) / 2, 'labels': [0, 1, 1]}", "3 'labels' between 0 and"),
         ("{'probabilities': np.ones((2, 2)) / 2, 'labels': [0, 7]}", "2 'labels' between 0 and 7"),
     ],
@@ -493,6 +544,28 @@ def test_results_that_dont_fit_are_named(folder: Path, found: str, said: str) ->
     )
     with pytest.raises(TrainingError, match=said):
         measure(make(spec_of()), Alone())
+
+
+def test_every_number_of_an_evaluation_is_stored_as_json_has_it(folder: Path) -> None:
+    """What is not finite is null, in the job's record too; an array keeps it."""
+    found = """{
+        "nan": float("nan"), "inf": np.float32("inf"), 3: np.float16(0.5), "yes": np.True_,
+        "long": np.longdouble(0.25), "int": np.array(7), "half": keras.ops.cast(1.5, "bfloat16"),
+        "array": np.array([1.0, np.nan]),
+    }"""
+    write(
+        folder, BATCHES.replace('evaluate=dict(zip("xy", made(2)))', f"evaluate=lambda _: {found}")
+    )
+    queue, job = finished(spec_of(training={"epochs": 1}))
+    stored = queue.store.read(job.evaluation["json"]) or b""
+    document = json.loads(stored, parse_constant=pytest.fail)
+    numbers = {"3": 0.5, "yes": True, "long": 0.25, "int": 7, "half": 1.5}
+    expected = {"nan": None, "inf": None, **numbers, "parameters": 49}
+    assert job.results == expected
+    assert document.items() >= expected.items()
+    with np.load(io.BytesIO(queue.store.read(job.evaluation["npz"]) or b"")) as arrays:
+        assert arrays.files == ["array"]
+        assert np.isnan(arrays["array"]).tolist() == [False, True]
 
 
 VECTOR = """
@@ -519,6 +592,77 @@ def test_what_can_never_be_trained_is_told_by_the_trial(
     write(folder, VECTOR + BATCHES.replace(*changed))
     with pytest.raises(SpecError, match=re.escape(said)):
         build_report(spec_of(), source="job.json")
+
+
+EVALUATED = """
+def judge(model):
+    x, y = made(2)
+    RESULT
+""" + BATCHES.replace('evaluate=dict(zip("xy", made(2)))', "evaluate=judge")
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        ("return 'good'", "returned a str; expected numbers by name. (programs/mine.py, line 19)"),
+        ("pass", "returned None; expected numbers by name. (programs/mine.py, line 19)"),
+        ("return {'a': 'b'}", "'a' is a str; expected numbers. (programs/mine.py, line 19)"),
+        ("return {'a': y[200]}", "IndexError: index 200 is out of bounds for axis 0 with size 96 "
+         "(programs/mine.py, line 21: return {'a': y[200]})"),
+        ("raise SystemExit", "SystemExit:  (programs/mine.py, line 21: raise SystemExit)"),
+        ("return {'probabilities': np.ones((96, 3)) / 3, 'labels': y}",
+         "names 2 classes, but the model tells 3 apart. (programs/mine.py, line 19)"),
+    ],
+)  # fmt: skip
+def test_an_evaluation_that_would_fail_is_told_by_the_trial(
+    folder: Path, result: str, said: str
+) -> None:
+    """Not after hours of training; with the user's own line."""
+    write(folder, EVALUATED.replace("RESULT", result))
+    with pytest.raises(SpecError) as told:
+        build_report(spec_of(), source="job.json")
+    assert str(told.value).startswith("job.json: ")
+    assert said in str(told.value)
+    build_report(spec_of(evaluation=None), source="job.json")  # it will not be called
+
+
+def test_the_trial_compares_the_classes_with_what_the_model_tells_apart(folder: Path) -> None:
+    """On one batch: the rest of the data is not looked at."""
+    write(folder, BATCHES.replace('["low", "high"]', '["low", "mid", "high"]'))
+    with pytest.raises(SpecError, match=r"3 classes, but .* 2 apart\. \(programs/mine\.py, line "):
+        build_report(spec_of(), source="job.json")
+    write(folder, PIPELINE.replace('"x": data, "steps": 3', '"x": once(data)') + """
+def once(data):
+    def batches():
+        yield from data.take(5)
+        raise RuntimeError("a later batch")
+    return batches()
+""")  # fmt: skip
+    assert "one step: loss" in build_report(spec_of(), source="job.json")
+
+
+def test_what_callbacks_may_set_for_an_evaluation_is_only_doubted_by_the_trial(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    write(folder, ATTRIBUTES)
+    said = build_report(spec_of(), source="job.json")
+    assert "; its evaluation fails before it is trained: AttributeError: " in said
+    assert "(programs/mine.py, line " in said
+
+
+def test_a_trial_changes_nothing_of_what_the_same_process_trains(folder: Path) -> None:
+    """Whatever its evaluation draws, assigns and sets."""
+    upsets = """keras.random.normal((3,)), np.random.rand(), random.random()
+    model.optimizer.learning_rate.assign(1.0)
+    model.layers[0].kernel.assign(np.zeros((4, 8)))
+    keras.config.set_floatx("float16")
+    made.__defaults__ = (9,)
+    return {"a": 1.0}"""
+    write(folder, "import random\n" + EVALUATED.replace("RESULT", upsets))
+    before = results(*finished(spec_of()))
+    build_report(spec_of(), source="job.json")
+    assert results(*finished(spec_of())) == before
 
 
 def test_a_machine_without_the_program_leaves_its_job(
@@ -595,6 +739,11 @@ def test_what_the_program_decides_is_refused_in_the_spec(folder: Path) -> None:
         ({"data": {"name": "digits"}}, "data is set"),
         ({"optimizer": {"learning_rate": 0.1}}, "optimizer is set"),
         ({"training": {"batch_size": 3}}, "training.batch_size is set"),
+        ({"training": {"jit_compile": True}}, "training.jit_compile .* give it to model.compile"),
+        (
+            {"training": {"phases": [{"epochs": 1}]}},
+            'training.phases .* for images: make each phase a job .*"take": "weights"',
+        ),
         ({"evaluation": {"augmented_passes": 3}}, "evaluation.augmented_passes is set"),
     ]
     for parts, field in refused:

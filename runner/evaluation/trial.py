@@ -11,9 +11,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from runner import code
+from runner import code, registry
 from runner.datasets.arrays import Dataset
-from runner.errors import SpecError
+from runner.errors import SpecError, TrainingError
+from runner.evaluation.measure import measure
 from runner.registry import nearest
 from runner.spec import JobSpec
 from runner.training import numerics
@@ -27,6 +28,7 @@ from runner.training.check import (
     obtaining,
     short_of_memory,
 )
+from runner.training.host import Alone
 from runner.training.program import Program
 from runner.training.programs import make
 
@@ -84,7 +86,7 @@ def _counts(dataset: Dataset) -> str:
 
 
 def _try_out(spec: JobSpec, *, source: str) -> str:
-    """Make a spec's program, and run one step of its fit, its validation and its evaluation.
+    """Make a spec's program, run one step of its fit and its validation, and its evaluation.
 
     Nothing is stored, and no callback is called.
 
@@ -96,18 +98,19 @@ def _try_out(spec: JobSpec, *, source: str) -> str:
         MissingHereError: this machine lacks what it needs.
     """
     numerics.apply(threads=spec.training.threads, deterministic=spec.training.deterministic)
-    with naming(source, "one step of it can't be trained"), code.undone(), obtaining():
+    with code.undone():
         warnings.simplefilter("ignore")  # of data that is longer than a step
-        program = make(spec)
-        _check_data("fit", program.fit)
-        if isinstance(program.evaluate, Mapping):
-            _check_data("evaluate", program.evaluate)
-        metrics = _one_step(program)
-        _check_monitors(spec, program, metrics)
-        if isinstance(program.evaluate, Mapping):
-            program.model.evaluate(**{**program.evaluate, "steps": 1, "verbose": 0})
+        with naming(source, "one step of it can't be trained"), obtaining():
+            program = make(spec)
+            _check_data("fit", program.fit)
+            if isinstance(program.evaluate, Mapping):
+                _check_data("evaluate", program.evaluate)
+            metrics = _one_step(program)
+            _check_monitors(spec, program, metrics)
+        with naming(source, "after one step, it can't be evaluated"), obtaining():
+            doubt = _evaluate(spec, program)
     first = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-    return f"{_sizes(program.model)}; one step: {first}"
+    return f"{_sizes(program.model)}; one step: {first}{doubt}"
 
 
 def _sizes(model: keras.Model) -> str:
@@ -140,8 +143,35 @@ def _one_step(program: Program) -> dict[str, float]:
     return {name: float(values[-1]) for name, values in found.items()}
 
 
+def _evaluate(spec: JobSpec, program: Program) -> str:
+    """Evaluate as the job will: a function as it is, `model.evaluate` on one batch.
+
+    Returns:
+        What could not be evaluated and may be once it is trained, for the end of a sentence.
+    """
+    if spec.evaluation is None or program.evaluate is None:
+        return ""
+    function: Any = program.evaluate
+    if isinstance(function, Mapping):
+        program.evaluate = {**function, "steps": 1}
+        function = spec.program and registry.get("programs", spec.program.name)
+    try:
+        measure(program, Alone())
+    except (Exception, SystemExit) as error:
+        if _own_callbacks(program):  # what it needs, they may set
+            return f"; its evaluation fails before it is trained: {code.words(error)}"
+        if isinstance(error, TrainingError):  # no line has raised it
+            raise SpecError(f"{error}{code.of_function(function)}") from error
+        raise
+    return ""
+
+
+def _own_callbacks(program: Program) -> list[Any]:
+    return [one for one in program.callbacks if not type(one).__module__.startswith("keras.")]
+
+
 def _check_monitors(spec: JobSpec, program: Program, metrics: Mapping[str, float]) -> None:
-    own = [one for one in program.callbacks if not type(one).__module__.startswith("keras.")]
+    own = _own_callbacks(program)
     for field, monitor in spec.monitors.items() if not own else ():  # they may add metrics
         if monitor not in metrics:
             hint = nearest(monitor, metrics)
