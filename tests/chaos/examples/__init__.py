@@ -34,7 +34,7 @@ EXAMPLES: dict[str, Example] = {
     "mean_teacher": ONE,
     "siamese": ONE,
     "forward_forward": ONE,
-    "unet": Example(backends=(TENSORFLOW, JAX), says="PyDataset"),
+    "unet": Example(backends=(TENSORFLOW, JAX)),
     "ctc_reader": BOTH,
     "unfreezing": BOTH_TF_DATA,
     "mixup": Example(backends=(TENSORFLOW, JAX), tf_data=True, says="tf.data pipeline"),
