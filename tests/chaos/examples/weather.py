@@ -17,7 +17,7 @@ def windows() -> Any:
             part[6 + 24 :, 1:2],
             sequence_length=24,
             sampling_rate=2,
-            batch_size=16,
+            batch_size=12,
         )
         for part in (series[:160], series[160:])
     )
