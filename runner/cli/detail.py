@@ -9,6 +9,7 @@ from runner.cli.common import command
 from runner.cli.render import sparkline, wrapped
 from runner.errors import NotFoundError, StoreError
 from runner.queue import presence
+from runner.queue.goodput import CAUSES, SHOWN, training_seconds
 from runner.queue.job import HOLD, Job, Json, Stage, State, gpus, line
 from runner.queue.queue import Queue
 from runner.queue.record import SIZES
@@ -55,6 +56,7 @@ def _facts(queue: Queue, view: View, document: dict[str, Any]) -> list[tuple[str
         *_measured(document["evaluation"]),
         *_measured(document["evaluation_run"]),
         ("saves", _saves(view)),
+        *_time(document),
         *(("budget", text) for text in _budget(job)),
         ("next", what_next(view)),
         *(("waits for", text) for text in _waits(queue, view)),
@@ -73,6 +75,20 @@ def _measured(found: Json | None) -> Iterator[tuple[str, str]]:
 def _saves(view: View) -> str:
     saves = view.interval if view.state == "running" else ""
     return f"{saves}; unsaved {duration(view.unsaved_seconds)}" if saves else ""
+
+
+def _time(document: Json) -> Iterator[tuple[str, str]]:
+    """What the machines' time became, and what that cost."""
+    time, share, cost = document["time"] or {}, document["goodput"], document["cost"]
+    if share is not None:
+        yield "goodput", f"{share:.1%} of {duration(training_seconds(time))} in training"
+    for cause, words in CAUSES.items():
+        yield (
+            "",
+            f"{duration(time[cause]):>6} {words}" if time.get(cause, 0) >= SHOWN else "",
+        )
+    if cost:
+        yield "cost", f"{cost['paid']:,.2f}, of which {cost['lost']:,.2f} lost"
 
 
 def _position(position: Json | None) -> str:
