@@ -19,6 +19,7 @@ class Commit:
     notes: Sequence[str] = ()  #: what a reader of the results should know
     metrics: Mapping[str, Any] | None = None  #: of the newest epoch; None: as before
     startup_seconds: float | None = None  #: from the claim to the first step; None: as before
+    time: Mapping[str, float] | None = None  #: seconds by cause until the newest state was taken
 
     def changes(self) -> dict[str, Any]:
         """Return the fields that a record takes over."""

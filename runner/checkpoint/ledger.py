@@ -45,6 +45,7 @@ class Snapshot:
     notes: Sequence[str] = ()  #: said once, with the commit
     to_host: Callable[[Any], Array] = as_array
     taken_at: float = field(default_factory=time.monotonic)
+    time: Mapping[str, float] = field(default_factory=dict)  #: of the attempt, by cause: seconds
 
 
 class Ledger:
@@ -135,6 +136,7 @@ class Ledger:
                 best=now_best.to_json() if now_best else None,
                 notes=self._notes,
                 metrics={name: values[-1] for name, values in snapshot.history.items() if values},
+                time=snapshot.time or None,
             )
         )
         self._notes = ()

@@ -9,6 +9,7 @@ from runner.cli.common import command
 from runner.cli.render import sparkline, wrapped
 from runner.errors import NotFoundError, StoreError
 from runner.queue import presence
+from runner.queue.goodput import CAUSES, SHOWN, training_seconds
 from runner.queue.job import HOLD, Job, Json, Stage, State, gpus, line
 from runner.queue.presence import Presence
 from runner.queue.queue import Queue
@@ -56,6 +57,7 @@ def _facts(queue: Queue, view: View, document: dict[str, Any]) -> list[tuple[str
         *_measured(document["evaluation"]),
         *_measured(document["evaluation_run"]),
         ("saves", _saves(view)),
+        *_time(document),
         *_each("budget", _budget(job)),
         ("next", what_next(view)),
         *_each("waits for", _waits(queue, view)),
@@ -79,6 +81,20 @@ def _measured(found: Json | None) -> Iterator[tuple[str, str]]:
 def _saves(view: View) -> str:
     saves = view.interval if view.state == "running" else ""
     return f"{saves}; unsaved {duration(view.unsaved_seconds)}" if saves else ""
+
+
+def _time(document: Json) -> Iterator[tuple[str, str]]:
+    """What the machines' time became, and what that cost."""
+    time, share, cost = document["time"] or {}, document["goodput"], document["cost"]
+    if share is not None:
+        yield "goodput", f"{share:.1%} of {duration(training_seconds(time))} in training"
+    for cause, words in CAUSES.items():
+        yield (
+            "",
+            f"{duration(time[cause]):>6} {words}" if time.get(cause, 0) >= SHOWN else "",
+        )
+    if cost:
+        yield "cost", f"{cost['paid']:,.2f}, of which {cost['lost']:,.2f} lost"
 
 
 def _position(position: Json | None) -> str:

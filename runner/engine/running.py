@@ -31,6 +31,7 @@ from runner.errors import (
 from runner.exit import Exit
 from runner.machine.memory import Memory, MemoryWatch
 from runner.queue import job as jobs
+from runner.queue.goodput import Spent
 from runner.queue.job import HOLD, Failure, Job, Json, State
 from runner.queue.lease import Lease
 from runner.queue.presence import LEFT
@@ -207,6 +208,11 @@ class RunningAttempt(Host):
     def seconds_left(self) -> float | None:
         """Seconds that may be spent on saving."""
         return self._around.stop.seconds_left
+
+    @property
+    def spent(self) -> Spent:
+        """The stopwatch of what the time goes into."""
+        return self.lease.spent
 
     def take_save_request(self) -> bool:
         """Return whether a checkpoint was requested since the last call."""

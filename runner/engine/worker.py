@@ -178,6 +178,7 @@ class Worker:
             self._choice.postponed.add(job, f"{LEFT}{lacking}")
             return True  # what is left is looked at once more, this job among it
         self._me.tell(self._choice.left_to_others)
+        began = boot_clock()
         try:
             slow = told_if_slow(partial(self._say_once, "slow"), SLOW_IMPORT)
             with self._stop.interrupting(), slow:
@@ -186,7 +187,7 @@ class Worker:
             return True
         self._say_once("cards", self._me.unused())
         try:
-            lease = self._claim(job, verdict, _devices(job, spec))
+            lease = self._claim(job, verdict, _devices(job, spec), boot_clock() - began)
         except ConflictError as error:
             logger.info("%s", error)
             return self._can_be_had(job)
@@ -196,11 +197,12 @@ class Worker:
         self._run(lease, spec)
         return True
 
-    def _claim(self, job: Job, verdict: Availability, devices: int | str) -> Lease:
+    def _claim(self, job: Job, verdict: Availability, devices: int | str, imported: float) -> Lease:
         kills, why = oom_kills(), ""
         if verdict.owner_alive is False and was_killed_for_memory(job.owner, kills):
             why = "taken over from a worker that the kernel killed for lack of memory"
-        lease = self._queue.claim(job, self._me.claimant(kills, devices), judged=verdict, why=why)
+        owner = self._me.claimant(kills, devices)
+        lease = self._queue.claim(job, owner, judged=verdict, why=why, prepared=imported)
         self._reporter.started(lease.job)
         why = why or (job.reason if job.nonce == DAMAGED else "")
         if why:

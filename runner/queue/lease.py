@@ -5,15 +5,17 @@ safe to use from several threads, and a worker that lost it learns so at its nex
 whichever comes first: LeaseLostError then, and for every call after.
 """
 
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from threading import Lock
 from typing import Any, Concatenate, ParamSpec
 
 from runner.commit import Commit
 from runner.errors import DamagedRecordError, LeaseLostError, StoreError
+from runner.queue import goodput, protocol
 from runner.queue import job as jobs
-from runner.queue import protocol
 from runner.queue.job import Job, Json, describe, from_json, to_json
 from runner.queue.protocol import Nonce, Now, Transition
 from runner.queue.record import finite
@@ -157,9 +159,19 @@ def _ending(
 
 
 class Lease:
-    """The right to write a job's records, as `Queue.claim` gives it."""
+    """The right to write a job's records, as `Queue.claim` gives it.
 
-    def __init__(self, store: Store, holder: Holder) -> None:
+    Its stopwatch, `spent`, begins with the claim. What it shows is written with every record and
+    heartbeat, added to the time of the attempts before.
+    """
+
+    def __init__(
+        self, store: Store, holder: Holder, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        claim = holder.job
+        self.spent = goodput.Spent(goodput.first_cause(claim), clock)
+        self._before, self._first_step = claim.time or {}, claim.step
+        self._step = claim.step  # as its owner told last
         self._store = store
         self._holder = holder
         self._writing = Lock()  # one record at a time; renewals don't wait for it
@@ -194,18 +206,34 @@ class Lease:
             "metrics": {name: finite(value) for name, value in (metrics or {}).items()},
             "unsaved_seconds": finite(unsaved_seconds) or 0.0,
             "details": dict(details or {}),
+            "time": self._time(self.spent.reading(), step),
         }
         run(self._store, self._holder.renew(beat))
 
     def commit(self, commit: Commit) -> Job:
         """Make checkpoints count. Their data is written."""
+        commit = replace(commit, time=self._time(commit.time or self.spent.reading(), commit.step))
         with self._writing:
             return run(self._store, self._holder.commit(partial(jobs.committed, commit=commit)))
 
     def end(self, transition: Transition) -> Job:
         """Append a record that ends the lease; see `Holder.end`."""
+
+        def timed(job: Job) -> Job:
+            after, total = transition(job), self._time(self.spent.reading(), self._step)
+            keeps_all = after.kind == "finish"
+            return replace(
+                after, time=total if keeps_all else goodput.closed(job.time or {}, total)
+            )
+
         with self._writing:
-            return run(self._store, self._holder.end(transition))
+            return run(self._store, self._holder.end(timed))
+
+    def _time(self, reading: Mapping[str, float], step: int) -> dict[str, float]:
+        """Return the job's seconds by cause: before this attempt, and up to a step of it."""
+        self._step = max(self._step, step)
+        mine = goodput.split(reading, step - self._first_step)
+        return goodput.added(self._before, mine)
 
     #: end a stage; training queues its evaluation in the same record, if `evaluate`
     finish = _ending(jobs.finished)

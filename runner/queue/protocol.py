@@ -12,7 +12,7 @@ randomness but what comes in as arguments. The simulator in the tests runs this 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from textwrap import shorten
 from threading import Lock
@@ -26,9 +26,10 @@ from runner.errors import (
     NotFoundError,
     StoreError,
 )
+from runner.queue import goodput
 from runner.queue import job as jobs
 from runner.queue.job import Job, Json, State, check_id, describe, from_json, to_json
-from runner.queue.record import finite
+from runner.queue.record import amounts, finite
 from runner.queue.texts import differences
 from runner.store import log
 from runner.store.log import Age, Folders, Read, ReadMany, Record, Steps
@@ -225,15 +226,26 @@ def change(
 
 
 def claim(
-    seen: Job, owner: Json, *, lease_seconds: float, nonce: Nonce, now: Now, why: str = ""
+    seen: Job,
+    owner: Json,
+    *,
+    lease_seconds: float,
+    nonce: Nonce,
+    now: Now,
+    why: str = "",
+    beat: "Heartbeat | None" = None,
+    prepared: float = 0.0,
 ) -> Steps[Job]:
     """Make `owner` the owner, unless anything happened to the job since `seen` was read.
 
-    The job returned may be held instead: see `job.claimed`.
+    The job returned may be held instead: see `job.claimed`. `beat`: of its last owner, who died.
+    `prepared`: seconds right before the claim that were no waiting.
     """
 
     def transition(job: Job) -> Job:
-        return jobs.claimed(job, seen=seen, owner=owner, lease_seconds=lease_seconds, why=why)
+        after = jobs.claimed(job, seen=seen, owner=owner, lease_seconds=lease_seconds, why=why)
+        began = now() - timedelta(seconds=prepared)
+        return replace(after, time=goodput.taken_over(job, beat, began))
 
     return (yield from change(seen.id, transition, nonce=nonce, now=now, known=seen))
 
@@ -355,6 +367,7 @@ class Heartbeat:
     unsaved_seconds: float = 0.0  #: of training that would be repeated if the machine died now
     sent_at: datetime | None = None  #: by the owner's clock
     details: Mapping[str, Any] = field(default_factory=dict)  #: what else the worker wants to show
+    time: Json = field(default_factory=dict)  #: seconds by cause, as in the job's record
 
 
 def heartbeat(job: Job) -> Steps[Heartbeat | None]:
@@ -383,6 +396,7 @@ def parse_beat(data: bytes, token: int) -> Heartbeat | None:
             beat,
             metrics={jobs.line(name[:100]): value and finite(value) for name, value in shown},
             unsaved_seconds=finite(beat.unsaved_seconds) or 0.0,
+            time=amounts(beat.time) or {},
         )
     except (StoreError, ValueError):
         return None

@@ -150,7 +150,13 @@ class Queue:
         return log.run(self.store, steps)
 
     def claim(
-        self, job: Job, owner: Json, *, judged: Availability | None = None, why: str = ""
+        self,
+        job: Job,
+        owner: Json,
+        *,
+        judged: Availability | None = None,
+        why: str = "",
+        prepared: float = 0.0,
     ) -> Lease:
         """Become the owner of a job, as it was read.
 
@@ -159,6 +165,7 @@ class Queue:
             owner: who claims.
             judged: saves asking whether a running job may be claimed.
             why: the kernel killed the last owner for lack of memory, in words.
+            prepared: seconds that this machine has imported for it: they are part of its start.
 
         Raises:
             ConflictError: it may not be claimed, someone was first, anything else happened to
@@ -169,7 +176,14 @@ class Queue:
             if not judged.claimable:
                 raise ConflictError(f"{job.id} can't be claimed: {judged.why}.")
         steps = protocol.claim(
-            job, owner, lease_seconds=self.lease_seconds, nonce=self._nonce, now=self._now, why=why
+            job,
+            owner,
+            lease_seconds=self.lease_seconds,
+            nonce=self._nonce,
+            now=self._now,
+            why=why,
+            beat=self._last_beat(job),
+            prepared=prepared,
         )
         try:
             claimed = log.run(self.store, steps)
@@ -179,7 +193,16 @@ class Queue:
             raise protocol.gone(job.id) from None
         if claimed.state is not State.RUNNING:
             raise ConflictError(f"{job.id} can't be claimed: {jobs.describe(claimed)}.")
-        return Lease(self.store, Holder(claimed, nonce=self._nonce, now=self._now))
+        holder = Holder(claimed, nonce=self._nonce, now=self._now)
+        lease = Lease(self.store, holder, clock=self._clock)
+        lease.spent.add("start", prepared)
+        return lease
+
+    def _last_beat(self, job: Job) -> Heartbeat | None:
+        """Return what a dead worker told last: for people, so that a failure harms nothing."""
+        with suppress(StoreError):
+            return self.heartbeat(job) if job.state is State.RUNNING else None
+        return None
 
     def heartbeat(self, job: Job) -> Heartbeat | None:
         """Return the last sign of life of the job's owner, None before the first."""

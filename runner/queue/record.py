@@ -113,6 +113,7 @@ class Job:
     damaged: Count = 0  #: records since the newest claim that can't be read, and may be claims
     monitors: tuple[str, ...] = ()  #: metrics that its spec names: people want to see them first
     parent: Json | None = None  #: the job that it goes on from: job, step, epoch, take, reference
+    time: Json | None = None  #: seconds by cause, of all attempts (see goodput.py); None: unknown
 
     @property
     def ended(self) -> bool:
@@ -236,7 +237,8 @@ def _cleaned(job: Job) -> Job:
         updated_at=job.updated_at.astimezone(UTC),
         after=tuple(line(name[:100]) for name in job.after),
         monitors=tuple(line(name[:100]) for name in job.monitors),
-        budget=hours(job.budget),
+        budget=amounts(job.budget),
+        time=amounts(job.time),
         wish=line(job.wish),
         parent=job.parent and {**job.parent, "job": line(job.parent["job"][:100])},
         failure=job.failure
@@ -269,10 +271,10 @@ def finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def hours(budget: Json | None) -> Json | None:
-    """Return the hours that a job may take, by what they are hours of."""
-    found = {line(name): number(value) for name, value in (budget or {}).items()}
-    return budget and {name: value for name, value in found.items() if value and value > 0}
+def amounts(named: Json | None) -> Json | None:
+    """Return the amounts above 0 by their names: of a budget, of time."""
+    found = {line(name[:100]): number(value) for name, value in (named or {}).items()}
+    return named and {name: value for name, value in found.items() if value and 0 < value < 1e12}
 
 
 def requirements(spec: Json) -> Json | None:

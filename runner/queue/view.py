@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.errors import StoreError
+from runner.queue import goodput
 from runner.queue.drain import name_of
 from runner.queue.job import ENDED, HOLD, Job, Json, Stage, State, line
 from runner.queue.protocol import Availability, Heartbeat
@@ -72,6 +73,21 @@ class View:
     def seen_seconds(self) -> float | None:
         """Seconds since its worker's last sign of life."""
         return self.availability.seen_seconds if self.availability else None
+
+    @property
+    def time(self) -> Json | None:
+        """Seconds by cause, of all attempts, as far as it is known; None: not at all."""
+        return goodput.until_now(self.job, self.beat, lost=self.state == "lost")
+
+    @property
+    def goodput(self) -> float | None:
+        """The share of the training's machine time that became steps which were kept."""
+        return goodput.goodput(self.time)
+
+    @property
+    def cost(self) -> Json | None:
+        """What its machines cost, `paid`, and what of it is `lost`; SpecError of a bad price."""
+        return goodput.cost(self.job, self.time)
 
     @property
     def eta_seconds(self) -> float | None:
@@ -323,13 +339,14 @@ def parameters_of(manifest: Json) -> int | None:
 CONTRACT = (
     "id", "name", "state", "stage", "reason", "attempts", "tries", "preemptions", "deaths",
     "parent", "failures", "failure", "priority", "after", "requirements", "budget", "spent_hours",
-    "spent_gpu_hours", "stalled_seconds", "eta_seconds", "epoch", "step", "checkpoint", "best",
-    "final", "history", "evaluation", "evaluation_run", "parameters", "interval",
-    "unsaved_seconds", "notes", "worker", "node", "seen_seconds", "submitted_at", "updated_at",
-    "store",
+    "spent_gpu_hours", "goodput", "time", "cost", "stalled_seconds", "eta_seconds", "epoch", "step",
+    "checkpoint", "best", "final", "history", "evaluation", "evaluation_run", "parameters",
+    "interval", "unsaved_seconds", "notes", "worker", "node", "seen_seconds", "submitted_at",
+    "updated_at", "store",
 )  # fmt: skip
 _OF_VIEW = (
-    "state", "stalled_seconds", "eta_seconds", "interval", "worker", "node", "seen_seconds"
+    "state", "stalled_seconds", "eta_seconds", "interval", "worker", "node", "seen_seconds",
+    "goodput", "time", "cost",
 )  # fmt: skip
 
 

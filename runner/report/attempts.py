@@ -6,11 +6,12 @@ life. All functions are pure: records and heartbeats in, plain data out.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from itertools import pairwise
 
+from runner.queue import goodput
 from runner.queue.job import Job, Stage
 from runner.queue.protocol import Heartbeat
 
@@ -52,6 +53,7 @@ class Attempt:
     saved_step: int  #: committed when it ended, or so far: the next attempt resumes there
     saved_epoch: float  #: of that step; a whole number where the steps of an epoch aren't known
     done_step: int | None  #: the newest that its heartbeats reported
+    time: Mapping[str, float] = field(default_factory=dict)  #: seconds by cause; none: not known
     git_commit: str = ""  #: of the folder that it was started in; "" where there was none
 
     @property
@@ -76,6 +78,12 @@ class Attempt:
     def seconds(self, now: datetime) -> float:
         """How long it took, or takes already."""
         return max(0.0, ((self.ended_at or now) - self.began_at).total_seconds())
+
+    def parts(self, now: datetime) -> dict[str, float]:
+        """Return its seconds by cause, in the order of all causes; what is left is not known."""
+        known = {cause: self.time[cause] for cause in goodput.CAUSES if cause in self.time}
+        unknown = self.seconds(now) - sum(known.values())
+        return known | ({"unknown": unknown} if unknown > 0 else {})
 
 
 def attempts(
@@ -120,8 +128,22 @@ def _attempt(
         saved_step=newest.step,
         saved_epoch=newest.step / steps_per_epoch if steps_per_epoch else newest.epoch,
         done_step=beat.step if beat and trains else None,
+        time=_time(claim, newest, beat, ending),
         git_commit=str(owner.get("git_commit", "")),
     )
+
+
+def _time(claim: Job, newest: Job, beat: Heartbeat | None, ending: Ending) -> dict[str, float]:
+    """Return what an attempt's time went into: what the job's did, less than before its claim.
+
+    Its owner's last record tells all of an attempt that it ended itself, else its last heartbeat.
+    """
+    told, total = beat.time if beat else {}, newest.time or {}
+    if ending is Ending.RUNNING:
+        total = goodput.newest(total, told)
+    elif ending in (Ending.LOST, Ending.CANCELLED):
+        total = goodput.closed(total, told)
+    return goodput.since(total, claim.time or {})
 
 
 def _fate(

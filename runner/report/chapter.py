@@ -61,10 +61,18 @@ def chapter(run: Run, gallery: Gallery, library: Library, now: datetime) -> dict
         "columns": ["Epoch", *(words.column(name) for name in columns)],
         "epochs": list(zip_longest(*(run.history[name] for name in columns)))[:ROWS],
         "results": _results(run, run.measured, gallery, library) if run.measured else None,
-        "timeline": gallery.plots([pictures.timeline(run, now)] if run.attempts else []),
+        "timeline": gallery.plots(_attempts(run, now) if run.attempts else []),
+        "spent": words.spent(run.view.time or {}, run.view.cost),
         "environment": _environment(run),
         "spec": Markup.escape(clean(spec, limit=LONGEST_SPEC, lines=True)),
     }
+
+
+def _attempts(run: Run, now: datetime) -> Iterator[Picture]:
+    """Draw when they were, and what their time went into."""
+    yield pictures.timeline(run, now)
+    bars = {str(one.number): one.parts(now) for one in run.attempts[-pictures.TIMELINE_ROWS :]}
+    yield pictures.spending(f"{run.job.id}-time", "attempt", bars)
 
 
 def _results(run: Run, measured: Measured, gallery: Gallery, library: Library) -> dict[str, Any]:

@@ -8,12 +8,13 @@ the page forbids scripts besides. What is said of one run is in `chapter`.
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from runner.queue.goodput import SHOWN, Seconds, added, machine_seconds
 from runner.queue.texts import count, duration
 from runner.report import pictures, words
 from runner.report.chapter import Gallery, chapter, metrics_of
@@ -51,12 +52,28 @@ def render(report: Report) -> Page:
     html = environment.get_template("page.html").render(
         report=report,
         comparisons=list(_comparisons(report.runs, gallery)),
+        spending=_spending(report.runs, gallery),
         chapters=(chapter(run, gallery, library, report.made_at) for run in report.runs),
         words=words,
         count=count,
         duration=duration,
     )
     return Page(html=html, pictures=gallery.files)
+
+
+def _spending(runs: Sequence[Run], gallery: Gallery) -> dict[str, Any] | None:
+    """Return what the machine time of several runs went into; None where there is one, or none."""
+    known = {run.job.id: run.view.time for run in runs if run.view.time}
+    total: Seconds = reduce(added, known.values(), {})
+    if len(known) < 2 or machine_seconds(total) < SHOWN:
+        return None
+    costs = [run.view.cost for run in runs if run.view.cost]
+    paid = {name: sum(cost[name] for cost in costs) for name in ("paid", "lost")}
+    bars = dict(list(known.items())[-DRAWN:])
+    return {
+        "words": words.spent(total, paid if costs else None),
+        "bars": gallery.plots([pictures.spending("_time", "run", bars)]),
+    }
 
 
 def _of(name: str) -> Callable[[Run], float | None]:
@@ -80,6 +97,8 @@ COLUMNS = (
     Column("Training attempts", lambda run: run.trainings, words.whole, None),
     Column("Preempted", lambda run: run.job.preempted, words.whole, None),
     Column("Died", lambda run: run.deaths, words.whole, None),
+    Column("Goodput", lambda run: run.view.goodput, words.percent, None),
+    Column("Cost", lambda run: (run.view.cost or {}).get("paid"), words.money, None),
 )
 
 

@@ -26,6 +26,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from runner.queue.goodput import CAUSES, SHOWN, Seconds
 from runner.queue.texts import count
 from runner.report import words
 from runner.report.attempts import Ending
@@ -50,6 +51,9 @@ ENDINGS = {
     Ending.HELD: SERIES[4], Ending.LOST: SERIES[1], Ending.FAILED: SERIES[3],
     Ending.CANCELLED: MUTED,
 }  # fmt: skip
+
+#: of machine time, which waiting in the queue, the last cause, is not
+CAUSE_COLOURS = dict(zip(CAUSES, [*(SERIES[n] for n in (2, 1, 4, 0, 3, 5, 7, 6)), GRID]))  # noqa: B905
 
 DOTS = 120  #: of a PNG, per inch
 SMALL, SQUARE, WIDE = 3.6, 4.1, 4.7  #: inches: legible on a telephone
@@ -222,7 +226,7 @@ def curve(run: Run, metric: str) -> Picture:
 
 def _part_of_name(metric: str) -> str:
     """Return a metric's part of a file's name; no two have the same, and none that of another."""
-    if re.fullmatch(r"(?!(confusion|classes|calibration|attempts)$)[a-zA-Z0-9_]{1,40}", metric):
+    if re.fullmatch(r"(?!(confusion|classes|calibration|attempts|time)$)\w{1,40}", metric, re.A):
         return metric
     return f"{re.sub('[^a-zA-Z0-9_]', '-', metric)[:40]}-{zlib.crc32(metric.encode()):08x}"
 
@@ -338,8 +342,7 @@ def timeline(run: Run, now: datetime) -> Picture:
     shown = run.attempts[-TIMELINE_ROWS:]
     start = min(one.began_at for one in shown)  # hosts' clocks may differ
     total = max(((one.ended_at or now) - start).total_seconds() for one in shown)
-    units = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0))
-    unit, seconds = next((one for one in units if total >= 2 * one[1]), ("seconds", 1.0))
+    unit, seconds = _unit(total)
     span = max(total / seconds, 1e-9)
 
     def paint(axes: Axes) -> None:
@@ -358,6 +361,35 @@ def timeline(run: Run, now: datetime) -> Picture:
     said = f"Timeline of {count(len(run.attempts), 'attempt')}, which the table of them describes."
     size = WIDE, 0.85 + 0.24 * max(len(shown), 2)
     return draw(f"{run.job.id}-attempts", said, size, paint)
+
+
+def _unit(total: float) -> tuple[str, float]:
+    """Return the unit in which so many seconds are drawn, and the seconds of one."""
+    units = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0))
+    return next((one for one in units if total >= 2 * one[1]), ("seconds", 1.0))
+
+
+def spending(name: str, of: str, bars: Mapping[str, Seconds]) -> Picture:
+    """A stacked bar for each attempt or run, by its name: what its machine time went into."""
+    labels, rows = [shortened(label, 18) for label in bars], max(len(bars), 2)
+    causes = [c for c in CAUSE_COLOURS if any(bar.get(c, 0) >= SHOWN for bar in bars.values())]
+    widths = np.array([[bar.get(cause, 0.0) for cause in causes] for bar in bars.values()])
+    unit, seconds = _unit(widths.sum(axis=1).max())
+    below = 0.62 + 0.17 * -(-len(causes) // 3)
+
+    def paint(axes: Axes) -> None:
+        _rows(axes, labels)
+        left = widths.cumsum(axis=1) - widths
+        for place, cause in enumerate(causes):
+            axes.barh(range(len(labels)), widths[:, place] / seconds, left=left[:, place] / seconds,
+                      height=0.6, label=CAUSES[cause], color=CAUSE_COLOURS[cause])  # fmt: skip
+        axes.set(xlabel=f"{unit} of machine time", ylabel=of, title="Where the time went")
+        if causes:
+            axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.5 / (0.24 * rows)), ncols=3)
+
+    each = "; ".join(f"{of} {label}: {words.spending(bar)}" for label, bar in bars.items())
+    room, size = max(0.55, 0.2 + _room(labels)), (WIDE, 0.36 + 0.24 * rows + below)
+    return draw(name, f"Where the time went. {each}.", size, paint, left=room, bottom=below)
 
 
 def run_bars(group: str, runs: Mapping[str, Measured]) -> Picture:

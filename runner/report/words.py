@@ -3,15 +3,16 @@
 Pure functions from plain data to text. Numbers are those of the records, rounded for reading.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 
-from runner.queue import texts
+from runner.queue import goodput, texts
+from runner.queue.goodput import CAUSES, SHOWN, Seconds
 from runner.queue.job import Stage
-from runner.queue.texts import count, finite
+from runner.queue.texts import count, duration, finite
 from runner.report.attempts import Attempt
 from runner.report.collect import Counts, Measured, Run
 from runner.training.best import HIGHER
@@ -99,6 +100,35 @@ def cost(attempts: Sequence[Attempt]) -> str:
     vague = any(one.vague for one in attempts)
     least = "at least " if vague else ""
     return f", which cost {least}{count(steps, 'step')}" if steps or not vague else ""
+
+
+def spending(spent: Seconds) -> str:
+    """Say what machine time went into: `40m steps, 3m05s saving`."""
+    shown = [cause for cause in CAUSES if cause != "queue" and spent.get(cause, 0) >= SHOWN]
+    return ", ".join(f"{duration(spent[cause])} {CAUSES[cause]}" for cause in shown) or "nothing"
+
+
+def spent(seconds: Seconds, cost: Mapping[str, float] | None) -> str:
+    """Say how much of the training's machine time became kept steps, and what it cost."""
+    share = goodput.goodput(seconds)
+    if share is None:
+        return "What its time went into was not recorded."
+    text = (
+        f"Goodput {percent(share)}: of {duration(goodput.training_seconds(seconds))} of machine"
+        f" time in training, {duration(seconds.get('steps', 0.0))} became steps that were kept."
+    )
+    if waited := duration(seconds.get("queue", 0.0)).removeprefix("0s"):
+        text += f" {waited} of waiting in the queue are not in it."
+    if cost:
+        text += (
+            f" The machines cost {money(cost['paid'])}, of which {money(cost['lost'])} was lost."
+        )
+    return text
+
+
+def money(amount: float | None) -> str:
+    """Return an amount of whatever currency the price has, or a dash."""
+    return ABSENT if amount is None else f"{amount:,.2f}"
 
 
 def lost_steps(one: Attempt) -> str:

@@ -4,6 +4,7 @@ import logging
 from typing import Protocol
 
 from runner.commit import Commit
+from runner.queue.goodput import Spent
 from runner.training.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,11 @@ class Host(Protocol):
     def seconds_left(self) -> float | None:
         """Seconds that may be spent on saving; None where nothing limits them."""
         return None
+
+    @property
+    def spent(self) -> Spent:
+        """The stopwatch of what the time goes into; without an owner nobody reads it."""
+        return Spent()
 
     def take_save_request(self) -> bool:
         """Return whether a checkpoint was requested since the last call."""

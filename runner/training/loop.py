@@ -17,6 +17,7 @@ from runner.checkpoint.checkpointer import Checkpointer
 from runner.checkpoint.manifest import Position, Reference
 from runner.checkpoint.reading import Restored
 from runner.errors import TrainingError
+from runner.queue.goodput import FIRST
 from runner.training import backends, frames, private
 from runner.training.capture import Capture, saved_logs
 from runner.training.data import python
@@ -184,6 +185,7 @@ class Loop(keras.callbacks.CallbackList):  # type: ignore[misc]
             )
             self.saving.logs = logs
             self.capture.record(self.saving.position)
+            self._settings.host.spent.on("save")  # and the fit's end, which is no step
             self.final = self.saving.save_last()
 
     def release(self) -> None:
@@ -207,6 +209,8 @@ class Loop(keras.callbacks.CallbackList):  # type: ignore[misc]
             raise TrainingError(f"epoch {epoch} begins, although the training had ended.")
         self._shortcuts.take(self._model.train_function)
         step = self._position.step if restored is not None else 0
+        if restored is not None:
+            self._settings.host.spent.on("restore")  # until the place in the data is found
         if restored is not None and step == 0:
             self.capture.apply(restored, self._position)
             self._model.reset_metrics()  # an epoch's end holds the validation's metrics
@@ -265,6 +269,8 @@ class Loop(keras.callbacks.CallbackList):  # type: ignore[misc]
             self._shortcuts.take(self._model.train_function)
         if not self._model.run_eagerly:  # data of code may draw as well
             self._parts.tracing.begin("train", draws=self.capture.source.mid_epoch)
+        if not self.saving.first_ended_at:
+            self._settings.host.spent.on(FIRST)
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Count the step, and save what is due."""
@@ -286,15 +292,18 @@ class Loop(keras.callbacks.CallbackList):  # type: ignore[misc]
         if self._fresh:
             self._fresh = False
             # nobody has seen a step of a training that can't be resumed
-            self.saving.checkpointer.wait()
+            with self._settings.host.spent.during("save"):
+                self.saving.checkpointer.wait()
         first = not self.saving.first_ended_at
         if first:
+            self._settings.host.spent.on("build")
             self._settings.on_first_step()
             self.saving.first_ended_at = time.monotonic()
             if self._parts.late:
                 self._parts.find()
             if not self.saving.exchanged():
                 self._parts.look_through()
+            self._settings.host.spent.on("steps")
         self.saving.after_step()
         self.saving.report("train", logs, force=first)  # from now on there is something to save
 
@@ -303,6 +312,8 @@ class Loop(keras.callbacks.CallbackList):  # type: ignore[misc]
     def on_test_begin(self, logs: Logs = None) -> None:
         """Hold the state before the validation: a stop within it saves that."""
         self._shortcuts.take(self._model.test_function)
+        if not self.saving.first_ended_at:  # resumed at an epoch's end
+            self._settings.host.spent.on("steps")
         self._before_validation = self.saving.hold()
         self._hooks.call("on_test_begin", logs)
 

@@ -126,12 +126,13 @@ class Saving:
         """Wait for a bucket that is away or slow, so that no more work than agreed is at stake."""
         step = self.position.global_step
         self._settings.warn(f"paused at step {step}: {self.checkpointer.overdue}")
-        while self.checkpointer.overdue and not self._settings.host.should_stop():
-            if not self.checkpointer.busy:
-                self.save(best=best)
-            time.sleep(PAUSE_SECONDS)
-            self.checkpointer.check()
-            self.report("train", self.logs)
+        with self._settings.host.spent.during("bucket"):
+            while self.checkpointer.overdue and not self._settings.host.should_stop():
+                if not self.checkpointer.busy:
+                    self.save(best=best)
+                time.sleep(PAUSE_SECONDS)
+                self.checkpointer.check()
+                self.report("train", self.logs)
         self._settings.warn(f"resumed at step {step}")
 
     def _since(self, epoch_end: bool) -> Since:
@@ -175,7 +176,9 @@ class Saving:
     # ------------------------------------------------------------------ saving
 
     def _snapshot(self) -> Snapshot:
-        return self._capture.snapshot(self.position, self.logs, tuple(self._notes))
+        snapshot = self._capture.snapshot(self.position, self.logs, tuple(self._notes))
+        snapshot.time = self._settings.host.spent.reading()
+        return snapshot
 
     def save(self, *, best: bool = False, wait: bool = False) -> None:
         """Save the state of now, unless an earlier one is still being written.
@@ -185,6 +188,10 @@ class Saving:
         """
         if self.checkpointer.busy and not (best or wait):
             return  # it stays due, and is taken a step later
+        with self._settings.host.spent.during("save"):
+            self._save(best=best, wait=wait)
+
+    def _save(self, *, best: bool, wait: bool) -> None:
         started = time.perf_counter()
         snapshot = self._snapshot()
         if self.first_ended_at and self._audits:  # the first two after the first step
@@ -213,7 +220,8 @@ class Saving:
                 if not self._settings.waits or self._settings.host.should_stop():
                     raise
                 self._settings.warn(f"the training has ended, its last state is unsaved: {error}")
-                time.sleep(PAUSE_SECONDS)
+                with self._settings.host.spent.during("bucket"):
+                    time.sleep(PAUSE_SECONDS)
 
     # ------------------------------------------------------------------ for people
 

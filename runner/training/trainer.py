@@ -76,6 +76,8 @@ def train(spec: JobSpec, past: Past, host: Host) -> Trained:
         LeaseLostError: another worker owns the job.
         SpecError, TrainingError, CheckpointError: the job's own fault.
     """
+    from runner.training.quiet import import_keras
+
     boards = Boards(past.store, past.prefix) if spec.training.tensorboard else None
     ledger = Ledger(
         past.store,
@@ -96,8 +98,11 @@ def train(spec: JobSpec, past: Past, host: Host) -> Trained:
     pool = ThreadPoolExecutor(1, thread_name_prefix="restore")
     restoring = pool.submit(checkpointer.restore)
     try:
+        import_keras()
+        host.spent.on("build")
         program, loop, weights = _train(spec, past, host, checkpointer, restoring.result)
     finally:
+        host.spent.on("save")  # what is under way is waited for
         gc.unfreeze()
         pool.shutdown(wait=False)  # a stop need not wait for a download
         checkpointer.close(host.seconds_left)
@@ -127,10 +132,7 @@ def _train(
     checkpointer: Checkpointer,
     restore: Callable[[], Restored | None],
 ) -> "tuple[Program, Loop, str]":
-    """Import and build what is trained, then train all phases; and with which weights it ends."""
-    from runner.training.quiet import import_keras
-
-    import_keras()
+    """Build what is trained, then train all phases; and with which weights it ends."""
     from runner.training import numerics
     from runner.training.first_weights import load_given
     from runner.training.programs import make
@@ -142,7 +144,8 @@ def _train(
     program = make(spec, devices=devices)
     _divide_batches(program, devices, host)
     _leave_if_asked(host)
-    restored = restore()
+    with host.spent.during("restore"):
+        restored = restore()
     settings = _settings(spec, past, host)
     if restored is not None:
         settings.start = restored.position
@@ -264,6 +267,7 @@ def fit(
     from runner.training.fit import Hooks, first_epoch, of_batches
     from runner.training.loop import Loop, Opened
 
+    settings.host.spent.on("build")
     first = settings.start.phase_epoch
     last = first + epochs
     if restored is not None:

@@ -49,7 +49,8 @@ class World:
     numerics: dict[str, Any] = field(default_factory=NUMERICS.copy)
 
     def __post_init__(self) -> None:
-        self.queue = Queue(self.store, lease_seconds=60, now=self.clock)
+        seconds = lambda: self.clock().timestamp()  # noqa: E731
+        self.queue = Queue(self.store, lease_seconds=60, now=self.clock, clock=seconds)
 
     def submit(self, name: str, **parts: Any) -> None:
         self.queue.submit(name, {"name": name, "training": {"epochs": 40}, **parts})

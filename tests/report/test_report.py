@@ -472,11 +472,19 @@ def test_classes_of_a_program_get_their_pictures(world: World) -> None:
 
 def test_every_metric_gets_a_curve_of_its_own(world: World) -> None:
     """Also where names differ in what a file's name cannot have, or are another picture's."""
-    names = ["loss", *(f"output_{n}_loss" for n in range(9)), "a/b", "a-b", "a b", "attempts"]
+    names = [
+        "loss",
+        *(f"output_{n}_loss" for n in range(9)),
+        "a/b",
+        "a-b",
+        "a b",
+        "attempts",
+        "time",
+    ]
     world.submit("cats", program={"name": "many"})
     world.train("cats", {name: [1.0, 0.5] for name in [*names, "learning_rate"]})
     _, page = report(world)
-    assert len([name for name in page.pictures if name.startswith("cats-")]) == len(names) + 2
+    assert len([name for name in page.pictures if name.startswith("cats-")]) == len(names) + 3
     said = re.findall(r'aria-label="(.*?) by epoch', page.html)
     assert (said[0], said[-1], len(said)) == ("Loss", "learning rate", len(names) + 1)
 
@@ -491,6 +499,7 @@ def test_programs_and_images_are_compared_each_among_themselves(world: World) ->
     heads = re.findall(r"<h2>(.*?)</h2>", page.html)
     assert heads == [
         "Runs on the data nowhere", "Runs of the program houses", "Runs of the program other",
+            "Where the time went",
     ]  # fmt: skip
     sections = re.findall(r'<section class="comparison".*?</section>', page.html, flags=re.S)
     columns = re.findall(r'<th scope="col"[^>]*>(.*?)</th>', sections[1])
