@@ -63,7 +63,12 @@ def counting(done: str, total: int) -> Callable[[int], None]:
 def reading() -> Callable[[Received], None]:
     """Say how much data is read: `reading data, 120 of 200 MB`."""
     now = Now()
-    return lambda got: now(f"{STAGE}, {got.done / 1e6:,.0f} of {got.total / 1e6:,.0f} MB")
+
+    def tell(got: Received) -> None:
+        if got.total >= 1e6:
+            now(f"{STAGE}, {got.done / 1e6:,.0f} of {got.total / 1e6:,.0f} MB")
+
+    return tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
