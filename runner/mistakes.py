@@ -59,10 +59,10 @@ def sentence(
     if detail["type"] == "value_error":
         text = str(detail["ctx"]["error"])
         return f"{path}: {text}." if detail["loc"] else text
-    return f"{path}: received {short(detail['input'])}; {_expected(path, detail)}"
+    return f"{path}: received {short(detail['input'])}; {_expected(detail)}"
 
 
-def _expected(path: str, detail: Any) -> str:
+def _expected(detail: Any) -> str:
     given = detail["input"]
     if detail["type"] == "literal_error":
         expected = detail["ctx"]["expected"]
@@ -70,9 +70,10 @@ def _expected(path: str, detail: Any) -> str:
         return f"expected {expected}.{hint}"
     if detail["type"] in ("tuple_type", "list_type") and isinstance(given, str):
         return f"expected a list such as {short([given])}."
-    if detail["type"] == "string_pattern_mismatch" and path == "name":
+    if detail["type"] == "string_pattern_mismatch":  # of a name or a label
+        letters = "letters" if "A-Z" in detail["ctx"]["pattern"] else "lower-case letters"
         return (
-            "expected up to 63 lower-case letters, digits, '.', '_' or '-', beginning with a "
+            f"expected up to 63 {letters}, digits, '.', '_' or '-', beginning with a "
             "letter or digit."
         )
     return f"{detail['msg'][0].lower()}{detail['msg'][1:]}."

@@ -44,6 +44,20 @@ def _check_devices(value: Any) -> Any:
     raise ValueError(f"received {value!r}; expected 'all' or a number from 1 to 1024")
 
 
+def _check_checkpoint(value: Any) -> Any:
+    if value in ("final", "best", "latest") or (type(value) is int and value >= 0):
+        return value
+    msg = f"received {value!r}; expected 'final', 'best', 'latest' or the number of a step"
+    raise ValueError(msg)
+
+
+def _check_weights(value: Any) -> Any:
+    if isinstance(value, str) and not value.endswith(WEIGHTS):
+        msg = f"received {value!r}; expected a file that ends in {', '.join(WEIGHTS)}"
+        raise ValueError(msg)
+    return value
+
+
 def _check_optimizer(value: Any) -> Any:
     if isinstance(value, str) and value not in optimizers.ARGUMENTS:
         hint = registry.nearest(value.lower(), optimizers.ARGUMENTS)
@@ -52,6 +66,7 @@ def _check_optimizer(value: Any) -> Any:
     return value
 
 
+WEIGHTS = (".weights.h5", ".h5", ".keras")  #: how the names of files of weights end
 Duration = Annotated[str, BeforeValidator(_check_duration)]
 MONITORS = ("loss", "top_1", "top_5", "val_loss", "val_top_1", "val_top_5")  #: of image jobs
 Monitor = Annotated[str, Field(min_length=1, max_length=200)]
@@ -254,10 +269,11 @@ class From(Part):
     """What the training goes on from: another job's checkpoint, or weights in a file."""
 
     job: Name | None = Field(None, description="a job of the same store")
-    checkpoint: Literal["final", "best", "latest"] | Annotated[int, Field(ge=0)] = Field(
-        "final", description="of that job; a number is the step of one that is kept"
-    )
-    path: str | None = Field(
+    checkpoint: Annotated[
+        Literal["final", "best", "latest"] | Annotated[int, Field(ge=0)],
+        BeforeValidator(_check_checkpoint),
+    ] = Field("final", description="of that job; a number is the step of one that is kept")
+    path: Annotated[str | None, BeforeValidator(_check_weights)] = Field(
         None, description="instead of a job: a .keras, .weights.h5 or .h5 file, or its URL"
     )
     given: str | None = Field(None, description="a relative path; see data.given")

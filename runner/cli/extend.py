@@ -52,6 +52,9 @@ def _extended(queue: Queue, name: str, epochs: int, changes: list[str]) -> JobSp
         new = f"{stem}-{number}"
         texts = [f"name={new}", f"training.epochs={epochs}", f'from={{"job": "{name}"}}', *changes]
         spec = parse(changed(raw, texts), source=f"extend {name}")
+        if spec.training.epochs != epochs:
+            msg = f"--epochs received {epochs}, but --set makes it {spec.training.epochs}"
+            raise SpecError(f"{msg}: give one of the two")
         there = queue.find(spec.name)
         if spec.name != new or there is None or is_same(queue.spec(new, there.spec_digest), spec):
             return spec

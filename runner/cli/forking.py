@@ -21,10 +21,11 @@ BEGINNING = ("parent", "checkpoints", "best", "step", "epoch", "metrics", "notes
 _OF_A_JOB = ("name", "description", "from", "after", "priority", "requirements", "budget")
 
 
-def beginning(queue: Queue, spec: JobSpec) -> dict[str, Any]:
+def beginning(queue: Queue, spec: JobSpec, *, brings: bool = True) -> dict[str, Any]:
     """Return the fields of a job's record 0 that say what it goes on with, which is brought here.
 
     A death before that record leaves objects that no record names: `runner doctor` lists them.
+    Unless it `brings`, it only checks what can be checked, and returns nothing.
 
     Raises:
         NotFoundError: there is no such job, or no such checkpoint of it.
@@ -35,9 +36,13 @@ def beginning(queue: Queue, spec: JobSpec) -> dict[str, Any]:
         return {}
     parent = queue.job(spec.from_.job)
     for _ in range(TRIES):
-        reference = reference_of(parent, spec.from_.checkpoint)
+        reference = reference_of(parent, spec.from_.checkpoint, spec.name)
         try:
             manifest = read_manifest(queue.store, Reference.from_json(reference).manifest)
+            if spec.from_.take == "all":
+                _continued(manifest.position, spec, parent.id)
+            if not brings:
+                return {}
             if spec.from_.take == "weights":
                 return _weights(queue, spec, parent, manifest)
             return _whole(queue, spec, parent, manifest)
@@ -49,8 +54,13 @@ def beginning(queue: Queue, spec: JobSpec) -> dict[str, Any]:
     raise NotReadyError(f"{parent.id} replaces its checkpoints too fast. Hold it, or try later.")
 
 
-def reference_of(job: Job, wanted: str | int) -> Json:
+def reference_of(job: Job, wanted: str | int, child: str) -> Json:
     """Return the reference to a job's final, best or latest checkpoint, or to that of a step.
+
+    Args:
+        job: that has it.
+        wanted: "final", "best", "latest" or a step.
+        child: the job that is to go on from there.
 
     Raises:
         NotReadyError: the job has none; names those that it has.
@@ -62,8 +72,12 @@ def reference_of(job: Job, wanted: str | int) -> Json:
     if (found := known.get(wanted)) is not None:
         return found
     which = f"no {wanted} checkpoint" if wanted in named else f"no checkpoint {wanted}"
-    has = ", ".join(str(name) for name, one in known.items() if one) or "none yet"
-    raise NotReadyError(f"from: {job.id} ({job.state.value}) has {which}. It has {has}.")
+    has = [str(name) for name, one in known.items() if one]
+    hint = f": add --set from.checkpoint={has[0]}" if has else " yet"
+    if not job.ended and wanted in named:
+        hint += f". Submit {child} once {job.id} has ended"
+    what = f"{child} cannot go on from {job.id} ({job.state.value}), which has {which}"
+    raise NotReadyError(f"{what}. It has {', '.join(has) or 'none'}{hint}.")
 
 
 def _weights(queue: Queue, spec: JobSpec, parent: Job, manifest: Manifest) -> dict[str, Any]:

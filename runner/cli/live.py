@@ -118,7 +118,10 @@ class PlainReporter:
         """Show where the stage is, now and then."""
         before, self._epoch = self._epoch, progress.epoch
         self._eta = self._pace.eta_seconds(progress)
-        self._show(progress, ends_epoch=progress.epoch > before)
+        if progress.stage == receiving.STAGE and not progress.steps:
+            return  # less than a megabyte, or nobody knows how much: nothing to say
+        # an epoch that an earlier attempt has ended has no metrics
+        self._show(progress, ends_epoch=progress.epoch > before and bool(progress.metrics))
 
     def _show(self, progress: Progress, *, ends_epoch: bool) -> None:
         now = monotonic()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from runner.cli.codes import of_error
 from runner.cli.common import add_store_option, open_queue, say
+from runner.cli.verbs import wrong_names
 from runner.errors import RunnerError, SpecError, StoreRefusedError
 from runner.exit import Exit
 from runner.queue.job import line
@@ -26,6 +27,8 @@ def run(options: argparse.Namespace) -> int:
     """Remove the jobs; the exit code of the last one that stays."""
     queue, _ = open_queue(options)
     names = list(dict.fromkeys(options.job))
+    if wrong := wrong_names(queue.require_something, names):
+        return wrong
     _say_who_needs_them(queue, names)
     if not options.yes and not _agreed(names):
         say("nothing was removed")

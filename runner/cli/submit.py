@@ -22,6 +22,7 @@ from runner.errors import (
     LinkedError,
     MissingHereError,
     NotFoundError,
+    NotReadyError,
     PreemptedError,
     SpecError,
 )
@@ -62,7 +63,12 @@ def counting(done: str, total: int) -> Callable[[int], None]:
 def reading() -> Callable[[Received], None]:
     """Say how much data is read: `reading data, 120 of 200 MB`."""
     now = Now()
-    return lambda got: now(f"{STAGE}, {got.done / 1e6:,.0f} of {got.total / 1e6:,.0f} MB")
+
+    def tell(got: Received) -> None:
+        if got.total >= 1e6:
+            now(f"{STAGE}, {got.done / 1e6:,.0f} of {got.total / 1e6:,.0f} MB")
+
+    return tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,6 +116,7 @@ def submit(
         check_data(specs, tell=counting("checked", len(specs)))
     queue, _ = open_queue(options)
     _check_after(queue, specs)
+    _check_from(queue, specs)
     if not options.no_trial:
         with suppress(PreemptedError), stop.interrupting():
             _try_out(queue, specs)
@@ -192,9 +199,12 @@ def _specs(options: argparse.Namespace) -> list[tuple[Path, JobSpec]]:
     if options.priority is not None:
         options.changes = [*options.changes, f"priority={options.priority}"]
     if options.parent is not None:
-        job, _, which = options.parent.partition("@")
-        options.changes = [*options.changes, f"from.job={json.dumps(job)}"]
-        options.changes += [f"from.checkpoint={which}"] if which else []
+        job, at, which = options.parent.partition("@")
+        if not job or (at and not which):
+            msg = f"--from received {options.parent!r}; expected JOB, or JOB@ and final, best,"
+            raise SpecError(f"{msg} latest or the number of a step")
+        go_on = [f"from.job={json.dumps(job)}", f"from.checkpoint={which or 'final'}"]
+        options.changes = [*options.changes, *go_on]
     found = load_all(options, data=True)
     return in_order([(path, _after(spec, options.after)) for path, spec in found])
 
@@ -283,3 +293,19 @@ def _check_after(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> None:
                 msg = f"{spec.name} is to come after {name!r}, and there is no such job. Submit it"
                 msg += " before, or in the same command."
                 raise NotFoundError(msg)
+
+
+def _check_from(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> None:
+    """Refuse new jobs that cannot go on from the one that they name, before any is stored."""
+    mine = {spec.name for _, spec in specs}
+    for _, spec in specs:
+        if spec.from_ is None or spec.from_.job is None:
+            continue
+        with suppress(DamagedRecordError, LinkedError):  # which are told as the job is stored
+            if queue.find(spec.name) is not None:
+                continue
+        parent = spec.from_.job
+        if parent in mine and queue.find(parent) is None:
+            msg = f"{spec.name} cannot go on from {parent}, which is not trained yet."
+            raise NotReadyError(f"{msg} Submit {spec.name} once {parent} has ended.")
+        beginning(queue, spec, brings=False)

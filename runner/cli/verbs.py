@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
             lambda job: f"{job.state}, priority {job.priority}",
         ),
     }
-    if wrong := _wrong_names(queue, options.job):
+    if wrong := wrong_names(queue.job, options.job):
         return wrong
     act, words = acts[options.command]
     result = Exit.DONE
@@ -81,13 +81,13 @@ def run(options: argparse.Namespace) -> int:
     return result
 
 
-def _wrong_names(queue: Queue, names: "Sequence[str]") -> Exit:
+def wrong_names(require: "Callable[[str], object]", names: "Sequence[str]") -> Exit:
     """Name the jobs that are not there: a wrong name among others leaves all untouched."""
     result = Exit.DONE
     for name in names:
         try:
             with suppress(StoreError):  # it is there, and the verb says what is wrong with it
-                queue.job(name)
+                require(name)
         except NotFoundError as error:
             say(f"runner: {error} Nothing was changed.")
             result = of_error(error)

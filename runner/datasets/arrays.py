@@ -245,6 +245,21 @@ def checked(
     )
 
 
+def check_file(path: str, x: Any, y: Any) -> None:
+    """Refuse images and labels, the arrays `x` and `y` of one file of many, that cannot be used.
+
+    Raises:
+        DataError: with all mistakes in one text.
+    """
+    images, labels = _pixels(x), _flat(y)
+    mistakes = [
+        _wrong_images("x", images, images.shape[1:]),
+        _wrong_labels("y", labels, images, None),
+    ]
+    if any(mistakes):
+        raise DataError("\n  ".join(filter(None, [f"{path} cannot be used:", *mistakes])))
+
+
 def missing(found: Collection[str], keys: Sequence[str] = KEYS) -> str:
     """Say which arrays are not there, for a sentence; "" if all are."""
     lacks = ", ".join(name for name in keys if name not in found)

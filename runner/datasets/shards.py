@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any
 
 from runner.datasets import npz
-from runner.datasets.arrays import Dataset, checked
+from runner.datasets.arrays import Dataset, check_file, checked
 from runner.errors import DataError, SpecError
 from runner.store import cache, places
 from runner.store.places import version_of
@@ -43,6 +43,8 @@ def load(*, path: str | None = None) -> Dataset:
     def read(name: str) -> cache.Arrays:
         content = cache.view(place, name, details[name])
         arrays = npz.unpacked(f"{place.path}/{name}", content, KEYS)
+        if arrays["x"].size or arrays["y"].size:  # one may be empty, as long as not all are
+            check_file(f"{place.path}/{name}", arrays["x"], arrays["y"])
         part = next(part for part in PARTS if name.startswith(part))
         named = {f"{key}_{part}": arrays[key] for key in KEYS}
         is_first = name == shards[0] and "class_names" in arrays

@@ -9,10 +9,9 @@ from typing import Any
 import blake3
 
 from runner.errors import DataAwayError, DataError, SpecError
+from runner.specparts import WEIGHTS
 from runner.store import cache
 from runner.store.places import DataPlace
-
-ENDINGS = (".weights.h5", ".h5", ".keras")
 
 
 class Pretrained:
@@ -51,10 +50,10 @@ class Pretrained:
         """
         if self._weights == "imagenet":
             return self._downloaded()
-        ending = next((end for end in ENDINGS if self._weights.endswith(end)), None)
+        ending = next((end for end in WEIGHTS if self._weights.endswith(end)), None)
         if ending is None:
             msg = f"{self._field}: received '{self._weights}'; expected \"imagenet\""
-            msg += f" or a file that ends in {', '.join(ENDINGS)}."
+            msg += f" or a file that ends in {', '.join(WEIGHTS)}."
             raise SpecError(msg)
         content = cache.view(DataPlace(self._weights, field=self._field))
         found = blake3.blake3(content).hexdigest()

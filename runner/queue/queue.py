@@ -256,6 +256,11 @@ class Queue:
             self.store.put(NEWS, self._nonce().encode())
         return job
 
+    def require_something(self, job_id: str) -> None:
+        """Raise NotFoundError where there is no job of this id, nor anything left of one."""
+        if not self.store.list(f"{protocol.base(job_id)}/"):
+            raise self._not_found(job_id)
+
     def remove(self, job_id: str) -> None:
         """Remove a job that is not running, with all its objects; its name is free then.
 
@@ -265,8 +270,7 @@ class Queue:
             NotFoundError: there is nothing of such a job.
             ConflictError: it is running, or its worker may still write.
         """
-        if not self.store.list(f"{protocol.base(job_id)}/"):
-            raise self._not_found(job_id)
+        self.require_something(job_id)
         job = None
         with suppress(DamagedRecordError):
             job = self.find(job_id)

@@ -254,7 +254,8 @@ class _Entry:
         dtype, shape = known.setdefault(name, [array.dtype.str, [0, *array.shape[1:]]])
         if dtype != array.dtype.str or tuple(shape[1:]) != array.shape[1:]:
             before = f"{np.dtype(dtype)} of {tuple(shape[1:])}"
-            msg = f"{piece}: {name} has {array.dtype} of {array.shape[1:]} beside {before} before:"
+            key = name.partition("_")[0]  # as a shard has it: x of x_train
+            msg = f"{piece}: {key} has {array.dtype} of {array.shape[1:]} beside {before} before:"
             raise DataError(f"{msg} all must be of one kind and shape.")
         with self._file(name).open("ab") as file:
             file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

@@ -173,6 +173,9 @@ def _is_here(spec: JobSpec, source: Path | str) -> bool:
         if "::" in named or places.here(named) is None:
             why = "chained URLs are not opened" if "::" in named else "does not exist"
             raise DataError(f"{source}: {named[:200]}: {why}.")
+    weights = spec.from_ and spec.from_.path and places.here(spec.from_.path, spec.from_.given)
+    if weights and Path(weights).expanduser().is_dir():
+        raise DataError(f"{source}: from.path: {weights[:200]} is a folder; expected a file.")
     if spec.program is not None or (path is not None and "://" in path):
         return False  # of a program's own, or perhaps gigabytes away: whoever trains checks it
     return path is not None or spec.data.name in BUNDLED | OF_A_PATH  # others are a download

@@ -487,8 +487,9 @@ def test_where_a_name_is_wrong_no_job_is_touched(queue: Queue, run: Run) -> None
     """All wrong ones are named: what was typed is not what was meant."""
     queue.submit("cats", {"seed": 1})
     queue.submit("dogs", {"seed": 1})
-    code, _, said = run("cancel", "cats", "cast", "dogs", "dgos")
-    assert (code, "no job 'cast'" in said, "no job 'dgos'" in said) == (3, True, True), said
+    for verb in (["cancel"], ["remove", "--yes"]):
+        code, _, said = run(*verb, "cats", "cast", "dogs", "dgos")
+        assert (code, "no job 'cast'" in said, "no job 'dgos'" in said) == (3, True, True), said
     assert {job.state for job in queue.jobs()} == {State.QUEUED}
 
 
@@ -611,6 +612,60 @@ def test_submit_takes_priority_and_dependencies(queue: Queue, run: Run) -> None:
     code, _, said = run("submit", *spec, "--set", "name=x", "--after", "nobody")
     assert (code, "there is no such job" in said) == (3, True)
     assert queue.find("x") is None
+
+
+def test_what_a_job_cannot_go_on_from_is_refused_before_anything_is_stored(
+    queue: Queue, run: Run, tmp_path: Path
+) -> None:
+    """With --dry-run as without: what it lets pass can be stored."""
+    queue.submit("late", {"seed": 1})
+    saved = {"step": 540, "epoch": 3, "manifest": "m"}
+    queue.submit("dead", {"seed": 1}, {"checkpoints": (saved,), "step": 540})
+    queue.claim(queue.job("dead"), GONE).fail("its fault")
+    spec = json.loads(QUICKSTART.read_text())
+    of_best = tmp_path / "best.json"
+    of_best.write_text(json.dumps({**spec, "from": {"job": "dead", "checkpoint": "best"}}))
+    alone, child = tmp_path / "alone.json", tmp_path / "child.json"
+    alone.write_text(json.dumps({**spec, "name": "alone"}))
+    child.write_text(json.dumps({**spec, "from": {"job": "alone"}}))
+    hint = "Submit quickstart once late has ended."
+    pattern = 'from.job: received "Late"; expected up to 63 lower-case letters, digits'
+    for code, said, *arguments in (
+        (3, "no job 'ghost'", str(QUICKSTART), "--from", "ghost"),
+        (4, "It has none yet. " + hint, str(QUICKSTART), "--from", "late"),
+        (4, "no checkpoint 541. It has latest, 540: add", str(QUICKSTART), "--from", "dead@541"),
+        (4, "final checkpoint. It has latest, 540: add --set from.checkpoint=latest.", str(of_best),
+         "--from", "dead"),
+        (2, "--from received 'late@'; expected JOB", str(QUICKSTART), "--from", "late@"),
+        (2, "1 mistake\n  from.checkpoint: received 'bogus'; expected 'final', 'best',",
+         str(QUICKSTART), "--from", "late@bogus"),
+        (2, pattern, str(QUICKSTART), "--from", "Late"),
+        (4, "from alone, which is not trained yet", str(alone), str(child)),
+    ):  # fmt: skip
+        for more in (["--dry-run"], []):
+            found, _, words = run("submit", *arguments, "--detach", *more)
+            assert (found, said in words) == (code, True), words
+    assert queue.ids() == ["dead", "late"]
+
+
+def test_a_file_of_weights_is_known_by_its_ending_and_is_no_folder(
+    queue: Queue, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "x" / "m.keras").mkdir(parents=True)
+    for file, said in (
+        (QUICKSTART, "from.path: received '" + str(QUICKSTART) + "'; expected a file that ends in"),
+        (tmp_path / "x" / "m.keras", "m.keras is a folder; expected a file."),
+    ):
+        code, _, words = run("submit", str(QUICKSTART), "--detach", "--set", f"from.path={file}")
+        assert (code, said in words, "imagenet" in words) == (2, True, False), words
+    assert not queue.ids()
+
+
+def test_more_epochs_are_given_once(queue: Queue, run: Run) -> None:
+    run("submit", str(QUICKSTART), "--detach")
+    twice = ("--epochs", "20", "--set", "training.epochs=50", "--detach")
+    code, _, words = run("extend", "quickstart", *twice)
+    assert (code, "--epochs received 20, but --set makes it 50" in words) == (2, True), words
 
 
 def test_a_job_is_not_to_come_after_itself(queue: Queue, run: Run) -> None:

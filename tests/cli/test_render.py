@@ -263,6 +263,23 @@ def test_each_epoch_leaves_a_line_behind_in_a_notebook(capsys: pytest.CaptureFix
     assert [line[:12] for line in lines if "epoch" in line] == ["  epoch 1/15", "  epoch 2/15"]
 
 
+def test_nothing_is_said_of_data_without_size_nor_of_an_epoch_that_was_ended_before(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr(live, "IN_PLACE_SECONDS", 0.0)
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80)
+    for reporter in (PlainReporter(), InPlaceReporter(), LiveReporter(console)):
+        reporter.started(untrained())
+        capsys.readouterr()
+        reporter.progressed(untrained(), Progress(stage="reading data"))
+        assert not capsys.readouterr().err
+        reporter.progressed(untrained(), at(36, metrics={}))
+        assert "1/15, \n" not in capsys.readouterr().err
+    assert "epoch" not in screen.getvalue()
+
+
 def test_quick_epochs_do_not_fill_a_log_file(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

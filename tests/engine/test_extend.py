@@ -100,7 +100,7 @@ def test_what_fits_is_taken_and_the_rest_is_named(runner: Runner, tmp_path: Path
     done = runner.run("submit", str(path), "--from", "digits")
     assert done.returncode == 1
     assert "optimizer/00000/sgd/iteration is not in the checkpoint" in done.stderr
-    assert '"take": "weights"' in done.stderr
+    assert 'Build and compile the same as before. Or take less: "take": "weights"' in done.stderr
     weights = sets({"from.job": "digits", "from.take": "weights", "training.epochs": 1})
     runner.ok("submit", str(path), *weights, *sets({"name": "weights"}))
     status = runner.status("weights")
@@ -163,8 +163,7 @@ def test_remove_asks_where_it_can_and_names_the_children(runner: Runner, spec: P
     runner.ok("submit", str(spec), "--detach", *sets({"name": "later", "after": ["gone"]}))
     done = runner.run("remove", "gone")
     assert (done.returncode, "give --yes" in done.stderr) == (2, True)
-    done = runner.run("remove", "gone", "nobody", "--yes")
-    assert done.returncode == 3
+    done = runner.run("remove", "gone", "--yes")
     assert "later waits for gone, and would wait in vain" in done.stderr
     assert not (runner.store / "jobs/gone").exists()
     runner.ok("submit", str(spec), "--detach", *sets({"name": "gone", "seed": 4}))

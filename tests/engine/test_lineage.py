@@ -103,7 +103,7 @@ class World:
     def origin(self, job: str, checkpoint: str | int, take: str) -> tuple[int, Known]:
         """The step of a job's checkpoint, and what a training knows that begins with it."""
         parent, known = self.queue.job(job), self.known[job]
-        step = int(reference_of(parent, checkpoint)["step"])
+        step = int(reference_of(parent, checkpoint, "child")["step"])
         return step, known if take == "all" else Known(known.at(step), 0)
 
     def fork(self, name: str) -> None:

@@ -263,8 +263,13 @@ def test_shards_that_do_not_fit_together_are_named(tmp_path: Path) -> None:
     for name, content in SHARDS.items():
         (tmp_path / name).write_bytes(content)
     np.savez(tmp_path / "train-3.npz", x=np.zeros((2, 9, 9, 3), np.uint8), y=np.zeros(2, int))
-    with pytest.raises(DataError, match=r"train-3.npz: x_train has uint8 of \(9, 9, 3\) beside"):
+    with pytest.raises(DataError, match=r"train-3.npz: x has uint8 of \(9, 9, 3\) beside"):
         shards.load(path=str(tmp_path))
+    np.savez(tmp_path / "train-3.npz", x=np.ones((2, 8, 8, 3)) / 2, y=np.zeros(3, int))
+    with pytest.raises(DataError, match=r"train-3.npz cannot be used:\n  x holds") as refused:
+        shards.load(path=str(tmp_path))
+    assert "(x * 255)" in str(refused.value)
+    assert "y has 3 labels for 2 images" in str(refused.value)
     (tmp_path / "train-3.npz").write_bytes(b"no npz")
     with pytest.raises(DataError, match=r"train-3.npz is no npz file"):
         shards.load(path=str(tmp_path))

@@ -396,8 +396,9 @@ def test_another_model_is_refused_with_its_differences(tmp_path: Path) -> None:
     x, y = numbers()
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dense(1)])
     model.compile("adam", "mse")
-    with pytest.raises(CheckpointError, match=r"another model or optimizer.*not in the"):
+    with pytest.raises(CheckpointError, match=r"another model or optimizer.*not in the") as refused:
         model.fit(x, y, verbose=0, callbacks=[BackupAndRestore(str(tmp_path))])
+    assert "Or begin a new training, with another backup_dir." in refused.value.__notes__
 
 
 def test_other_numerics_are_said_and_the_training_goes_on(

@@ -158,10 +158,13 @@ class Variables:
         if problems:
             shown = "; ".join(problems[:_SHOWN])
             more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-            raise OtherModelError(
+            error = OtherModelError(
                 f"the checkpoint belongs to another model or optimizer: {shown}{more}. Build and "
-                "compile the same as before, or begin a new training in another place."
+                "compile the same as before."
             )
+            # read in a traceback; of a job the sentence alone is told
+            error.add_note("Or begin a new training, with another backup_dir.")
+            raise error
 
 
 def _groups(model: Any) -> list[tuple[str, Sequence[Any]]]:
