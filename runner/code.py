@@ -29,6 +29,9 @@ VARIABLE = "RUNNER_CODE"  #: the folder; `--code` sets it for this process and i
 _PREFIX = "runner_code"  #: of the names of the entries' modules
 _INSTALLED = {"site-packages", "dist-packages"}
 _OTHERS = (Path(__file__).parent, Path(sys.prefix), Path(sys.base_prefix))
+#: what Keras says of an array of NumPy's strings
+_OF_TEXTS = re.compile(r"Invalid dtype: (str|bytes)\d+$")
+_TEXTS = "an array of texts must be array.astype(object), or tf.constant(array)"
 _loaded: dict[Path, str] = {}  #: the user's files in use, and their contents' hashes
 
 
@@ -186,11 +189,16 @@ def of_function(function: Any) -> str:
 
 
 def words(error: BaseException) -> str:
-    """Return what an error says, on one line, and the line of the user's own code."""
-    text = re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", str(error))
+    """Return what an error says, on one line, the line of the user's own code, and a known fix."""
+    own = where(error) != ""
+    said = error.msg if own and isinstance(error, SyntaxError) else error  # its place comes once
+    text = re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", str(said))
     if text.startswith("Graph execution error"):  # TensorFlow's own traceback comes first
         text = text.partition("\n\t [[")[0].rstrip().rpartition("\n\n")[2]
-    return with_line(f"{type(error).__name__}: {' '.join(text.split())[:300]}", error)
+    text = with_line(f"{type(error).__name__}: {' '.join(text.split())[:300]}", error)
+    if own and isinstance(error, ModuleNotFoundError):
+        return f"{text}: install it here, or put it beside this file"
+    return f"{text}: {_TEXTS}" if _OF_TEXTS.match(str(error)) else text
 
 
 def traceback_of(error: BaseException) -> str:

@@ -45,9 +45,11 @@ def importing() -> Iterator[None]:
 
 
 @contextmanager
-def told_if_slow(say: Callable[[str], None], text: str) -> Iterator[None]:
-    """Say the text once if what is done within this takes some seconds."""
-    timer = threading.Timer(SLOW_SECONDS, say, [text])
+def told_if_slow(
+    say: Callable[[str], None], text: str, seconds: float | None = None
+) -> Iterator[None]:
+    """Say the text once if what is done within this takes so many seconds, 10 by default."""
+    timer = threading.Timer(SLOW_SECONDS if seconds is None else seconds, say, [text])
     timer.daemon = True
     timer.start()
     try:

@@ -10,6 +10,7 @@ import functools
 import importlib
 import inspect
 import symtable
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -28,6 +29,7 @@ _GIVEN: dict[Kind, frozenset[str]] = {
     "models": frozenset({"input_shape", "classes"}),
     "datasets": frozenset({"path"}),
 }
+SLOW_IMPORT_SECONDS = 2.0  #: then an import is told
 
 
 def kinds_of(spec: Mapping[str, Any]) -> dict[str, Kind]:
@@ -109,8 +111,16 @@ def _load(path: Path | None, kind: Kind, plugin: EntryPoint | None) -> Any:
         if path is None:
             return plugin and plugin.load()
         if code.is_own(path):
-            return code.load(path)
+            place = f"{path.parent.name}/{path.name}"
+            with quiet.told_if_slow(_say, f"importing {place}", SLOW_IMPORT_SECONDS):
+                return code.load(path)
         return importlib.import_module(f"runner.{kind}.{path.stem}")
+
+
+def _say(text: str) -> None:
+    """Tell somebody who waits at a terminal."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"{text}\n")
 
 
 def _unknown(kind: Kind, name: str) -> str:

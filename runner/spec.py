@@ -106,12 +106,16 @@ class JobSpec(Part):
             for name in sorted(names & _set_in(self, part))
         ]
 
-    def effective(self) -> dict[str, Any]:
-        """The whole spec as plain JSON, every default that counts written out."""
+    def effective(self, *, later: bool = False) -> dict[str, Any]:
+        """The whole spec as plain JSON, every default that counts written out.
+
+        Args:
+            later: with the defaults of fields that came later, which a stored spec leaves out.
+        """
         whole = self.model_dump(mode="json", exclude={"schema_"}, by_alias=True)
         for (*place, name), value in _LATER.items():  # which earlier versions do not know
             part = _at(whole, place)
-            if part and part[name] == value:
+            if part and part[name] == value and not (later and name != "given"):
                 del part[name]
         for where, names in _OF_IMAGES.items() if self.program else ():
             part = _at(whole, where)

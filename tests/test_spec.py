@@ -4,8 +4,10 @@ import dataclasses
 import enum
 import importlib
 import inspect
+import io
 import json
 import math
+import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 
 from runner import code, optimizers, registry, spec, specfile, specparts
 from runner.checkpoint import policy
-from runner.errors import SpecError
+from runner.errors import NotFoundError, SpecError
 
 JOBS = sorted((Path(__file__).parent.parent / "jobs").glob("[!.]*.json"))
 
@@ -175,6 +177,49 @@ def test_a_users_own_file_that_is_unfinished_is_named(
         spec.parse({"name": "x", "model": {"name": "odd"}}, source="test")
     with pytest.raises(SpecError, match=r"models/empty\.py defines no function build"):
         spec.parse({"name": "x", "model": {"name": "empty"}}, source="test")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("program = 1\ny = (2\n", "'(' was never closed (programs/odd.py, line 2: y = (2)"),
+        (
+            "import odder\ndef program(): pass\n",
+            "No module named 'odder' (programs/odd.py, line 1: import odder): install it here,"
+            " or put it beside this file",
+        ),
+    ],
+)
+def test_a_program_that_cant_be_imported_is_told_with_its_line_once_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs" / "odd.py").write_text(text)
+    monkeypatch.setenv(code.VARIABLE, str(tmp_path))
+    with pytest.raises(NotFoundError) as told:
+        registry.get("programs", "odd")
+    assert str(told.value).partition("Error: ")[2] == said
+
+
+def test_an_import_that_takes_long_is_told_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs" / "late.py").write_text(
+        "import sys, time\ndef program(): pass\n"
+        "for _ in range(500): sys.stderr.getvalue() or time.sleep(0.01)\n"
+    )
+    monkeypatch.setenv(code.VARIABLE, str(tmp_path))
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "1")
+    monkeypatch.setattr(registry, "SLOW_IMPORT_SECONDS", 0.05)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    registry.get("programs", "late")
+    assert terminal.getvalue() == "importing programs/late.py\n"
+    code.forget()
 
 
 class Offered:

@@ -15,7 +15,7 @@ from runner.queue.presence import Presence
 from runner.queue.queue import Queue
 from runner.queue.record import SIZES
 from runner.queue.texts import ago, count, decimal, duration, finite
-from runner.queue.view import View, describe
+from runner.queue.view import View, describe, failure_words
 from runner.store import places
 from runner.store.base import Store
 
@@ -228,7 +228,7 @@ def _failure_lines(store: Store, job: Job) -> list[str]:
     if not job.failure:
         return []
     kind, step = str(job.failure.get("kind", "?")), job.failure.get("step", 0)
-    head = f"  newest failure: {kind.replace('_', ' ')} after step {step}"
+    head = f"  newest failure: {failure_words(job.failure)} after step {step}"
     if job.failure.get("reason") != job.reason:
         head += f": {job.failure.get('reason', '')}"
     if kind in ("spec", "diverged"):

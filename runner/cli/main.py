@@ -150,7 +150,9 @@ class _Parser(argparse.ArgumentParser):
         if option := next((one for one in unknown if one.startswith("-")), ""):
             name = option.partition("=")[0]
             known = [option for option in self._option_string_actions if option.startswith("--")]
-            self.error(f"no option {name!r}.{nearest(name, known)}")
+            field = _field(name) if "--set" in known else ""
+            hint = f" Did you mean '--set {field}=...'?" if field else nearest(name, known)
+            self.error(f"no option {name!r}.{hint}")
         if unknown:
             self.error(f"too many arguments: {' '.join(unknown)}")
         return found, unknown
@@ -166,6 +168,16 @@ class _Parser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         sys.stderr.write(f"runner: {message}\n")
         sys.exit(Exit.USAGE)
+
+
+def _field(option: str) -> str:
+    """Return the field of a spec that an option is named like: --epochs; "" if there is none."""
+    from runner.spec import JobSpec
+    from runner.specparts import Training
+
+    of_training = {name: f"training.{name}" for name in Training.model_fields}
+    fields = of_training | {name: name for name in JobSpec.model_fields}
+    return fields.get(option.removeprefix("--").replace("-", "_"), "")
 
 
 class _Version(argparse.Action):

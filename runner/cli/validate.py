@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
 
     found = load_all(options, data=True)
     check_data(found)
-    specs = [one.effective() for _, one in found]
+    specs = [one.effective(later=True) for _, one in found]
     print(json.dumps(specs if len(specs) > 1 else specs[0], indent=2), flush=True)
     if options.build:
         import_keras()

@@ -5,6 +5,7 @@ import textwrap
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from runner import code, registry
 from runner.datasets.arrays import Dataset
-from runner.errors import SpecError, TrainingError
+from runner.errors import NotFoundError, SpecError, TrainingError
 from runner.evaluation.measure import measure
 from runner.registry import nearest
 from runner.spec import JobSpec
@@ -100,17 +101,26 @@ def _try_out(spec: JobSpec, *, source: str) -> str:
     numerics.apply(threads=spec.training.threads, deterministic=spec.training.deterministic)
     with code.undone():
         warnings.simplefilter("ignore")  # of data that is longer than a step
-        with naming(source, "one step of it can't be trained"), obtaining():
+        of = partial(_place, spec)
+        with naming(source, "one step of it can't be trained", of), obtaining():
             program = make(spec)
             _check_data("fit", program.fit)
             if isinstance(program.evaluate, Mapping):
                 _check_data("evaluate", program.evaluate)
             metrics = _one_step(program)
-            _check_monitors(spec, program, metrics)
         with naming(source, "after one step, it can't be evaluated"), obtaining():
+            _check_monitors(spec, program, metrics)
             doubt = _evaluate(spec, program)
     first = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
     return f"{_sizes(program.model)}; one step: {first}{doubt}"
+
+
+def _place(spec: JobSpec) -> str:
+    """Return where the program is defined, in brackets; "" where it is not the user's own."""
+    try:
+        return code.of_function(spec.program and registry.get("programs", spec.program.name))
+    except NotFoundError:
+        return ""
 
 
 def _sizes(model: keras.Model) -> str:

@@ -162,9 +162,15 @@ def _lost(view: View) -> str:
 
 
 def _failed(view: View) -> str:
-    failure = view.job.failure
-    kind = str((failure or {}).get("kind", "crash")).replace("_", " ")
-    return f"failed ({kind})" if failure else "failed"
+    return f"failed ({failure_words(view.job.failure)})" if view.job.failure else "failed"
+
+
+def failure_words(failure: Json) -> str:
+    """Say what kind of fault a job's failure was, and whether it was in the evaluation."""
+    kind = str(failure.get("kind", "crash")).replace("_", " ")
+    if failure.get("stage") != Stage.EVALUATE:
+        return kind
+    return "evaluation" if kind in ("training", "crash") else f"{kind}, evaluation"
 
 
 def _held(view: View) -> str:

@@ -62,8 +62,13 @@ def _lacks_here(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def naming(source: str, words: str) -> Iterator[None]:
+def naming(source: str, words: str, of: Callable[[], str] = str) -> Iterator[None]:
     """Let an error name the spec, and one of the user's code what can't be done, and its line.
+
+    Args:
+        source: the spec.
+        words: what can't be done.
+        of: returns what is named where no line of the user's has raised it.
 
     Raises:
         SpecError: instead of what is no error of ours.
@@ -71,10 +76,12 @@ def naming(source: str, words: str) -> Iterator[None]:
     try:
         yield
     except RunnerError as error:
-        error.args = (f"{source}: {error}",)
+        told = isinstance(error, MissingHereError) or code.where(error)
+        error.args = (f"{source}: {error}{'' if told else of()}",)
         raise
     except (Exception, SystemExit) as error:
-        raise SpecError(f"{source}: {words}: {code.words(error)}") from error
+        line = "" if code.where(error) else of()
+        raise SpecError(f"{source}: {words}: {code.words(error)}{line}") from error
 
 
 def load_data(spec: JobSpec) -> Dataset:

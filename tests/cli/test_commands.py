@@ -313,6 +313,7 @@ def test_validate_prints_the_effective_spec(runner: Runner) -> None:
     """With every default; and it is itself a valid spec."""
     effective = json.loads(runner.ok("validate", str(QUICKSTART)))
     assert effective["checkpoint"]["max_loss"]
+    assert (effective["training"]["devices"], effective["requirements"]["devices"]) == (1, None)
     assert effective["model"]["arguments"]
 
 

@@ -65,6 +65,14 @@ def view(
             "held: its budget is spent",
         ),
         (view(state=State.FAILED, failure={"kind": "out_of_memory"}), "failed (out of memory)"),
+        (
+            view(state=State.FAILED, failure={"kind": "training", "stage": "evaluate"}),
+            "failed (evaluation)",
+        ),
+        (
+            view(state=State.FAILED, failure={"kind": "out_of_memory", "stage": "evaluate"}),
+            "failed (out of memory, evaluation)",
+        ),
         (view(state=State.SUCCEEDED), "succeeded"),
     ],
 )

@@ -176,6 +176,14 @@ def test_class_weights_that_would_be_read_wrongly_are_refused_by_name(
     assert text in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("x", "text"), [(np.zeros((0, 8)), "are empty; shapes"), (np.zeros(()), "equally many; shapes")]
+)
+def test_no_examples_are_refused_in_words(x: Any, text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        Batches(x, batch_size=4, seed=0)
+
+
 @pytest.mark.parametrize("examples", [40, 42, 8, 3])
 def test_a_step_is_compiled_for_the_shapes_that_keras_s_own_pipeline_has(examples: int) -> None:
     x, y = np.zeros((examples, 2), "uint8"), np.arange(examples)

@@ -580,9 +580,14 @@ class Vector(keras.metrics.Metric):
     [
         (
             ("made(1)", "tuple(one[:0] for one in made(1))"),
-            '"validation_data": ...} has no example',
+            '"validation_data": ...} has no example. (programs/mine.py, line 23)',
         ),
         (("made(2)", "[one[:0] for one in made(2)]"), 'evaluate={"x": ...} has no example'),
+        (
+            ("made(1)", "(np.full((9, 4), 'text'), np.zeros(9))"),
+            "Invalid dtype: str128: an array of texts must be array.astype(object), or "
+            "tf.constant(array) (programs/mine.py, line 23)",
+        ),
         (('metrics=["mae"]', "metrics=[Vector(name='v')]"), "the metric 'v' gives 3 numbers"),
     ],
 )

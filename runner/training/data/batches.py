@@ -335,12 +335,12 @@ class Held:
 
 def _examples(arrays: Any) -> int:
     shapes = [part.shape for part in keras.tree.flatten(arrays)]
-    lengths = {shape[0] if shape else 0 for shape in shapes}
-    if len(lengths) != 1 or 0 in lengths:
-        raise DataError(
-            f"inputs, targets and weights must be equally many, one at least; shapes: {shapes}."
-        )
-    return int(lengths.pop())
+    lengths = {shape[0] if shape else None for shape in shapes}
+    if lengths == {0}:
+        raise DataError(f"the data of Batches are empty; shapes: {shapes}.")
+    if len(lengths) != 1 or None in lengths:
+        raise DataError(f"inputs, targets and weights must be equally many; shapes: {shapes}.")
+    return int(lengths.pop() or 0)
 
 
 def _weights(y: Any, class_weight: dict[int, float], sample_weight: Any) -> Any:
