@@ -36,7 +36,7 @@ def network() -> tuple[Any, Any]:
     price = x["numbers"].sum(1, keepdims=True)
     y = {"price": price, "sold": (price > 15).astype("float32")}
     weight = np.linspace(0.5, 1.5, 96, dtype="float32")
-    data = Batches(x, y, batch_size=16, seed=5, sample_weight={"price": weight, "sold": weight})
+    data = Batches(x, y, batch_size=12, seed=5, sample_weight={"price": weight, "sold": weight})
     return model, data
 
 
