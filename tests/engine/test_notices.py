@@ -131,6 +131,17 @@ def test_a_far_end_saves_at_once_and_stops_shortly_before(machine: Metadata) -> 
         assert len(said) == 2
 
 
+def test_a_notice_of_two_minutes_is_saved_for_and_does_not_end_the_work_yet(
+    machine: Metadata,
+) -> None:
+    machine.announce("ec2-spot", 120)
+    stop = StopRequest()
+    with watching(stop, among=[Spot(machine.environment("ec2"))], poll_seconds=0.02):
+        some_looks(machine, 6)
+        assert stop.take_save_request()
+        assert stop.reason is None
+
+
 def test_a_far_end_that_is_taken_back_is_forgotten(machine: Metadata) -> None:
     machine.events.append(event("Redeploy", datetime.now(UTC) + timedelta(days=3)))
     stop = StopRequest()
