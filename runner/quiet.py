@@ -31,7 +31,10 @@ def importing() -> Iterator[None]:
 
     Users who want to see all of it set TF_CPP_MIN_LOG_LEVEL to 0.
     """
+    from absl import logging as of_keras  # it must make its logger itself
+
     logging.getLogger("tensorflow").addFilter(_is_of_one_network)
+    of_keras.get_absl_logger().addFilter(_is_no_profiler)
     level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # a card's memory as it is needed, not all of it at once: others may work on it too
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
@@ -60,6 +63,11 @@ def told_if_slow(
 
 def _is_of_one_network(record: logging.LogRecord) -> bool:
     return _OTHER_NETWORKS.search(str(record.msg)) is None
+
+
+def _is_no_profiler(record: logging.LogRecord) -> bool:
+    """Grain tells who has no JAX that it can't be profiled by it."""
+    return "jax profiler" not in str(record.msg)
 
 
 @contextmanager

@@ -26,7 +26,8 @@ def run(options: argparse.Namespace) -> int:
     """Print a table with a column for each job, and below it their curves."""
     queue, store = open_queue(options)
     jobs = Onlooker(queue)
-    views = jobs.look(options.job)
+    order = {name: place for place, name in enumerate(options.job)}
+    views = sorted(jobs.look(options.job), key=lambda view: order[view.job.id])
     documents = [describe(store, view) for view in views]
     specs = [queue.spec(view.job.id, view.job.spec_digest) for view in views]
     show([("", *(view.job.id for view in views)), *_rows(views, documents, specs)])

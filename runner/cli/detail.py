@@ -14,7 +14,7 @@ from runner.queue.job import HOLD, Job, Json, Stage, State, gpus, line
 from runner.queue.presence import Presence
 from runner.queue.queue import Queue
 from runner.queue.record import SIZES
-from runner.queue.texts import ago, count, decimal, duration, finite
+from runner.queue.texts import ago, count, decimal, duration, finite, says_nothing
 from runner.queue.view import View, describe, failure_words
 from runner.store import places
 from runner.store.base import Store
@@ -73,6 +73,8 @@ def _each(label: str, texts: Iterable[str]) -> list[tuple[str, str]]:
 
 def _measured(found: Json | None) -> Iterator[tuple[str, str]]:
     for name, value in (found or {}).items():
+        if says_nothing(name, found or {}):
+            continue
         shown = finite(value) is not None and name not in SIZES
         absent = "not finite" if value is None and name not in SIZES else ""
         yield f"test {name}", decimal(value) if shown else absent

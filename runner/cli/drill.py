@@ -129,7 +129,7 @@ def _drill_job(options: argparse.Namespace, task: "Task") -> tuple["Verdict", di
         verdict = _run(drill)
     finally:
         for name, state in drill.left.items():
-            say(f"{name}: {state}; its records stay under {store.url}/jobs/{name}/")
+            say(f"{name}: {state}; it stays in {store.url} until 'runner remove {name}'")
     return verdict, {"jobs": drill.left, "store": store.url}
 
 

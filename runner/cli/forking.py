@@ -1,5 +1,6 @@
 """`from` in a spec: what a new job goes on with is brought into its folder before it is stored."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -162,7 +163,8 @@ def _changes(there: Json, here: Json) -> str:
 
 
 def _short(value: object) -> str:
-    return f"{value!r:.60}"
+    """Return a value as JSON has it; "unset" for a field that is not given."""
+    return "unset" if value is None else f"{json.dumps(value, ensure_ascii=False):.60}"
 
 
 def _warnings(manifest: Manifest, position: Position) -> Iterator[str]:

@@ -245,8 +245,14 @@ def checked(
     )
 
 
-def check_file(path: str, x: Any, y: Any) -> None:
+def check_file(path: str, x: Any, y: Any, class_names: Sequence[str] | None = None) -> None:
     """Refuse images and labels, the arrays `x` and `y` of one file of many, that cannot be used.
+
+    Args:
+        path: of the file, named in errors.
+        x: its images.
+        y: their labels.
+        class_names: one per class of all files; None where they are not known.
 
     Raises:
         DataError: with all mistakes in one text.
@@ -254,7 +260,7 @@ def check_file(path: str, x: Any, y: Any) -> None:
     images, labels = _pixels(x), _flat(y)
     mistakes = [
         _wrong_images("x", images, images.shape[1:]),
-        _wrong_labels("y", labels, images, None),
+        _wrong_labels("y", labels, images, class_names),
     ]
     if any(mistakes):
         raise DataError("\n  ".join(filter(None, [f"{path} cannot be used:", *mistakes])))

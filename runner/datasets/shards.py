@@ -39,16 +39,19 @@ def load(*, path: str | None = None) -> Dataset:
     details = place.details()
     shards = _shards(path, details)
     sizes = {name: int(details[name]["size"]) for name in shards}
+    named: dict[str, Any] = {}  # the classes, by the first shard
 
     def read(name: str) -> cache.Arrays:
         content = cache.view(place, name, details[name])
         arrays = npz.unpacked(f"{place.path}/{name}", content, KEYS)
+        if name == shards[0] and "class_names" in arrays:
+            named["class_names"] = arrays["class_names"]
         if arrays["x"].size or arrays["y"].size:  # one may be empty, as long as not all are
-            check_file(f"{place.path}/{name}", arrays["x"], arrays["y"])
+            classes = npz.names_in(named)
+            check_file(f"{place.path}/{name}", arrays["x"], arrays["y"], classes)
         part = next(part for part in PARTS if name.startswith(part))
-        named = {f"{key}_{part}": arrays[key] for key in KEYS}
-        is_first = name == shards[0] and "class_names" in arrays
-        return named | ({"class_names": arrays["class_names"]} if is_first else {})
+        own = named if name == shards[0] else {}
+        return {f"{key}_{part}": arrays[key] for key in KEYS} | own
 
     def taken(name: str) -> None:
         if not place.is_here:

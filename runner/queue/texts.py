@@ -89,10 +89,16 @@ def _texts(metrics: Mapping[str, Any], first: Sequence[str]) -> list[str]:
 
 
 def differences(one: Json, other: Json) -> dict[str, tuple[object, object]]:
-    """Return what two specs say of each field in which they differ, by its path."""
+    """Return what two specs say of each field in which they differ, by its path.
+
+    >>> differences({"a": {}, "b": 1}, {"a": {"x": 2}, "b": 1})
+    {'a.x': (None, 2)}
+    """
     first, second = dict(_leaves(one)), dict(_leaves(other))
-    pairs = {name: (first.get(name), second.get(name)) for name in sorted({*first, *second})}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    names = sorted({*first, *second})
+    pairs = {name: (first.get(name), second.get(name)) for name in names}
+    whole = {name for name in names if any(more.startswith(f"{name}.") for more in names)}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and name not in whole}
 
 
 def _leaves(value: object, path: str = "") -> list[tuple[str, object]]:

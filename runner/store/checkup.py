@@ -15,6 +15,7 @@ from statistics import median
 from runner.errors import DamagedRecordError, StoreError, StoreRefusedError
 from runner.store import log
 from runner.store.base import Created, Store
+from runner.store.filesystem import FileStore
 from runner.store.probe import convicted, probe
 
 _ROUNDS, _RACERS = 10, 16
@@ -57,6 +58,9 @@ def check_up(store: Store) -> Iterator[Finding]:
         yield _records(store)
     except StoreError as error:
         yield Finding("access", Verdict.BAD, str(error))
+    finally:
+        if isinstance(store, FileStore):
+            store.close_down_below("probe")
 
 
 def _reach(store: Store, key: str) -> Finding:

@@ -106,6 +106,16 @@ def test_status_counts_epochs_as_the_worker_does(
     assert f"epoch {epoch} step 30" in row(run("status")[1], "cats")
 
 
+def test_compare_has_the_jobs_in_their_order_and_each_field_once(queue: Queue, run: Run) -> None:
+    queue.submit("first", {"name": "first", "program": {"name": "p", "arguments": {}}})
+    queue.submit("next", {"name": "next", "program": {"name": "p", "arguments": {"units": 2}}})
+    out = run("compare", "next", "first")[1].splitlines()
+    assert out[0].split() == ["next", "first"]
+    assert [line.split() for line in out if "arguments" in line] == [
+        ["program.arguments.units", "2"]
+    ]
+
+
 def test_five_guesses_at_no_more_classes_are_not_told(queue: Queue, run: Run) -> None:
     for classes in (5, 6):
         name = f"of-{classes}"
@@ -113,6 +123,7 @@ def test_five_guesses_at_no_more_classes_are_not_told(queue: Queue, run: Run) ->
         found = {"top_1": 0.5, "top_5": 1.0, "classes": classes}
         queue.claim(queue.job(name), GONE).finish(evaluation=found)
         assert ("top_5" in row(run("status")[1], name)) == (classes == 6)
+        assert ("test top_5" in run("status", name)[1]) == (classes == 6)
         assert json.loads(run("status", name, "--json")[1])["evaluation"] == found
 
 

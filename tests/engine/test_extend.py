@@ -141,11 +141,17 @@ def test_what_cannot_be_gone_on_from_is_said(runner: Runner, spec: Path) -> None
 
 
 def test_people_see_parent_and_child_as_one(runner: Runner, tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text(json.dumps(SPEC))
     runner.ok("extend", "digits", "--epochs", "3")
     detail = runner.ok("status", "digits-2")
     assert "parent" in detail
     assert "digits, epoch 2, step " in detail
     assert "digits had training.epochs 2, now 3" in detail
+    ends = {"checkpoint.best": None, "evaluation.checkpoint": "final"}
+    changes = sets({"name": "x", "training.epochs": 3, **ends})
+    runner.ok("submit", str(tmp_path / "spec.json"), "--from", "digits", "--detach", *changes)
+    assert 'checkpoint.best.monitor "val_loss", now unset' in runner.ok("status", "x")
+    runner.ok("remove", "x", "--yes")
     compared = runner.ok("compare", "digits", "digits-2")
     curve = next(line for line in compared.splitlines() if line.startswith("  digits-2"))
     assert len(curve.split()[1]) == 4

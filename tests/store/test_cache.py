@@ -37,6 +37,12 @@ def shard(start: int, count: int = 40, **more: Any) -> bytes:
     return file.getvalue()
 
 
+def npz_of(y: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, x=np.zeros((len(y), 8, 8, 3), np.uint8), y=y)
+    return file.getvalue()
+
+
 SHARDS = {
     "test-0.npz": shard(90),
     "train-0.npz": shard(0, class_names=np.array(["ant", "bee", "cat"])),
@@ -70,6 +76,13 @@ def test_shards_are_one_data_set(tmp_path: Path) -> None:
     assert found.class_names == ("ant", "bee", "cat")
     whole = [np.load(io.BytesIO(SHARDS[f"train-{n}.npz"]))["x"] for n in range(3)]
     assert np.array_equal(found.x_train, np.concatenate(whole))
+
+
+def test_a_label_without_a_class_is_named_with_its_shard(tmp_path: Path) -> None:
+    for name, content in (SHARDS | {"train-1.npz": npz_of(y=np.array([0, 3]))}).items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=r"train-1\.npz cannot .*\n  y holds labels from 0 to 3"):
+        shards.load(path=str(tmp_path))
 
 
 def test_each_shard_is_fetched_once_by_all_attempts(bucket: Any) -> None:

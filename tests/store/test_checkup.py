@@ -42,6 +42,7 @@ def test_a_sound_store_passes_and_is_left_clean(store: Store) -> None:
     assert {name for name in NAMES if found[name].verdict is Verdict.BAD} == set()
     assert found["create-if-absent"].verdict is Verdict.OK
     assert store.list("probe/") == []
+    assert "probe" not in store.folders("")
 
 
 @pytest.mark.parametrize("kind", ["s3", "gcs"])

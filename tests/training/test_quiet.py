@@ -12,6 +12,7 @@ import_keras()
 print("imported", file=sys.stderr)
 logging.getLogger("tensorflow").warning("traced again")
 from absl import logging as absl
+absl.warning("Failed to load jax profiler: %s", "what grain tells")
 absl.warning("from absl")
 """
 
