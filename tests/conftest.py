@@ -19,6 +19,25 @@ def nothing_of_this_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     patch.undo()
 
 
+_failures: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.failed:
+        _failures.append(f"{report.nodeid} ({report.when})\n{report.longreprtext[-400:]}")
+
+
+def pytest_internalerror(excrepr: object) -> None:
+    _failures.append(f"pytest itself\n{str(excrepr)[-800:]}")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Name the failures at the end, which is kept of long logs; an error of pytest hides them."""
+    if not hasattr(config, "workerinput"):
+        for failure in _failures:
+            print(f"failed: {failure}")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the trainings that are killed, so that no worker is left alone with them."""
     items.sort(

@@ -56,6 +56,7 @@ class Runner:
     environment: Mapping[str, str] | None = None
     url: str = ""  #: of a bucket, instead of the folder
     warm: bool = False  #: workers are forks of a process that has imported TensorFlow
+    within: Sequence[str] = ()  #: a command that runs another, given as its arguments
 
     def start(
         self,
@@ -78,7 +79,7 @@ class Runner:
             early = {name: env[name] for name in AT_START if name in env}
             return warm.Process(warm.server(**ENVIRONMENT, **early), module, arguments, env)
         return subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [*self.within, sys.executable, "-m", module, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
