@@ -9,7 +9,14 @@ from runner.checkpoint.manifest import Position
 from runner.checkpoint.plain import decode
 from runner.checkpoint.reading import Restored
 from runner.training import numerics, private
-from runner.training.changes import RATE, description, keeps_rate, place
+from runner.training.changes import (
+    RATE,
+    description,
+    keeps_rate,
+    leave_rate,
+    left_rate,
+    place,
+)
 from runner.training.changes import differences as program_differences
 from runner.training.data.passes import Source
 from runner.training.fit import Hooks
@@ -54,6 +61,7 @@ class Capture:
         self.epoch_times: list[float] = list(settings.epoch_times)  #: when each ended
         self._numerics = {**numerics.fingerprint(parts.model), **source.fingerprint()}
         self._program = description(parts.model, fit, source)
+        self._program |= left_rate(parts.model.optimizer, self._program)
 
     def snapshot(self, position: Position, logs: Logs, notes: tuple[str, ...]) -> Snapshot:
         """Return the state of now; nothing that the training does changes it."""
@@ -92,6 +100,11 @@ class Capture:
         if self._settings.recorder is not None:
             snapshot = self._parts.variables.snapshot()
             self._settings.recorder.record(position, snapshot, restored=restored)
+
+    def leave(self) -> None:
+        """Take note of what this fit, which is interrupted, leaves to the next of this process."""
+        self._observers.leave()
+        leave_rate(self._parts.model.optimizer, self._program)
 
     def release(self) -> None:
         """Hold the callbacks no longer."""

@@ -127,6 +127,25 @@ def keeps_rate(saved: Mapping[str, Any], current: Mapping[str, Any], value: Any)
     return bool(np.float32(given) == np.float32(value))
 
 
+#: by an optimizer's id: its learning rate as given and as the last interrupted fit left it
+_left: dict[int, tuple[Any, Any]] = {}
+
+
+def leave_rate(optimizer: Any, program: Mapping[str, Any]) -> None:
+    """Take note of the learning rate of a fit that is interrupted: nobody gave it."""
+    _left.clear()
+    if optimizer is not None:
+        now: dict[str, Any] = {}
+        _take(now, "optimizer", _config(optimizer))
+        _left[id(optimizer)] = (program.get(RATE), now.get(RATE))
+
+
+def left_rate(optimizer: Any, program: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the program gave where the learning rate is as an interrupted fit left it."""
+    given, left = _left.get(id(optimizer), (None, None))
+    return {RATE: given} if given is not None and program.get(RATE) == left else {}
+
+
 class Structure:
     """The objects that a checkpoint's state belongs to: a callback may exchange them.
 

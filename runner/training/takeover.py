@@ -90,7 +90,7 @@ class Takeover:
         release: Callable[[], None],
         settings: Settings,
     ) -> None:
-        self._hooks = ReplacedHooks(callbacks, ours, on_error=self._release)
+        self._hooks = ReplacedHooks(callbacks, ours, on_error=self._leave)
         self._open_checkpoints = open_checkpoints
         self._release_checkpoints = release
         self._settings = settings
@@ -129,6 +129,11 @@ class Takeover:
             self.loop.on_train_end(logs)
         else:
             self._hooks.call("on_train_end", logs)
+        self._release()
+
+    def _leave(self) -> None:
+        if self.loop is not None and self.loop.begun:
+            self.loop.capture.leave()
         self._release()
 
     def _release(self) -> None:

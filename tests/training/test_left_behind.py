@@ -648,6 +648,51 @@ def test_a_fit_left_by_an_exception_leaves_keras_as_it_was(tmp_path: Path, hook:
     assert any((a != b).any() for a, b in zip(before, model.get_weights(), strict=True))
 
 
+class Halves(keras.callbacks.Callback):  # type: ignore[misc]
+    """Sets the learning rate by its own count of epochs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends = 0
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.ends += 1
+        self.model.optimizer.learning_rate = 0.05 / 2**self.ends
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_the_same_objects_after_an_interrupted_epoch_end(tmp_path: Path, times: int) -> None:
+    """A cell is run again: what the interrupted fit made of its objects, nobody gave them."""
+    whole, history = fitted(tmp_path / "whole", Halves())
+    keras.utils.set_random_seed(1)
+    halves, model, left = Halves(), dense(keras.layers.Dropout(0.2)), [times]
+
+    def stop(*_: Any) -> None:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise KeyboardInterrupt
+
+    stops = keras.callbacks.LambdaCallback(on_epoch_end=stop)
+    for _ in range(times):
+        with pytest.raises(KeyboardInterrupt):
+            fitted(tmp_path / "cell", halves, stops, model=model)
+    again, resumed = fitted(tmp_path / "cell", halves, stops, model=model)
+    assert halves.ends == 3
+    assert result(resumed, again) == result(history, whole)
+
+
+def test_a_rate_that_a_user_sets_after_an_interrupted_fit_counts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = dense(keras.layers.Dropout(0.2))
+    with pytest.raises(RuntimeError, match="interrupted at a step"):
+        fitted(tmp_path, Interrupting(6), model=model)
+    model.optimizer.learning_rate = 0.5
+    fitted(tmp_path, Interrupting(), model=model)
+    assert float(model.optimizer.learning_rate) == 0.5
+    assert "optimizer.learning_rate 0.05 -> 0.5" in caplog.text
+
+
 @pytest.mark.parametrize("stop", [0, 3])
 def test_nothing_writes_any_more_when_a_fit_is_over(tmp_path: Path, stop: int) -> None:
     before = set(threading.enumerate())

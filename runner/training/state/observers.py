@@ -24,10 +24,12 @@ from runner.checkpoint.plain import Array, LoadArray, NotPlainError, StoreArray,
 from runner.errors import CheckpointError
 from runner.training import backends
 from runner.training.state import files, looking, restoring
-from runner.training.state.given import Given, name_of
+from runner.training.state.given import MISSING, Given, are_same, name_of
 
 #: attributes whose arrays Keras replaces and never writes into: they need no copy
 _REPLACED = {"best_weights"}
+#: by its place: an object's id, its fields as given and as the last interrupted fit left them
+_left: dict[str, tuple[int, Mapping[str, Any], Mapping[str, Any]]] = {}
 _FORM = 3  #: of what is captured; the first had a list of callbacks, each with its attributes
 
 
@@ -58,6 +60,25 @@ class Observers:
             self._given.apart.add(id(callback))
         silent = {n: c for n, c in self._callbacks.items() if n not in self._stateful}
         looking.add(self._given, {**silent, **dict(extra)})
+        for key, (owner, first, left) in _left.items():
+            place = self._given.places.get(key)
+            if place is not None and id(place.value) == owner:
+                now = place.first or {}
+                same = [name for name in now if are_same(now[name], left.get(name, MISSING))]
+                place.left = {n: first[n] for n in same if n in first and now[n] != first[n]}
+
+    def leave(self) -> None:
+        """Take note of what an interrupted fit has made of its callbacks: nobody gave them that.
+
+        The next fit of this process may get the same objects.
+        """
+        left = Given(warn=lambda _: None)
+        looking.add(left, self._given.roots)
+        _left.clear()
+        for key, place in self._given.places.items():
+            if key in left.places and left.places[key].value is place.value:
+                given = {**(place.first or {}), **place.left}
+                _left[key] = (id(place.value), given, left.places[key].first or {})
 
     def begin(self, state: Mapping[str, Collection[str]] | None = None) -> None:
         """Take note of what on_train_begin made: it is the same in each process.

@@ -173,7 +173,7 @@ class _Restoring:
     def _fill(self, target: _Target) -> None:
         place, kept = target.place, target.node.get("kept", ())
         for name, data in target.node["fields"].items():
-            if place is None or name not in kept:
+            if place is None or name not in kept or (name and name in place.left):
                 self._change(target, name, data)
             elif name:
                 self._keep(target, place, name, data)
