@@ -12,7 +12,7 @@ too: so the loss of a job is told by workers that are too busy to take it over.
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from queue import Empty, SimpleQueue
@@ -61,7 +61,7 @@ class _Pending:
     key: str  #: its markers begin with it
     why: str = ""
     not_before: float = 0.0  #: by this machine's clock since its start
-    pause: float = LOOK_SECONDS
+    pause: float = field(default_factory=lambda: LOOK_SECONDS)  #: before the next try
     taken: bool = False  #: by a service
 
 

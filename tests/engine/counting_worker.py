@@ -21,8 +21,8 @@ def fail_where_asked(job: Job, step: int) -> None:
 if __name__ == "__main__":
     for package in filter(None, os.environ.get("WITHOUT", "").split(",")):
         sys.modules[package] = None  # type: ignore[assignment]
-    running.run_stage = Counting(on_step=fail_where_asked)  # type: ignore[assignment]
-    worker.import_keras = lambda: None
+    setattr(running, "run_stage", Counting(on_step=fail_where_asked))  # noqa: B010
+    setattr(worker, "import_keras", lambda: None)  # noqa: B010
     if moment := os.environ.get("SABOTAGE"):
         sabotage(moment)
     from runner.cli.main import main
