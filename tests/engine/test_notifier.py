@@ -73,7 +73,7 @@ class Shop(Runner):
 
 @pytest.fixture
 def shop(tmp_path: Path, web: Web) -> Shop:
-    return Shop(tmp_path / "store", {"RUNNER_NOTIFY": web.url}, warm=True)
+    return Shop(tmp_path / "store", {"RUNNER_NOTIFY": web.url})
 
 
 def marks(shop: Shop, name: str) -> list[str]:
@@ -213,7 +213,7 @@ def test_a_server_that_is_away_is_told_later(tmp_path: Path) -> None:
     """By the next worker, at once: who could not send leaves no claim. The job has succeeded."""
     need("apprise")
     web = Web()
-    shop = Shop(tmp_path, {"RUNNER_NOTIFY": web.url}, warm=True)
+    shop = Shop(tmp_path, {"RUNNER_NOTIFY": web.url})
     shop.submit("cats")
     said = shop.work()
     assert "cats: succeeded" in said
@@ -534,3 +534,28 @@ def test_no_secret_of_a_record_or_a_store_is_told() -> None:
     text = message(job, "failed", "", "az://container?sig=***").body
     assert "geheim" not in text
     assert text.endswith("next: runner logs cats"), "a masked URL opens no store"
+
+
+def test_requests_of_a_message(sent: Sent) -> None:
+    """Those of the table in runner/store/README.md; a look besides is one of the survey's."""
+    asked: list[Counter[str]] = []
+    for inbox in ([], ["cats"]):
+        store = MemoryStore()
+        store.put(SINCE, encode({"since": "2999-01-01T00:00:00+00:00"}))  # a look finds nothing
+        queue = Queue(store)
+        lease = queue.claim(queue.submit("cats", {"seed": 1}), DEAD)
+        lease.finish(final={"step": 1}, evaluate=False)
+        telling = Notifier(queue, "", lambda _: None)
+        for name in inbox:
+            telling.saw(queue.job(name))
+        telling._inbox.put(None)
+        counts: Counter[str] = Counter()
+        store.hook = partial(count_in, counts)
+        telling.run()
+        asked.append(counts)
+    assert sent == ["runner: cats succeeded"]
+    assert asked[1] - asked[0] == {"read": 3, "create": 1, "put": 1}
+
+
+def count_in(counts: Counter[str], _number: int, operation: str, _key: str) -> None:
+    counts[operation] += 1
