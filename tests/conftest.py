@@ -15,6 +15,7 @@ def nothing_of_this_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
     patch.setenv("RUNNER_CACHE", str(tmp_path_factory.mktemp("cache")))
     patch.delenv("RUNNER_DATA_FROM", raising=False)
+    patch.delenv("RUNNER_NOTIFY", raising=False)
     yield
     patch.undo()
 

@@ -26,6 +26,8 @@ MOMENTS = {
     "step": ("keras.callbacks", "CallbackList", "on_train_batch_end", "before"),
     "train_end": ("keras.callbacks", "CallbackList", "on_train_end", "before"),
     "picture": ("runner.datasets.folder", "_Source", "_picture", "before"),
+    "sending": ("runner.engine.messages", "Service", "send", "before"),
+    "sent": ("runner.engine.messages", "Service", "send", "after"),
     "evaluation": ("runner.evaluation.evaluate", "_Run", "predict", "before"),
 }
 

@@ -46,6 +46,7 @@ ZONES = {
     "jinja2": ("report/page.py",),
     "PIL": ("report/examples.py", "datasets/folder.py"),
     "sklearn": ("evaluation/metrics.py", "datasets/digits.py", "programs/"),
+    "apprise": ("engine/messages.py",),
     "gcsfs": (),
     "s3fs": (),
     "pickle": (),
@@ -73,7 +74,7 @@ HEAVY = {"tensorflow", "keras", "pydantic", "gcsfs", "s3fs", "fsspec", "numpy", 
 HEAVY |= {"matplotlib", "jinja2", "PIL"}
 
 #: what `runner` has code for, but does not bring: the extras, and a notebook's own
-BROUGHT_BY_USERS = {"ray", "jax", "jaxlib", "IPython", "grain"}
+BROUGHT_BY_USERS = {"ray", "jax", "jaxlib", "IPython", "grain", "apprise"}
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -72,6 +73,7 @@ def _examine(options: argparse.Namespace) -> Iterator[Finding]:
         yield from _leftovers(queue, repair=options.repair)
         yield from _memory(queue)
     yield from _code()
+    yield from _messages()
     yield _versions()
     yield _machine()
     yield _accelerators()
@@ -139,6 +141,19 @@ def _code() -> Iterator[Finding]:
             yield _finding("code", f"{root}: programs {names}", doubtful=names == "none")
     except SpecError as error:
         yield _finding("code", str(error), doubtful=True)
+
+
+def _messages() -> Iterator[Finding]:
+    """Where this machine's workers send messages, if anywhere."""
+    if urls := os.environ.get("RUNNER_NOTIFY", "").strip():
+        from runner.engine.messages import names, open_services
+
+        try:
+            services, wrong = open_services(urls)
+        except SpecError as error:
+            services, wrong = [], [str(error)]
+        known = [f"to {names(services)}; 'runner notify' sends a test"] if services else []
+        yield _finding("messages", "; ".join(known + wrong), doubtful=bool(wrong))
 
 
 def _machine() -> Finding:

@@ -122,6 +122,7 @@ def _drill_job(options: argparse.Namespace, task: "Task") -> tuple["Verdict", di
     queue, store = open_queue(options)
     environment = {
         "RUNNER_STORE": store_url(options),
+        "RUNNER_NOTIFY": "",  # nobody has to know
         "RUNNER_LEASE_SECONDS": os.environ.get("RUNNER_LEASE_SECONDS") or LEASE_SECONDS,
     }
     drill = JobDrill(queue, spec, task, environment=environment, nonce=secrets.token_hex(4))

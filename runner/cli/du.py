@@ -14,7 +14,7 @@ from runner.store.base import Store
 #: the columns, and the folders of a job that count there; all else is "other"
 KINDS: Mapping[str, tuple[str, ...]] = {
     "checkpoints": ("packs", "checkpoints"),
-    "records": ("log", "head.json", "lease"),
+    "records": ("log", "head.json", "lease", "notified"),
     "logs": ("logs", "failures"),
     "results": ("evaluation", "tensorboard"),
 }

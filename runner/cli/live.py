@@ -95,6 +95,7 @@ class PlainReporter:
     def __init__(self) -> None:
         self.touched: list[str] = []  #: the jobs that are worked on
         self.last: Job | None = None  #: of them, as it was left
+        self.on_end: Callable[[Job], None] = lambda _: None  #: called with each, likewise
         self._job: Job  # the one that is
         self._pace = Pace()
         self._shown_at = 0.0
@@ -139,6 +140,7 @@ class PlainReporter:
         """Show what became of it."""
         self.last = job
         self.note(words.ended(job, self._pace.epochs))
+        self.on_end(job)
 
 
 class InPlaceReporter(PlainReporter):

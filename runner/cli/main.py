@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("report", "write a page that shows and compares what was learnt"),
     "export": ("export", "write the trained model as a .keras file, or its history as CSV"),
     "validate": ("validate", "check specs and print them with every default"),
+    "notify": ("notify", "send a test message, as workers send them when a job ends"),
     "schema": ("schema", "print the JSON schema of specs"),
     "notebook": ("notebook", "write a notebook that trains on Colab or Kaggle"),
     "drill": ("drill", "train once undisturbed and once killed, here, and compare every bit"),

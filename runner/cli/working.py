@@ -1,13 +1,15 @@
 """Working on jobs from the command line, with the signals handled and the progress drawn."""
 
 import argparse
+import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from runner.cli.codes import exit_code
 from runner.cli.common import command, not_there, say
-from runner.cli.live import make_reporter
+from runner.cli.live import PlainReporter, make_reporter
 from runner.engine.notices.kubernetes import grace_seconds
 from runner.engine.preemption import StopRequest
 from runner.errors import SpecError
@@ -17,8 +19,12 @@ from runner.queue.queue import Queue
 from runner.queue.texts import duration
 
 if TYPE_CHECKING:
+    from runner.engine.notifier import Notifier
     from runner.engine.session import Session
     from runner.engine.worker import Owned, Worker
+
+CLOSING_SECONDS = 30.0  #: that a worker's end waits for messages
+STOPPED_SECONDS = 5.0  #: the same, where it was asked to stop, or the bucket failed
 
 
 def catch_signals() -> StopRequest:
@@ -49,14 +55,14 @@ def session_of(options: argparse.Namespace) -> "Session | None":
     return Session.lasting(seconds_of(asked), f"--max-duration {asked}")
 
 
-def seconds_of(text: str) -> float:
-    """Return the seconds of `--max-duration`. Raises SpecError."""
+def seconds_of(text: str, name: str = "--max-duration") -> float:
+    """Return the seconds of an option or a variable, such as `30m`. Raises SpecError."""
     from runner.specparts import seconds
 
     try:
         return seconds(text)
     except ValueError as error:
-        raise SpecError(f"--max-duration {error}") from None
+        raise SpecError(f"{name} {error}") from None
 
 
 def work(
@@ -80,13 +86,20 @@ def work(
     if session is not None:
         say(f"{session.why}: {duration(max(0.0, session.left_seconds))} to work in")
     looking = Looking(labels)
-    with make_reporter() as reporter, watching(stop, reporter.note, session=session):
+    with (
+        make_reporter() as reporter,
+        watching(stop, reporter.note, session=session),
+        _notifying(queue, reporter, stop) as notifier,
+    ):
         stop.say = reporter.note  # which knows what else is on the terminal
         stop.again = command("resume")
         worker = Worker(
             queue, queue.store, stop=stop, reporter=reporter, looking=looking, session=session
         )
         owned = worker.work(ids, until_empty=until_empty)
+        if notifier is not None:
+            for job in queue.look(worker.held, {}):
+                notifier.saw(job)
     if stop.signal == signal.SIGINT:
         if reporter.touched:
             say(f"stopped; {command('resume')} {what_resume_does(reporter.last)}")
@@ -99,6 +112,31 @@ def work(
     if stop.reason is not None:
         return Exit.PREEMPTED
     return _finished(queue, ids, worker, owned, reporter.touched)
+
+
+@contextmanager
+def _notifying(
+    queue: Queue, reporter: PlainReporter, stop: StopRequest
+) -> "Iterator[Notifier | None]":
+    """Send messages where RUNNER_NOTIFY names services; else nothing is imported for it."""
+    if not os.environ.get("RUNNER_NOTIFY", "").strip():
+        yield None
+        return
+    from runner.engine.notifier import LOST_SECONDS, LOST_VARIABLE, Notifier
+
+    lost = os.environ.get(LOST_VARIABLE)
+    seconds = seconds_of(lost, LOST_VARIABLE) if lost else LOST_SECONDS
+    notifier = Notifier(queue, os.environ["RUNNER_NOTIFY"], reporter.note, lost_seconds=seconds)
+    reporter.on_end = notifier.saw
+    notifier.start()
+    seconds = STOPPED_SECONDS
+    try:
+        yield notifier
+        if stop.reason is None:
+            seconds = CLOSING_SECONDS
+    finally:
+        left = stop.seconds_left
+        notifier.close(seconds if left is None else min(seconds, left))
 
 
 def what_resume_does(job: Job | None) -> str:
