@@ -91,12 +91,6 @@ def export(
 
 def _check(name: str, ending: str) -> None:
     """Import Keras, and refuse what can't be written here, before anything is computed."""
-    missing = [one for one in _TAKES.get(ending, ()) if importlib.util.find_spec(one) is None]
-    if missing:
-        raise SpecError(
-            f"{name} takes {' and '.join(missing)}, not installed here:"
-            f" pip install {' '.join(missing)}"
-        )
     import_keras()
     import keras
 
@@ -107,6 +101,12 @@ def _check(name: str, ending: str) -> None:
         )
     if ending == ".tflite" and tuple(map(int, keras.__version__.split(".")[:2])) < _FIRST_LITERT:
         raise SpecError(f"{name} takes Keras 3.13; this is {keras.__version__}: update Keras.")
+    missing = [one for one in _TAKES.get(ending, ()) if importlib.util.find_spec(one) is None]
+    if missing:
+        raise SpecError(
+            f"{name} takes {' and '.join(missing)}, not installed here:"
+            f" pip install {' '.join(missing)}"
+        )
 
 
 @contextmanager
@@ -153,6 +153,12 @@ def _without_training(model: "keras.Model") -> "keras.Model":
     """Wrap a model so that no layer trains: Keras's random layers do unless they are told."""
     import keras
 
+    from runner.training import private
+
+    for layer in private.all_layers(model):
+        for name, value in vars(layer).items():
+            if keras.ops.is_tensor(value):  # of it, tf2onnx makes an input; of an array, a constant
+                setattr(layer, name, keras.ops.convert_to_numpy(value))
     if not getattr(model, "inputs", None):
         return model  # of the user's own class, whose call says it
     inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input

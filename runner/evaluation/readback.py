@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.errors import SpecError
 from runner.evaluation.measure import class_probabilities
 from runner.queue.job import Job
 from runner.queue.view import read_named
@@ -35,7 +36,6 @@ class _Runtime:
     name: str
     inputs: Sequence[str]  #: their names in the file
     answer: Callable[[dict[str, Array]], Sequence[Array]]  #: in the order of the model's outputs
-    doubt: str = ""
 
 
 def recorded(
@@ -70,7 +70,6 @@ def compared(
         most: so many examples at most.
     """
     runtime = _RUNTIMES[ending](path)
-    told = f"read back by {runtime.name}"
     if not program.classes or callable(program.evaluate):
         recorded = None  # or of other examples
     if recorded is not None:
@@ -85,14 +84,14 @@ def compared(
         found.add(answers, expected)
     whose = "the model" if recorded is None else "the evaluation"
     words = found.words(whose) if found.examples else "not compared, since there are no test data"
-    return f"{told}: {words}{runtime.doubt}"
+    return f"read back by {runtime.name}: {words}"
 
 
 def reloaded(model: keras.Model, path: Path) -> str:
     """Return in words whether a file holds every weight; the model has those of the file then."""
     written = [keras.ops.convert_to_numpy(weight) for weight in model.weights]
-    for weight in model.weights:
-        weight.assign(keras.ops.zeros_like(weight))
+    for weight, array in zip(model.weights, written, strict=True):
+        weight.assign(np.zeros_like(array))
     model.load_weights(path)
     read = map(keras.ops.convert_to_numpy, model.weights)
     lost = sum(a.tobytes() != b.tobytes() for a, b in zip(written, read, strict=True))
@@ -177,7 +176,12 @@ def _in_order(found: Mapping[str, Array]) -> list[Array]:
 def _tflite(path: Path) -> _Runtime:
     # what only TensorFlow can run has its name in the file
     flex = sorted({name.decode() for name in re.findall(rb"Flex[A-Z]\w+", path.read_bytes())})
-    if not flex and importlib.util.find_spec("ai_edge_litert"):
+    if flex:
+        raise SpecError(
+            f"it needs TensorFlow's own operations ({', '.join(flex)}) beside LiteRT's, the Flex"
+            " delegate, which no Python package has. ONNX and a SavedModel need nothing else."
+        )
+    if importlib.util.find_spec("ai_edge_litert"):
         from ai_edge_litert.interpreter import Interpreter
 
         name = "ai-edge-litert"
@@ -186,13 +190,8 @@ def _tflite(path: Path) -> _Runtime:
 
         Interpreter, name = lite.Interpreter, "TensorFlow's Interpreter"  # noqa: N806 - a class
     run = Interpreter(str(path)).get_signature_runner()
-    needs = f". It needs TensorFlow's operations, the Flex delegate: {', '.join(flex)}"
-    return _Runtime(
-        name=name,
-        inputs=list(run.get_input_details()),
-        answer=lambda given: _in_order(run(**given)),
-        doubt=needs if flex else "",
-    )
+    inputs = list(run.get_input_details())
+    return _Runtime(name, inputs, lambda given: _in_order(run(**given)))
 
 
 def _saved_model(path: Path) -> _Runtime:
