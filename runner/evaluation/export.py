@@ -77,6 +77,8 @@ def export(
         if ending in _FORMATS:
             with naming(written, "it can't be written"):
                 model = _without_training(model)
+                if ending == ".onnx":
+                    _keep_constants(model)
                 model.export(str(partial), format=_FORMATS[ending], verbose=False)
         else:
             _save(model, partial, job.id)
@@ -153,15 +155,21 @@ def _without_training(model: "keras.Model") -> "keras.Model":
     """Wrap a model so that no layer trains: Keras's random layers do unless they are told."""
     import keras
 
-    from runner.training import private
-
-    for layer in private.all_layers(model):
-        for name, value in vars(layer).items():
-            if keras.ops.is_tensor(value):  # of it, tf2onnx makes an input; of an array, a constant
-                setattr(layer, name, keras.ops.convert_to_numpy(value))
     if not getattr(model, "inputs", None):
         return model  # of the user's own class, whose call says it
     inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     wrapped = keras.Model(inputs, model(inputs, training=False), name=model.name)
     wrapped(inputs)  # the exporter for ONNX asks whether it was ever called
     return wrapped
+
+
+def _keep_constants(model: "keras.Model") -> None:
+    """Make arrays of the tensors of layers (Normalization): tf2onnx takes those for inputs."""
+    import tensorflow as tf
+
+    from runner.training import private
+
+    for layer in private.all_layers(model):
+        for name, value in list(vars(layer).items()):
+            if isinstance(value, tf.Tensor) and hasattr(value, "numpy"):
+                setattr(layer, name, value.numpy())
