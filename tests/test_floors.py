@@ -42,6 +42,8 @@ ZONES = {
     "jax": ("training/backends/jax.py",),
     "jaxlib": ("training/backends/jax.py",),
     "ray": ("engine/ray.py",),
+    "onnxruntime": ("evaluation/readback.py",),
+    "ai_edge_litert": ("evaluation/readback.py",),
     "matplotlib": ("report/pictures.py",),
     "jinja2": ("report/page.py",),
     "PIL": ("report/examples.py", "datasets/folder.py"),
@@ -74,7 +76,8 @@ HEAVY = {"tensorflow", "keras", "pydantic", "gcsfs", "s3fs", "fsspec", "numpy", 
 HEAVY |= {"matplotlib", "jinja2", "PIL"}
 
 #: what `runner` has code for, but does not bring: the extras, and a notebook's own
-BROUGHT_BY_USERS = {"ray", "jax", "jaxlib", "IPython", "grain", "apprise"}
+BROUGHT_BY_USERS = {"ray", "jax", "jaxlib", "IPython", "grain", "onnxruntime", "ai_edge_litert"}
+BROUGHT_BY_USERS |= {"apprise"}
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

@@ -40,7 +40,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "du": ("du", "how many bytes each job holds"),
     "compare": ("compare", "what differs between jobs: specs, curves, results"),
     "report": ("report", "write a page that shows and compares what was learnt"),
-    "export": ("export", "write the trained model as a .keras file, or its history as CSV"),
+    "export": (
+        "export",
+        "write the trained model (.keras, .tflite, .onnx, ...), or its history as CSV",
+    ),
     "validate": ("validate", "check specs and print them with every default"),
     "notify": ("notify", "send a test message, as workers send them when a job ends"),
     "schema": ("schema", "print the JSON schema of specs"),

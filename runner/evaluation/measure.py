@@ -95,13 +95,13 @@ def _answers(model: Any, arguments: Mapping[str, Any], host: Host) -> dict[str, 
     probabilities, labels = [], []
     for number, batch in enumerate(private.numpy_batches(**data, steps=arguments.get("steps"))):
         x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        probabilities.append(_probabilities(model.predict_on_batch(x)))
+        probabilities.append(class_probabilities(model.predict_on_batch(x)))
         labels.append(_labels(y))
         _continue(host, number + 1)
     return {"probabilities": np.concatenate(probabilities), "labels": np.concatenate(labels)}
 
 
-def _probabilities(answer: Any) -> NDArray[np.float32]:
+def class_probabilities(answer: Any) -> NDArray[np.float32]:
     """Return one row an example that sums to one: a model may end in one sigmoid, or in logits."""
     found: NDArray[Any] = np.asarray(answer, dtype=np.float32)
     if found.ndim == 1 or found.shape[-1] == 1:
@@ -163,7 +163,7 @@ def _number(value: NDArray[Any]) -> float | int | bool | None:
 def _of_classes(
     answers: NDArray[Any], labels: NDArray[Any], classes: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    answers, labels = _probabilities(answers), _labels(labels)
+    answers, labels = class_probabilities(answers), _labels(labels)
     if answers.shape[-1] != len(classes):
         told = f"{len(classes)} classes, but the model tells {answers.shape[-1]} apart"
         raise TrainingError(f"Program(classes=...) names {told}.")

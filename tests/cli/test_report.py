@@ -114,7 +114,11 @@ def test_an_unreadable_job_is_named_on_standard_error(runner: Runner, tmp_path: 
         (("report", "nobody"), 3, "there is no job 'nobody'"),
         (("report", "-o", "/dev/null"), 2, "--output received '/dev/null'"),
         (("export", NAME, "nowhere/h.csv"), 2, "does not exist"),
-        (("export", NAME, "h.txt"), 2, "ends in .keras, .weights.h5 or .csv"),
+        (
+            ("export", NAME, "h.txt"),
+            2,
+            "ends in .keras, .weights.h5, .tflite, .onnx, .csv, or FOLDER/",
+        ),
         (("export", "nobody", "h.csv"), 3, "there is no job 'nobody'"),
     ],
 )

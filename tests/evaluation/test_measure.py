@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from runner.evaluation.measure import _labels, _probabilities
+from runner.evaluation.measure import _labels, class_probabilities
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from runner.evaluation.measure import _labels, _probabilities
     ],
 )
 def test_answers_become_probabilities(answer: object, expected: object) -> None:
-    found = _probabilities(answer)
+    found = class_probabilities(answer)
     assert found == pytest.approx(np.asarray(expected), abs=1e-6)
     assert found.sum(axis=1) == pytest.approx(1)
 

@@ -22,6 +22,7 @@ from runner.checkpoint.reading import read_manifest
 from runner.engine.requirements import missing_here
 from runner.engine.stages import run_stage
 from runner.errors import MissingHereError, PreemptedError, SpecError, TrainingError
+from runner.evaluation.export import export
 from runner.evaluation.measure import measure
 from runner.evaluation.trial import build_report
 from runner.queue.lease import Lease
@@ -30,7 +31,6 @@ from runner.queue.record import OF_THE_RUN
 from runner.store.base import Store
 from runner.training import numerics
 from runner.training.backends import tensorflow_settings
-from runner.training.export import export
 from runner.training.host import Alone, Host
 from runner.training.program import Program
 from runner.training.programs import make
@@ -478,7 +478,8 @@ def test_attributes_that_callbacks_set_are_exported(folder: Path) -> None:
     """On a layer of the user's own, and on Keras's: not what the program begins with."""
     write(folder, ANNEALED)
     queue, job = finished(spec_of())
-    export(queue.store, "mine", spec_of().effective(), job.final, folder / "m.keras")
+    assert job.final is not None
+    export(queue.store, job, spec_of().effective(), job.final, folder / "m.keras", ".keras")
     with zipfile.ZipFile(folder / "m.keras") as file:
         layers = json.loads(file.read("config.json"))["config"]["layers"]
     found = {one["class_name"].rpartition(">")[2]: one["config"] for one in layers}
