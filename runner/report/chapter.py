@@ -74,7 +74,9 @@ class Sketches(Gallery):
             for line in curve.lines
         )
         figure = _figure(curves.sketch(curve), curve.said)
-        return figure.replace("</figure>", Markup("<figcaption>{}</figcaption></figure>").format(names))
+        return figure.replace(
+            "</figure>", Markup("<figcaption>{}</figcaption></figure>").format(names)
+        )
 
 
 def _figure(svg: str, said: str) -> Markup:

@@ -68,7 +68,7 @@ class Curve:
         """
         epochs = max((len(line.values) for line in self.lines), default=0)
         step = -(-epochs // MOST) or 1
-        places = range(epochs)[:: -step][::-1]  # the newest value is always one of them
+        places = range(epochs)[::-step][::-1]  # the newest value is always one of them
         return {
             "group": clean(self.group),
             "title": clean(self.title),
@@ -141,7 +141,9 @@ def of_runs(group: str, metric: str, runs: Iterable[Run]) -> Curve | None:
 
 def sketch(curve: Curve) -> Markup:
     """Return an SVG of the lines, with the least and the largest value and the last epoch."""
-    known = [value for line in curve.lines for value in map(_clipped, line.values) if value is not None]
+    known = [
+        value for line in curve.lines for value in map(_clipped, line.values) if value is not None
+    ]
     low, high = (min(known), max(known)) if known else (0.0, 0.0)
     across = (WIDTH - 20) / curve.last
     up = (BOTTOM - TOP) / ((high - low) or 1.0)
@@ -151,7 +153,9 @@ def sketch(curve: Curve) -> Markup:
         for epoch, value in enumerate(map(_clipped, values), 1):
             if value is not None:
                 command = "L" if drawing else "M"
-                parts.append(f"{command}{10 + epoch * across:.1f} {BOTTOM - (value - low) * up:.1f}h0")
+                parts.append(
+                    f"{command}{10 + epoch * across:.1f} {BOTTOM - (value - low) * up:.1f}h0"
+                )
             drawing = value is not None
         return "".join(parts)
 
@@ -163,14 +167,18 @@ def sketch(curve: Curve) -> Markup:
     dashed = Markup(' stroke-dasharray="{}"').format
     dashes = ("", dashed("5 3"), dashed("1.5 3"), dashed("6 3 1.5 3"))
     end = Markup(' text-anchor="end"')
-    mark = Markup('<path d="M{0:.1f} {1}V{2}" stroke-dasharray="2 2" style="stroke: var(--muted)"/>')
+    mark = Markup(
+        '<path d="M{0:.1f} {1}V{2}" stroke-dasharray="2 2" style="stroke: var(--muted)"/>'
+    )
     return Markup("").join(
         [
             Markup('<svg viewBox="0 0 {} {}">').format(WIDTH, HEIGHT),
             *(mark.format(10 + epoch * across, TOP, BOTTOM) for epoch in curve.marks),
             *(line(path(one.values), one.colour, dashes[one.dash]) for one in curve.lines),
             text(10, 14, Markup(' font-weight="600"'), clean(curve.title, limit=30)),
-            text(WIDTH - 10, 14, end, f"highest {words.shown(curve.metric, high if known else None)}"),
+            text(
+                WIDTH - 10, 14, end, f"highest {words.shown(curve.metric, high if known else None)}"
+            ),
             text(10, HEIGHT - 8, "", f"lowest {words.shown(curve.metric, low if known else None)}"),
             text(WIDTH - 10, HEIGHT - 8, end, f"epoch {curve.last:.4g}"),
             Markup("</svg>"),

@@ -86,7 +86,7 @@
         cursor: { sync: { key: curve.group }, points: { size: 6 } },
         scales: { x: { time: false, range: whole } },
         axes: [
-          { ...axis, grid: { show: false }, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10000, 100000] },
+          { ...axis, size: 26, grid: { show: false }, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10000, 100000] },
           { ...axis, size: 52, grid: { stroke: ink("--grid"), width: 1 },
             values: (plot, values) => values.map((value) => curve.percent ? `${number(100 * value)}%` : number(value)) },
         ],
