@@ -63,7 +63,7 @@ class Gallery:
 class Sketches(Gallery):
     """Draws nothing but curves, and those without matplotlib."""
 
-    def plots(self, drawn: "Iterable[Picture]") -> Markup:  # noqa: D102
+    def plots(self, drawn: "Iterable[Picture]") -> Markup:  # noqa: ARG002, D102
         return Markup("")
 
     def _still(self, curve: Curve) -> Markup:

@@ -254,7 +254,7 @@ class Collector:
         ]  # the last is kept: what follows is read next
         kept = [  # of a row of commits the last counts
             one
-            for one, after in zip(found, kinds, strict=True)
+            for one, after in zip(found, kinds, strict=False)
             if not one.kind == after == "commit"
         ]
         if not problems:

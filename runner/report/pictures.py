@@ -194,8 +194,8 @@ def curve(of: Curve) -> Picture:
     def paint(axes: Axes) -> None:
         for line in of.lines:
             label = shortened(line.label, 22) if of.of_runs else line.label
-            style = {"color": SERIES[line.colour], "linestyle": DASHES[line.dash]}
-            _line(axes, line.values, label=label, **style)
+            colour, dash = SERIES[line.colour], DASHES[line.dash]
+            _line(axes, line.values, label=label, color=colour, linestyle=dash)
         _epochs(axes, of)
         for place in of.marks:
             axes.axvline(place, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)

@@ -45,15 +45,14 @@ def publish(store: Store, job_id: str | None, page: Page) -> str:
 class LivePage:
     """Rewrites the page of a job that this process has a lease of, in a thread of its own.
 
-    At the first record that it sees, then at commits, at most once in `pause_seconds`, and at the
+    At the first record that it sees, then at commits, at most once in PAUSE_SECONDS, and at the
     end of the attempt. What goes wrong is logged once and ends no training.
     """
 
-    def __init__(self, lease: Lease, store: Store, *, pause_seconds: float = PAUSE_SECONDS) -> None:
+    def __init__(self, lease: Lease, store: Store) -> None:
         self._lease = lease
         self._queue = Queue(store)
         self._collector = Collector(self._queue)
-        self._pause = pause_seconds
         self._closing = threading.Event()
         self._failed = False
         self._thread = threading.Thread(target=self._run, name="page", daemon=True)
@@ -72,8 +71,8 @@ class LivePage:
         while not self._closing.is_set():
             shown = self._lease.job.number
             self._write()
-            self._closing.wait(self._pause)
-            waited = self._pause
+            self._closing.wait(PAUSE_SECONDS)
+            waited = PAUSE_SECONDS
             while self._lease.job.number == shown and waited < QUIET_SECONDS:
                 if self._closing.wait(LOOK_SECONDS):
                     break
