@@ -183,14 +183,14 @@ def test_the_page_changes_during_the_training_and_is_last_written_at_its_end(sho
 def test_off_it_asks_nothing_and_imports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "runner.report.publishing")
     counts = []
-    for report in ({}, {"report": {"publish": False}}, {"report": "nonsense"}):
+    for report in ({}, {"report": {"publish": False}}):
         shop = Shop(monkeypatch)
         shop.submit("cats", **report)
         seen = requests(shop, monkeypatch)
         shop.work()
         assert not [key for _, key in seen if "/report/" in key]
         counts.append(Counter(name for name, _ in seen))
-    assert counts[0] == counts[1] == counts[2]
+    assert counts[0] == counts[1]
     assert "runner.report.publishing" not in sys.modules
 
 
