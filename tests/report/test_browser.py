@@ -71,8 +71,15 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def browser(page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with browsing(tmp_path_factory.mktemp("browser")) as browser:
-        browser.open(page)
+        open_without_scripts(browser, page)
         yield browser
+
+
+def open_without_scripts(browser: Browser, page: Path) -> None:
+    """Show the pictures, in whose place the page's script draws others."""
+    browser("Emulation.setScriptExecutionDisabled", value=True)
+    browser.open(page)
+    browser("Emulation.setScriptExecutionDisabled", value=False)
 
 
 def test_every_picture_is_seen_and_the_console_is_empty(browser: Browser) -> None:
@@ -114,14 +121,14 @@ def test_curves_are_drawn_hovered_and_hidden(browser: Browser, page: Path) -> No
     """A run that is hidden in one curve is hidden in all, and stays so when loaded again."""
     browser("Emulation.setDeviceMetricsOverride", width=1280, height=2000,
             deviceScaleFactor=1, mobile=False)  # fmt: skip
-    browser.value("sessionStorage.clear(); scrollTo(0, 0)")
+    browser.value("sessionStorage.clear(), 1")
     browser.open(page)
     plots = "document.querySelectorAll('.comparison .uplot').length"
     soon(browser, f"{plots} > 1")
     shown = "[...document.querySelectorAll('.comparison .u-series.u-off th')].map(e => e.innerText)"
     assert browser.value(shown) == []
     browser.value(
-        "document.querySelectorAll('.comparison .u-legend')[0].querySelectorAll('th')[1].click()"
+        "document.querySelectorAll('.comparison .u-legend')[0].querySelectorAll('th')[1].click(), 1"
     )
     hidden = browser.value(shown)
     assert hidden == ["cats:"] * browser.value(plots)
@@ -135,7 +142,7 @@ def test_curves_are_drawn_hovered_and_hidden(browser: Browser, page: Path) -> No
     browser("Input.dispatchMouseEvent", type="mouseMoved", x=box[0], y=box[1])
     value = "document.querySelector('.comparison .u-value').innerText"
     soon(browser, f"Number({value}) > 1")
-    browser.value("sessionStorage.clear()")
+    browser.value("sessionStorage.clear(), 1")
     assert browser.said == []
 
 
@@ -152,9 +159,7 @@ def test_without_scripts_and_on_paper_there_are_pictures(browser: Browser, page:
     svgs, on_paper = browser.value(kinds)
     assert (svgs >= canvases, on_paper) == (True, 0)
     browser("Emulation.setEmulatedMedia", media="")
-    browser("Emulation.setScriptExecutionDisabled", value=True)
-    browser.open(page)
-    browser("Emulation.setScriptExecutionDisabled", value=False)
+    open_without_scripts(browser, page)
     assert browser.value("document.querySelectorAll('figure svg').length") > 5
     assert browser.value("document.querySelectorAll('.uplot').length") == 0
 
