@@ -131,7 +131,7 @@ def test_curves_are_drawn_hovered_and_hidden(browser: Browser, page: Path) -> No
         "document.querySelectorAll('.comparison .u-legend')[0].querySelectorAll('th')[1].click(), 1"
     )
     hidden = browser.value(shown)
-    assert hidden == ["cats:"] * browser.value(plots)
+    assert hidden == ["cats"] * browser.value(plots)
     browser.open(page)
     soon(browser, f"{plots} > 1")
     assert browser.value(shown) == hidden
