@@ -2,6 +2,7 @@
 
 import http.client
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def port(runner: Runner) -> Iterator[int]:
 
 
 def _port(process: Process) -> int:
+    assert isinstance(process, subprocess.Popen)
     assert process.stdout is not None
     line = process.stdout.readline()
     assert line.startswith("http://127.0.0.1:"), line
@@ -94,6 +96,7 @@ def test_a_port_that_is_taken_is_said_in_a_sentence(runner: Runner, port: int) -
 
 def test_other_hosts_are_warned_of(runner: Runner) -> None:
     process = runner.start("serve", "--port", "0", "--host", "0.0.0.0")
+    assert isinstance(process, subprocess.Popen)
     assert process.stdout is not None
     assert process.stdout.readline().startswith("http://0.0.0.0:")
     process.send_signal(signal.SIGINT)
