@@ -33,6 +33,7 @@ from runner.specparts import (
     Optimizer,
     Part,
     Program,
+    Report,
     Requirements,
     Training,
 )
@@ -63,6 +64,7 @@ class JobSpec(Part):
     requirements: Requirements = Field(default_factory=Requirements)
     budget: Budget = Field(default_factory=Budget)
     limits: Limits = Field(default_factory=Limits)
+    report: Report = Field(default_factory=Report)
     from_: From | None = Field(
         None, alias="from", description="go on from another job, or begin with weights"
     )
@@ -138,6 +140,7 @@ _LATER: dict[tuple[str, ...], Any] = {
     ("from", "given"): None,
     ("from",): None,
     ("data", "given"): None,
+    ("report",): {"publish": False},
     ("training", "devices"): 1,
     ("requirements", "devices"): None,
     ("training", "early_stopping", "mode"): "auto",

@@ -329,3 +329,13 @@ class Limits(Part):
     backoff: Duration = Field(
         "10s", description="wait so long before the first retry, twice as long before each other"
     )
+
+
+class Report(Part):
+    """What is shown to people while the job goes on."""
+
+    publish: bool = Field(
+        False,
+        description="keep a page with the curves in the store, jobs/NAME/report/index.html:"
+        " rewritten once a minute at most by the worker that trains",
+    )

@@ -28,7 +28,8 @@ FLOORS: list[set[str]] = [
     {"training"},
     {"programs"},
     {"evaluation"},
-    {"engine", "report"},
+    {"report"},
+    {"engine"},
     {"cli", "__init__"},
     {"__main__"},
 ]

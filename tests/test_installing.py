@@ -62,6 +62,9 @@ def test_the_wheel_is_whole(tmp_path: Path) -> None:
     assert "submit" in run(runner, "--help")
     assert run(runner, "submit", str(QUICKSTART), "--set", "training.epochs=1") == "quickstart\n"
     run(runner, "report", "-o", "report")
-    assert "<h1" in (tmp_path / "report" / "report.html").read_text()
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "<h1" in page
+    assert "Permission is hereby granted" in page  # the licence of what draws the curves
+    assert (Path(packages) / "runner/report/uplot/LICENSE").is_file()
     run(runner, "notebook", "colab", str(QUICKSTART), "-o", "colab.ipynb")
     assert (tmp_path / "colab.ipynb").stat().st_size

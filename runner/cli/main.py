@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "du": ("du", "how many bytes each job holds"),
     "compare": ("compare", "what differs between jobs: specs, curves, results"),
     "report": ("report", "write a page that shows and compares what was learnt"),
+    "serve": ("serve", "show the report on this machine in a browser, always up to date"),
     "export": (
         "export",
         "write the trained model (.keras, .tflite, .onnx, ...), or its history as CSV",

@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -113,7 +114,8 @@ class RunningAttempt(Host):
         handler = _LogHandler(self._log, self._around.reporter)
         logging.getLogger("runner").addHandler(handler)
         try:
-            self._run()
+            with _published(self.lease, self.store, self.spec):
+                self._run()
         finally:
             logging.getLogger("runner").removeHandler(handler)
             self._flush()
@@ -316,6 +318,19 @@ class RunningAttempt(Host):
             self._log.flush()
         except StoreError as error:
             logger.warning("the attempt's log could not be written: %s", error)
+
+
+def _published(lease: Lease, store: Store, spec: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """Keep the job's page if its spec asks for it; else nothing is imported or asked."""
+    report = spec.get("report")
+    if not (isinstance(report, Mapping) and report.get("publish") is True):
+        return nullcontext()
+    try:
+        from runner.report.publishing import publishing
+    except ImportError as error:
+        logger.warning("the page could not be written: %s", error)
+        return nullcontext()
+    return publishing(lease, store)
 
 
 def _ended(job: Job) -> str:

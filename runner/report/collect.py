@@ -24,7 +24,7 @@ from runner.errors import StoreError
 from runner.evaluation.metrics import per_class_accuracy
 from runner.queue import protocol
 from runner.queue.job import Job, Json, Stage, from_json
-from runner.queue.protocol import Heartbeat
+from runner.queue.protocol import Availability, Heartbeat
 from runner.queue.queue import Queue
 from runner.queue.record import OF_THE_RUN, SIZES
 from runner.queue.texts import finite, says_nothing
@@ -193,24 +193,73 @@ def clean(text: str, *, limit: int = LONGEST, lines: bool = False) -> str:
 
 
 def collect(queue: Queue, names: Sequence[str], *, now: datetime) -> Report:
-    """Read jobs from a store.
+    """Read jobs from a store once; see `Collector.look`."""
+    return Collector(queue).look(names, now=now)
 
-    Args:
-        queue: of the store.
-        names: only these jobs; all, where none is named.
-        now: the time, for people.
 
-    Raises:
-        NotFoundError: there is no job of a name.
-        StoreError: the store can't be listed.
+class Collector:
+    """Reads jobs from a store, again and again at the cost of what changed.
+
+    What it keeps of a job are the records that an attempt began or ended with: records never
+    change.
     """
-    onlooker = Onlooker(queue)
-    views = onlooker.look(names)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        runs = list(pool.map(lambda view: _run(queue, view), views))
-    parts = (f"{run.job.id}: {text}" for run in runs for text in run.problems)
-    problems = [*sorted(onlooker.problems), *parts]
-    return Report(store=queue.store.url, made_at=now, runs=runs, problems=problems)
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._onlooker = Onlooker(queue)
+        self._known: dict[tuple[str, datetime], list[Job]] = {}
+
+    def look(self, names: Sequence[str], *, now: datetime) -> Report:
+        """Read jobs as they are now.
+
+        Args:
+            names: only these jobs; all, where none is named.
+            now: the time, for people.
+
+        Raises:
+            NotFoundError: there is no job of a name.
+            StoreError: the store can't be listed.
+        """
+        views = self._onlooker.look(names)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            runs = list(pool.map(self._run, views))
+        return self._report(runs, sorted(self._onlooker.problems), now)
+
+    def own(self, job: Job, *, now: datetime) -> Report:
+        """Read the rest of a job whose worker this process is: it lives, and needs no proof."""
+        beat = self._queue.heartbeat(job)
+        lives = Availability(claimable=False, why="", owner_alive=True, seen_seconds=0.0)
+        view = View(job=job, beat=beat, availability=lives if job.owner else None)
+        return self._report([self._run(view)], [], now)
+
+    def _report(self, runs: list[Run], problems: list[str], now: datetime) -> Report:
+        parts = (f"{run.job.id}: {text}" for run in runs for text in run.problems)
+        problems = [*problems, *parts]
+        return Report(store=self._queue.store.url, made_at=now, runs=runs, problems=problems)
+
+    def _run(self, view: View) -> Run:
+        return _run(self._queue, view, self._records(view.job))
+
+    def _records(self, job: Job) -> tuple[list[Job], list[str]]:
+        """Return the records of a job that count, and what could not be read."""
+        key, problems = (job.id, job.submitted_at), list[str]()
+        known = self._known.get(key, [])
+        if known and known[-1].number > job.number:
+            known = []
+        first = known[-1].number + 1 if known else 0
+        found = [*known, *_records(self._queue.store, job, first, problems)]
+        kinds = [
+            *(one.kind for one in found[1:]),
+            "",
+        ]  # the last is kept: what follows is read next
+        kept = [  # of a row of commits the last counts
+            one
+            for one, after in zip(found, kinds, strict=False)
+            if not one.kind == after == "commit"
+        ]
+        if not problems:
+            self._known[key] = kept
+        return [*kept, job], problems
 
 
 @contextmanager
@@ -223,10 +272,8 @@ def _noting(problems: list[str], what: str) -> Iterator[None]:
         problems.append(f"{what} cannot be read: {error}")
 
 
-def _run(queue: Queue, view: View) -> Run:
-    problems: list[str] = []
-    job = view.job
-    records = _records(queue.store, job, problems)
+def _run(queue: Queue, view: View, known: tuple[list[Job], list[str]]) -> Run:
+    job, (records, problems) = view.job, known
     beats = _beats(queue.store, records)
     manifest = _newest_manifest(queue, job, problems)
     numerics, digest = manifest.get("numerics"), job.spec_digest
@@ -245,17 +292,17 @@ def _run(queue: Queue, view: View) -> Run:
     )
 
 
-def _records(store: Store, job: Job, problems: list[str]) -> list[Job]:
-    """Return the job's records that can be read, the newest of them as it is known already."""
+def _records(store: Store, job: Job, first: int, problems: list[str]) -> list[Job]:
+    """Return the records from `first` to the newest, which is known, as far as they can be read."""
     base = protocol.base(job.id)
-    keys = [log.slot(base, number) for number in range(job.number)]
+    keys = [log.slot(base, number) for number in range(first, job.number)]
     found = []
     for key, data in zip(keys, store.read_many(keys), strict=True):
         with _noting(problems, "a record"):
             if not isinstance(data, bytes):
                 raise data or StoreError(f"{key} is missing.")
             found.append(from_json(log.decode(data, key), job.id))
-    return [*found, job]
+    return found
 
 
 def _beats(store: Store, records: Sequence[Job]) -> dict[int, Heartbeat]:

@@ -43,9 +43,10 @@ class TestPart:
 
 
 class Library:
-    """Data sets by the part of a spec that names them, each read once."""
+    """Data sets by the part of a spec that names them, each read once; `closed`: why none is."""
 
-    def __init__(self) -> None:
+    def __init__(self, closed: str = "") -> None:
+        self._closed = closed
         self._known: dict[str, TestPart | str] = {}
 
     def test_part(self, run: Run) -> TestPart | str:
@@ -55,6 +56,8 @@ class Library:
         data = run.spec.get("data")
         if not isinstance(data, dict) or run.measured is None:
             return "its spec names no data"
+        if self._closed:
+            return self._closed
         key = json.dumps([data.get(name) for name in ("name", "path", "arguments")], default=str)
         if key not in self._known:
             self._known[key] = _load(data)

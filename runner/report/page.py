@@ -1,28 +1,39 @@
-"""A report as one HTML page that needs nothing else: no script, no other file, no network.
+"""A report as one HTML page that needs nothing else: no other file, no network.
 
 Every picture says its numbers in words too, every table names its rows and columns. All text
 from the bucket is text: the templates escape it, `clean` takes control characters out of it, and
-the page forbids scripts besides. What is said of one run is in `chapter`.
+the page forbids all scripts but its own, whose hash it names: that one draws curves which can be
+hovered, from numbers in a block of JSON. Without scripts there are pictures. What is said of one
+run is in `chapter`.
 """
 
+import base64
+import functools
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from runner.queue.goodput import SHOWN, Seconds, added, machine_seconds
 from runner.queue.texts import count, duration
-from runner.report import pictures, words
-from runner.report.chapter import Gallery, chapter, metrics_of
+from runner.report import curves, words
+from runner.report.chapter import Gallery, Sketches, chapter, metrics_of
 from runner.report.collect import FIRST as RESULTS
 from runner.report.collect import Report, Run, clean
 from runner.report.examples import Library
 
+if TYPE_CHECKING:  # matplotlib, which a page that is made often does without
+    from runner.report.pictures import Picture
+
 DRAWN = 40  #: runs in one picture; the table has all
+RELOAD_SECONDS = 60  #: between two looks of a browser at a page that is rewritten
+HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +44,44 @@ class Page:
     pictures: Mapping[str, bytes]  #: file name, below a folder or not -> PNG
 
 
-def render(report: Report) -> Page:
+def render(report: Report, *, live: bool = False, drawn: bool = True, closed: str = "") -> Page:
     """Draw everything and set the page.
+
+    Args:
+        report: what it is about.
+        live: it is rewritten where it lies: the browser loads it again while a job has not ended.
+        drawn: with all pictures. Without them it takes a fraction of the time and no matplotlib:
+            there are curves only.
+        closed: why no test images are looked for, if so.
 
     Example:
         >>> page = render(collect(queue, [], now=utc_now()))
         >>> Path("report.html").write_text(page.html)
     """
-    gallery, library = Gallery(), Library()
+    gallery, library = Gallery() if drawn else Sketches(), Library(closed)
+    script, going = _script(), not all(run.job.ended for run in report.runs)
+    html = _template().render(
+        report=report,
+        comparisons=list(_comparisons(report.runs, gallery)),
+        spending=_spending(report.runs, gallery),
+        chapters=(chapter(run, gallery, library, report.made_at) for run in report.runs),
+        curves=gallery.curves,
+        script=script,
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        style=Markup((HERE / "uplot" / "uPlot.min.css").read_text()),  # noqa: S704 - our own file
+        live=live,
+        drawn=drawn,
+        reload=RELOAD_SECONDS if live and (going or not report.runs) else None,
+        words=words,
+        count=count,
+        duration=duration,
+    )
+    return Page(html=html, pictures=gallery.files)
+
+
+@functools.cache
+def _template() -> Template:
+    """Return the page's template, compiled once: a page may be made every minute."""
     environment = Environment(
         loader=PackageLoader("runner.report"),
         autoescape=True,
@@ -49,16 +90,17 @@ def render(report: Report) -> Page:
         lstrip_blocks=True,
         finalize=lambda value: value if isinstance(value, Markup) else clean(str(value)),
     )
-    html = environment.get_template("page.html").render(
-        report=report,
-        comparisons=list(_comparisons(report.runs, gallery)),
-        spending=_spending(report.runs, gallery),
-        chapters=(chapter(run, gallery, library, report.made_at) for run in report.runs),
-        words=words,
-        count=count,
-        duration=duration,
+    return environment.get_template("page.html")
+
+
+@functools.cache
+def _script() -> Markup:
+    """Return the page's script: the library that draws, with its licence, and what calls it."""
+    licence, library, own = (
+        (HERE / name).read_text(encoding="utf-8")
+        for name in ("uplot/LICENSE", "uplot/uPlot.iife.min.js", "templates/page.js")
     )
-    return Page(html=html, pictures=gallery.files)
+    return Markup(f"/*\n{licence}\n*/\n{library}\n{own}")  # noqa: S704 - our own files
 
 
 def _spending(runs: Sequence[Run], gallery: Gallery) -> dict[str, Any] | None:
@@ -69,11 +111,16 @@ def _spending(runs: Sequence[Run], gallery: Gallery) -> dict[str, Any] | None:
         return None
     costs = [run.view.cost for run in runs if run.view.cost]
     paid = {name: sum(cost[name] for cost in costs) for name in ("paid", "lost")}
-    bars = dict(list(known.items())[-DRAWN:])
     return {
         "words": words.spent(total, paid if costs else None),
-        "bars": gallery.plots([pictures.spending("_time", "run", bars)]),
+        "bars": gallery.plots(_time(dict(list(known.items())[-DRAWN:]))),
     }
+
+
+def _time(bars: Mapping[str, Seconds]) -> "Iterator[Picture]":
+    from runner.report import pictures
+
+    yield pictures.spending("_time", "run", bars)
 
 
 def _of(name: str) -> Callable[[Run], float | None]:
@@ -148,7 +195,7 @@ def _comparison(group: str, runs: Sequence[Run], gallery: Gallery) -> dict[str, 
         "drawn": DRAWN,
         "left_out": len(runs) > DRAWN,
         "bars": gallery.plots(_bars(group, drawn)),
-        "overlays": gallery.plots(_overlays(group, drawn[-DRAWN:])),
+        "overlays": gallery.lines(_overlays(group, drawn[-DRAWN:])),
     }
 
 
@@ -162,14 +209,14 @@ def _cells(column: Column, runs: Sequence[Run], alike: bool) -> list[str]:
     return [bold(text) if value == best else text for value, text in texts]
 
 
-def _bars(group: str, runs: Sequence[Run]) -> Iterator[pictures.Picture]:
+def _bars(group: str, runs: Sequence[Run]) -> "Iterator[Picture]":
     measured = [(run.job.id, run.measured) for run in runs if run.measured]
     if known := [pair for pair in measured if pair[1].number("top_1") is not None]:
+        from runner.report import pictures
+
         yield pictures.run_bars(group, dict(known[-DRAWN:]))
 
 
-def _overlays(group: str, runs: Sequence[Run]) -> Iterator[pictures.Picture]:
-    for metric in metrics_of(runs):
-        lines = {run.job.id: run.history.get(f"val_{metric}", ()) for run in runs}
-        if known := {name: values for name, values in lines.items() if values}:
-            yield pictures.overlay(group, metric, known)
+def _overlays(group: str, runs: Sequence[Run]) -> Iterator[curves.Curve]:
+    found = (curves.of_runs(group, metric, runs) for metric in metrics_of(runs))
+    return filter(None, found)

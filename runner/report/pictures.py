@@ -10,7 +10,6 @@ import io
 import re
 import unicodedata
 import warnings
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,6 +30,7 @@ from runner.queue.texts import count
 from runner.report import words
 from runner.report.attempts import Ending
 from runner.report.collect import Counts, Floats, Measured, Run
+from runner.report.curves import LARGEST, Curve, Values
 
 INK, MUTED, GRID = "#1f2329", "#6a717b", "#d9dde3"
 #: of a matrix: seen on white and in the dark
@@ -58,13 +58,9 @@ CAUSE_COLOURS = dict(zip(CAUSES, [*(SERIES[n] for n in (2, 1, 4, 0, 3, 5, 7, 6))
 DOTS = 120  #: of a PNG, per inch
 SMALL, SQUARE, WIDE = 3.6, 4.1, 4.7  #: inches: legible on a telephone
 NAMED_CLASSES = 30  #: up to so many classes have their names beside them
-MARKS = 200  #: interruptions in a picture, the newest
 COUNTED_CLASSES = 12  #: and up to so many their counts in the cells
 TIMELINE_ROWS = 30
-LARGEST = 1e30  #: beyond this an axis has no sensible ticks
 STYLE = Path(__file__).parent / "templates" / "pictures.mplstyle"
-
-Values = Sequence[float | None]
 
 
 @dataclass(frozen=True)
@@ -164,13 +160,13 @@ def _line(axes: Axes, values: Values, *, color: str, **style: Any) -> None:
         axes.plot(x[alone], y[alone], color=color, marker="o", markersize=4, linestyle="")
 
 
-def _epochs(axes: Axes, metric: str, last: float) -> None:
+def _epochs(axes: Axes, of: Curve) -> None:
     axes.set_xlabel("epoch", horizontalalignment="right", x=1.0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlim(0, max(last, 1) * 1.03)
+    axes.set_xlim(0, of.last * 1.03)
     axes.grid(axis="y")
-    if metric.startswith("top_"):
+    if of.is_share:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value * 100:.3g}%")
 
 
@@ -192,62 +188,34 @@ def _bars(axes: Axes, places: Any, shares: Floats, digits: int, **style: Any) ->
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
-def curve(run: Run, metric: str) -> Picture:
-    """One metric against the epoch, a line over all attempts, a mark at each interruption."""
-    training, validation = run.history.get(metric, ()), run.history.get(f"val_{metric}", ())
-    marks = run.interruptions[-MARKS:]
+def curve(of: Curve) -> Picture:
+    """One metric against the epoch: of a run, with a mark at each interruption, or of several."""
 
     def paint(axes: Axes) -> None:
-        if training:
-            _line(axes, training, label="training", color=SERIES[1], linestyle=DASHES[1])
-        if validation:
-            _line(axes, validation, label="validation", color=SERIES[0])
-        _epochs(axes, metric, max([run.epochs, *(mark.saved_epoch for mark in marks)]))
-        places = [mark.saved_epoch for mark in marks]
-        for place in places:
+        for line in of.lines:
+            label = shortened(line.label, 22) if of.of_runs else line.label
+            colour, dash = SERIES[line.colour], DASHES[line.dash]
+            _line(axes, line.values, label=label, color=colour, linestyle=dash)
+        _epochs(axes, of)
+        for place in of.marks:
             axes.axvline(place, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
-        if marks:
-            axes.plot(places, [1.0] * len(places), marker="v", markersize=5, color=MUTED,
+        if of.marks:
+            axes.plot(of.marks, [1.0] * len(of.marks), marker="v", markersize=5, color=MUTED,
                       clip_on=False, linestyle="", label="interrupted",
                       transform=axes.get_xaxis_transform())  # fmt: skip
-        if run.inherited:
-            axes.axvline(run.inherited, color=MUTED, linewidth=1.4, zorder=1, label="goes on")
-        if not np.isfinite(_floats([*training, *validation])).any():
+        if of.inherited:
+            axes.axvline(of.inherited, color=MUTED, linewidth=1.4, zorder=1, label="goes on")
+        if not any(np.isfinite(_floats(line.values)).any() for line in of.lines):
             axes.text(0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center")
-        axes.set_title(words.title(metric))
-        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, -0.3), ncols=3, handlelength=1.5)
+        axes.set_title(of.title)
+        if of.of_runs:
+            axes.legend(loc="upper left", bbox_to_anchor=(-0.17, -0.42 / 1.65), ncols=2)
+        else:
+            axes.legend(loc="lower left", bbox_to_anchor=(-0.02, -0.3), ncols=3, handlelength=1.5)
 
-    name = f"{run.job.id}-{_part_of_name(metric)}"
-    said = words.curve(metric, training, validation, marks)
-    if run.job.parent and run.inherited:
-        said += f" Up to epoch {run.inherited} it is that of {run.job.parent['job']}."
-    return draw(name, said, (SMALL, 2.5), paint, bottom=0.5)
-
-
-def _part_of_name(metric: str) -> str:
-    """Return a metric's part of a file's name; no two have the same, and none that of another."""
-    if re.fullmatch(r"(?!(confusion|classes|calibration|attempts|time)$)\w{1,40}", metric, re.A):
-        return metric
-    return f"{re.sub('[^a-zA-Z0-9_]', '-', metric)[:40]}-{zlib.crc32(metric.encode()):08x}"
-
-
-def overlay(group: str, metric: str, lines: Mapping[str, Values]) -> Picture:
-    """The validation metric of several runs, laid over each other."""
-    below = 0.5 + 0.17 * -(-len(lines) // 2)
-    heading = words.column(f"val_{metric}")
-
-    def paint(axes: Axes) -> None:
-        for number, (label, values) in enumerate(lines.items()):
-            style = DASHES[number // len(SERIES) % len(DASHES)]
-            colour = SERIES[number % len(SERIES)]
-            _line(axes, values, label=shortened(label, 22), color=colour, linestyle=style)
-        _epochs(axes, metric, max(map(len, lines.values())))
-        axes.set_title(heading)
-        axes.legend(loc="upper left", bbox_to_anchor=(-0.17, -0.42 / 1.65), ncols=2)
-
-    each = (f"{name}: {words.curve(metric, (), values, ())}" for name, values in lines.items())
-    said = f"{heading} of the runs. {' '.join(each)}"
-    return draw(f"{group}-{_part_of_name(metric)}", said, (SMALL, 2.0 + below), paint, bottom=below)
+    below = 0.5 + (0.17 * -(-len(of.lines) // 2) if of.of_runs else 0.0)
+    height = 2.0 + below if of.of_runs else 2.5
+    return draw(of.name, of.said, (SMALL, height), paint, bottom=below)
 
 
 def confusion(name: str, title: str, counts: Counts, names: Sequence[str]) -> Picture:

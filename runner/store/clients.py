@@ -29,6 +29,8 @@ _REQUEST_SECONDS = 600.0  # one part of an upload on a slow line
 _ANY_CLIENT = {"use_listings_cache", "listings_expiry_time", "max_paths", "skip_instance_cache"}
 _SESSION = {"profile", "session_vars", "event_hooks", "include_builtin_handlers"}  # botocore's
 _TEXTS = ("key", "secret", "token", "profile", "endpoint_url")  # of s3fs
+#: of objects that browsers show, by the end of their keys; all others are downloaded
+_SHOWN = {".html": "text/html; charset=utf-8", ".png": "image/png"}
 _TIMES = ("LastModified", "last_modified", "updated", "mtime", "modified")
 
 
@@ -202,3 +204,17 @@ def modified_at(info: Mapping[str, Any]) -> float | None:
             except ValueError:
                 continue
     return None
+
+
+def shown_as(scheme: str, key: str) -> dict[str, Any]:
+    """Return what a client's `pipe_file` is told of an object that browsers show.
+
+    Without a type a page would be downloaded, and GCS lets browsers keep a public object for an
+    hour. adlfs has no stable way to say either: there a page is downloaded.
+    """
+    kind, client = _SHOWN.get(key[key.rfind(".") :]), PACKAGES.get(scheme)
+    if kind and client == "gcsfs":
+        return {"content_type": kind, "fixed_key_metadata": {"cache_control": "no-cache"}}
+    if kind and client == "s3fs":
+        return {"ContentType": kind, "CacheControl": "no-cache"}
+    return {}

@@ -30,7 +30,7 @@ from runner.store.base import (
     read_or_error,
     too_large,
 )
-from runner.store.clients import has_bucket, make_client, modified_at
+from runner.store.clients import has_bucket, make_client, modified_at, shown_as
 from runner.store.schemes import PACKAGES, split
 from runner.store.settings import mask
 from runner.store.steps import boot_clock
@@ -155,7 +155,7 @@ class FsspecStore:
 
         def work() -> bool:
             if small:
-                self._fs.pipe_file(path, whole)
+                self._fs.pipe_file(path, whole, **shown_as(self._scheme, key))
             else:
                 self._stream(path, views)
             return True

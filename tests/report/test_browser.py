@@ -1,6 +1,7 @@
 """A report opens in a browser as it should: light, dark and printed, with nothing to complain."""
 
 import base64
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,8 +71,15 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def browser(page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with browsing(tmp_path_factory.mktemp("browser")) as browser:
-        browser.open(page)
+        open_without_scripts(browser, page)
         yield browser
+
+
+def open_without_scripts(browser: Browser, page: Path) -> None:
+    """Show the pictures, in whose place the page's script draws others."""
+    browser("Emulation.setScriptExecutionDisabled", value=True)
+    browser.open(page)
+    browser("Emulation.setScriptExecutionDisabled", value=False)
 
 
 def test_every_picture_is_seen_and_the_console_is_empty(browser: Browser) -> None:
@@ -107,6 +115,60 @@ def test_pictures_take_the_colours_of_a_dark_page(browser: Browser) -> None:
     (paper, ink), (dark_paper, light_ink) = found
     assert paper - ink > 100
     assert light_ink - dark_paper > 100
+
+
+def test_curves_are_drawn_hovered_and_hidden(browser: Browser, page: Path) -> None:
+    """A run that is hidden in one curve is hidden in all, and stays so when loaded again."""
+    browser("Emulation.setDeviceMetricsOverride", width=1280, height=2000,
+            deviceScaleFactor=1, mobile=False)  # fmt: skip
+    browser.value("sessionStorage.clear(), 1")
+    browser.open(page)
+    plots = "document.querySelectorAll('.comparison .uplot').length"
+    soon(browser, f"{plots} > 1")
+    shown = "[...document.querySelectorAll('.comparison .u-series.u-off th')].map(e => e.innerText)"
+    assert browser.value(shown) == []
+    browser.value(
+        "document.querySelectorAll('.comparison .u-legend')[0].querySelectorAll('th')[1].click(), 1"
+    )
+    hidden = browser.value(shown)
+    assert hidden == ["cats"] * browser.value(plots)
+    browser.open(page)
+    soon(browser, f"{plots} > 1")
+    assert browser.value(shown) == hidden
+    box = browser.value("""(() => {
+        const box = document.querySelector('.comparison .u-over').getBoundingClientRect();
+        return [box.left + box.width / 2, box.top + box.height / 2];
+    })()""")
+    browser("Input.dispatchMouseEvent", type="mouseMoved", x=box[0], y=box[1])
+    value = "document.querySelector('.comparison .u-value').innerText"
+    soon(browser, f"Number({value}) > 1")
+    browser.value("sessionStorage.clear(), 1")
+    assert browser.said == []
+
+
+def test_without_scripts_and_on_paper_there_are_pictures(browser: Browser, page: Path) -> None:
+    kinds = (
+        "['svg', '.uplot'].map(one => [...document.querySelectorAll(`.drawn > ${one}`)]"
+        ".filter(e => e.getClientRects().length).length)"
+    )
+    browser.open(page)
+    soon(browser, "document.querySelectorAll('.drawn').length > 1")
+    svgs, canvases = browser.value(kinds)
+    assert (svgs, canvases > 1) == (0, True)
+    browser("Emulation.setEmulatedMedia", media="print")
+    svgs, on_paper = browser.value(kinds)
+    assert (svgs >= canvases, on_paper) == (True, 0)
+    browser("Emulation.setEmulatedMedia", media="")
+    open_without_scripts(browser, page)
+    assert browser.value("document.querySelectorAll('figure svg').length") > 5
+    assert browser.value("document.querySelectorAll('.uplot').length") == 0
+
+
+def soon(browser: Browser, expression: str) -> None:
+    end = time.monotonic() + 20
+    while not browser.value(expression):
+        assert time.monotonic() < end, expression
+        time.sleep(0.05)
 
 
 def test_it_can_be_printed(browser: Browser) -> None:
