@@ -34,6 +34,7 @@ from runner.specparts import (
     Part,
     Program,
     Requirements,
+    Tracker,
     Training,
 )
 
@@ -63,6 +64,11 @@ class JobSpec(Part):
     requirements: Requirements = Field(default_factory=Requirements)
     budget: Budget = Field(default_factory=Budget)
     limits: Limits = Field(default_factory=Limits)
+    trackers: tuple[Tracker, ...] = Field(
+        (),
+        description="where the metrics of committed epochs are mirrored; addresses and keys are"
+        " taken from the worker's environment",
+    )
     from_: From | None = Field(
         None, alias="from", description="go on from another job, or begin with weights"
     )
@@ -138,6 +144,7 @@ _LATER: dict[tuple[str, ...], Any] = {
     ("from", "given"): None,
     ("from",): None,
     ("data", "given"): None,
+    ("trackers",): [],
     ("training", "devices"): 1,
     ("requirements", "devices"): None,
     ("training", "early_stopping", "mode"): "auto",

@@ -28,7 +28,9 @@ FLOORS: list[set[str]] = [
     {"training"},
     {"programs"},
     {"evaluation"},
-    {"engine", "report"},
+    {"report"},
+    {"mirrors"},
+    {"engine"},
     {"cli", "__init__"},
     {"__main__"},
 ]
@@ -42,6 +44,8 @@ ZONES = {
     "jax": ("training/backends/jax.py",),
     "jaxlib": ("training/backends/jax.py",),
     "ray": ("engine/ray.py",),
+    "mlflow": ("mirrors/mlflow.py",),
+    "wandb": ("mirrors/wandb.py",),
     "matplotlib": ("report/pictures.py",),
     "jinja2": ("report/page.py",),
     "PIL": ("report/examples.py", "datasets/folder.py"),
@@ -73,7 +77,7 @@ HEAVY = {"tensorflow", "keras", "pydantic", "gcsfs", "s3fs", "fsspec", "numpy", 
 HEAVY |= {"matplotlib", "jinja2", "PIL"}
 
 #: what `runner` has code for, but does not bring: the extras, and a notebook's own
-BROUGHT_BY_USERS = {"ray", "jax", "jaxlib", "IPython", "grain"}
+BROUGHT_BY_USERS = {"ray", "jax", "jaxlib", "IPython", "grain", "mlflow", "wandb"}
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

@@ -16,7 +16,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "checkpoints": ("packs", "checkpoints"),
     "records": ("log", "head.json", "lease"),
     "logs": ("logs", "failures"),
-    "results": ("evaluation", "tensorboard"),
+    "results": ("evaluation", "tensorboard", "mirrored"),
 }
 _OTHER = "other"
 _KINDS = (*KINDS, _OTHER)
