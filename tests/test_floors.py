@@ -45,7 +45,6 @@ ZONES = {
     "jaxlib": ("training/backends/jax.py",),
     "ray": ("engine/ray.py",),
     "mlflow": ("mirrors/mlflow.py",),
-    "wandb": ("mirrors/wandb.py",),
     "matplotlib": ("report/pictures.py",),
     "jinja2": ("report/page.py",),
     "PIL": ("report/examples.py", "datasets/folder.py"),
@@ -77,7 +76,7 @@ HEAVY = {"tensorflow", "keras", "pydantic", "gcsfs", "s3fs", "fsspec", "numpy", 
 HEAVY |= {"matplotlib", "jinja2", "PIL"}
 
 #: what `runner` has code for, but does not bring: the extras, and a notebook's own
-BROUGHT_BY_USERS = {"ray", "jax", "jaxlib", "IPython", "grain", "mlflow", "wandb"}
+BROUGHT_BY_USERS = {"ray", "jax", "jaxlib", "IPython", "grain", "mlflow"}
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

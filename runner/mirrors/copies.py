@@ -4,7 +4,7 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,28 +15,17 @@ from runner.queue.queue import Queue, utc_now
 from runner.queue.view import History, history_of
 from runner.store.settings import mask
 
-#: where each tracker is said to be, in the environment: one of these; and in words
-ADDRESSES: Mapping[str, tuple[Callable[[Mapping[str, str]], object], str]] = {
-    "mlflow": (
-        lambda environment: environment.get("MLFLOW_TRACKING_URI"),
-        "MLFLOW_TRACKING_URI=http://HOST:PORT",
-    ),
-    "wandb": (
-        lambda environment: (
-            environment.get("WANDB_API_KEY") or environment.get("WANDB_MODE") == "offline"
-        ),
-        "WANDB_API_KEY, or WANDB_MODE=offline",
-    ),
-}
+#: the variable that says where a tracker is, and an example
+ADDRESSES = {"mlflow": ("MLFLOW_TRACKING_URI", "http://HOST:PORT")}
 
 
 def lacks(tracker: str, environment: Mapping[str, str] = os.environ) -> str:
     """Return why this process can't reach a tracker, and how to fix it; "" where it can try."""
-    is_there, words = ADDRESSES[tracker]
+    variable, example = ADDRESSES[tracker]
     if importlib.util.find_spec(tracker) is None:
         return f"{tracker} is not installed here: pip install 'keras-runner[{tracker}]'"
-    if not is_there(environment):
-        return f"{tracker} has no address here: set {words} in the environment"
+    if not environment.get(variable):
+        return f"{tracker} has no address here: set {variable}={example} in the environment"
     return ""
 
 
@@ -82,7 +71,8 @@ def copy_of(queue: Queue, job: Job) -> Copy:
         CheckpointError: the newest checkpoint is damaged, or another has taken its place.
     """
     newest = job.final or next(iter(job.checkpoints), None)
-    history, times = {}, []
+    history: History = {}
+    times: Sequence[float] = ()
     if newest is not None:
         manifest = read_manifest(queue.store, newest["manifest"])
         history = history_of({"history": manifest.history})

@@ -22,7 +22,7 @@ from runner.store.settings import mask
 logger = logging.getLogger(__name__)
 
 MIRRORS: dict[str, Callable[[Copy, Path | None], str]] = {"mlflow": mlflow.mirror}
-LAST_SECONDS = 20.0  #: for what is not mirrored when a worker ends by itself
+LAST_SECONDS = 30.0  #: for what is not mirrored when a worker ends by itself
 AGAIN_SECONDS, MOST_AGAIN = 2.0, 60.0  #: between tries while a tracker is away
 
 
