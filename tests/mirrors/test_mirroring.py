@@ -54,9 +54,13 @@ def test_a_job_that_is_mirrored_whole_costs_one_look(monkeypatch: pytest.MonkeyP
     assert job.ended
     assert got[-1] == "succeeded"
     assert shop.store.list("jobs/seen/mirrored/") == [mirroring.marker(job, "mlflow")]
-    asked = list[str]()
-    size = shop.store.size
-    monkeypatch.setattr(shop.store, "size", lambda key: (asked.append(key), size(key))[1])
+    asked, size = list[str](), shop.store.size
+
+    def counted(key: str) -> int | None:
+        asked.append(key)
+        return size(key)
+
+    monkeypatch.setattr(shop.store, "size", counted)
     del got[:]
     shop.work()
     assert got == []
