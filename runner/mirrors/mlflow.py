@@ -31,6 +31,7 @@ def mirror(copy: Copy, report: Path | None) -> str:
     """
     from mlflow import MlflowClient
 
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it is for programs
     client = MlflowClient()
     run = _run(client, copy)
     known = run.data.params
