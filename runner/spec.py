@@ -35,6 +35,7 @@ from runner.specparts import (
     Program,
     Report,
     Requirements,
+    Tracker,
     Training,
 )
 
@@ -65,6 +66,11 @@ class JobSpec(Part):
     budget: Budget = Field(default_factory=Budget)
     limits: Limits = Field(default_factory=Limits)
     report: Report = Field(default_factory=Report)
+    trackers: tuple[Tracker, ...] = Field(
+        (),
+        description="where the metrics of committed epochs are mirrored; addresses and keys are"
+        " taken from the worker's environment",
+    )
     from_: From | None = Field(
         None, alias="from", description="go on from another job, or begin with weights"
     )
@@ -141,6 +147,7 @@ _LATER: dict[tuple[str, ...], Any] = {
     ("from",): None,
     ("data", "given"): None,
     ("report",): {"publish": False},
+    ("trackers",): [],
     ("training", "devices"): 1,
     ("requirements", "devices"): None,
     ("training", "early_stopping", "mode"): "auto",

@@ -29,6 +29,7 @@ FLOORS: list[set[str]] = [
     {"programs"},
     {"evaluation"},
     {"report"},
+    {"mirrors"},
     {"engine"},
     {"cli", "__init__"},
     {"__main__"},
@@ -45,6 +46,7 @@ ZONES = {
     "ray": ("engine/ray.py",),
     "onnxruntime": ("evaluation/readback.py",),
     "ai_edge_litert": ("evaluation/readback.py",),
+    "mlflow": ("mirrors/mlflow.py",),
     "matplotlib": ("report/pictures.py",),
     "jinja2": ("report/page.py",),
     "PIL": ("report/examples.py", "datasets/folder.py"),
@@ -78,7 +80,7 @@ HEAVY |= {"matplotlib", "jinja2", "PIL"}
 
 #: what `runner` has code for, but does not bring: the extras, and a notebook's own
 BROUGHT_BY_USERS = {"ray", "jax", "jaxlib", "IPython", "grain", "onnxruntime", "ai_edge_litert"}
-BROUGHT_BY_USERS |= {"apprise"}
+BROUGHT_BY_USERS |= {"apprise", "mlflow"}
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

@@ -16,7 +16,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "checkpoints": ("packs", "checkpoints"),
     "records": ("log", "head.json", "lease", "notified"),
     "logs": ("logs", "failures"),
-    "results": ("evaluation", "tensorboard", "report"),
+    "results": ("evaluation", "tensorboard", "report", "mirrored"),
 }
 _OTHER = "other"
 _KINDS = (*KINDS, _OTHER)

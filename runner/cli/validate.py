@@ -21,12 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print each spec with every default: one as it is, several as a list."""
+    from runner.mirrors.copies import lacking
     from runner.training.check import check_data
     from runner.training.quiet import import_keras
 
     found = load_all(options, data=True)
     check_data(found)
     specs = [one.effective(later=True) for _, one in found]
+    for why in lacking({tracker for _, one in found for tracker in one.trackers}):
+        say(f"trackers: {why}. A job is trained without them all the same")
     print(json.dumps(specs if len(specs) > 1 else specs[0], indent=2), flush=True)
     if options.build:
         import_keras()

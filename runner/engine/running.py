@@ -73,6 +73,7 @@ class Surroundings:
     reporter: Reporter
     beat_seconds: float  #: between heartbeats
     on_beat: Callable[[], None] = lambda: None  #: in the heartbeat's thread
+    on_commit: Callable[[Job], None] = lambda _: None  #: in the thread that writes checkpoints
     leave: Callable[[int], None] = os._exit  #: ends the process, whatever its threads do
 
 
@@ -247,6 +248,7 @@ class RunningAttempt(Host):
         notes = [*self._notes[:noted], *commit.notes]
         result = self.lease.commit(replace(commit, notes=notes, startup_seconds=started))
         del self._notes[:noted]
+        self._around.on_commit(self.lease.job)
         return result
 
     def note(self, text: str) -> None:

@@ -30,6 +30,7 @@ from runner.errors import (
     StoreRefusedError,
 )
 from runner.machine.memory import oom_kills
+from runner.mirrors.mirroring import Mirroring
 from runner.queue.drain import Drain
 from runner.queue.job import Job, Json, Stage, State
 from runner.queue.lease import Lease
@@ -92,6 +93,7 @@ class Worker:
         self.unreadable = self._choice.unreadable  #: jobs whose records can't be read
         self.held = self._choice.held  #: jobs that it held, as they could not be continued
         self._others = Others(queue)
+        self._mirroring = Mirroring(queue)
         self._drain = Drain(store, self._me.name)
         self._around = Surroundings(
             store=store,
@@ -99,6 +101,7 @@ class Worker:
             reporter=reporter,
             beat_seconds=self._beat_seconds,
             on_beat=self._beaten,
+            on_commit=lambda job: self._mirroring.see([job]),
         )
         self._said: set[str] = set()
         self._until_empty = True
@@ -148,6 +151,7 @@ class Worker:
                     self._bear(error)
             return []
         finally:
+            self._mirroring.close(lambda: self._is_over)
             self._me.leave()
 
     @property
@@ -161,6 +165,7 @@ class Worker:
         for job, verdict in self._choice.candidates(ids):
             if self._attempt(job, verdict):
                 return True
+        self._mirroring.see(self._choice.survey.settled)
         self._me.tell(self._choice.left_to_others)
         return False
 
@@ -234,6 +239,7 @@ class Worker:
         if attempt.lost and (after is None or after.kind != "cancel"):
             self._reporter.note(attempt.lost)
         if after is not None:
+            self._mirroring.see([after])
             self._reporter.ended(after)
         if attempt.left and after is not None:
             self._said.add(_record(after))  # the end of the attempt has said it

@@ -99,6 +99,7 @@ def submitted(job_id: str, spec: Json, now: datetime) -> Job:
         budget=amounts(spec.get("budget") or None),
         most_deaths=(spec.get("limits") or {}).get("deaths", MOST_DEATHS),
         monitors=monitors(spec),
+        trackers=tuple(spec.get("trackers") or ()),
     )
 
 

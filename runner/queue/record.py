@@ -113,6 +113,7 @@ class Job:
     damaged: Count = 0  #: records since the newest claim that can't be read, and may be claims
     monitors: tuple[str, ...] = ()  #: metrics that its spec names: people want to see them first
     parent: Json | None = None  #: the job that it goes on from: job, step, epoch, take, reference
+    trackers: tuple[str, ...] = ()  #: that its History is mirrored in
     time: Json | None = None  #: seconds by cause, of all attempts (see goodput.py); None: unknown
 
     @property
@@ -237,6 +238,7 @@ def _cleaned(job: Job) -> Job:
         updated_at=job.updated_at.astimezone(UTC),
         after=tuple(line(name[:100]) for name in job.after),
         monitors=tuple(line(name[:100]) for name in job.monitors),
+        trackers=tuple(line(name[:100]) for name in job.trackers),
         budget=amounts(job.budget),
         time=amounts(job.time),
         wish=line(job.wish),

@@ -105,6 +105,12 @@ class Survey:
         """All jobs that are queued, as they were seen last."""
         return [job for job in self._known.values() if job.state is State.QUEUED]
 
+    @property
+    def settled(self) -> list[Job]:
+        """All jobs that nobody works on or waits to, as they were seen last."""
+        busy = (State.QUEUED, State.RUNNING)
+        return [job for job in self._known.values() if job.state not in busy]
+
     def _may_change(self, waited_for: Collection[str], job_id: str) -> bool:
         job = self._known.get(job_id)
         if job is None or job.ended:

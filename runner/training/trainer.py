@@ -78,7 +78,8 @@ def train(spec: JobSpec, past: Past, host: Host) -> Trained:
     """
     from runner.training.quiet import import_keras
 
-    boards = Boards(past.store, past.prefix) if spec.training.tensorboard else None
+    wanted = spec.training.tensorboard or "tensorboard" in spec.trackers
+    boards = Boards(past.store, past.prefix) if wanted else None
     ledger = Ledger(
         past.store,
         past.prefix,

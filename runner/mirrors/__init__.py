@@ -1,0 +1,1 @@
+"""The committed History of jobs, mirrored into trackers of experiments."""
