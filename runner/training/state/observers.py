@@ -24,7 +24,7 @@ from runner.checkpoint.plain import Array, LoadArray, NotPlainError, StoreArray,
 from runner.errors import CheckpointError
 from runner.training import backends
 from runner.training.state import files, looking, restoring
-from runner.training.state.given import MISSING, Given, are_same, name_of
+from runner.training.state.given import MISSING, Given, Place, are_same, name_of
 
 #: attributes whose arrays Keras replaces and never writes into: they need no copy
 _REPLACED = {"best_weights"}
@@ -60,12 +60,8 @@ class Observers:
             self._given.apart.add(id(callback))
         silent = {n: c for n, c in self._callbacks.items() if n not in self._stateful}
         looking.add(self._given, {**silent, **dict(extra)})
-        for key, (owner, first, left) in _left.items():
-            place = self._given.places.get(key)
-            if place is not None and id(place.value) == owner:
-                now = place.first or {}
-                same = [name for name in now if are_same(now[name], left.get(name, MISSING))]
-                place.left = {n: first[n] for n in same if n in first and now[n] != first[n]}
+        for key in _left.keys() & self._given.places.keys():
+            self._given.places[key].left = _given_before(self._given.places[key], *_left[key])
 
     def leave(self) -> None:
         """Take note of what an interrupted fit has made of its callbacks: nobody gave them that.
@@ -248,6 +244,17 @@ def _named(callbacks: Sequence[Any]) -> dict[str, Any]:
             counts[kind] += 1
             named[f"{kind}#{counts[kind]}" if counts[kind] > 1 else kind] = callback
     return named
+
+
+def _given_before(
+    place: Place, owner: int, first: Mapping[str, Any], left: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what was given, of the fields that are as an interrupted fit left them."""
+    if id(place.value) != owner:
+        return {}
+    now = place.first or {}
+    same = [name for name in first if are_same(now.get(name, MISSING), left.get(name, MISSING))]
+    return {name: first[name] for name in same if now[name] != first[name]}
 
 
 def _is_stateful(callback: Any) -> bool:
