@@ -72,7 +72,7 @@ def test_two_kills(spec: Path, tmp_path: Path) -> None:
     assert sorted(jobs.values()) == ["succeeded", "succeeded"]
     killed = next(name for name in jobs if name.endswith("-killed"))
     assert runner.status(killed)["deaths"] == len(document["kills"])
-    assert f"its records stay under file://{tmp_path}/store/jobs/{killed}/" in done.stderr
+    assert f"it stays in file://{tmp_path}/store until 'runner remove {killed}'" in done.stderr
 
 
 @pytest.mark.chaos
@@ -173,7 +173,7 @@ def test_stopped(spec: Path, tmp_path: Path) -> None:
     assert process.returncode == 130
     (job,) = runner.queue().jobs()
     assert job.state.value == "cancelled"
-    assert f"{job.id}: cancelled; its records stay" in said
+    assert f"{job.id}: cancelled; it stays in" in said
     assert "Traceback" not in said
 
 
