@@ -58,7 +58,7 @@ def assert_is(restored: Restored | None, step: int) -> None:
 @pytest.mark.parametrize("name", ["cats", "dogs"])
 def test_a_job_is_what_it_was(name: str) -> None:
     found = plain(Queue(FileStore(DATA)).job(name))
-    later: dict[str, Any] = {"monitors": [], "parent": None, "time": None}
+    later: dict[str, Any] = {"monitors": [], "parent": None, "time": None, "trackers": []}
     assert found == {**EXPECTED[name], **later}
 
 

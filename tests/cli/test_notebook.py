@@ -485,7 +485,7 @@ def execute(notebook: dict[str, Any], kernel: str, folder: Path) -> Any:
 def test_it_carries_the_package(kernel: str, tmp_path: Path) -> None:
     """A new machine without an index gets this very runner, its user's networks among it."""
     notebook = make("kaggle", SPECS, store="", requirement="")
-    assert len(json.dumps(notebook)) < 900_000  # Kaggle takes a megabyte
+    assert len(json.dumps(notebook)) < 960_000  # Kaggle takes a megabyte
     texts = ["".join(cell["source"]) for cell in notebook["cells"]]
     last = next(number for number, text in enumerate(texts) if '"submit"' in text)
     quick = json.loads(json.dumps(notebook["cells"][: last + 1]).replace("doctor", "--version"))

@@ -156,6 +156,7 @@ def test_what_ended_before_anyone_asked_is_not_told(shop: Shop, web: Web) -> Non
 # ---------------------------------------------------------------------- deaths
 
 
+@pytest.mark.chaos
 def test_killed_between_the_record_and_the_claim(shop: Shop, web: Web) -> None:
     """Whoever looks next tells it."""
     shop.submit("cats")
@@ -181,6 +182,7 @@ def test_an_end_is_told_at_least_once(shop: Shop, web: Web, death: str, times: i
     assert marks(shop, "cats") == ["claim-1", "claim-2", "sent"]
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize(("death", "times"), [("sending", 0), ("sent", 1)])
 def test_what_is_no_end_is_told_at_most_once(shop: Shop, web: Web, death: str, times: int) -> None:
     shop.submit("late", after=["gone"])
@@ -192,6 +194,7 @@ def test_what_is_no_end_is_told_at_most_once(shop: Shop, web: Web, death: str, t
     assert web.titles == ["runner: late held"] * times
 
 
+@pytest.mark.chaos
 def test_of_several_workers_at_once_one_tells_it(shop: Shop, web: Web) -> None:
     """What they did themselves, and what is left by one that could not."""
     shop.started()
@@ -209,6 +212,7 @@ def test_of_several_workers_at_once_one_tells_it(shop: Shop, web: Web) -> None:
 # ---------------------------------------------------------------------- servers that fail
 
 
+@pytest.mark.chaos
 def test_a_server_that_is_away_is_told_later(tmp_path: Path) -> None:
     """By the next worker, at once: who could not send leaves no claim. The job has succeeded."""
     need("apprise")
@@ -329,6 +333,7 @@ def tell(store: MemoryStore) -> None:
     telling.run()
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_death_at_any_call(sent: Sent, ends: bool) -> None:
     """An end is told once, or twice; what is no end at most once. Then never again."""
@@ -368,6 +373,7 @@ def look_before(store: MemoryStore, call: int, number: int, *_: str) -> None:
         tell(store)
 
 
+@pytest.mark.chaos
 def test_two_of_them_at_every_call(sent: list[str]) -> None:
     """Another worker looks right before any call of the first: one of them tells it."""
     before = MemoryStore()
@@ -433,6 +439,7 @@ def test_off_it_asks_the_store_for_nothing(
     assert sorted(sent) == ["runner: cats succeeded", "runner: late held"]
 
 
+@pytest.mark.chaos
 def test_without_apprise_the_work_goes_on(shop: Shop) -> None:
     """One sentence with what to install; so says the command, which ends with 2."""
     need = "messages need apprise: pip install apprise"

@@ -19,6 +19,8 @@ from runner.evaluation import export, readback
 from runner.training.programs import make
 from tests.harness import QUICKSTART, Runner, kill, need, wait_until
 
+pytestmark = pytest.mark.chaos  # TensorFlow writes and traces each format: minutes
+
 FORMATS = ("m.tflite", "m.onnx", "folder/")
 EXTRAS = {"m.onnx": ("tf2onnx", "onnxruntime")}
 PROGRAMS = """
