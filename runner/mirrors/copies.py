@@ -23,7 +23,7 @@ def lacks(tracker: str, environment: Mapping[str, str] = os.environ) -> str:
     """Return why this process can't reach a tracker, and how to fix it; "" where it can try."""
     variable, example = ADDRESSES[tracker]
     if importlib.util.find_spec(tracker) is None:
-        return f"{tracker} is not installed here: pip install 'keras-runner[{tracker}]'"
+        return f"{tracker} is not installed here: pip install {tracker}-skinny"
     if not environment.get(variable):
         return f"{tracker} has no address here: set {variable}={example} in the environment"
     return ""

@@ -245,7 +245,7 @@ def test_a_training_and_its_validation_share_one_copy_of_the_data() -> None:
     both = [Batches.of_rows(held, rows, **given) for rows in (np.arange(400), np.arange(400, 500))]
     batches = [next(iter(data.get_tf_dataset())) for data in both]
     assert [data.content() != "" for data in both] == [True, True]
-    assert anonymous_mb() - before < 0.5 * x.nbytes / 1e6
+    assert anonymous_mb() - before < 0.9 * x.nbytes / 1e6  # a copy takes all of it
     assert [batch[0].shape for batch in batches] == [(4, 200, 200, 3)] * 2
 
 
