@@ -21,9 +21,7 @@ logger = logging.getLogger(__name__)
 PAGE = "index.html"
 PAUSE_SECONDS = 60.0  #: between two pages of a job, at least
 QUIET_SECONDS = 600.0  #: a page is rewritten so often where nothing is committed
-LOOK_SECONDS = (
-    0.5  #: between two looks whether something was committed, which ask the store nothing
-)
+LOOK_SECONDS = 0.5  #: between two looks for a commit, which ask the store nothing
 END_SECONDS = 10.0  #: that the end of an attempt waits for its last page
 CLOSED = "a worker looks for none, runner report does"
 

@@ -103,8 +103,9 @@ class Capture:
 
     def leave(self) -> None:
         """Take note of what this fit, which is interrupted, leaves to the next of this process."""
-        self._observers.leave()
-        leave_rate(self._parts.model.optimizer, self._program)
+        if self._observers is not None:  # an exception may pass several hooks on its way
+            self._observers.leave()
+            leave_rate(self._parts.model.optimizer, self._program)
 
     def release(self) -> None:
         """Hold the callbacks no longer."""

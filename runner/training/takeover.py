@@ -132,9 +132,11 @@ class Takeover:
         self._release()
 
     def _leave(self) -> None:
-        if self.loop is not None and self.loop.begun:
-            self.loop.capture.leave()
-        self._release()
+        try:
+            if self.loop is not None and self.loop.begun:
+                self.loop.capture.leave()
+        finally:  # also where Ctrl-C comes once more
+            self._release()
 
     def _release(self) -> None:
         """Let everything be as it was, however fit is left."""

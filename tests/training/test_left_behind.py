@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from runner import BackupAndRestore
 from runner.checkpoint.reading import read_checkpoint
+from runner.training.state.observers import Observers
 from tests.training.test_dropin import Interrupting
 
 Result = dict[str, Any]
@@ -679,6 +680,24 @@ def test_the_same_objects_after_an_interrupted_epoch_end(tmp_path: Path, times: 
     again, resumed = fitted(tmp_path / "cell", halves, stops, model=model)
     assert halves.ends == 3
     assert result(resumed, again) == result(history, whole)
+
+
+def test_a_second_interruption_while_the_first_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    model = dense(keras.layers.Dropout(0.2))
+    model.make_train_function()
+    real = model.train_function
+    with monkeypatch.context() as patch:
+        patch.setattr(Observers, "leave", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fitted(tmp_path, Interrupting(6), model=model)
+    assert model.train_function is real
+    assert not model._initial_epoch
+    assert not [thread for thread in threading.enumerate() if thread.name == "checkpoint"]
 
 
 def test_a_rate_that_a_user_sets_after_an_interrupted_fit_counts(

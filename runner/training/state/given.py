@@ -41,8 +41,8 @@ class Place:
     print: Sequence[Any] = ()  #: and what that is compared by with another process's
     begun: dict[str, Any] = field(default_factory=dict)  #: its fields after on_train_begin
     changed: set[str] = field(default_factory=set)  #: fields that were ever others; "": content
-    left: dict[str, Any] = field(default_factory=dict)  #: what was given, of fields that are now as
-    # a fit of this process left them that was interrupted
+    #: what was given, of the fields that are as an interrupted fit of this process left them
+    left: dict[str, Any] = field(default_factory=dict)
 
     def note_changes(self, fields: Fields, found: Mapping[str, Any]) -> None:
         """Remember which fields are not what they were given.
