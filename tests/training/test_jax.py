@@ -141,8 +141,9 @@ def test_a_job_is_trained_evaluated_and_exported_without_tensorflow(tmp_path: Pa
     assert all(any(file.stat().st_size for file in board.iterdir()) for board in boards)
     runner.ok("export", "small", str(tmp_path / "model.keras"))
     assert (tmp_path / "model.keras").stat().st_size > 10_000
-    done = runner.run("export", "small", str(tmp_path / "m.onnx"))
-    assert (done.returncode, "set KERAS_BACKEND=tensorflow" in done.stderr) == (2, True)
+    for name in ("m.onnx", "m.tflite"):
+        done = runner.run("export", "small", str(tmp_path / name))
+        assert (done.returncode, "set KERAS_BACKEND=tensorflow" in done.stderr) == (2, True)
 
 
 RESUMED = """

@@ -691,13 +691,15 @@ def test_a_second_interruption_while_the_first_is_noted(
     model = dense(keras.layers.Dropout(0.2))
     model.make_train_function()
     real = model.train_function
+    before = set(threading.enumerate())
     with monkeypatch.context() as patch:
         patch.setattr(Observers, "leave", interrupt)
         with pytest.raises(KeyboardInterrupt):
             fitted(tmp_path, Interrupting(6), model=model)
     assert model.train_function is real
     assert not model._initial_epoch
-    assert not [thread for thread in threading.enumerate() if thread.name == "checkpoint"]
+    after = set(threading.enumerate()) - before
+    assert not [thread for thread in after if thread.name == "checkpoint"]
 
 
 def test_a_rate_that_a_user_sets_after_an_interrupted_fit_counts(
