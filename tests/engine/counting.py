@@ -9,9 +9,11 @@ import pytest
 from runner.commit import Commit
 from runner.engine import running, worker
 from runner.engine.preemption import StopRequest
+from runner.engine.requirements import Looking, Machine
 from runner.engine.stages import Attempt
 from runner.engine.worker import Owned, Worker
 from runner.errors import PreemptedError
+from runner.machine.hardware import Gpu
 from runner.queue.job import Job, Stage
 from runner.queue.queue import Queue
 from runner.training.progress import Progress
@@ -155,3 +157,14 @@ def raising(error: BaseException, times: int = 99) -> Counting:
             raise error
 
     return Counting(on_step=fail)
+
+
+class Here(Looking):
+    """A machine that is what the test says."""
+
+    def __init__(self, *gigabytes: float, labels: tuple[str, ...] = ()) -> None:
+        super().__init__(labels)
+        self._cards = tuple(Gpu(name="card", memory_mib=int(g * 1e9 / 2**20)) for g in gigabytes)
+
+    def machine(self) -> Machine:
+        return Machine(gpus=self._cards, labels=self._labels)

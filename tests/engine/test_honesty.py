@@ -8,12 +8,18 @@ from runner.checkpoint.ledger import Ledger
 from runner.queue.job import State
 from tests.harness import QUICKSTART, Runner, sets
 
+SHORT = {
+    "model": {"name": "mlp"},
+    "training.epochs": 2,
+    "checkpoint.every": "5 steps",
+    "evaluation": None,
+}
+
 
 def test_damage_and_other_numerics_are_said_and_the_job_goes_on(tmp_path: Path) -> None:
     """The newest checkpoint is cut short, and the next machine has no oneDNN."""
     runner = Runner(tmp_path)
-    short = {"training.epochs": 2, "checkpoint.every": "5 steps", "evaluation": None}
-    died = runner.run("submit", str(QUICKSTART), *sets(short), sabotage="committed:4")
+    died = runner.run("submit", str(QUICKSTART), *sets(SHORT), sabotage="committed:4")
     assert died.returncode == -9, died.stderr[-2000:]
     job = runner.job("quickstart")
     assert job is not None
@@ -60,8 +66,7 @@ def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
 def test_a_flipped_bit_or_a_lost_record_ends_no_job(tmp_path: Path) -> None:
     """In any pack, one checkpoint earlier is whole; the newest record comes back from its copy."""
     runner = Runner(tmp_path)
-    short = {"training.epochs": 2, "checkpoint.every": "5 steps", "evaluation": None}
-    died = runner.run("submit", str(QUICKSTART), *sets(short), sabotage="committed:4")
+    died = runner.run("submit", str(QUICKSTART), *sets(SHORT), sabotage="committed:4")
     assert died.returncode == -9, died.stderr[-2000:]
     job = runner.job("quickstart")
     assert job is not None

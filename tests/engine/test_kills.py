@@ -27,6 +27,7 @@ DEATHS = (
 )
 
 
+#: a smaller network, since its start is traced anew after each death
 SMALL = {
     **OFTEN,
     "model": {"name": "mlp", "arguments": {"dropout": 0.3}},
@@ -53,15 +54,22 @@ def test_quickstart_learns(undisturbed: dict[str, Any]) -> None:
     assert len(undisturbed["history"]["val_top_1"]) == undisturbed["epoch"]
 
 
-def test_killed_at_chosen_moments(undisturbed: dict[str, Any], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    runner = Runner(tmp_path_factory.mktemp("small"), warm=True)
+    runner.ok("submit", str(QUICKSTART), *sets(SMALL))
+    return runner.status("quickstart")
+
+
+def test_killed_at_chosen_moments(small: dict[str, Any], tmp_path: Path) -> None:
     """Seven deaths in one training: no difference, not even how often checkpoints were taken."""
     runner = Runner(tmp_path, warm=True)
-    runner.ok("submit", str(QUICKSTART), "--detach", *sets(OFTEN))
+    runner.ok("submit", str(QUICKSTART), "--detach", *sets(SMALL))
     stray = tmp_path / "jobs/quickstart/evaluation/t1-0123456789abcdef.npz"
     stray.parent.mkdir(parents=True)
     stray.write_bytes(b"half an evaluation")
     status = finish(runner, "quickstart", *DEATHS)
-    assert_same(status, undisturbed)
+    assert_same(status, small)
     assert (status["deaths"], status["preemptions"]) == (len(DEATHS), 0)
     assert status["attempts"] == len(DEATHS) + 2
     assert status["failures"] == 0
@@ -76,14 +84,11 @@ def test_killed_at_chosen_moments(undisturbed: dict[str, Any], tmp_path: Path) -
     assert left == {run["json"], run["npz"]}, "exactly once"
 
 
-def test_killed_at_random_moments(tmp_path: Path) -> None:
-    """Whenever the power fails; a smaller network, since its start is traced anew after each."""
-    reference = Runner(tmp_path / "reference", warm=True)
-    reference.ok("submit", str(QUICKSTART), *sets(SMALL))
+def test_killed_at_random_moments(small: dict[str, Any], tmp_path: Path) -> None:
+    """Whenever the power fails."""
     seed = random.randrange(1 << 30)
-    undisturbed = reference.status("quickstart")
-    runner = Runner(tmp_path / "killed", warm=True)
-    kills = killed_at_random(runner, undisturbed, kills=6, seed=seed, changes=SMALL)
+    runner = Runner(tmp_path, warm=True)
+    kills = killed_at_random(runner, small, kills=6, seed=seed, changes=SMALL)
     assert kills >= 4, f"seed {seed}"
 
 

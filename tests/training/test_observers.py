@@ -1,53 +1,38 @@
-"""The Python state of callbacks comes back into what a new process makes, or is named.
+"""What callbacks hold comes back as what it was: kinds, sharing, generators, code with state."""
 
-Each test makes the callbacks twice, as two processes would: the first are given to a training,
-changed and captured; the state is put into the second. What goes between them is JSON and arrays.
-"""
-
-import base64
 import collections
 import contextvars
-import dataclasses
 import datetime as dt
 import enum
 import functools
-import io
-import json
 import random
 import sys
 import threading
-import time
 import types
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
-from runner import BackupAndRestore
-from runner.checkpoint.plain import encode
-from runner.errors import CheckpointError
-from runner.training.state import looking
-from runner.training.state.observers import Observers
-
-
-class Score(NamedTuple):
-    epoch: int
-    loss: float
+from tests.training.observing import (
+    Holding,
+    Interrupted,
+    Meter,
+    Process,
+    Record,
+    Score,
+    resumed,
+    state_of,
+)
 
 
 class Phase(enum.Enum):
     WARM = 1
     FULL = 2
-
-
-@dataclasses.dataclass
-class Record:
-    best: float
-    at: list[int]
 
 
 class Slotted:
@@ -57,65 +42,8 @@ class Slotted:
         self.count = 0
 
 
-class Meter:
-    """An object of the user's, with state of its own."""
-
-    def __init__(self) -> None:
-        self.total = 0.0
-        self.values: list[float] = []
-
-    def __call__(self, epoch: int, rate: float) -> float:
-        self.total += rate
-        self.values.append(rate)
-        return self.total
-
-
-class Holding(keras.callbacks.Callback):  # type: ignore[misc]
-    """Holds what it is given."""
-
-    def __init__(self, **values: Any) -> None:
-        super().__init__()
-        self.__dict__.update(values)
-
-
-class Process:
-    """One process's callbacks, seen from where fit begins."""
-
-    def __init__(self, *callbacks: Any, extra: Any = (), begin: Callable[[], Any] = int) -> None:
-        self.said: list[str] = []
-        self.observers = Observers(callbacks, warn=self.said.append, extra=extra)
-        begin()
-        self.observers.begin()
-
-    def capture(self) -> tuple[Any, Any]:
-        data, arrays = self.observers.capture()
-        return json.loads(json.dumps(data, allow_nan=False)), dict(arrays)
-
-    def resume(self, state: tuple[Any, Any]) -> "Process":
-        self.observers.restore(*state)
-        return self
-
-
-def state_of(callback: Any, change: Callable[[Any], Any]) -> tuple[Any, Any]:
-    """The state after a change that a training made, all of which could be taken."""
-    process = Process(callback)
-    change(callback)
-    state = process.capture()
-    assert process.said == []
-    return state
-
-
-def resumed(make: Callable[[], Any], change: Callable[[Any], Any]) -> Any:
-    """A callback of a second process, with the first's state in it."""
-    state = state_of(make(), change)
-    callback = make()
-    assert Process(callback).resume(state).said == []
-    return callback
-
-
-# ---------------------------------------------------------------------- kinds
-
 UTC = dt.UTC
+
 IMMUTABLE = [
     *(1, 2**80, -0.0, 1.5, True, None, "text", b"bytes", 1 + 2j, complex(-0.0, float("inf"))),
     *(range(3, 9, 2), slice(1, None, 2), (1, (2.5, "x")), frozenset({1, "a", (2, 3)})),
@@ -221,9 +149,6 @@ def test_tensors_come_back_as_tensors() -> None:
     assert keras.ops.convert_to_numpy(found.value).tolist() == [2, 4]
 
 
-# ---------------------------------------------------------------------- sharing
-
-
 def test_objects_are_shared_as_they_were() -> None:
     """Between callbacks, with the script, and with a container that holds it twice."""
 
@@ -317,8 +242,6 @@ def test_a_circle_comes_back_as_one() -> None:
     assert found.node["me"] is found
 
 
-# ---------------------------------------------------------------------- generators
-
 DRAWS: dict[str, tuple[Callable[[int], Any], Callable[[Any], Any]]] = {
     "Generator": (np.random.default_rng, lambda g: g.random()),
     "Philox": (lambda seed: np.random.Generator(np.random.Philox(seed)), lambda g: g.random()),
@@ -348,9 +271,8 @@ def test_a_generator_goes_on_where_it_was(name: str) -> None:
     assert name == "spawning" or draw(callback.made[0]) == expected[1]
 
 
-# ---------------------------------------------------------------------- code with state
-
 steps = 0
+
 seen: list[int] = []
 
 
@@ -366,6 +288,9 @@ class Scripted(keras.callbacks.Callback):  # type: ignore[misc]
         seen.append(epoch)
         self.rows.append(epoch)
         Scripted.count += 1
+
+
+shared: Any = None
 
 
 def test_globals_and_class_attributes_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,7 +332,6 @@ def test_what_is_kept_in_another_module_of_the_program_comes_back() -> None:
     assert (settings.level, settings.inner.factor, settings.seen) == (1, 0.5, [3])
 
 
-shared: Any = None
 context = contextvars.ContextVar("context", default=0)
 
 
@@ -512,534 +436,3 @@ def test_extra_objects_are_taken_like_callbacks() -> None:
     assert Process(extra=[("own", layer)]).resume(state).said == []
     assert layer.calls == 1
     assert float(layer(np.ones(1))[0]) == expected
-
-
-# ---------------------------------------------------------------------- files
-
-
-@pytest.mark.parametrize("mode", ["w", "a", "w+", "wb", "ab", "r+b"])
-def test_a_file_is_put_back_to_its_length_and_position(tmp_path: Path, mode: str) -> None:
-    """Rows that were written after the checkpoint are gone, those before it are there."""
-    text = (lambda value: value.encode()) if "b" in mode else str
-    path = tmp_path / "log"
-    path.write_text("before\n")
-    callback = Holding(file=path.open(mode))
-    process = Process(callback)
-    callback.file.write(text("one\n"))
-    state = process.capture()
-    callback.file.write(text("two\n"))
-    callback.file.flush()
-    whole = path.read_text()
-    callback.file.close()
-    path.write_text("other words than those")
-    callback = Holding(file=path.open(mode))
-    Process(callback).resume(state)
-    callback.file.write(text("two\n"))
-    callback.file.close()
-    assert path.read_text() == whole
-
-
-def test_a_large_file_is_cut_to_its_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.training.state.files.MOST_BYTES", 3)
-    path = tmp_path / "log"
-    callback = Holding(file=path.open("a"))
-    process = Process(callback)
-    callback.file.write("one\n")
-    state = process.capture()
-    callback.file.write("two\n")
-    callback.file.close()
-    callback = Holding(file=path.open("a"))
-    assert Process(callback).resume(state).said == []
-    assert path.read_text() == "one\n"
-    callback = Holding(file=path.open("w"))
-    (said,) = Process(callback).resume(state).said
-    assert "Holding.file is not restored (4 of its 4 bytes are not in" in said
-
-
-def test_a_file_of_a_training_that_has_ended_is_whole(tmp_path: Path) -> None:
-    """A program that is run once more opens it anew, and fit only closes it."""
-    path = tmp_path / "log"
-    callback = Holding(file=path.open("w"))
-    process = Process(callback)
-    callback.file.write("all\n")
-    callback.file.close()
-    state = process.capture()
-    callback = Holding(file=path.open("w"))
-    process = Process(callback).resume(state)
-    callback.file.close()
-    assert path.read_text() == "all\n"
-    path.unlink()
-    process.resume(state)
-    assert path.read_text() == "all\n"
-
-
-def test_a_file_for_reading_and_one_in_memory_go_on(tmp_path: Path) -> None:
-    (tmp_path / "data").write_text("0123456789")
-
-    def make() -> Any:
-        return Holding(file=(tmp_path / "data").open(), text=io.StringIO(), raw=io.BytesIO(b"xy"))
-
-    found = resumed(make, lambda c: (c.file.read(3), c.text.write("ä\r\n"), c.raw.read(1)))
-    assert found.file.read(1) == "3"
-    assert (found.text.getvalue(), found.text.tell()) == ("ä\r\n", 3)
-    assert found.raw.read() == b"y"
-
-
-@pytest.mark.parametrize("append", [False, True])
-def test_a_csv_file_continues_at_another_place(tmp_path: Path, append: bool) -> None:
-    logs = {"loss": 0.5, "val_loss": 0.25}
-
-    def run(process: int, *epochs: int) -> Any:
-        callback = keras.callbacks.CSVLogger(str(tmp_path / f"{process}.csv"), append=append)
-        return callback, Process(callback, begin=callback.on_train_begin), epochs
-
-    callback, process, _ = run(1)
-    callback.on_epoch_end(0, logs)
-    state = process.capture()
-    for epoch in (1, 2):
-        callback.on_epoch_end(epoch, logs)
-    callback, process, _ = run(2)
-    process.resume(state)
-    assert ["filename is" in text for text in process.said] == [True]
-    for epoch in (1, 2):
-        callback.on_epoch_end(epoch, logs)
-    assert (tmp_path / "1.csv").read_text() == (tmp_path / "2.csv").read_text()
-
-
-def test_a_csv_file_without_rows_gets_its_header(tmp_path: Path) -> None:
-    """The file of the first process is there when the second begins: it takes it for begun."""
-
-    def run() -> Any:
-        callback = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"), append=True)
-        return callback, Process(callback, begin=callback.on_train_begin)
-
-    callback, process = run()
-    state = process.capture()
-    callback.on_epoch_end(0, {"loss": 0.5})
-    whole = (tmp_path / "log.csv").read_text()
-    callback, process = run()
-    process.resume(state)
-    callback.on_epoch_end(0, {"loss": 0.5})
-    assert (tmp_path / "log.csv").read_text() == whole
-
-
-# ---------------------------------------------------------------------- configuration
-
-
-def test_what_was_given_is_the_programs_and_what_changed_is_the_checkpoints() -> None:
-    def make(**values: Any) -> Any:
-        given = {"patience": 2, "wait": 0, "rates": [0.1], "rows": [], "meter": Meter()}
-        return Holding(**(given | values))
-
-    def change(callback: Any) -> None:
-        callback.wait = 1
-        callback.rows.append(1)
-        callback.meter.total = 0.5
-
-    state = state_of(make(), change)
-    callback = make(patience=9, wait=7, rates=[0.3], rows=[5])
-    process = Process(callback).resume(state)
-    assert (callback.patience, callback.wait, callback.rates, callback.rows) == (9, 1, [0.3], [1])
-    assert callback.meter.total == 0.5
-    assert process.said == [
-        "Holding.patience is 9 now, was 2: the program's is taken.",
-        "Holding.rates is [0.3] now, was [0.1]: the program's is taken.",
-    ]
-    process.resume(state)
-    assert len(process.said) == 2
-
-
-def test_a_value_that_changed_and_changed_back_is_the_checkpoints() -> None:
-    """Also two processes later."""
-    callback = Holding(phase=1, rows=[1])
-    process = Process(callback)
-    callback.phase = 2
-    callback.rows.append(2)
-    process.capture()
-    callback.phase = 1
-    callback.rows.pop()
-    state = process.capture()
-    for given in (1, 4):
-        callback = Holding(phase=given, rows=[given])
-        process = Process(callback).resume(state)
-        assert (callback.phase, callback.rows, process.said) == (1, [1], [])
-        state = process.capture()
-
-
-def test_the_beginning_of_the_training_does_not_change_what_was_given() -> None:
-    """What on_train_begin makes of it in this process was undone in the other one."""
-    state = state_of(Holding(count=5, rows=[1]), lambda _: None)
-    callback = Holding(count=5, rows=[1])
-
-    def begin() -> None:
-        callback.count = 0
-        callback.rows.clear()
-
-    Process(callback, begin=begin).resume(state)
-    assert (callback.count, callback.rows) == (5, [1])
-
-
-def stopping(**arguments: Any) -> Any:
-    callback = keras.callbacks.EarlyStopping("loss", mode="min", **arguments)
-    callback.set_model(keras.Sequential())
-    return callback
-
-
-def test_a_monitor_keeps_its_state_and_takes_new_arguments() -> None:
-    """Keras flips the sign of min_delta at the first epoch's end."""
-    callback = stopping(patience=3, min_delta=0.5)
-    process = Process(callback, begin=callback.on_train_begin)
-    for epoch, loss in enumerate([1.0, 0.9, 0.8]):
-        callback.on_epoch_end(epoch, {"loss": loss})
-    state = process.capture()
-    whole = {k: v for k, v in vars(callback).items() if k not in ("_model", "params")}
-    assert (whole["wait"], whole["best"], whole["min_delta"]) == (2, 1.0, -0.5)
-    callback = stopping(patience=3, min_delta=0.5)
-    assert Process(callback, begin=callback.on_train_begin).resume(state).said == []
-    assert {k: v for k, v in vars(callback).items() if k not in ("_model", "params")} == whole
-    callback = stopping(patience=8, min_delta=0.25)
-    process = Process(callback, begin=callback.on_train_begin).resume(state)
-    assert (callback.patience, callback.min_delta, callback.wait) == (8, -0.25, 2)
-    process.resume(state)
-    assert callback.min_delta == -0.25
-    assert [text.split(":")[0] for text in process.said] == [
-        "EarlyStopping.min_delta is 0.25 now, was 0.5",
-        "EarlyStopping.patience is 8 now, was 3",
-    ]
-
-
-def test_places_and_times_of_this_process_are_its_own(tmp_path: Path) -> None:
-    """Set when the training begins, by a clock or for a folder that is gone."""
-
-    class Timed(keras.callbacks.Callback):  # type: ignore[misc]
-        def __init__(self, folder: Path) -> None:
-            super().__init__()
-            self.made_at = time.time()
-            self.folder = folder
-
-        def on_train_begin(self, logs: Any = None) -> None:
-            self.folder.mkdir()
-            self.place = str(self.folder)
-            self.began = time.time()
-            self.ticks = time.monotonic()
-            self.today = dt.datetime.now()
-            self.draw = random.random()
-
-    first = Timed(tmp_path / "a")
-    process = Process(first, begin=first.on_train_begin)
-    state = process.capture()
-    assert process.said == []
-    (tmp_path / "a").rmdir()
-    second = Timed(tmp_path / "b")
-    process = Process(second, begin=second.on_train_begin)
-    own = dict(vars(second))
-    process.resume(state)
-    assert ["folder is" in text for text in process.said] == [True]
-    assert vars(second) == own | {"draw": first.draw}
-
-
-def test_a_best_model_that_did_not_come_along_is_said(tmp_path: Path) -> None:
-    def make(folder: Path) -> Any:
-        path = folder / "{epoch}.weights.h5"
-        return keras.callbacks.ModelCheckpoint(
-            str(path), monitor="loss", save_best_only=True, save_weights_only=True
-        )
-
-    state = state_of(make(tmp_path), lambda c: vars(c).update(best=0.5, _current_epoch=3))
-    callback = make(tmp_path)
-    process = Process(callback).resume(state)
-    assert (callback.best, callback._current_epoch) == (0.5, 3)
-    (said,) = process.said
-    assert "the best model so far (loss 0.5) is not at" in said
-    (tmp_path / "2.weights.h5").touch()
-    assert Process(make(tmp_path)).resume(state).said == []
-
-
-# ---------------------------------------------------------------------- what can't be taken
-
-
-class Reduced:
-    pass
-
-
-def later_objects() -> dict[str, Any]:
-    class Local:
-        """No module shows it."""
-
-    return {
-        "function": lambda: 0,
-        "partial": functools.partial(print),
-        "lock": threading.Lock(),
-        "local": Local(),
-        "texts": np.array(["cat"]),
-        "foreign": np.arange(3).astype(">i8"),
-        "iterator": iter([1, 2]),
-        "deep": json.loads("[" * 200 + "]" * 200),
-        "many": [()] * (looking.MOST_OBJECTS + 1),
-        "weak": weakref.ref(Reduced),
-        "within": {"list": [threading.Lock()]},
-        "masked": np.ma.masked_array([1.0], mask=[True]),
-    }
-
-
-@pytest.mark.parametrize("name", later_objects())
-@pytest.mark.parametrize("attribute", ["value", "writer", "progbar", "validation_data"])
-def test_what_came_later_and_can_not_be_taken_is_named_once(name: str, attribute: str) -> None:
-    callback = Holding(count=0, **{attribute: None})
-    process = Process(callback)
-    setattr(callback, attribute, later_objects()[name])
-    callback.count = 1
-    state = process.capture()
-    process.capture()
-    (said,) = process.said
-    assert said.startswith(f"Holding.{attribute} is not saved in checkpoints (")
-    callback = Holding(count=0, **{attribute: None})
-    Process(callback).resume(state)
-    assert callback.count == 1  # all else is there
-    assert getattr(callback, attribute) is None
-
-
-def test_code_and_machinery_that_stay_need_no_word(tmp_path: Path) -> None:
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    same: dict[str, Any] = {
-        **{k: v for k, v in later_objects().items() if k in ("function", "partial", "lock")},
-        "class": Reduced,
-        "module": json,
-        "text": np.array(["cat"]),
-        "weak": weakref.ref(Reduced),
-        "layer": model.layers[0],
-        "average": keras.Variable(1.0),
-        "model": model,
-        "metric": keras.metrics.Mean(),
-        "optimizer": keras.optimizers.SGD(),
-        "std": sys.stdout,
-        "seed": keras.random.SeedGenerator(1),
-        "thread": threading.Thread(),
-        "ufunc": np.add,
-        "backup": BackupAndRestore(str(tmp_path)),
-        "loss": keras.losses.MeanSquaredError(),
-    }
-    process = Process(callback := Holding(**same))
-    callback.copy = keras.models.clone_model(model)  # those that hold variables find them
-    process.capture()
-    assert process.said == []
-
-
-def test_an_object_that_nobody_can_look_into_is_named() -> None:
-    process = Process(Holding(values=iter([1, 2]), inner=[iter([1])]))
-    process.capture()
-    assert len(process.said) == 2
-    assert "Holding.values is not saved" in process.said[0]
-    assert "list_iterator, which may have a state of its own" in process.said[0]
-
-
-def test_a_machine_of_an_installed_library_is_left_alone() -> None:
-    """Its locks and threads are of this process; what is plain data is taken."""
-    library: Any = type("Library", (), {"__module__": "pytest"})
-    process = Process(callback := Holding(machine=library(), scaler=library()))
-    callback.machine.lock = threading.Lock()
-    callback.machine.count = 1
-    callback.scaler.mean = 1.5
-    state = process.capture()
-    (said,) = process.said
-    assert said.startswith("Holding.machine is not saved in checkpoints (a pytest.Library")
-    Process(callback := Holding(machine=library(), scaler=library())).resume(state)
-    assert callback.scaler.mean == 1.5
-    assert not hasattr(callback.machine, "count")
-
-
-class Wild:
-    """Raises wherever it is touched."""
-
-    def __init__(self) -> None:
-        object.__setattr__(self, "count", 0)
-
-    def __getattr__(self, name: str) -> Any:
-        raise RuntimeError(name)
-
-    __eq__ = __hash__ = __bool__ = __len__ = __iter__ = __repr__ = __getattr__  # type: ignore
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:
-        raise RuntimeError("no class")
-
-    @property
-    def worse(self) -> Any:
-        raise RuntimeError("no property")
-
-
-def test_no_object_ends_the_training() -> None:
-    """None of its code is run."""
-
-    class Speaking(keras.callbacks.Callback):  # type: ignore[misc]
-        def get_state(self) -> Any:
-            raise RuntimeError("not now")
-
-        def set_state(self, state: Any) -> None:
-            raise AssertionError
-
-    wild = Wild()
-    process = Process(Holding(wild=wild, many=[wild, {"a": wild}]), Speaking())
-    object.__setattr__(wild, "count", 1)
-    state = process.capture()
-    assert process.said == ["the state of Speaking is not saved: RuntimeError('not now')"]
-    wild = Wild()
-    Process(Holding(wild=wild, many=[wild, {"a": wild}]), Speaking()).resume(state)
-    assert object.__getattribute__(wild, "count") == 1
-
-
-def test_callbacks_that_came_or_went_are_said() -> None:
-    process = Process(Holding(a=1)).resume(state_of(Scripted(), lambda _: None))
-    assert process.said == [
-        "the callback Holding was not there when the checkpoint was written.",
-        "the callback Scripted of the checkpoint is not there any more.",
-    ]
-
-
-# ---------------------------------------------------------------------- reading
-
-
-class Unmade:
-    """Of the program, and yet not called."""
-
-    def __new__(cls) -> Any:
-        raise AssertionError("called by name")
-
-
-def test_what_is_made_again_is_not_called() -> None:
-    unmade: Any = object.__new__(Unmade)
-    vars(unmade)["value"] = 3
-    found = resumed(lambda: Holding(value=None), lambda c: setattr(c, "value", unmade))
-    assert type(found.value) is Unmade
-    assert vars(found.value) == {"value": 3}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [["subprocess", "Popen"], ["os", "system"], ["builtins", "eval"], ["pathlib", "Path"]],
-)
-def test_reading_makes_nothing_that_the_data_name(name: list[str]) -> None:
-    data, arrays = state_of(Holding(value=None), lambda c: setattr(c, "value", Record(1.0, [])))
-    before = set(sys.modules)
-    nodes = data["callbacks"]["nodes"]
-    made = next(node for node in nodes.values() if node.get("class", [""])[-1] == "Record")
-    made["class"] = name
-    callback = Holding(value=None)
-    process = Process(callback).resume((data, arrays))
-    assert callback.value is None
-    assert any("Holding.value is not restored" in text for text in process.said)
-    assert set(sys.modules) == before
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"kind": "list", "content": {}},
-        {"kind": "none"},
-        {"kind": "object", "fields": {"a": {"!no": 1}}},
-        3,
-    ],
-)
-def test_foreign_data_is_a_checkpoint_error(wrong: Any) -> None:
-    data, arrays = state_of(Holding(a=1), lambda c: setattr(c, "a", 2))
-    data["callbacks"]["nodes"]["Holding"] = wrong
-    with pytest.raises(CheckpointError):
-        Process(Holding(a=1)).resume((data, arrays))
-
-
-def test_a_state_of_the_first_form_is_restored(tmp_path: Path) -> None:
-    """As runner wrote it before objects had places."""
-    rows = base64.b64encode(b"epoch,loss\n0,0.5\n").decode()
-    log = {"keys": ["loss"], "sep": ",", "filename": str(tmp_path / "log.csv")}
-    data = {
-        "callbacks": [
-            ["EarlyStopping", {"attributes": {"wait": 2, "min_delta": -0.5}, "monitor_op": "less"}],
-            ["CSVLogger", {"attributes": log, "csv": {"!bytes": rows}}],
-            ["Gone", {"attributes": {"a": 1}}],
-        ],
-        "random": encode(random.getstate(), lambda path, _: path),
-        "numpy": encode(np.random.get_state(), lambda path, _: path, "numpy"),
-    }
-    monitor, logger = stopping(), keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
-    process = Process(monitor, logger, begin=logger.on_train_begin)
-    process.resume((data, {"numpy/1": np.random.get_state(legacy=False)["state"]["key"]}))
-    assert (monitor.wait, monitor.min_delta, monitor.monitor_op) == (2, -0.5, keras.ops.less)
-    logger.on_epoch_end(1, {"loss": 0.25})
-    assert (tmp_path / "log.csv").read_text() == "epoch,loss\n0,0.5\n1,0.25\n"
-    assert process.said == ["the callback Gone of the checkpoint is not there any more."]
-
-
-# ---------------------------------------------------------------------- in a fit
-
-
-class Restless(keras.callbacks.Callback):  # type: ignore[misc]
-    """Sets the rate by all that it remembers."""
-
-    def __init__(self, shared: Any, generator: Any) -> None:
-        super().__init__()
-        self.shared = shared
-        self.generator = generator
-        self.last: Any = collections.deque(maxlen=2)
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.shared[batch].append(Score(batch, float(logs["loss"])))
-        self.last.append(self.generator.random())
-        count = sum(map(len, self.shared.values()))
-        self.model.optimizer.learning_rate = sum(self.last) / (10 + count)
-
-
-class Interrupted(keras.callbacks.Callback):  # type: ignore[misc]
-    def __init__(self, after: int) -> None:
-        super().__init__()
-        self.left = after
-
-    def get_state(self) -> Any:
-        return {}
-
-    def set_state(self, state: Any) -> None:
-        pass
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise RuntimeError("interrupted")
-
-
-def fit(folder: Path, seed: int, after: int) -> Any:
-    keras.utils.set_random_seed(1)
-    shared: Any = collections.defaultdict(list)
-    losses: list[float] = []
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
-    x = np.random.default_rng(0).random((12, 2)).astype("float32")
-    callbacks = [
-        Restless(shared, np.random.default_rng(seed)),
-        keras.callbacks.LambdaCallback(on_epoch_end=lambda _, logs: losses.append(logs["loss"])),
-        Interrupted(after),
-        BackupAndRestore(str(folder), save_freq=1),
-    ]
-    model.fit(x, x[:, :1], batch_size=4, epochs=4, verbose=0, callbacks=callbacks, shuffle=False)
-    return shared, losses, [weight.tobytes() for weight in model.get_weights()]
-
-
-def test_a_training_that_its_callbacks_steer_is_the_same_after_interruptions(
-    tmp_path: Path,
-) -> None:
-    whole = fit(tmp_path / "whole", 1, 0)
-    for seed, after in ((1, 2), (2, 4), (3, 3)):
-        with pytest.raises(RuntimeError):
-            fit(tmp_path / "again", seed, after)
-    again = fit(tmp_path / "again", 4, 0)
-    assert again == whole
-    assert type(again[0]) is collections.defaultdict
-
-
-def test_the_callbacks_of_a_job_need_no_word() -> None:
-    """Classes of this package are machines to it, but for the callbacks that a spec asks for."""
-    from runner.training.trainer import _stop_at_nan
-
-    said: list[str] = []
-    observers = Observers([_stop_at_nan("")], warn=said.append)
-    observers.begin()
-    observers.capture()
-    assert said == []

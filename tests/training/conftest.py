@@ -1,0 +1,17 @@
+"""A folder of programs for the tests of users' own code."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runner import code
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of the user's code."""
+    (tmp_path / "programs").mkdir()
+    monkeypatch.setenv(code.VARIABLE, str(tmp_path))
+    yield tmp_path
+    code.forget()
