@@ -74,7 +74,7 @@ Mode = Literal["auto", "min", "max"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 Label = Annotated[str, Field(pattern=LABEL)]
-Tracker = Literal["tensorboard", "mlflow"]
+Tracker = Literal["tensorboard", "mlflow", "wandb"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 

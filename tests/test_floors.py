@@ -47,6 +47,7 @@ ZONES = {
     "onnxruntime": ("evaluation/readback.py",),
     "ai_edge_litert": ("evaluation/readback.py",),
     "mlflow": ("mirrors/mlflow.py",),
+    "wandb": ("mirrors/wandb.py",),
     "matplotlib": ("report/pictures.py",),
     "jinja2": ("report/page.py",),
     "PIL": ("report/examples.py", "datasets/folder.py"),
@@ -80,7 +81,7 @@ HEAVY |= {"matplotlib", "jinja2", "PIL"}
 
 #: what `runner` has code for, but does not bring: the extras, and a notebook's own
 BROUGHT_BY_USERS = {"ray", "jax", "jaxlib", "IPython", "grain", "onnxruntime", "ai_edge_litert"}
-BROUGHT_BY_USERS |= {"apprise", "mlflow"}
+BROUGHT_BY_USERS |= {"apprise", "mlflow", "wandb"}
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

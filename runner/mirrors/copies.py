@@ -15,23 +15,27 @@ from runner.queue.queue import Queue, utc_now
 from runner.queue.view import History, history_of
 from runner.store.settings import mask
 
-#: the variable that says where a tracker is, and an example
-ADDRESSES = {"mlflow": ("MLFLOW_TRACKING_URI", "http://HOST:PORT")}
+#: for each tracker the package to install, and the variable that it needs, with an example
+NEEDS = {
+    "mlflow": ("mlflow-skinny", "MLFLOW_TRACKING_URI", "http://HOST:PORT"),
+    "wandb": ("wandb", "WANDB_API_KEY", "KEY (or WANDB_MODE=offline)"),
+}
 
 
 def lacks(tracker: str, environment: Mapping[str, str] = os.environ) -> str:
     """Return why this process can't reach a tracker, and how to fix it; "" where it can try."""
-    variable, example = ADDRESSES[tracker]
+    package, variable, example = NEEDS[tracker]
     if importlib.util.find_spec(tracker) is None:
-        return f"{tracker} is not installed here: pip install {tracker}-skinny"
-    if not environment.get(variable):
-        return f"{tracker} has no address here: set {variable}={example} in the environment"
+        return f"{tracker} is not installed here: pip install {package}"
+    is_offline = tracker == "wandb" and environment.get("WANDB_MODE") == "offline"
+    if not (environment.get(variable) or is_offline):
+        return f"{tracker} can't be reached from here: set {variable}={example} in the environment"
     return ""
 
 
 def lacking(trackers: Iterable[str]) -> list[str]:
     """Return why some of these can't be reached from here, sorted."""
-    return sorted(filter(None, map(lacks, ADDRESSES.keys() & {*trackers})))
+    return sorted(filter(None, map(lacks, NEEDS.keys() & {*trackers})))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,7 @@ class Copy:
     times: Sequence[float]  #: when the epochs ended, seconds since 1970; missing ones are 0
 
     @property
-    def parameters(self) -> dict[str, str]:
+    def parameters(self) -> dict[str, Any]:
         """Every field of the spec by its path; passwords in addresses are masked."""
         return dict(_flat(self.spec))
 
@@ -110,9 +114,10 @@ def write_report(queue: Queue, job: Job, folder: Path) -> None:
         path.write_bytes(content)
 
 
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping) and value:
         for name, one in value.items():
             yield from _flat(one, f"{path}.{name}" if path else str(name))
     else:
-        yield path, mask(value if isinstance(value, str) else json.dumps(value))
+        masked = mask(value if isinstance(value, str) else json.dumps(value))
+        yield path, masked if isinstance(value, str) else json.loads(masked)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from runner.errors import CheckpointError
-from runner.mirrors import mlflow
+from runner.mirrors import mlflow, wandb
 from runner.mirrors.copies import Copy, copy_of, is_settled, lacks, write_report
 from runner.queue.job import Job
 from runner.queue.queue import Queue
@@ -21,7 +21,10 @@ from runner.store.settings import mask
 
 logger = logging.getLogger(__name__)
 
-MIRRORS: dict[str, Callable[[Copy, Path | None], str]] = {"mlflow": mlflow.mirror}
+MIRRORS: dict[str, Callable[[Copy, Path | None], str]] = {
+    "mlflow": mlflow.mirror,
+    "wandb": wandb.mirror,
+}
 LAST_SECONDS = 30.0  #: for what is not mirrored when a worker ends by itself
 AGAIN_SECONDS, MOST_AGAIN = 2.0, 60.0  #: between tries while a tracker is away
 

@@ -5,6 +5,7 @@ runs in a database takes the same value of the same time once, however often it 
 workers that mirror one job at a time double nothing.
 """
 
+import json
 import math
 import os
 import re
@@ -83,7 +84,10 @@ def _experiment(client: Any) -> str:
 def _send_parameters(client: Any, run: str, copy: Copy, known: dict[str, str]) -> None:
     from mlflow.entities import Param
 
-    named = {_name(key): value for key, value in copy.parameters.items()}
+    named = {
+        _name(key): value if isinstance(value, str) else json.dumps(value)
+        for key, value in copy.parameters.items()
+    }
     new = [Param(key, value) for key, value in named.items() if key not in known]
     for start in range(0, len(new), PARAMETERS_AT_ONCE):
         client.log_batch(run, params=new[start : start + PARAMETERS_AT_ONCE])

@@ -1,0 +1,96 @@
+"""W&B as a mirror, in a process of its own: its client stays out of the one that trains.
+
+The run has the id of the job's, so each attempt continues it. W&B says at which step it goes on,
+and a step is an epoch: what the server has is not sent again. Offline there is no server to ask;
+the whole run is written anew, and takes the place of what this machine had written before.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from runner.mirrors.copies import Copy
+from runner.queue.job import State
+
+PROJECT = "runner"  #: where WANDB_PROJECT says nothing else
+SECONDS = 600.0  #: for one mirroring; a report is uploaded in it
+
+
+def mirror(copy: Copy, report: Path | None) -> str:
+    """Add what the server lacks. W&B is asked for no values, so it never differs: "".
+
+    Raises:
+        RuntimeError: W&B could not be reached, or refused.
+    """
+    task = {
+        "id": copy.id,
+        "name": copy.job.id,
+        "config": copy.parameters,
+        "history": copy.history,
+        "results": copy.results,
+        "ended": copy.job.ended,
+        "failed": copy.job.state is State.FAILED,
+        "report": str(report) if report else None,
+    }
+    done = subprocess.run(  # noqa: S603 - this Python, this module
+        [sys.executable, "-m", __name__],
+        input=json.dumps(task),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise RuntimeError(said[-1])
+    return ""
+
+
+def send(task: dict[str, Any]) -> None:
+    """Bring the run up to date; in the process of its own."""
+    import wandb
+
+    run = wandb.init(
+        project=os.environ.get("WANDB_PROJECT") or PROJECT,
+        id=task["id"],
+        name=task["name"],
+        config=task["config"],
+        resume="allow",
+        settings=wandb.Settings(
+            console="off",
+            disable_git=True,
+            save_code=False,
+            silent=True,
+            x_disable_meta=True,
+            x_disable_stats=True,
+            x_save_requirements=False,
+            x_update_finish_state=task["ended"],
+        ),
+    )
+    if run.disabled:
+        raise RuntimeError("WANDB_MODE says that nothing is to be sent")
+    first = 0 if run.offline else run.starting_step
+    epochs = max(map(len, task["history"].values()), default=0)
+    for epoch in range(first, epochs):
+        values = {name: row[epoch] for name, row in task["history"].items() if epoch < len(row)}
+        numbers = {k: float("nan") if v is None else v for k, v in values.items()}
+        run.log(numbers, step=epoch)
+    run.summary.update(task["results"])
+    if task["report"]:
+        artifact = wandb.Artifact(f"report-{task['id']}", type="report")
+        artifact.add_dir(task["report"])
+        run.log_artifact(artifact)
+    folder = Path(run.dir).parent
+    run.finish(exit_code=int(task["failed"]))
+    if run.offline:
+        for earlier in folder.parent.glob(f"offline-run-*-{task['id']}"):
+            if earlier != folder:
+                shutil.rmtree(earlier)
+
+
+if __name__ == "__main__":
+    send(json.load(sys.stdin))
