@@ -98,3 +98,10 @@ class Interrupted(keras.callbacks.Callback):  # type: ignore[misc]
         self.left -= 1
         if self.left == 0:
             raise RuntimeError("interrupted")
+
+
+class Unmade:
+    """Of the program, and yet not called."""
+
+    def __new__(cls) -> Any:
+        raise AssertionError("called by name")

@@ -21,17 +21,11 @@ from tests.training.observing import (
     Process,
     Record,
     Score,
+    Unmade,
     resumed,
     state_of,
     stopping,
 )
-
-
-class Unmade:
-    """Of the program, and yet not called."""
-
-    def __new__(cls) -> Any:
-        raise AssertionError("called by name")
 
 
 def test_what_is_made_again_is_not_called() -> None:
