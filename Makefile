@@ -43,7 +43,7 @@ sky-schema:  ## SkyPilot reads docker/skypilot.yaml; its schemas are written for
 # one file of hashes for each layer of packages; it holds for Python 3.11 to 3.13 and all Linux processors
 LOCK := UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --upgrade --universal \
   --python-version 3.11 --generate-hashes --no-annotate
-IMAGE_EXTRAS := --extra s3
+IMAGE_EXTRAS := --extra s3 --extra notify
 
 lock: $(VENV)/.installed-dev  ## the container's packages, the newest that pyproject.toml allows
 	$(LOCK) pyproject.toml $(IMAGE_EXTRAS) -o docker/requirements-cpu.txt

@@ -19,7 +19,10 @@ from runner.queue.job import State
 from runner.queue.queue import Queue
 
 #: what the workers of other machines get told; credentials they have of their own
-PASSED_ON = ("RUNNER_LEASE_SECONDS", "RUNNER_DATA_FROM")
+PASSED_ON = (
+    *("RUNNER_LEASE_SECONDS", "RUNNER_DATA_FROM"),
+    *("RUNNER_NOTIFY", "RUNNER_NOTIFY_LOST"),
+)
 
 
 def work_on_cluster(options: argparse.Namespace) -> int:

@@ -51,6 +51,7 @@ def test_ray_is_an_extra(
 
 def test_a_store_with_a_password_is_on_no_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of a machine's users may read those; the environment is the process's own."""
+    monkeypatch.setenv("RUNNER_NOTIFY", "ntfys://a-topic")
     arguments = [
         "work",
         "--engine",
@@ -63,6 +64,7 @@ def test_a_store_with_a_password_is_on_no_command_line(monkeypatch: pytest.Monke
     work = _work(build_parser(arguments).parse_args(arguments))
     assert list(work.arguments) == ["work", "--label", "a"]
     assert work.environment["RUNNER_STORE"] == "s3://key:secret@bucket/runs"
+    assert work.environment["RUNNER_NOTIFY"] == "ntfys://a-topic"
 
 
 def test_a_folder_is_named_so_that_other_folders_find_it(
