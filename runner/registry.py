@@ -131,6 +131,8 @@ def _unknown(kind: Kind, name: str) -> str:
             return f"{shown}/{name}.py defines no function {function}(...)."
     text = f"{kind[:-1]} '{name}' is not in {' or '.join(places)}.{nearest(name, known)}"
     text += f" Known: {', '.join(known) or 'none'}."
+    if (own := code.folder()) and name.isidentifier() and (own / f"{name}.py").exists():
+        return f"{text} {own} has a {name}.py itself: give the folder above it, --code {own.parent}"
     if name.isidentifier():
         yours = places[-1] if len(places) > 1 else f"FOLDER/{kind}"
         text += f" To add one, write {function}(...) into {yours}/{name}.py"

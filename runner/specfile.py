@@ -131,7 +131,10 @@ def _read(path: Path) -> dict[str, Any]:
         msg = f"{path}: no such file. Give the path of a spec, such as jobs/quickstart.json."
         raise SpecError(msg) from None
     except json.JSONDecodeError as error:
-        raise SpecError(f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
+        msg = f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}"
+        if path.suffix == ".py":
+            msg = f"{path}: is no job. A job is a JSON file, which names the program {path.stem!r}."
+        raise SpecError(msg) from None
     except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"{path}: {error}") from None
     return raw

@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from runner import code as own_code
 from runner import environment
 from runner.errors import SpecError, StoreRefusedError
 from runner.queue.queue import Queue
@@ -17,7 +18,7 @@ from runner.store.settings import mask
 
 DEFAULT_LEASE_SECONDS = 60.0
 STDERR = 2  #: its file descriptor
-_named: dict[str, str] = {}  # the store that the command line names, to be repeated in others
+_named: dict[str, str] = {}  # store and code that the command line names, to be repeated in others
 
 
 def add_store_option(parser: argparse.ArgumentParser) -> None:
@@ -45,13 +46,25 @@ def say(text: str) -> None:
 
 
 def command(*words: str) -> str:
-    """Return a command to be typed next, for this store if it was named: `'runner resume cats'`.
+    """Return a command to be typed next: `'runner resume cats'`.
 
-    A store whose name holds a password is not repeated.
+    It repeats the store and the code that this command was given, but no password.
     """
-    store = _named.get("store", "")
+    store, code = _named.get("store", ""), _named.get("code", "")
+    if code and words[0] in ("resume", "work") and "--code" not in words:
+        words = (*words, "--code", code)
     named = ["--store", store] if store and mask(store) == store else []
     return f"'{shlex.join(['runner', *words, *named])}'"
+
+
+def use_code(folder: str) -> None:
+    """Let this process find the user's code in a folder.
+
+    Raises:
+        SpecError: it is no folder.
+    """
+    own_code.use(folder)
+    _named["code"] = folder
 
 
 def to_stderr(text: str) -> None:

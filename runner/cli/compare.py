@@ -4,13 +4,14 @@ A job that goes on from another has one curve with that one's, with a mark betwe
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from runner.cli.common import add_store_option, open_queue
-from runner.cli.detail import curve, origin
-from runner.cli.render import show
+from runner.cli.detail import MARK, VALUES, inherited, origin
+from runner.cli.render import show, sparkline
 from runner.exit import Exit
+from runner.queue.job import Job
 from runner.queue.record import SIZES
 from runner.queue.texts import decimal, differences, finite
 from runner.queue.view import Onlooker, View, describe
@@ -31,13 +32,29 @@ def run(options: argparse.Namespace) -> int:
     documents = [describe(store, view) for view in views]
     specs = [queue.spec(view.job.id, view.job.spec_digest) for view in views]
     show([("", *(view.job.id for view in views)), *_rows(views, documents, specs)])
+    jobs_seen = [view.job for view in views]
     for metric in dict.fromkeys(name for document in documents for name in document["history"]):
-        print(f"\n{metric}")
-        width = max(len(view.job.id) for view in views)
-        for view, document in zip(views, documents, strict=True):
-            if values := document["history"].get(metric):
-                print(f"  {view.job.id:<{width}}  {curve(values, view.job)}")
+        rows = [document["history"].get(metric) or [] for document in documents]
+        print("\n" + "\n".join(_curves(metric, jobs_seen, rows)))
     return Exit.DONE
+
+
+def _curves(
+    metric: str, jobs: Sequence[Job], rows: Sequence[Sequence[float | None]]
+) -> Iterator[str]:
+    """A metric of all jobs in lines: one scale, and each epoch in one column."""
+    longest, width = max(map(len, rows)), max(len(job.id) for job in jobs)
+    first = max(0, longest - VALUES)
+    yield f"{metric}, epochs {first + 1} to {longest}" if first else metric
+    scale = [value for row in rows for value in row[first:]]
+    marks = {before for job in jobs if first < (before := inherited(job)) < longest}
+    for job, row in zip(jobs, rows, strict=True):
+        line = list(sparkline(row[first:], scale).ljust(longest - first))
+        for mark in marks:
+            line[mark - first] = (MARK if inherited(job) == mark else " ") + line[mark - first]
+        if any(value is not None for value in row):
+            last = next(value for value in reversed(row) if value is not None)
+            yield f"  {job.id:<{width}}  {''.join(line)}  {decimal(last)}"
 
 
 def _rows(

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from runner import registry
 from runner.cli.common import command
 from runner.cli.render import sparkline, wrapped
 from runner.errors import NotFoundError, StoreError
@@ -59,7 +60,7 @@ def _facts(queue: Queue, view: View, document: dict[str, Any]) -> list[tuple[str
         ("saves", _saves(view)),
         *_time(document),
         *_each("budget", _budget(job)),
-        ("next", what_next(view)),
+        ("next", what_next(queue, view)),
         *_each("waits for", _waits(queue, view)),
         *_each("note", job.notes),
         ("priority", str(job.priority or "")),
@@ -119,9 +120,10 @@ def curve(values: Sequence[float | None], job: Job) -> str:
     before = inherited(job)
     ours = min(sum(value is not None for value in values[before:]), len(numbers))
     line = sparkline(numbers)
+    cut = "…" if len(numbers) < sum(value is not None for value in values) else ""
     if before and ours < len(numbers):
         line = f"{line[: len(line) - ours]}{MARK}{line[len(line) - ours :]}"
-    return f"{line}  {decimal(numbers[-1])}"
+    return f"{cut}{line}  {decimal(numbers[-1])}"
 
 
 def inherited(job: Job) -> int:
@@ -142,14 +144,27 @@ def _short(number: float) -> str:
     return f"{Decimal(f'{number:.3g}'):f}"
 
 
-def what_next(view: View) -> str:
+def resume(queue: Queue, job: Job) -> str:
+    """The command that works on a job here; with `--code` where this process lacks its code."""
+    try:
+        spec = queue.spec(job.id, job.spec_digest)
+        lacks = any(
+            spec[part]["name"] not in registry.names(kind)
+            for part, kind in registry.kinds_of(spec).items()
+        )
+    except (StoreError, LookupError, TypeError):  # which is said where it matters
+        lacks = False
+    return command("resume", job.id, *(["--code", "DIR"] if lacks else []))
+
+
+def what_next(queue: Queue, view: View) -> str:
     """What becomes of a job that runs, in the log at least, and is lost or to be held; else ""."""
     job, lost, hold = view.job, view.state == "lost", view.job.wish == HOLD
     unhold = f"{command('unhold', job.id)} lets it be taken up again"
     if lost and hold:
         return f"its worker is gone: the next one holds it instead of taking it over; {unhold}"
     if lost:
-        return f"its worker is gone: {command('resume', job.id)} takes it over here"
+        return f"its worker is gone: {resume(queue, job)} takes it over here"
     return f"its worker saves and holds it at its next heartbeat; {unhold}" if hold else ""
 
 
@@ -166,8 +181,8 @@ def _waits(queue: Queue, view: View) -> Iterator[str]:
     workers = [one for one in known if one.lives]
     if others or (workers and all(job.id in one.left for one in workers)):
         return
-    here = f"none is here, {command('resume', job.id)} starts one"
-    yield f"a worker: {f'{len(workers)} in runner status --workers' if workers else here}"
+    here = f"{len(workers)} in runner status --workers"
+    yield f"a worker: {here if workers else f'none is here, {resume(queue, job)} starts one'}"
 
 
 def _left_by(workers: Iterable[Presence], job: Job) -> Iterator[str]:

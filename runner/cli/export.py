@@ -92,7 +92,8 @@ def _reference(job: Job, wanted: str) -> Json:
         available = [name for name in ("best", "latest") if known[name]]
         hint = f" Try --checkpoint {available[-1]}." if available else ""
         kind = "" if wanted == "latest" else f"{wanted} "
-        raise NotReadyError(f"{job.id} has no {kind}checkpoint yet ({job.state.value}).{hint}")
+        yet = "" if job.ended else " yet"
+        raise NotReadyError(f"{job.id} has no {kind}checkpoint{yet} ({job.state.value}).{hint}")
     return reference
 
 

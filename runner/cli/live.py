@@ -102,6 +102,7 @@ class PlainReporter:
         self._epoch = 0
         self._epoch_shown_at = -math.inf
         self._eta: float | None = None  # seconds to the stage's end
+        self._reads = False  # the last line was of data that are read
 
     def note(self, text: str) -> None:
         """Write the line."""
@@ -132,8 +133,9 @@ class PlainReporter:
             self._epoch_shown_at = now if due else self._epoch_shown_at
         else:
             due = now - self._shown_at >= PLAIN_SECONDS
-        if due:
-            self._shown_at = now
+        reads = progress.stage == receiving.STAGE
+        if due or (self._reads and reads and progress.step == progress.steps):
+            self._shown_at, self._reads = now, reads and progress.step < progress.steps
             self.note(words.progress_line(self._job, progress, self._eta))
 
     def ended(self, job: Job) -> None:

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from runner import code
 from runner.cli.codes import of_error
+from runner.cli.common import use_code
 from runner.errors import RunnerError
 from runner.exit import Exit
 from runner.registry import nearest
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = importlib.import_module(f"runner.cli.{COMMANDS[options.command][0]}")
     try:
         if getattr(options, "code", None) is not None:
-            code.use(options.code)
+            use_code(options.code)
         result = int(module.run(options))
         sys.stdout.flush()
         return result

@@ -84,16 +84,20 @@ def wrapped(text: str) -> str:
     return textwrap.fill(text, width, subsequent_indent="  ", break_on_hyphens=False)
 
 
-def sparkline(values: Sequence[float]) -> str:
-    """A curve in one line of text.
+def sparkline(values: Sequence[float | None], scale: Sequence[float | None] | None = None) -> str:
+    """A curve in one line of text; None leaves a gap.
+
+    `scale`: what lies between its lowest and highest point; None: the values themselves.
 
     Example:
         >>> sparkline([0.0, 0.5, 1.0])
         '▁▅█'
     """
     ticks = "▁▂▃▄▅▆▇█"
-    if not values:
-        return ""
-    low, high = min(values), max(values)
+    known = [value for value in (values if scale is None else scale) if value is not None]
+    low, high = min(known, default=0.0), max(known, default=0.0)
     span = (high - low) or 1.0
-    return "".join(ticks[round((value - low) / span * (len(ticks) - 1))] for value in values)
+    return "".join(
+        " " if value is None else ticks[round((value - low) / span * (len(ticks) - 1))]
+        for value in values
+    )

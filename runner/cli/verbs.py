@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from runner.cli.codes import of_error
 from runner.cli.common import add_store_option, command, open_queue, say
-from runner.cli.detail import what_next
+from runner.cli.detail import resume, what_next
 from runner.errors import (
     ConflictError,
     DamagedRecordError,
@@ -55,8 +55,8 @@ def run(options: argparse.Namespace) -> int:
         "cancel": (queue.cancel, partial(_cancelled, queue)),
         "hold": (partial(_hold, queue), partial(_held, queue)),
         "unhold": (partial(_with_spec, queue, queue.unhold), partial(_unheld, queue)),
-        "retry": (partial(_with_spec, queue, queue.retry), _queued),
-        "evaluate": (partial(_evaluate, queue), _queued),
+        "retry": (partial(_with_spec, queue, queue.retry), partial(_queued, queue)),
+        "evaluate": (partial(_evaluate, queue), partial(_queued, queue)),
         "priority": (
             lambda name: queue.prioritize(name, options.priority),
             lambda job: f"{job.state}, priority {job.priority}",
@@ -119,20 +119,20 @@ def _cancelled(queue: Queue, job: Job) -> str:
 def _held(queue: Queue, job: Job) -> str:
     (view,) = view_all(queue, [job])
     if job.state is State.RUNNING:
-        return f"{view.state}, to be held; {what_next(view)}"
+        return f"{view.state}, to be held; {what_next(queue, view)}"
     return f"{view.state}; {command('unhold', job.id)} lets it be taken up again"
 
 
 def _unheld(queue: Queue, job: Job) -> str:
     (view,) = view_all(queue, [job])
     if job.state is not State.RUNNING:
-        return _queued(job)
-    return f"{view.state}; {what_next(view) or 'it continues'}"
+        return _queued(queue, job)
+    return f"{view.state}; {what_next(queue, view) or 'it continues'}"
 
 
-def _queued(job: Job) -> str:
+def _queued(queue: Queue, job: Job) -> str:
     evaluates = " (evaluate)" if job.kind == "evaluate" else ""
-    return f"{job.state}{evaluates}; {command('resume', job.id)} works on it here"
+    return f"{job.state}{evaluates}; {resume(queue, job)} works on it here"
 
 
 def _evaluate(queue: Queue, name: str) -> Job:

@@ -62,6 +62,8 @@ _ENDED: Mapping[State, Callable[[Job, int], str]] = {
 def position(progress: Progress) -> str:
     """Epoch and step."""
     if progress.stage == receiving.STAGE:
+        if progress.step == progress.steps:
+            return f"{progress.steps:,} MB of data read; building the network and its first step"
         return f"{receiving.STAGE}, {progress.step:,} of {progress.steps:,} MB"
     if progress.stage == "evaluate":
         return f"evaluating {progress.step}" + (f"/{progress.steps}" if progress.steps else "")

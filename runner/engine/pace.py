@@ -16,13 +16,14 @@ _REMEMBERED = 20
 
 
 class Pace:
-    """How fast a stage goes; the first step, which traces the graph, is not counted."""
+    """How fast a stage goes; what traces a graph is not counted: first step, first validation."""
 
     def __init__(self) -> None:
         self.epochs = 0  #: that the training is to have, as last reported
         self.moved = False  #: a training step of this attempt is done
         self._first: int | None = None
         self._began: tuple[float, int] | None = None
+        self._validated: bool | None = None  # None: not yet; False: for the first time, just now
         self._last: tuple[float, int] | None = None  # of the stage's own steps alone
         self._speed: float | None = None
 
@@ -46,7 +47,7 @@ class Pace:
     def eta_seconds(self, progress: Progress) -> float | None:
         """Seconds to the end, if no callback ends it before; None while unknown."""
         if progress.stage == receiving.STAGE:
-            return progress.eta_seconds
+            return progress.eta_seconds if progress.step < progress.steps else None
         self.epochs = progress.epochs
         training = progress.stage != "evaluate"
         done = progress.global_step if training else progress.step
@@ -57,6 +58,10 @@ class Pace:
             if done > self._first:
                 self._began = (time.monotonic(), done)
             return None
+        if progress.stage == "validate":
+            self._validated = self._validated or False
+        elif self._validated is False:
+            self._validated, self._began = True, (time.monotonic(), done)
         began_at, first = self._began
         if done <= first or not total:
             return None

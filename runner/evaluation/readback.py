@@ -162,9 +162,14 @@ def _by_name(model: Any, names: Sequence[str], x: Any) -> dict[str, Array]:
     by_key = isinstance(x, Mapping) and bool(known) and set(known) <= x.keys()
     arrays = [x[name] for name in known] if by_key else keras.tree.flatten(x)
     if inputs:
-        arrays = [np.asarray(a, one.dtype) for a, one in zip(arrays, inputs, strict=True)]
+        arrays = [_of_type(a, one.dtype) for a, one in zip(arrays, inputs, strict=True)]
     ordered = known if set(known) == set(names) else sorted(names)
     return dict(zip(ordered, arrays, strict=True))
+
+
+def _of_type(array: Any, dtype: str) -> Array:
+    """Return an array of a type as Keras names it; texts stay objects."""
+    return np.asarray(array, object if dtype == "string" else dtype)
 
 
 def _in_order(found: Mapping[str, Array]) -> list[Array]:

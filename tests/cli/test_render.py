@@ -191,6 +191,26 @@ def test_steps_are_timed_whatever_is_in_them(stage: str, monkeypatch: pytest.Mon
     assert measured.moved == (stage == "train")
 
 
+def test_what_a_first_validation_takes_to_trace_is_no_time_of_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured, now = pace.Pace(), 0.0
+    monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: now))
+
+    def eta(step: int, after: float, stage: str = "train") -> float | None:
+        nonlocal now
+        now += after
+        return measured.eta_seconds(replace(at(step), stage=stage))
+
+    assert [eta(34, 0), eta(35, 50), eta(36, 1)] == [None, None, 504]
+    eta(36, 1, "validate")
+    assert eta(36, 40) is None
+    assert eta(40, 4) == 500
+    eta(72, 32)
+    eta(72, 1, "validate")
+    assert eta(72, 1) == 468 * 38 / 36
+
+
 @pytest.mark.parametrize(
     ("spec", "metrics", "said"),
     [
@@ -278,6 +298,29 @@ def test_nothing_is_said_of_data_without_size_nor_of_an_epoch_that_was_ended_bef
         reporter.progressed(untrained(), at(36, metrics={}))
         assert "1/15, \n" not in capsys.readouterr().err
     assert "epoch" not in screen.getvalue()
+
+
+def test_a_log_file_does_not_end_in_data_that_are_read(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a line has told of them, another tells that they are here."""
+    for seconds, said in (
+        (0.0, ["reading data, 4 of 6 MB", "6 MB of data read; building the network and"]),
+        (1e9, []),
+    ):
+        monkeypatch.setattr(live, "PLAIN_SECONDS", seconds)
+        reporter = PlainReporter()
+        reporter.started(untrained())
+        capsys.readouterr()
+        reporter.progressed(untrained(), Progress(stage="reading data", step=4, steps=6))
+        monkeypatch.setattr(live, "PLAIN_SECONDS", 1e9)
+        for _ in range(2):
+            reporter.progressed(
+                untrained(), Progress(stage="reading data", step=6, steps=6, eta_seconds=0)
+            )
+        lines = capsys.readouterr().err.splitlines()
+        assert [line[6 : 6 + len(text)] for line, text in zip(lines, said, strict=True)] == said
+        assert not any("ETA" in line for line in lines[1:])
 
 
 def test_quick_epochs_do_not_fill_a_log_file(

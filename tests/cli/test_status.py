@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runner.cli import live, status
+from runner.cli import common, compare, live, status
 from runner.cli.render import wrapped
 from runner.cli.words import ended
 from runner.engine.attempt import trace_key
@@ -77,6 +78,53 @@ def test_compare_has_the_jobs_in_their_order_and_each_field_once(queue: Queue, r
     assert [line.split() for line in out if "arguments" in line] == [
         ["program.arguments.units", "2"]
     ]
+
+
+def test_compared_curves_have_one_scale_and_a_column_for_each_epoch(
+    queue: Queue, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a job goes on from another, with a mark between, and where they are cut."""
+    histories = {"one": [1.0, 2.0, 3.0], "two": [1.0, 2.0, 3.0, 5.0, None, 8.0]}
+    monkeypatch.setattr(
+        compare, "describe", lambda _, view: {
+            "history": {"loss": histories[view.job.id]},
+            "evaluation": None, "final": None, "checkpoint": None,
+        }
+    )  # fmt: skip
+    monkeypatch.setattr(compare, "inherited", lambda job: 3 if job.id == "two" else 0)
+    for name in histories:
+        queue.submit(name, {"name": name, "program": {"name": "p", "arguments": {}}})
+    out = run("compare", "one", "two")[1]
+    assert out.endswith("\nloss\n  one  ▁▂▃      3.0000\n  two  ▁▂▃┃▅ █  8.0000\n")
+    monkeypatch.setattr(compare, "VALUES", 4)
+    out = run("compare", "one", "two")[1]
+    assert out.endswith("\nloss, epochs 3 to 6\n  one  ▁      3.0000\n  two  ▁┃▄ █  8.0000\n")
+
+
+@pytest.mark.parametrize(("name", "more"), [("mine", " --code DIR"), ("diabetes", "")])
+def test_the_command_that_goes_on_names_the_code_that_it_needs(
+    queue: Queue, run: Run, name: str, more: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where it is known already, it needs no name."""
+    evaluation = {"batch_size": 1}
+    spec = {"name": "cats", "program": {"name": name, "arguments": {}}, "evaluation": evaluation}
+    said = f"'runner resume cats{more}'"
+    dead = {**this_process(), "pid": 2**22 + 1}
+    queue.claim(queue.submit("cats", spec), dead)
+    assert f"its worker is gone: {said} takes it over here" in run("status", "cats")[1]
+    queue.claim(queue.submit("dogs", {**spec, "name": "dogs"}), GONE).finish(final={"step": 1})
+    queue.claim(queue.job("dogs"), GONE).finish(evaluation={"mae": 1.0})
+    assert f"{said.replace('cats', 'dogs')} works on it here" in run("evaluate", "dogs")[2]
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs/mine.py").write_text("def program(): ...\n")
+    monkeypatch.setenv("RUNNER_CODE", str(tmp_path))
+    assert "'runner resume dogs' starts one" in run("status", "dogs")[1]
+
+
+def test_a_command_repeats_the_code_that_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(common._named, "code", "my code")
+    assert common.command("resume", "cats").endswith("--code 'my code''")
+    assert "--code" not in common.command("status", "cats")
 
 
 def test_five_guesses_at_no_more_classes_are_not_told(queue: Queue, run: Run) -> None:

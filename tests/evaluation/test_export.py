@@ -36,6 +36,16 @@ def program(*, kind: str) -> runner.Program:
         model = Ungiven()
         model.compile()
         return runner.Program(model=model, fit={"x": random.normal(size=(8, 4))})
+    if kind == "raw":
+        x, y = numpy.array(["good film", "bad film"] * 20, dtype=object), numpy.arange(40) % 2
+        index = keras.layers.TextVectorization(output_sequence_length=4)
+        index.adapt(x)
+        layers = [keras.Input((), dtype="string"), index, keras.layers.Embedding(9, 4)]
+        layers += [keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(2, "softmax")]
+        model = keras.Sequential(layers)
+        model.compile("adam", "sparse_categorical_crossentropy")
+        data, classes = {"x": x, "y": y}, ["bad", "good"]
+        return runner.Program(model=model, fit=data, evaluate=data, classes=classes)
     x = [random.normal(size=(50, 4)), random.integers(0, 9, size=(50, 3))]
     zeta, alpha = keras.Input((4,), name="zeta"), keras.Input((3,), dtype="int32", name="alpha")
     both = keras.layers.Concatenate()([zeta, keras.ops.cast(alpha, "float32")])
@@ -57,6 +67,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     jobs: dict[str, Any] = {
         "two": {"program": {"name": "mine", "arguments": {"kind": "two"}}},
         "ungiven": {"program": {"name": "mine", "arguments": {"kind": "ungiven"}}},
+        "raw": {"program": {"name": "mine", "arguments": {"kind": "raw"}}},
         "table": {"program": {"name": "diabetes"}},
         "texts": {"program": {"name": "descriptions"}},
         "digits": json.loads(QUICKSTART.read_text()) | {"evaluation": {"augmented_passes": 0}},
@@ -180,6 +191,13 @@ def test_programs_answer_as_their_models(
     match = re.search(found, said)
     assert match is not None, said
     assert job == "texts" or float(match[1].rstrip(",")) < 1e-3
+
+
+def test_raw_texts_are_asked_of_a_saved_model(
+    command: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    code, said = command("raw", f"{tmp_path}/folder/")
+    assert (code, "read back by TensorFlow: 40 of 40 classes equal" in said) == (0, True), said
 
 
 def test_only_so_many_are_compared_and_other_classes_are_counted(
