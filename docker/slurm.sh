@@ -22,7 +22,7 @@ set -uo pipefail
 : "${RUNNER_STORE:?which bucket or folder holds the jobs; see the top of this file}"
 export RUNNER_STORE
 export RUNNER_GRACE_SECONDS=120 # --signal above, for the worker to know
-export RUNNER_NODE="slurm $SLURM_JOB_ID on ${SLURMD_NODENAME:-?}" # shown by `runner status`
+export RUNNER_NODE="slurm $SLURM_JOB_ID on ${SLURMD_NODENAME:-?}" # shown by `runner status JOB`
 
 # Slurm signals this shell, or all of the job's processes, according to the occasion and the site. A second
 # signal would end the worker with nothing saved, so none is passed on: it is asked through the bucket, which
@@ -53,5 +53,5 @@ if [[ $code == 75 || $asked == yes ]]; then
     scontrol requeue "$SLURM_JOB_ID"
   fi
 fi
-# 4: others have what is left; 5: cancelled. This worker is not needed any more
+# 4: what is left is not for this worker, or it lacks code or data, as its log says; 5: cancelled
 case $code in 4 | 5) exit 0 ;; *) exit "$code" ;; esac

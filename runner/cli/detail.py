@@ -245,7 +245,7 @@ def _failure_lines(store: Store, job: Job) -> list[str]:
     if not job.failure:
         return []
     kind, step = str(job.failure.get("kind", "?")), job.failure.get("step", 0)
-    head = f"  newest failure: {failure_words(job.failure)} after step {step}"
+    head = f"  newest failure: {failure_words(job.failure)}; saved at step {step}"
     if job.failure.get("reason") != job.reason:
         head += f": {job.failure.get('reason', '')}"
     if kind in ("spec", "diverged"):

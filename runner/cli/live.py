@@ -245,9 +245,11 @@ def watch(look: Callable[[], tuple[list[tuple[str, ...]], list[str], list[str]]]
             away = []
             try:
                 rows, styles, warnings = look()
-                most = live.console.height
+                most = max(1, live.console.height - 2 - len(warnings))  # header, and what is left
                 table = fitting(rows[: most + 1], styles[:most], live.console.width)
-                seen = Group(*(Text(problem, "red") for problem in warnings), table)
+                left = len(rows) - 1 - most
+                more = [Text(f"{left} more, see 'runner status'")] if left > 0 else []
+                seen = Group(*(Text(problem, "red") for problem in warnings), table, *more)
             except StoreRefusedError:
                 raise
             except StoreError as error:  # what was seen last stays, and is looked for again

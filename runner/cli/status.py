@@ -65,7 +65,11 @@ def run(options: argparse.Namespace) -> int:
     if options.watch:
         from runner.cli.live import watch
 
-        watch(lambda: (*table(look(jobs, options), jobs.unreadable), jobs.problems))
+        def seen() -> tuple[list[tuple[str, ...]], list[str], list[str]]:
+            views = sorted(look(jobs, options), key=lambda view: view.job.ended)
+            return (*table(views, jobs.unreadable), jobs.problems)
+
+        watch(seen)
     write = _print_json if options.json else _print
     write(jobs, look(jobs, options), options)
     for problem in jobs.problems:
@@ -95,7 +99,7 @@ def look(jobs: Onlooker, options: argparse.Namespace) -> list[View]:
         for view in jobs.look(options.job)
         if (not options.state or view.state in options.state)
         and (not options.match or fnmatchcase(view.job.id, options.match))
-        and (not options.worker or options.worker in (view.worker or ""))
+        and (not options.worker or options.worker in f"{view.worker or ''} {view.node or ''}")
     ]
 
 

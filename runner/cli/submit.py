@@ -154,8 +154,12 @@ def _store_all(
 def _try_out(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> None:
     """Try each program with the first of its specs that is not stored yet."""
     tried: set[str] = set()
+    others = 0
     for path, spec in specs:
-        if spec.program is None or spec.program.name in tried or queue.find(spec.name):
+        if spec.program is None or queue.find(spec.name):
+            continue
+        if spec.program.name in tried:
+            others += 1
             continue
         tried.add(spec.program.name)
         what = f"one step of program {spec.program.name!r} and its evaluation"
@@ -167,6 +171,9 @@ def _try_out(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> None:
             say(build_report(spec, source=str(path)))
         except MissingHereError as error:
             say(f"not tried: {error}")
+    if others:
+        rest = counted(others, "other job")
+        say(f"not tried: {rest} of the same programs; 'runner validate --build' tries each")
 
 
 def _dry_run(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> Exit:

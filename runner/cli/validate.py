@@ -35,6 +35,8 @@ def run(options: argparse.Namespace) -> int:
         import_keras()
         from runner.evaluation.trial import build_report
 
+        files = [path for path, _ in found]
         for path, one in found:
-            say(build_report(one, source=str(path)))
+            source = f"{path}, {one.name}" if files.count(path) > 1 else str(path)
+            say(build_report(one, source=source))
     return Exit.DONE

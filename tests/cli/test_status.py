@@ -232,7 +232,7 @@ def test_status_says_why_a_job_waits(queue: Queue, run: Run) -> None:
     assert "queued, retry 1" in row(table, "cats")
     assert "running, to be held" in row(table, "held")
     detail = run("status", "cats")[1]
-    assert "newest failure: out of memory after step 0" in detail
+    assert "newest failure: out of memory; saved at step 0" in detail
     assert "      File x\n" in detail
     assert "\x1b" not in detail
     assert "priority    4" in run("status", "next")[1]
@@ -408,6 +408,36 @@ def test_status_filters(queue: Queue, run: Run) -> None:
     assert "no jobs like that" in run("status", "--match", "none")[2]
     queue.store.put("jobs/broken/log/000000000000.json", b"garbage")
     assert names("--state", "unreadable") == ["broken"]
+
+
+def test_what_goes_on_is_watched_first_and_what_has_no_room_is_counted(
+    queue: Queue, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(8):
+        queue.submit(f"old-{number}", {"seed": 1})
+        queue.cancel(f"old-{number}")
+    queue.submit("zz", {"seed": 1})
+    monkeypatch.setenv("LINES", "8")
+    known, looks = status.look, iter(range(2))
+
+    def views(*arguments: Any) -> list[View]:
+        if next(looks):
+            raise KeyboardInterrupt
+        return known(*arguments)
+
+    monkeypatch.setattr(status, "look", views)
+    lines = [line.strip() for line in run("status", "-w")[1].splitlines()]
+    assert [line.split()[0] for line in lines[1:7]] == ["zz", *(f"old-{n}" for n in range(5))]
+    assert lines[7] == "3 more, see 'runner status'"
+
+
+def test_workers_are_filtered_by_the_names_that_engines_give_them(
+    queue: Queue, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNNER_NODE", "pod-7")
+    queue.claim(queue.submit("cats", {"seed": 1}), this_process())
+    assert row(run("status", "--worker", "pod-7")[1], "cats")
+    assert "no jobs like that" in run("status", "--worker", "pod-8")[2]
 
 
 def test_watching_outlasts_a_bucket_that_is_away(

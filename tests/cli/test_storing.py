@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from runner.engine.preemption import SIGNALS
 from runner.errors import DamagedRecordError, SpecError
 from runner.queue.job import Job, State
 from runner.queue.queue import Queue
-from runner.spec import JobSpec
+from runner.spec import JobSpec, parse
 from tests.cli.conftest import GONE, Run
 from tests.harness import QUICKSTART
 
@@ -197,6 +199,27 @@ def test_storing_many_jobs_shows_progress(
     assert (code, len(out.splitlines())) == (0, 20)
     assert "7 of 20 jobs are checked\n" in said
     assert "7 of 20 jobs are stored\n" in said
+
+
+def test_of_the_jobs_of_one_program_the_first_is_tried_and_the_others_are_counted(
+    queue: Queue, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def build_report(spec: JobSpec, *, source: str) -> str:
+        tried.append(spec.name)
+        return source
+
+    trial = SimpleNamespace(build_report=build_report)
+    monkeypatch.setitem(sys.modules, "runner.evaluation.trial", trial)
+    monkeypatch.setattr(submit, "import_keras", lambda: None)
+    queue.submit("there", {"seed": 1})
+    programs = dict.fromkeys(("there", "one", "three", "four"), "diabetes")
+    programs["two"] = "descriptions"
+    parsed = [parse({"name": n, "program": {"name": p}}, source=n) for n, p in programs.items()]
+    submit._try_out(queue, [(Path("sweep.json"), one) for one in parsed])
+    assert tried == ["one", "two"]
+    assert "not tried: 2 other jobs of the same programs" in capsys.readouterr().err
 
 
 def test_jobs_that_an_older_version_stored_are_the_same_content(queue: Queue, run: Run) -> None:
