@@ -166,7 +166,7 @@ def _finished(
     if worker.unreadable:
         return Exit.STORAGE
     if not (ids or touched):
-        say("nothing to resume" if not owned else "nothing else to resume")
+        say("nothing to work on" if not owned else "nothing else to work on")
     others = [other.job.id for other in owned]
     return exit_code(_now(queue, ids or [*touched, *worker.held, *others]))
 

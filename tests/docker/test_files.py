@@ -86,7 +86,7 @@ def test_every_package_is_locked_by_hash() -> None:
 
 
 def test_the_start_up_script_makes_a_service(engine: Engine, built: str, tmp_path: Path) -> None:
-    """What it lets systemd run at each boot runs: nothing to resume, exit code 0."""
+    """What it lets systemd run at each boot runs: nothing to work on, exit code 0."""
     for name in ("systemctl", "docker", "nvidia-ctk"):
         fake = tmp_path / name
         fake.write_text("#!/bin/sh\n")
@@ -103,7 +103,7 @@ def test_the_start_up_script_makes_a_service(engine: Engine, built: str, tmp_pat
     assert "RestartPreventExitStatus=1 2 3 4 5\n" in unit
     assert "poweroff" in unit
     (start,) = re.findall(r"^ExecStart=docker (.*)$", unit, re.MULTILINE)
-    assert "nothing to resume" in engine.docker(*shlex.split(start)).stderr
+    assert "nothing to work on" in engine.docker(*shlex.split(start)).stderr
     subprocess.run(script, check=True, env={**here, **jobs, "GPUS": "--gpus=1", "POWEROFF": "no"})
     unit = (tmp_path / "runner.service").read_text()
     assert "poweroff" not in unit

@@ -91,5 +91,5 @@ def test_a_flipped_bit_or_a_lost_record_ends_no_job(tmp_path: Path) -> None:
     assert runner.status("quickstart")["state"] == "lost"
     resumed = runner.run("resume")
     assert resumed.returncode == 0, resumed.stderr[-3000:]
-    assert "nothing to resume" not in resumed.stderr
+    assert "nothing to work on" not in resumed.stderr
     assert runner.status("quickstart")["state"] == "succeeded"

@@ -265,6 +265,8 @@ def test_a_service_that_begins_late_is_found(
 @pytest.mark.parametrize("off", ["off", "no", "0", "False"])
 def test_notices_can_be_turned_off(off: str) -> None:
     assert sources({"RUNNER_NOTICES": off}) == []
+    with pytest.raises(SpecError, match="RUNNER_NOTICES received 'maybe'; expected on or off"):
+        sources({"RUNNER_NOTICES": "maybe"})
     assert len(sources({})) == 4
 
 

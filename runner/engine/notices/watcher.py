@@ -20,6 +20,7 @@ from runner.engine.notices.base import Notice, Source
 from runner.engine.notices.gce import Maintenance, Preempted
 from runner.engine.preemption import StopRequest
 from runner.engine.session import Session
+from runner.errors import SpecError
 
 POLL_SECONDS = 2.0  #: between two looks; the shortest notice is half a minute
 #: before a service that did not answer is looked for again: it may begin after we did
@@ -31,9 +32,16 @@ TICK_SECONDS = 0.25  #: between two looks at the time that is left
 
 
 def sources(environ: Mapping[str, str] = os.environ) -> list[Source]:
-    """All that could give notices; none where RUNNER_NOTICES is "off"."""
-    if environ.get("RUNNER_NOTICES", "").lower() in ("off", "0", "false", "no"):
+    """All that could give notices; none where RUNNER_NOTICES is "off".
+
+    Raises:
+        SpecError: it is neither "on" nor "off".
+    """
+    named = environ.get("RUNNER_NOTICES", "").lower()
+    if named in ("off", "0", "false", "no"):
         return []
+    if named not in ("", "on", "1", "true", "yes"):
+        raise SpecError(f"RUNNER_NOTICES received {named!r}; expected on or off")
     return [Preempted(environ), Maintenance(environ), Spot(environ), ScheduledEvents(environ)]
 
 
