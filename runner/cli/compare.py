@@ -47,14 +47,15 @@ def _curves(
     first = max(0, longest - VALUES)
     yield f"{metric}, epochs {first + 1} to {longest}" if first else metric
     scale = [value for row in rows for value in row[first:]]
-    marks = {before for job in jobs if first < (before := inherited(job)) < longest}
+    marks = {place for job in jobs if first < (place := inherited(job)) < longest}
     for job, row in zip(jobs, rows, strict=True):
-        line = list(sparkline(row[first:], scale).ljust(longest - first))
-        for mark in marks:
-            line[mark - first] = (MARK if inherited(job) == mark else " ") + line[mark - first]
-        if any(value is not None for value in row):
-            last = next(value for value in reversed(row) if value is not None)
-            yield f"  {job.id:<{width}}  {''.join(line)}  {decimal(last)}"
+        line = sparkline(row[first:], scale).ljust(longest - first)
+        for place in sorted(marks, reverse=True):  # a column of its own, empty in other lines
+            mark = MARK if inherited(job) == place else " "
+            line = f"{line[: place - first]}{mark}{line[place - first :]}"
+        last = next((value for value in reversed(row) if value is not None), None)
+        if last is not None:
+            yield f"  {job.id:<{width}}  {line}  {decimal(last)}"
 
 
 def _rows(

@@ -58,14 +58,19 @@ class Pace:
             if done > self._first:
                 self._began = (time.monotonic(), done)
             return None
-        if progress.stage == "validate":
-            self._validated = self._validated or False
-        elif self._validated is False:
-            self._validated, self._began = True, (time.monotonic(), done)
-        began_at, first = self._began
+        began_at, first = self._began = self._counted_from(progress.stage, done, self._began)
         if done <= first or not total:
             return None
         return max(0.0, (total - done) * (time.monotonic() - began_at) / (done - first))
+
+    def _counted_from(self, stage: str, done: int, began: tuple[float, int]) -> tuple[float, int]:
+        """Return since when steps are counted: anew behind the first validation."""
+        if stage == "validate":
+            self._validated = self._validated or False
+        elif self._validated is False:
+            self._validated = True
+            return time.monotonic(), done
+        return began
 
 
 class Vigil:

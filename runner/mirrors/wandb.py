@@ -6,6 +6,7 @@ the whole run is written anew, and takes the place of what this machine had writ
 """
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -52,9 +53,25 @@ def mirror(copy: Copy, report: Path | None) -> str:
 
 def send(task: dict[str, Any]) -> None:
     """Bring the run up to date; in the process of its own."""
+    run = _begun(task)
+    if run.disabled:
+        raise RuntimeError("WANDB_MODE says that nothing is to be sent")
+    _log(run, task["history"])
+    run.summary.update(task["results"])
+    if task["report"]:
+        _log_report(run, task)
+    run.finish(exit_code=int(task["failed"]))
+    folder = Path(run.dir).parent
+    earlier = folder.parent.glob(f"offline-run-*-{task['id']}") if run.offline else ()
+    for one in {*earlier} - {folder}:
+        shutil.rmtree(one)
+
+
+def _begun(task: dict[str, Any]) -> Any:
+    """Return the run, which goes on where an earlier process left it on the server."""
     import wandb
 
-    run = wandb.init(
+    return wandb.init(
         project=os.environ.get("WANDB_PROJECT") or PROJECT,
         id=task["id"],
         name=task["name"],
@@ -71,25 +88,22 @@ def send(task: dict[str, Any]) -> None:
             x_update_finish_state=task["ended"],
         ),
     )
-    if run.disabled:
-        raise RuntimeError("WANDB_MODE says that nothing is to be sent")
+
+
+def _log(run: Any, history: dict[str, list[float | None]]) -> None:
+    """Log the epochs that the run lacks."""
     first = 0 if run.offline else run.starting_step
-    epochs = max(map(len, task["history"].values()), default=0)
-    for epoch in range(first, epochs):
-        values = {name: row[epoch] for name, row in task["history"].items() if epoch < len(row)}
-        numbers = {k: float("nan") if v is None else v for k, v in values.items()}
-        run.log(numbers, step=epoch)
-    run.summary.update(task["results"])
-    if task["report"]:
-        artifact = wandb.Artifact(f"report-{task['id']}", type="report")
-        artifact.add_dir(task["report"])
-        run.log_artifact(artifact)
-    folder = Path(run.dir).parent
-    run.finish(exit_code=int(task["failed"]))
-    if run.offline:
-        for earlier in folder.parent.glob(f"offline-run-*-{task['id']}"):
-            if earlier != folder:
-                shutil.rmtree(earlier)
+    for epoch in range(first, max(map(len, history.values()), default=0)):
+        values = {name: row[epoch] for name, row in history.items() if epoch < len(row)}
+        run.log({k: math.nan if v is None else v for k, v in values.items()}, step=epoch)
+
+
+def _log_report(run: Any, task: dict[str, Any]) -> None:
+    import wandb
+
+    artifact = wandb.Artifact(f"report-{task['id']}", type="report")
+    artifact.add_dir(task["report"])
+    run.log_artifact(artifact)
 
 
 if __name__ == "__main__":
