@@ -26,7 +26,7 @@ PICTURES, SIZE = 20_000, 272  # 4.4 GB as arrays
 SHARDS = 20
 GROUPS = Path("/sys/fs/cgroup")
 #: while the data come, in both epochs, in a validation, in the evaluation
-DEATHS = ("step:20", "committed:2", "validation:1", "step:30", "evaluation:2")
+DEATHS = ("step:20", "committed:2", "validation:1", "step:30", "evaluation:1")
 ENTERS = 'echo $$ > {group}/cgroup.procs && exec "$@"'
 
 
