@@ -131,7 +131,8 @@ def _unknown(kind: Kind, name: str) -> str:
             return f"{shown}/{name}.py defines no function {function}(...)."
     text = f"{kind[:-1]} '{name}' is not in {' or '.join(places)}.{nearest(name, known)}"
     text += f" Known: {', '.join(known) or 'none'}."
-    if (own := code.folder()) and name.isidentifier() and (own / f"{name}.py").exists():
+    own = code.folder()
+    if own is not None and own.name == kind and name in {file.stem for file in own.glob("*.py")}:
         return f"{text} {own} has a {name}.py itself: give the folder above it, --code {own.parent}"
     if name.isidentifier():
         yours = places[-1] if len(places) > 1 else f"FOLDER/{kind}"

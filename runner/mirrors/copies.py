@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,5 +118,12 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         for name, one in value.items():
             yield from _flat(one, f"{path}.{name}" if path else str(name))
     else:
-        masked = mask(value if isinstance(value, str) else json.dumps(value))
-        yield path, masked if isinstance(value, str) else json.loads(masked)
+        yield path, _masked(value)
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _masked(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(one) for one in value]
+    return mask(value) if isinstance(value, str) else value

@@ -10,7 +10,8 @@ from typing import Any
 import h5py
 import pytest
 
-from runner.errors import DataError
+from runner import registry
+from runner.errors import DataError, NotFoundError
 from runner.spec import parse
 from runner.training import check
 from tests.harness import Runner, wait_until
@@ -279,3 +280,19 @@ def test_ctrl_c_ends_the_trial_of_a_program(tmp_path: Path) -> None:
     assert process.returncode == 130, err
     assert "0 of 1 jobs are stored" in err
     assert not list((tmp_path / "store").glob("jobs/*"))
+
+
+def test_a_folder_that_is_one_too_deep_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one whose programs lie in it, and not in programs/, is not."""
+    deep = tmp_path / "programs"
+    deep.mkdir()
+    for folder, said in ((deep, True), (tmp_path, False)):
+        (folder / "fields.py").write_text("def program(): ...\n")
+        monkeypatch.setenv("RUNNER_CODE", str(folder))
+        if not said:
+            (deep / "fields.py").unlink()
+        with pytest.raises(NotFoundError) as error:
+            registry.get("programs", "fields")
+        assert (f"the folder above it, --code {tmp_path}" in str(error.value)) == said

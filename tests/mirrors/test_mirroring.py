@@ -82,6 +82,24 @@ def test_what_is_missing_here_is_said_with_how_to_fix_it(tmp_path: Path) -> None
     assert "trained without" in done.stderr
 
 
+def test_no_password_of_a_spec_is_a_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within lists too; what holds none stays a number or a list."""
+    shop = Shop(monkeypatch)
+    address = "https://ann:geheim@host/x?sig=abc"
+    arguments = {"paths": [address, {"other": address}], "units": [3, 4], "rate": 0.5, "on": True}
+    spec = {"data": {"path": address}, "program": {"arguments": arguments}}
+    copy = Copy(job=shop.submit("seen"), id="", spec=spec, history={}, times=[])
+    found = copy.parameters
+    assert "geheim" not in json.dumps(found)
+    assert "abc" not in json.dumps(found)
+    assert found["program.arguments.paths"][0] == "https://***@host/x?sig=***"
+    assert [found[f"program.arguments.{name}"] for name in ("units", "rate", "on")] == [
+        [3, 4],
+        0.5,
+        True,
+    ]
+
+
 def test_specs_without_trackers_have_the_digest_that_they_had() -> None:
     plain = parse({"name": "a"}, source="a")
     assert "trackers" not in plain.effective()
