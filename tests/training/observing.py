@@ -1,6 +1,7 @@
 """Callbacks whose state is captured and restored in the tests."""
 
 import dataclasses
+import enum
 import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,6 +20,18 @@ class Score(NamedTuple):
 class Record:
     best: float
     at: list[int]
+
+
+class Phase(enum.Enum):
+    WARM = 1
+    FULL = 2
+
+
+class Slotted:
+    __slots__ = ("count", "unset")
+
+    def __init__(self) -> None:
+        self.count = 0
 
 
 class Meter:
@@ -65,7 +78,7 @@ def state_of(callback: Any, change: Callable[[Any], Any]) -> tuple[Any, Any]:
     process = Process(callback)
     change(callback)
     state = process.capture()
-    assert process.said == []
+    assert process.said == [], process.said
     return state
 
 

@@ -178,7 +178,7 @@ def test_other_data_are_resumed_within_an_epoch_too(
 def test_a_learning_rate_that_the_program_gives_now_counts(tmp_path: Path, backend: str) -> None:
     runner = on(2, runner_of(tmp_path, backend))
     submit(runner, epochs=1)
-    assert runner.run("resume", "small", sabotage="step:5").returncode == -9
+    assert runner.run("resume", "small", sabotage="step:5:2").returncode == -9
     code = Path((runner.environment or {})["RUNNER_CODE"], "programs", "small.py")
     code.write_text(PROGRAM.replace("RATE = 0.01", "RATE = 0.02"))
     notes = finish(runner, "small")["notes"]
@@ -190,7 +190,7 @@ def test_from_four_devices_to_two_to_one(tmp_path: Path, backend: str) -> None:
     runner = runner_of(tmp_path, backend)
     submit(runner, epochs=2, plain=True)
     for devices in (4, 2):
-        died = on(devices, runner).run("resume", "small", sabotage="step:5")
+        died = on(devices, runner).run("resume", "small", sabotage="step:5:2")
         assert died.returncode == -9, died.stderr[-2000:]
     done = on(1, runner).run("resume", "small")
     assert done.returncode == 0, done.stderr[-2000:]

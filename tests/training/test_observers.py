@@ -3,7 +3,6 @@
 import collections
 import contextvars
 import datetime as dt
-import enum
 import functools
 import random
 import sys
@@ -22,25 +21,14 @@ from tests.training.observing import (
     Holding,
     Interrupted,
     Meter,
+    Phase,
     Process,
     Record,
     Score,
+    Slotted,
     resumed,
     state_of,
 )
-
-
-class Phase(enum.Enum):
-    WARM = 1
-    FULL = 2
-
-
-class Slotted:
-    __slots__ = ("count", "unset")
-
-    def __init__(self) -> None:
-        self.count = 0
-
 
 UTC = dt.UTC
 
