@@ -1,5 +1,6 @@
 """A folder of programs for the tests of users' own code."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,4 +15,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "programs").mkdir()
     monkeypatch.setenv(code.VARIABLE, str(tmp_path))
     yield tmp_path
+    mine = {name: one for name, one in sys.modules.items() if name.split(".")[0] == "tests"}
     code.forget()
+    sys.modules.update(mine)  # where a test gave this repository as the folder
