@@ -85,8 +85,8 @@ def assert_same(one: dict[str, Any], other: dict[str, Any], regrouped: Sequence[
     assert differences({"bits": expected}, {"bits": found}) == []
     for key in regrouped:
         if key.startswith("history/"):
-            values = ([float.fromhex(value) for value in run[key]] for run in (one, other))
-            assert np.allclose(*values, rtol=1e-6, atol=0), key
+            first, second = ([float.fromhex(value) for value in run[key]] for run in (one, other))
+            assert np.allclose(first, second, rtol=1e-6, atol=0), key
 
 
 @pytest.mark.parametrize(("name", "backend"), CASES)

@@ -25,8 +25,8 @@ LIMIT = 1 << 30
 PICTURES, SIZE = 20_000, 272  # 4.4 GB as arrays
 SHARDS = 20
 GROUPS = Path("/sys/fs/cgroup")
-#: while the data come, in both epochs, in a validation, in the evaluation
-DEATHS = ("step:20", "committed:2", "validation:1", "step:30", "evaluation:1")
+#: in the first epoch, in its validation, twice in the second epoch, in the evaluation
+DEATHS = ("step:20", "validation:1", "step:30", "committed:2", "evaluation:1")
 ENTERS = 'echo $$ > {group}/cgroup.procs && exec "$@"'
 
 
@@ -108,6 +108,7 @@ def test_a_folder_of_pictures(folder: Path, within: tuple[str, ...], tmp_path: P
     data = {"name": "folder", "path": str(folder), "arguments": {"image_size": SIZE}}
     whole = trained(Runner(tmp_path / "whole"), data)
     small = Runner(tmp_path / "small", {"RUNNER_CACHE": str(tmp_path / "cache")}, within=within)
+    # the first comes while the data do
     assert_same(trained(small, data, "picture:9000", *DEATHS[1:]), whole)
 
 
