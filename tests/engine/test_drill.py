@@ -56,6 +56,7 @@ def spec(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.chaos
 def test_two_kills(spec: Path, tmp_path: Path) -> None:
     """It kills twice, measures what that cost, and finds no difference."""
     runner = Runner(tmp_path / "store")

@@ -124,6 +124,7 @@ def test_an_exact_program(place: Place) -> None:
     assert drilled.read_bytes() == plain.read_bytes()
 
 
+@pytest.mark.chaos
 def test_without_a_seed(place: Place) -> None:
     """Both runs are one training, also where each process would begin another."""
     options = ("--kills", "1", "--epochs", "2", "--ignore", "callback Clock.*", "--json")
@@ -136,6 +137,7 @@ def test_without_a_seed(place: Place) -> None:
     assert len(document["kills"]) == 1
 
 
+@pytest.mark.chaos
 def test_a_fit_after_an_interrupted_one(place: Place) -> None:
     """It goes on where that one was stopped, as it does without a drill: both are one training."""
     options = ("--kills", "1", "--seed", "5", "--ignore", "callback Clock.*", "--json")
