@@ -72,6 +72,7 @@ _METADATA: dict[str, dict[str, Any]] = {
         }
     },
 }
+_GPUS = {"colab": 1, "kaggle": 2}  #: of one machine, at most
 #: of a cell that is long and of no interest: JupyterLab, Kaggle and Colab hide its source
 _HIDDEN = {"jupyter": {"source_hidden": True}, "_kg_hide-input": True, "cellView": "form"}
 _TITLE = "#@title"  #: it begins with
@@ -120,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
         specs = [spec for _, spec in load_all(options)]
         if not cell:
             _refuse_own(specs)
-        _say_what_is_missing(specs)
+        _say_what_is_missing(specs, options.platform)
     notebook = make(options.platform, specs, store=store, requirement=install, code=cell)
     content = (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
     if options.output is None and path.is_file() and path.read_bytes() != content:
@@ -357,8 +358,17 @@ def _entries(specs: Sequence[JobSpec]) -> list[tuple[registry.Kind, str]]:
     )
 
 
-def _say_what_is_missing(specs: Sequence[JobSpec]) -> None:
+def _say_what_is_missing(specs: Sequence[JobSpec], platform: str) -> None:
     """Name what the jobs need and the notebook does not bring."""
+    names = {spec.name for spec in specs}
+    for spec in specs:
+        for label in spec.requirements.labels:
+            say(f"{spec.name} stays queued there: the notebook's worker has no label {label!r}")
+        asked = [spec.training.devices, spec.requirements.devices]
+        if any(isinstance(one, int) and one > _GPUS[platform] for one in asked):
+            say(f"{spec.name} stays queued there: {platform} gives {_GPUS[platform]} GPU at most")
+        for name in sorted({*spec.after} - names):
+            say(f"{spec.name} waits for {name!r}, which is no job of the notebook")
     for path in local_paths(specs):
         say(f"{path} is of this machine: give a URL, or where the file is in the notebook")
     for kind, name in _entries(specs):

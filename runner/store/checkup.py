@@ -5,7 +5,7 @@ finding is told as soon as it is there, for on a slow line the whole takes a min
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -175,12 +175,13 @@ def _clock(store: Store) -> Finding:
 
 def _records(store: Store) -> Finding:
     """Look at the records of the first jobs: which are gone or damaged, or could be unnoticed."""
-    jobs, keys = store.folders("jobs/"), list[str]()
+    jobs, keys, older = store.folders("jobs/"), list[str](), set[str]()
     waiting = iter(jobs)
     gaps = []
     while len(keys) < _RECORDS and (job := next(waiting, None)):
         of_job, number = log.run(store, log.listed(f"jobs/{job}"))
         keys += of_job
+        older |= {*of_job[1:-1]}  # a job is read from its first record and its newest
         if number is not None and not _is_removed(store, job):
             gaps.append(f"{job} lacks record {number}")
     left = len(list(waiting))
@@ -190,7 +191,7 @@ def _records(store: Store) -> Finding:
         text += f", {left} more were not looked at"
     if set(sorts) == {"sound"}:
         text += ", each with a hash of its own"
-    wrong = _wrong_records(dict(zip(keys, sorts, strict=True)), gaps)
+    wrong = _wrong_records(dict(zip(keys, sorts, strict=True)), gaps, older)
     return Finding("records", Verdict.WARNING if wrong else Verdict.OK, text + wrong)
 
 
@@ -203,8 +204,9 @@ def _is_removed(store: Store, job: str) -> bool:
     return copy.get("kind") == "remove"
 
 
-def _wrong_records(sorts: Mapping[str, str], gaps: Sequence[str]) -> str:
-    text, damaged = "", [key for key, sort in sorts.items() if sort == "damaged"]
+def _wrong_records(sorts: Mapping[str, str], gaps: Sequence[str], older: Set[str]) -> str:
+    wrong = [key for key, sort in sorts.items() if sort == "damaged"]
+    text, damaged = "", [key for key in wrong if key not in older]
     if "old" in sorts.values():
         text = (
             f": {[*sorts.values()].count('old')} are of the first versions and have no hash of "
@@ -213,6 +215,9 @@ def _wrong_records(sorts: Mapping[str, str], gaps: Sequence[str]) -> str:
         )
     if damaged:
         text += f"; {len(damaged)} damaged: {', '.join(damaged[:5])}. Bring them back from a copy"
+    if harmless := [key for key in wrong if key in older]:
+        text += f"; {len(harmless)} damaged that only the past tells: {', '.join(harmless[:5])}. "
+        text += "Its job goes on"
     if gaps:
         text += f"; records are gone: {', '.join(gaps[:5])}. Bring them back, submit the same spec "
         text += "again where record 0 alone is gone, or remove the job's whole folder"

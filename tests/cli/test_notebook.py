@@ -229,9 +229,13 @@ def test_it_holds_the_jobs_that_are_given(tmp_path: Path) -> None:
     (tmp_path / "x.npz").touch()
     path = tmp_path / "runner-colab.ipynb"
     fields = {"training.epochs": 7, "data": {"name": "npz", "path": str(tmp_path / "x.npz")}}
+    fields |= {"requirements": {"labels": ["lab"], "devices": 2}, "after": ["first"]}
     changes = sets({**fields, "model": {"name": "odd"}})
     done = runner.run("notebook", "colab", str(job), *changes, "-o", str(path))
     assert done.returncode == 0, done.stderr
+    assert "a stays queued there: the notebook's worker has no label 'lab'" in done.stderr
+    assert "stays queued there: colab gives 1 GPU at most" in done.stderr
+    assert "waits for 'first', which is no job of the notebook" in done.stderr
     assert f"data.path {tmp_path / 'x.npz'} is of this machine" in done.stderr
     assert "'odd' is of the package odd" in done.stderr
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]

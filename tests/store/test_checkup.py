@@ -73,6 +73,23 @@ def test_old_and_damaged_records_are_counted_and_named() -> None:
     assert f"1 damaged: {second}. Bring them back from a copy" in found.text
 
 
+def test_a_damaged_record_that_no_job_is_read_from_is_told_apart() -> None:
+    store = MemoryStore()
+    queue = Queue(store)
+    lease = queue.claim(queue.submit("cats", {"seed": 1}), {"host": "here", "pid": 1})
+    lease.commit(Commit(step=1, epoch=0, checkpoints=[]))
+    first, middle, newest = store.list("jobs/cats/log/")
+    store.put(middle, b"{")
+    assert (job := Queue(store).find("cats")) is not None
+    assert job.step == 1
+    found = examine(store)["records"]
+    assert f"; 1 damaged that only the past tells: {middle}. Its job goes on" in found.text
+    assert "Bring them back" not in found.text
+    for key in (first, newest):
+        store.put(key, b"{")
+    assert f"2 damaged: {first}, {newest}. Bring them back" in examine(store)["records"].text
+
+
 @pytest.mark.parametrize("lost", [0, 2])
 def test_a_log_with_a_gap_is_named(lost: int) -> None:
     store = MemoryStore()
