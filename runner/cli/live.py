@@ -220,7 +220,7 @@ class LiveReporter(PlainReporter):
 
     def _show(self, progress: Progress, *, ends_epoch: bool) -> None:
         if ends_epoch:
-            self.note(words.epoch_line(self._job, progress))
+            self.note(words.epoch_line(self._job, progress, self._console.width))
         if progress.stage == receiving.STAGE:  # whoever has it all goes on to build
             self._seen = progress if progress.step < progress.steps else None
             self._moved_at = monotonic()

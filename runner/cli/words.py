@@ -1,5 +1,6 @@
 """The lines that a worker writes about a job: its attempts and their progress."""
 
+import math
 from collections.abc import Callable, Mapping
 
 from runner.cli.common import command
@@ -105,7 +106,13 @@ def progress_line(job: Job, progress: Progress, eta: float | None) -> str:
     return f"{job.id}: {', '.join(filter(None, parts))}"
 
 
-def epoch_line(job: Job, progress: Progress) -> str:
-    """The line that an epoch leaves behind."""
-    metrics = "  ".join(metric_texts(progress.metrics, job.monitors))
-    return f"  epoch {progress.epoch}/{progress.epochs}, {metrics}"
+def epoch_line(job: Job, progress: Progress, width: float = math.inf) -> str:
+    """The line that an epoch leaves behind: as many metrics as find room in the width."""
+    line = f"  epoch {progress.epoch}/{progress.epochs},"
+    first, *more = metric_texts(progress.metrics, job.monitors) or [""]
+    line += f" {first}"
+    for text in more:
+        if len(line) + 2 + len(text) > width:
+            break
+        line += f"  {text}"
+    return line

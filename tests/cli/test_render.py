@@ -274,6 +274,13 @@ def test_each_epoch_leaves_a_line_of_80_columns_behind_on_a_terminal() -> None:
     ]
 
 
+def test_metrics_for_which_a_narrow_terminal_has_no_room_are_left_out() -> None:
+    screen = Screen(60, "cats")
+    screen.progressed(0, 20, 36)
+    (line,) = screen.behind[1:]
+    assert line == "  epoch 1/15, loss 2.7368  top_1 0.3470  val_loss 3.2996"
+
+
 def test_each_epoch_leaves_a_line_behind_in_a_notebook(capsys: pytest.CaptureFixture[str]) -> None:
     reporter, job = InPlaceReporter(), untrained()
     reporter.started(job)
