@@ -71,6 +71,10 @@ class JobSpec(Part):
         description="where the metrics of committed epochs are mirrored; addresses and keys are"
         " taken from the worker's environment",
     )
+    log_model: bool = Field(
+        False,
+        description="whether MLflow and W&B get the final model, as `runner export` writes it",
+    )
     from_: From | None = Field(
         None, alias="from", description="go on from another job, or begin with weights"
     )
@@ -148,6 +152,7 @@ _LATER: dict[tuple[str, ...], Any] = {
     ("data", "given"): None,
     ("report",): {"publish": False},
     ("trackers",): [],
+    ("log_model",): False,
     ("training", "devices"): 1,
     ("requirements", "devices"): None,
     ("training", "early_stopping", "mode"): "auto",

@@ -9,19 +9,26 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from runner.errors import CheckpointError
 from runner.mirrors import mlflow, wandb
-from runner.mirrors.copies import Copy, copy_of, is_settled, lacks, write_report
+from runner.mirrors.copies import (
+    Copy,
+    copy_of,
+    is_settled,
+    lacks,
+    write_model,
+    write_report,
+)
 from runner.queue.job import Job
 from runner.queue.queue import Queue
 from runner.store.settings import mask
 
 logger = logging.getLogger(__name__)
 
-MIRRORS: dict[str, Callable[[Copy, Path | None], str]] = {
+MIRRORS: dict[str, Callable[[Copy, Mapping[str, Path]], str]] = {
     "mlflow": mlflow.mirror,
     "wandb": wandb.mirror,
 }
@@ -47,7 +54,8 @@ class Mirroring:
         self._pending: dict[str, Job] = {}
         self._seen: dict[str, tuple[int, int]] = {}  # epochs, and the record of a settled job
         self._said: set[str] = set()
-        self._closing = False
+        self._closing = self._exporting = False
+        self._until = 0.0  # a worker that ends waits so long, and while a model is exported
         self._thread: threading.Thread | None = None
 
     def see(self, jobs: Iterable[Job]) -> None:
@@ -71,9 +79,9 @@ class Mirroring:
         with self._wake:
             self._closing = True
             self._wake.notify_all()
-        until = time.monotonic() + LAST_SECONDS
+        self._until = time.monotonic() + LAST_SECONDS
         while self._thread is not None and self._thread.is_alive():
-            if is_stopped() or time.monotonic() > until:
+            if is_stopped() or (time.monotonic() > self._until and not self._exporting):
                 return  # the thread ends with the process
             self._thread.join(0.1)
 
@@ -141,14 +149,31 @@ class Mirroring:
             return
         copy = copy_of(self._queue, job)
         with tempfile.TemporaryDirectory() as folder:
-            report = Path(folder) if job.ended else None
-            if report is not None:
-                write_report(self._queue, job, report)
+            artifacts, lacking = self._artifacts(copy, Path(folder))
             for tracker in left:
-                if differs := MIRRORS[tracker](copy, report):
+                if differs := MIRRORS[tracker](copy, artifacts):
                     self._say_once(f"{job.id}: {tracker} keeps what it has: {differs}")
-                if settled and self._is_still(job):
+                if settled and not lacking and self._is_still(job):
                     store.create(marker(job, tracker), b"{}\n")
+
+    def _artifacts(self, copy: Copy, folder: Path) -> tuple[dict[str, Path], bool]:
+        """Write what an ended job leaves, by name; whether another worker has to do the rest."""
+        job, found = copy.job, dict[str, Path]()
+        if not job.ended:
+            return found, False
+        found["report"] = folder / "report"
+        write_report(self._queue, job, found["report"])
+        if job.final is None or not copy.spec.get("log_model"):
+            return found, False
+        self._exporting = True
+        try:
+            why = write_model(self._queue, job, folder / "model")
+        finally:
+            self._until, self._exporting = time.monotonic() + LAST_SECONDS, False
+        if why:
+            self._say_once(f"{job.id}: its model is left to another worker to export: {why}")
+            return found, True
+        return {**found, "model": folder / "model"}, False
 
     def _is_still(self, job: Job) -> bool:
         now = self._queue.find(job.id)

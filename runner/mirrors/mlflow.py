@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,12 @@ PARAMETERS_AT_ONCE = 100
 _ENDED = {State.SUCCEEDED: "FINISHED", State.FAILED: "FAILED", State.CANCELLED: "KILLED"}
 
 
-def mirror(copy: Copy, report: Path | None) -> str:
+def mirror(copy: Copy, artifacts: Mapping[str, Path]) -> str:
     """Add what the server lacks; how its History differs from the job's, in words.
 
     Args:
         copy: of the job.
-        report: a folder with it, for a job that has ended.
+        artifacts: folders with what a job has left that has ended, by name.
     """
     from mlflow import MlflowClient
 
@@ -40,8 +40,8 @@ def mirror(copy: Copy, report: Path | None) -> str:
     missing, differing = _missing(client, run, copy)
     for start in range(0, len(missing), AT_ONCE):
         client.log_batch(run.info.run_id, metrics=missing[start : start + AT_ONCE])
-    if report is not None:
-        client.log_artifacts(run.info.run_id, str(report), "report")
+    for name, folder in artifacts.items():
+        client.log_artifacts(run.info.run_id, str(folder), name)
     ended = _ENDED.get(copy.job.state)
     if ended:
         at = round(copy.job.updated_at.timestamp() * 1000)

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from runner.mirrors.copies import Copy
 from runner.queue.job import State
 
 PROJECT = "runner"  #: where WANDB_PROJECT says nothing else
-SECONDS = 600.0  #: for one mirroring; a report is uploaded in it
+SECONDS = 600.0  #: for one mirroring; a model may be uploaded in it
 
 
-def mirror(copy: Copy, report: Path | None) -> str:
+def mirror(copy: Copy, artifacts: Mapping[str, Path]) -> str:
     """Add what the server lacks. W&B is asked for no values, so it never differs: "".
 
     Raises:
@@ -35,7 +36,7 @@ def mirror(copy: Copy, report: Path | None) -> str:
         "results": copy.results,
         "ended": copy.job.ended,
         "failed": copy.job.state is State.FAILED,
-        "report": str(report) if report else None,
+        "artifacts": {name: str(folder) for name, folder in artifacts.items()},
     }
     done = subprocess.run(  # noqa: S603 - this Python, this module
         [sys.executable, "-m", __name__],
@@ -58,8 +59,8 @@ def send(task: dict[str, Any]) -> None:
         raise RuntimeError("WANDB_MODE says that nothing is to be sent")
     _log(run, task["history"])
     run.summary.update(task["results"])
-    if task["report"]:
-        _log_report(run, task)
+    for kind, artifact in task["artifacts"].items():
+        _log_artifact(run, f"{kind}-{task['id']}", kind, artifact)
     run.finish(exit_code=int(task["failed"]))
     folder = Path(run.dir).parent
     earlier = folder.parent.glob(f"offline-run-*-{task['id']}") if run.offline else ()
@@ -98,11 +99,11 @@ def _log(run: Any, history: dict[str, list[float | None]]) -> None:
         run.log({k: math.nan if v is None else v for k, v in values.items()}, step=epoch)
 
 
-def _log_report(run: Any, task: dict[str, Any]) -> None:
+def _log_artifact(run: Any, name: str, kind: str, folder: str) -> None:
     import wandb
 
-    artifact = wandb.Artifact(f"report-{task['id']}", type="report")
-    artifact.add_dir(task["report"])
+    artifact = wandb.Artifact(name, type=kind)
+    artifact.add_dir(folder)
     run.log_artifact(artifact)
 
 

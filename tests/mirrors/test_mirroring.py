@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,41 @@ import pytest
 
 from runner.mirrors import mirroring
 from runner.mirrors.copies import Copy, lacks
-from runner.queue.job import spec_digest
+from runner.queue.job import Job, spec_digest
+from runner.queue.queue import Queue
 from runner.spec import parse
 from tests.engine.counting import Shop
 from tests.harness import Runner
+
+
+def test_a_model_that_one_worker_cannot_export_is_left_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shop, got, why = Shop(monkeypatch), list[list[str]](), ["it lacks the program"]
+
+    def take(copy: Copy, artifacts: Mapping[str, Path]) -> str:
+        got.append([*artifacts])
+        return ""
+
+    def write(queue: Queue, job: Job, folder: Path) -> str:
+        return why.pop() if why else ""
+
+    monkeypatch.setattr(mirroring, "lacks", lambda _: "")
+    monkeypatch.setattr(mirroring, "copy_of", lambda _, job: Copy(
+        job=replace(job, final={}), id="", spec={"log_model": True}, history={}, times=[]
+    ))  # fmt: skip
+    monkeypatch.setattr(mirroring, "write_report", lambda *_: None)
+    monkeypatch.setattr(mirroring, "write_model", write)
+    monkeypatch.setitem(mirroring.MIRRORS, "mlflow", take)
+    shop.submit("seen", trackers=["mlflow"])
+    shop.work()
+    assert got[-1] == ["report"]
+    assert shop.store.list("jobs/seen/mirrored/") == []
+    shop.work()
+    assert got[-1] == ["report", "model"]
+    assert shop.store.list("jobs/seen/mirrored/") == [
+        mirroring.marker(shop.queue.job("seen"), "mlflow")
+    ]
 
 
 def test_without_trackers_nothing_is_imported_or_asked() -> None:
@@ -37,7 +70,7 @@ def test_a_job_that_is_mirrored_whole_costs_one_look(monkeypatch: pytest.MonkeyP
     """And a tracker that fails keeps no job from its end."""
     shop, got = Shop(monkeypatch), list[str]()
 
-    def take(copy: Copy, report: Path | None) -> str:
+    def take(copy: Copy, artifacts: Mapping[str, Path]) -> str:
         got.append(copy.job.state)
         return ""
 

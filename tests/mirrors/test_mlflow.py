@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from runner.mirrors.copies import run_id
@@ -162,11 +163,30 @@ def test_killed_between_commits_and_the_mirror(server: Server, tmp_path: Path) -
     server.start()
     runner = Runner(tmp_path / "store", warm=True)
     submit(runner, tmp_path)
-    for moment in ("committed:4", "committed:6", "committed:1", "finished:1"):
+    for moment in ("committed:3", "committed:2", "committed:1", "finished:1"):
         died = runner.run("resume", sabotage=moment)
         assert died.returncode == -9, died.stderr[-2000:]
     runner.ok("resume")
     assert_mirrored(runner)
+
+
+def test_the_final_model_is_there_where_it_is_asked_for(server: Server, tmp_path: Path) -> None:
+    """Also where the worker that trained it died before."""
+    import keras
+    from mlflow import MlflowClient
+
+    server.start()
+    runner = Runner(tmp_path / "store", warm=True)
+    submit(runner, tmp_path, log_model=True)
+    assert runner.run("resume", sabotage="finished:2").returncode == -9
+    assert runner.status("seen")["state"] == "succeeded"
+    runner.ok("work", "--until-empty")
+    run, client, own = assert_mirrored(runner), MlflowClient(), tmp_path / "own.keras"
+    sent = client.download_artifacts(run.info.run_id, "model/model.keras", str(tmp_path))
+    runner.ok("export", "seen", str(own))
+    first, second = (keras.models.load_model(path).get_weights() for path in (sent, own))
+    assert len(first) == len(second) > 0
+    assert all(np.array_equal(*pair) for pair in zip(first, second, strict=True))
 
 
 def test_killed_while_the_server_is_frozen(server: Server, tmp_path: Path) -> None:

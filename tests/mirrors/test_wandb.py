@@ -53,7 +53,7 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     runner = Runner(tmp_path / "store", warm=True)
     path = tmp_path / "job.json"
-    path.write_text(json.dumps({**SPEC, "trackers": ["wandb"]}))
+    path.write_text(json.dumps({**SPEC, "trackers": ["wandb"], "log_model": True}))
     runner.ok("submit", str(path), "--detach")
     return runner
 
@@ -84,12 +84,14 @@ def assert_mirrored(runner: Runner, folder: Path) -> None:
             summary[name] = json.loads(item.value_json)
     for name, value in status["evaluation"].items():
         assert summary[f"evaluation/{name}"] == value
-    (artifact,) = (record.artifact for record in records(path) if record.artifact.name)
-    assert "report.html" in [one.path for one in artifact.manifest.contents]
+    artifacts = [record.artifact for record in records(path) if record.artifact.name]
+    files = {one.type: [file.path for file in one.manifest.contents] for one in artifacts}
+    assert "report.html" in files.pop("report")
+    assert files == {"model": ["model.keras"]}
 
 
 def test_killed_between_commits_and_the_mirror(runner: Runner, tmp_path: Path) -> None:
-    for moment in ("committed:4", "committed:6", "finished:1"):
+    for moment in ("committed:4", "committed:2", "finished:1"):
         died = runner.run("resume", sabotage=moment)
         assert died.returncode == -9, died.stderr[-2000:]
     runner.ok("resume")
