@@ -67,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     seed = secrets.randbelow(10_000) if options.seed is None else options.seed
     stop = catch_signals()
+    stop.idle = True  # the jobs are its workers'
     live = sys.stderr.isatty() and not options.json
     with Console(stderr=True, quiet=not live).status("starting") as status:
         task = Task(

@@ -75,7 +75,7 @@ def conflict(job_id: str, there: Json, spec: Json) -> ConflictError:
     """Return the error for another spec under the name of a job, with what differs."""
     return ConflictError(
         f"there is a job {job_id} with another spec already: {_differences(there, spec)}. "
-        "Give the new one another name: --set name=NAME."
+        'Give the new one another name: --set name=NAME, or in a sweep the "name" of its entry.'
     )
 
 

@@ -214,7 +214,9 @@ def _wrong_records(sorts: Mapping[str, str], gaps: Sequence[str], older: Set[str
             "on has one"
         )
     if damaged:
-        text += f"; {len(damaged)} damaged: {', '.join(damaged[:5])}. Bring them back from a copy"
+        text += f"; {len(damaged)} damaged: {', '.join(damaged[:5])}. Bring them back from a copy: "
+        text += "a job without its first is not trained, extended or compared, of one without its "
+        text += "newest the one before counts"
     if harmless := [key for key in wrong if key in older]:
         text += f"; {len(harmless)} damaged that only the past tells: {', '.join(harmless[:5])}. "
         text += "Its job goes on"

@@ -225,6 +225,7 @@ def test_stopped(place: Place) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
+    assert "SIGINT: stopping; once more" in said  # no job is saved here
     assert "Traceback" not in said
     assert list(place.temporary.iterdir()) == []
     assert (
