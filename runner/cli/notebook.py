@@ -365,8 +365,9 @@ def _say_what_is_missing(specs: Sequence[JobSpec], platform: str) -> None:
         for label in spec.requirements.labels:
             say(f"{spec.name} stays queued there: the notebook's worker has no label {label!r}")
         asked = [spec.training.devices, spec.requirements.devices]
-        if any(isinstance(one, int) and one > _GPUS[platform] for one in asked):
-            say(f"{spec.name} stays queued there: {platform} gives {_GPUS[platform]} GPU at most")
+        most = _GPUS[platform]
+        if any(isinstance(one, int) and one > most for one in asked):
+            say(f"{spec.name} stays queued there: {platform} has no more GPUs than {most}")
         for name in sorted({*spec.after} - names):
             say(f"{spec.name} waits for {name!r}, which is no job of the notebook")
     for path in local_paths(specs):

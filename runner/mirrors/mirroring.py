@@ -14,14 +14,7 @@ from pathlib import Path
 
 from runner.errors import CheckpointError
 from runner.mirrors import mlflow, wandb
-from runner.mirrors.copies import (
-    Copy,
-    copy_of,
-    is_settled,
-    lacks,
-    write_model,
-    write_report,
-)
+from runner.mirrors.copies import Copy, copy_of, is_settled, lacks, write_model, write_report
 from runner.queue.job import Job
 from runner.queue.queue import Queue
 from runner.store.settings import mask
@@ -149,6 +142,9 @@ class Mirroring:
             return
         copy = copy_of(self._queue, job)
         with tempfile.TemporaryDirectory() as folder:
+            if copy.spec.get("log_model"):
+                for tracker in left:  # one that is away fails before a model is exported
+                    MIRRORS[tracker](copy, {})
             artifacts, lacking = self._artifacts(copy, Path(folder))
             for tracker in left:
                 if differs := MIRRORS[tracker](copy, artifacts):

@@ -234,7 +234,7 @@ def test_it_holds_the_jobs_that_are_given(tmp_path: Path) -> None:
     done = runner.run("notebook", "colab", str(job), *changes, "-o", str(path))
     assert done.returncode == 0, done.stderr
     assert "a stays queued there: the notebook's worker has no label 'lab'" in done.stderr
-    assert "stays queued there: colab gives 1 GPU at most" in done.stderr
+    assert "stays queued there: colab has no more GPUs than 1" in done.stderr
     assert "waits for 'first', which is no job of the notebook" in done.stderr
     assert f"data.path {tmp_path / 'x.npz'} is of this machine" in done.stderr
     assert "'odd' is of the package odd" in done.stderr
