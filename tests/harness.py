@@ -34,6 +34,10 @@ ENVIRONMENT = {
 }
 #: what decides over a process while it starts: each value has a warm server of its own
 AT_START = ("KERAS_BACKEND", "PYTHONHASHSEED", "WARM_IMPORTS")
+#: what does so too, and no fork can have another value of: such processes are not forked
+ONLY_AT_START = ("PYTHON", "TF_", "JAX_", "KERAS_", "OMP_", "FSSPEC_", "LC_", "LANG", "HOME", "TMP")
+IMPORTED = "keras sklearn.datasets sklearn.metrics msgspec pydantic rich.console rich.table"
+_BEFORE_ALL_TESTS = dict(os.environ)
 
 #: small steps between checkpoints, so that there is much to be lost and much to be wrong; and
 #: deaths in quick succession are no poison here
@@ -55,7 +59,8 @@ class Runner:
     store: Path
     environment: Mapping[str, str] | None = None
     url: str = ""  #: of a bucket, instead of the folder
-    warm: bool = False  #: workers are forks of a process that has imported TensorFlow
+    warm: bool = False  #: started workers too are forks of a process that has imported TensorFlow
+    cold: bool = False  #: no command is one
     within: Sequence[str] = ()  #: a command that runs another, given as its arguments
 
     def start(
@@ -67,17 +72,9 @@ class Runner:
     ) -> "Process":
         """Start a command. `sabotage` names a moment at which the process kills itself."""
         module = "tests.saboteur" if sabotage else module
-        env = {
-            **os.environ,
-            **ENVIRONMENT,
-            "RUNNER_STORE": self.url or str(self.store),
-            **({"SABOTAGE": sabotage} if sabotage else {}),
-            **(self.environment or {}),
-            **(environment or {}),
-        }
+        env = self._environment(sabotage, environment)
         if self.warm and arguments[0] in WORKERS and "--detach" not in arguments:
-            early = {name: env[name] for name in AT_START if name in env}
-            return warm.Process(warm.server(**ENVIRONMENT, **early), module, arguments, env)
+            return _forked(module, arguments, env)
         return subprocess.Popen(
             [*self.within, sys.executable, "-m", module, *arguments],
             stdout=subprocess.PIPE,
@@ -92,10 +89,24 @@ class Runner:
         self, *arguments: str, sabotage: str = "", environment: Mapping[str, str] | None = None
     ) -> "subprocess.CompletedProcess[str]":
         """Run a command to its end."""
-        process = self.start(*arguments, sabotage=sabotage, environment=environment)
+        env = self._environment(sabotage, environment)
+        if self.cold or self.within or not _can_be_forked(env):
+            process = self.start(*arguments, sabotage=sabotage, environment=environment)
+        else:
+            process = _forked("tests.saboteur" if sabotage else "runner", arguments, env)
         out, err = process.communicate(timeout=540)
         assert process.returncode is not None
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def _environment(self, sabotage: str, more: Mapping[str, str] | None) -> dict[str, str]:
+        return {
+            **os.environ,
+            **ENVIRONMENT,
+            "RUNNER_STORE": self.url or str(self.store),
+            **({"SABOTAGE": sabotage} if sabotage else {}),
+            **(self.environment or {}),
+            **(more or {}),
+        }
 
     def ok(self, *arguments: str) -> str:
         """Run a command that must succeed; its standard output."""
@@ -147,6 +158,25 @@ def change_record(path: Path, **fields: Any) -> None:
     record = json.loads(path.read_text())
     kept = {name: value for name, value in record.items() if not name.startswith("sum")}
     path.write_text(json.dumps({**kept, **fields}))
+
+
+def _can_be_forked(environment: Mapping[str, str]) -> bool:
+    """Tell if it has nothing that must be there before Python or TensorFlow starts."""
+    if environment.get("KERAS_BACKEND", "tensorflow") not in ("tensorflow", "jax"):
+        return False
+    before = {**_BEFORE_ALL_TESTS, **ENVIRONMENT}
+    return all(
+        environment.get(name) == before.get(name)
+        for name in environment.keys() | before.keys()
+        if name.startswith(ONLY_AT_START) and name not in AT_START
+    )
+
+
+def _forked(module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> warm.Process:
+    early = {name: environment[name] for name in AT_START if name in environment}
+    early["WARM_IMPORTS"] = " ".join([IMPORTED, environment.get("WARM_IMPORTS", "")])
+    server = warm.server(**ENVIRONMENT, **early)
+    return warm.Process(server, module, arguments, environment)
 
 
 def _hear_ctrl_c() -> None:

@@ -68,7 +68,7 @@ def undisturbed(spec: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return runner.status("over-a-bad-line")
 
 
-@pytest.fixture(scope="module", params=["s3", "gcs"])
+@pytest.fixture(scope="module", params=["s3", pytest.param("gcs", marks=pytest.mark.chaos)])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     with serving(request.param) as server:
         yield server

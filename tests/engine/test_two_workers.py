@@ -12,7 +12,12 @@ from runner.queue.job import State
 from tests.harness import QUICKSTART, Runner, kill, sets, wait_until
 
 SHORT_LEASE = {"RUNNER_LEASE_SECONDS": "4"}
-LONG = {"training.epochs": 200, "training.early_stopping": None, "checkpoint.every": "2 steps"}
+LONG = {
+    "model": {"name": "mlp"},
+    "training.epochs": 2000,
+    "training.early_stopping": None,
+    "checkpoint.every": "2 steps",
+}
 
 
 def test_the_second_worker_says_who_owns_the_job_and_goes(tmp_path: Path) -> None:

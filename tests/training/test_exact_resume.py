@@ -2,12 +2,13 @@
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.training.killing import attempt, differences, killed, undisturbed
+from tests.training.killing import Warm, attempt, differences, killed, undisturbed
 
 STEPS = 6  # of an epoch
 
@@ -31,11 +32,18 @@ def test_what_is_saved_at_the_end_is_what_is_in_memory(reference: dict[str, Any]
     assert reference["saved"] == reference["variables"]
 
 
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    process = Warm(tmp_path_factory.mktemp("warm"))
+    yield process
+    process.close()
+
+
 def store_kill(operation: str, key: str, n: int, when: str) -> dict[str, Any]:
     return {"kind": "store", "at": 0, "operation": operation, "key": key, "n": n, "when": when}
 
 
-def test_five_kills_in_one_training(tmp_path: Path, reference: dict[str, Any]) -> None:
+def test_five_kills_in_one_training(tmp_path: Path, reference: dict[str, Any], warm: Warm) -> None:
     """At steps, in a validation, between epochs, while a checkpoint is written, at the end.
 
     Each attempt seeds everything differently: what is equal was restored.
@@ -47,7 +55,7 @@ def test_five_kills_in_one_training(tmp_path: Path, reference: dict[str, Any]) -
         store_kill("create", "log/", 2, "after"),  # committed, nothing cleaned up
         {"kind": "after_final", "at": 0},
     ]
-    assert differences(reference, killed(tmp_path / "run", {}, kills)) == []
+    assert differences(reference, killed(tmp_path / "run", {}, kills, attempt=warm)) == []
 
 
 @pytest.mark.chaos
