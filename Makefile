@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types pytest chaos bench pictures test-ray test-jax lock image image-cpu test-docker sky-schema schema clean
+.PHONY: run test lint types pytest test-slow chaos bench pictures test-ray test-jax lock image image-cpu test-docker sky-schema schema clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed  ## train the quickstart job, or go on with it
@@ -21,6 +21,9 @@ types: $(VENV)/.installed-dev
 TESTS := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 pytest: $(VENV)/.installed-dev  # 3 is an error of pytest or of its workers, and no test's
 	$(TESTS) || { [ $$? -eq 3 ] && echo "pytest itself has failed: once more" && $(TESTS); }
+
+test-slow: $(VENV)/.installed-dev  ## what `make test` leaves out: of each guarantee more cases
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10 -m "slow and not chaos"
 
 chaos: $(VENV)/.installed-dev  ## long: many kills, many schedules
 	$(BIN)/pytest -m chaos

@@ -36,6 +36,7 @@ ENVIRONMENT = {
 AT_START = ("KERAS_BACKEND", "PYTHONHASHSEED", "WARM_IMPORTS")
 #: what does so too, and no fork can have another value of: such processes are not forked
 ONLY_AT_START = ("PYTHON", "TF_", "JAX_", "KERAS_", "OMP_", "FSSPEC_", "LC_", "LANG", "HOME", "TMP")
+ANYTIME = "TF_FORCE_GPU_ALLOW_GROWTH"  #: that `runner` sets, in the tests' own process as well
 IMPORTED = "keras sklearn.datasets sklearn.metrics msgspec pydantic rich.console rich.table"
 _BEFORE_ALL_TESTS = dict(os.environ)
 
@@ -168,7 +169,7 @@ def _can_be_forked(environment: Mapping[str, str]) -> bool:
     return all(
         environment.get(name) == before.get(name)
         for name in environment.keys() | before.keys()
-        if name.startswith(ONLY_AT_START) and name not in AT_START
+        if name.startswith(ONLY_AT_START) and name not in (*AT_START, ANYTIME)
     )
 
 

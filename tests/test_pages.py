@@ -165,6 +165,7 @@ def test_the_readmes_program_is_a_job(tmp_path: Path) -> None:
     assert store.status("houses-wide")["evaluation"]["mae"] > 0
 
 
+@pytest.mark.slow
 def test_the_readmes_notebook_trains(tmp_path: Path) -> None:
     """As it stands, and again."""
     cell = block("README.md", "python", "BackupAndRestore")

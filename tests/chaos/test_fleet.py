@@ -361,6 +361,7 @@ def server() -> Iterator[Server]:
         yield running
 
 
+@pytest.mark.slow
 def test_a_small_fleet_in_trouble(server: Server, tmp_path: Path) -> None:
     """Half a minute of it, in the default tests."""
     plan = Plan(workers=4, jobs=6, chains=3, steps=30, seconds=15, pause=1.2, lease=6.0)

@@ -324,6 +324,7 @@ def program(*, units: int = 4) -> runner.Program:
 SUBMIT = 'runner.submit(program, name="short", arguments={"units": 3}, training={"epochs": 1})'
 
 
+@pytest.mark.slow
 def test_a_function_becomes_a_job_in_a_notebook(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -430,6 +431,7 @@ def test_all_mistakes_of_a_submitted_function_are_told(
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.slow
 def test_a_function_of_an_installed_package_is_a_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -486,6 +488,7 @@ def execute(notebook: dict[str, Any], kernel: str, folder: Path) -> Any:
     return found
 
 
+@pytest.mark.slow
 def test_it_carries_the_package(kernel: str, tmp_path: Path) -> None:
     """A new machine without an index gets this very runner, its user's networks among it."""
     notebook = make("kaggle", SPECS, store="", requirement="")
@@ -563,6 +566,7 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [f"{URL}@v1", "the folder"])
 def test_a_notebook_brings_its_users_own_code(
     given: str, study: Path, kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -689,6 +693,7 @@ LONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "end",
     ["the stop button", pytest.param("the kernel is killed", marks=pytest.mark.chaos)],

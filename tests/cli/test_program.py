@@ -106,6 +106,7 @@ def test_status_and_report_of_programs(runner: Runner, tmp_path: Path) -> None:
     assert not {"own-confusion.png", "own-calibration.png"} & pictures
 
 
+@pytest.mark.slow
 def test_which_weights_were_tested_and_exported_is_said(runner: Runner, tmp_path: Path) -> None:
     """An early stopping puts the best back, whether it has stopped the training or not."""
     weights = "with the weights of epoch 1, its best val_mae"
@@ -120,6 +121,7 @@ def test_which_weights_were_tested_and_exported_is_said(runner: Runner, tmp_path
         assert words in runner.run("export", "own", path, "--checkpoint", which).stderr
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own_class_is_exported_by_its_weights(
     runner: Runner, tmp_path: Path
 ) -> None:
@@ -164,6 +166,7 @@ def test_an_export_with_other_code_says_so(runner: Runner, tmp_path: Path) -> No
     assert "config.json" in zipfile.ZipFile(tmp_path / "m.keras").namelist()
 
 
+@pytest.mark.slow
 def test_a_drill_of_a_program_is_identical(runner: Runner, tmp_path: Path) -> None:
     spec = tmp_path / "job.json"
     changes = {"name": "sums", "training": {"epochs": 20}}
@@ -175,6 +178,7 @@ def test_a_drill_of_a_program_is_identical(runner: Runner, tmp_path: Path) -> No
     assert "mae" in found["killed"]["evaluation"]
 
 
+@pytest.mark.slow
 def test_a_machine_whose_backend_is_broken_says_so_once_and_leaves_no_job(
     tmp_path: Path,
 ) -> None:
@@ -198,6 +202,7 @@ def test_a_machine_whose_backend_is_broken_says_so_once_and_leaves_no_job(
     assert "program 'one'" not in said
 
 
+@pytest.mark.slow
 def test_doctor_names_the_programs_and_a_folder_that_is_none_is_refused(
     runner: Runner, tmp_path: Path
 ) -> None:
@@ -264,6 +269,7 @@ def test_a_program_that_cant_be_trained_is_told_and_nothing_is_stored(
     assert not list((tmp_path / "store").glob("jobs/*"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_trial_of_a_program(tmp_path: Path) -> None:
     """At once, however long its function takes; nothing is stored."""
     (tmp_path / "programs").mkdir()

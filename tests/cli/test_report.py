@@ -36,6 +36,7 @@ def status(runner: Runner) -> dict[str, Any]:
     return runner.status(NAME)
 
 
+@pytest.mark.slow
 def test_the_page_of_a_killed_job(runner: Runner, status: dict[str, Any], tmp_path: Path) -> None:
     """Its path alone on standard output; numbers as in `status`; mistakes in pictures."""
     out = tmp_path / "out"
@@ -76,6 +77,7 @@ def test_the_mark_is_where_the_second_attempt_went_on(runner: Runner) -> None:
     assert np.trace(run.measured.confusion) / 360 == run.measured.number("top_1")
 
 
+@pytest.mark.slow
 def test_the_page_in_the_store_of_a_job_that_was_killed_twice(tmp_path: Path) -> None:
     """It is there from the first claim on, follows each attempt, and has each epoch once."""
     spec = tmp_path / "job.json"
@@ -116,6 +118,7 @@ def test_no_tensorflow_is_imported(runner: Runner, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_an_unreadable_job_is_named_on_standard_error(runner: Runner, tmp_path: Path) -> None:
     """Exit 6, and the page is written all the same."""
     broken = runner.store / "jobs" / "broken" / "log" / "000000000000.json"

@@ -121,6 +121,7 @@ def until_it_works(queue: Queue) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_an_idle_worker_obeys_a_drain_from_another_machine(queue: Queue) -> None:
     worker = subprocess.Popen(
         [sys.executable, "-m", "runner", "work"], stderr=subprocess.PIPE, text=True, cwd=REPOSITORY
@@ -189,6 +190,7 @@ def test_light_commands_stay_light(tmp_path: Path) -> None:
     assert set(heavy.values()) == {"[]"}, heavy
 
 
+@pytest.mark.slow
 def test_closing_the_terminal_saves_and_lets_go(queue: Queue) -> None:
     """SIGHUP comes when nothing can be written there any more: that fails no job."""
     queue.submit("cats", {"name": "cats", "seed": 1, "retries": 2})

@@ -178,6 +178,7 @@ def test_stopped(spec: Path, tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_a_failing_spec(spec: Path, tmp_path: Path) -> None:
     """A training that fails undisturbed ends the drill with its reason."""
     runner = Runner(tmp_path / "store")

@@ -129,6 +129,7 @@ def eagerly() -> Iterator[None]:
     tf.config.run_functions_eagerly(False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", [5, pytest.param(1, marks=pytest.mark.chaos)])
 def test_death_between_any_two_store_calls(eagerly: None, of: int) -> None:
     """Any call of the job is the last one of some worker; the outcome is always the same."""

@@ -62,6 +62,7 @@ def extended(runner: Runner, spec: Path, deaths: list[str], epochs: int) -> dict
     return status
 
 
+@pytest.mark.slow
 def test_extended_and_killed_is_what_one_go_is(spec: Path, runner: Runner, tmp_path: Path) -> None:
     whole = in_one_go(runner, spec, 4)
     killed = extended(Runner(tmp_path, warm=True), spec, ["step:4", "committed:2"], 4)
@@ -92,6 +93,7 @@ def test_five_and_five_with_twenty_deaths(spec: Path, runner: Runner, anywhere: 
     assert_same(extended(anywhere, spec, deaths, 10), whole)
 
 
+@pytest.mark.slow
 def test_what_fits_is_taken_and_the_rest_is_named(runner: Runner, tmp_path: Path) -> None:
     """Another optimizer can't go on; the weights that fit can be begun with, from job or file."""
     other = {**SPEC, "optimizer": {"name": "sgd"}, "training": {"epochs": 3, "batch_size": 200}}
@@ -140,6 +142,7 @@ def test_what_cannot_be_gone_on_from_is_said(runner: Runner, spec: Path) -> None
     assert not (runner.store / "jobs/x").exists()
 
 
+@pytest.mark.slow
 def test_people_see_parent_and_child_as_one(runner: Runner, tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text(json.dumps(SPEC))
     runner.ok("extend", "digits", "--epochs", "3")
@@ -176,6 +179,7 @@ def test_remove_asks_where_it_can_and_names_the_children(runner: Runner, spec: P
     runner.ok("remove", "gone", "later", "--yes")
 
 
+@pytest.mark.slow
 def test_doctor_removes_what_a_submit_left(runner: Runner) -> None:
     left = runner.store / "jobs/half/packs/t0-0123456789abcdef0123456789abcdef.safetensors"
     left.parent.mkdir(parents=True)

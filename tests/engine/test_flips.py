@@ -285,6 +285,7 @@ def table(sweep: Sweep, bits: Mapping[str, Iterable[int]]) -> tuple[str, list[st
     return "\n".join(["", head, *rows]), wrong
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_anywhere_is_said_or_harmless(sweep: Sweep) -> None:
     """A few of each object."""
     random = Random(17)

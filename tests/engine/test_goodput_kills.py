@@ -73,6 +73,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Runner, Path]:
     return runner, told
 
 
+@pytest.mark.slow
 def test_its_parts_are_all_of_the_time(killed: tuple[Runner, Path]) -> None:
     """To 1 %: from the first claim to the end, by causes of which each is there."""
     runner, _ = killed

@@ -4,6 +4,8 @@ import signal
 import threading
 from pathlib import Path
 
+import pytest
+
 from runner.checkpoint.ledger import Ledger
 from runner.queue.job import State
 from tests.harness import QUICKSTART, Runner, sets
@@ -16,6 +18,7 @@ SHORT = {
 }
 
 
+@pytest.mark.slow
 def test_damage_and_other_numerics_are_said_and_the_job_goes_on(tmp_path: Path) -> None:
     """The newest checkpoint is cut short, and the next machine has no oneDNN."""
     runner = Runner(tmp_path)
@@ -40,6 +43,7 @@ def test_damage_and_other_numerics_are_said_and_the_job_goes_on(tmp_path: Path) 
     assert different in runner.ok("status", "quickstart")
 
 
+@pytest.mark.slow
 def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
     """Nothing is tidied up: the job is lost, as after a kill, and can be resumed."""
     runner = Runner(tmp_path)
@@ -63,6 +67,7 @@ def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
     assert runner.status("quickstart")["state"] == "lost"
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_or_a_lost_record_ends_no_job(tmp_path: Path) -> None:
     """In any pack, one checkpoint earlier is whole; the newest record comes back from its copy."""
     runner = Runner(tmp_path)

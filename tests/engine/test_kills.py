@@ -7,7 +7,7 @@ that of a run that nobody touched: final digest, History, evaluation.
 import json
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 
 from tests.harness import OFTEN, QUICKSTART, Runner, assert_same, finish, kill, sets, wait_until
 
+FEW = ("pack:2", "committed:3", "evaluation:2")
 #: one death after the other, in one training, and its evaluation at the end
 DEATHS = (
     "claimed",
@@ -61,17 +62,20 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return runner.status("quickstart")
 
 
-def test_killed_at_chosen_moments(small: dict[str, Any], tmp_path: Path) -> None:
-    """Seven deaths in one training: no difference, not even how often checkpoints were taken."""
+@pytest.mark.parametrize("deaths", [FEW, pytest.param(DEATHS, marks=pytest.mark.slow)])
+def test_killed_at_chosen_moments(
+    deaths: Sequence[str], small: dict[str, Any], tmp_path: Path
+) -> None:
+    """In one training: no difference, not even how often checkpoints were taken."""
     runner = Runner(tmp_path, warm=True)
     runner.ok("submit", str(QUICKSTART), "--detach", *sets(SMALL))
     stray = tmp_path / "jobs/quickstart/evaluation/t1-0123456789abcdef.npz"
     stray.parent.mkdir(parents=True)
     stray.write_bytes(b"half an evaluation")
-    status = finish(runner, "quickstart", *DEATHS)
+    status = finish(runner, "quickstart", *deaths)
     assert_same(status, small)
-    assert (status["deaths"], status["preemptions"]) == (len(DEATHS), 0)
-    assert status["attempts"] == len(DEATHS) + 2
+    assert (status["deaths"], status["preemptions"]) == (len(deaths), 0)
+    assert status["attempts"] == len(deaths) + 2
     assert status["failures"] == 0
     log = runner.ok("logs", "quickstart")
     assert log.count("attempt ") == status["attempts"] - 1, "one died before it could say a word"
@@ -84,6 +88,7 @@ def test_killed_at_chosen_moments(small: dict[str, Any], tmp_path: Path) -> None
     assert left == {run["json"], run["npz"]}, "exactly once"
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(small: dict[str, Any], tmp_path: Path) -> None:
     """Whenever the power fails."""
     seed = random.randrange(1 << 30)

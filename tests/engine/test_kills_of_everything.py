@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.harness import OFTEN, QUICKSTART, Runner, assert_same, finish, sets
 
 #: every callback that has a memory, dropout, and every random layer
@@ -18,6 +20,7 @@ EVERYTHING = {
 }
 
 
+@pytest.mark.slow
 def test_all_that_remembers_together(tmp_path: Path) -> None:
     """EarlyStopping, ReduceLROnPlateau, dropout, augmentation and the best checkpoint."""
     reference = Runner(tmp_path / "reference", warm=True)

@@ -40,6 +40,7 @@ def trained(store: Path, pictures: Path, *deaths: str, **environment: str) -> di
     return runner.status("quickstart")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.chaos)])
 def test_the_same_bits_from_the_disk_after_three_kills(
     backend: str, pictures: Path, tmp_path: Path

@@ -117,6 +117,7 @@ def submitted(folder: Path, environment: dict[str, str] | None = None) -> Runner
     return runner
 
 
+@pytest.mark.slow
 def test_a_preemption_of_gces_in_each_phase(tmp_path: Path) -> None:
     """One job goes through all phases, interrupted in each, and ends as if nothing had been."""
     runner = submitted(tmp_path)
@@ -127,6 +128,7 @@ def test_a_preemption_of_gces_in_each_phase(tmp_path: Path) -> None:
         check(runner, machine, "waiting", "gce-preempted")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("slow", "grace", "said"),
     [

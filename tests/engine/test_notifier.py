@@ -87,6 +87,7 @@ def marks(shop: Shop, name: str) -> list[str]:
 # ---------------------------------------------------------------------- what is said, and to whom
 
 
+@pytest.mark.slow
 def test_mail_and_web_are_told_once_what_happened(shop: Shop, web: Web) -> None:
     """Succeeded, failed and held; nobody sees a password, nowhere."""
     need("aiosmtpd")
@@ -167,6 +168,7 @@ def test_killed_between_the_record_and_the_claim(shop: Shop, web: Web) -> None:
     assert web.titles == ["runner: cats succeeded"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("death", "times"), [("sending", 1), ("sent", 2)])
 def test_an_end_is_told_at_least_once(shop: Shop, web: Web, death: str, times: int) -> None:
     """Killed before the message left, or right after: nobody knows which, so it is told again."""
@@ -271,6 +273,7 @@ def until(condition: Callable[[], bool]) -> None:
 # ---------------------------------------------------------------------- lost
 
 
+@pytest.mark.slow
 def test_a_job_that_is_lost_is_told_once(shop: Shop, web: Web) -> None:
     """By a worker that can't take it over; the same attempt never again, a later one anew."""
     shop.started((datetime.now(UTC) - timedelta(hours=3)).isoformat())

@@ -74,6 +74,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.slow
 def test_killed_over_a_bad_line(server: Server, spec: Path, undisturbed: dict[str, Any]) -> None:
     die_and_finish(server, spec, undisturbed, *DEATHS[:2])
 

@@ -50,6 +50,7 @@ def runner(tmp_path: Path) -> Runner:
     return Runner(tmp_path / "store", environment={"PYTHONPATH": path})
 
 
+@pytest.mark.slow
 def test_warnings_that_are_errors_on_one_machine_fail_no_job(runner: Runner) -> None:
     environment = {"PYTHONWARNINGS": "error"}
     done = runner.run("submit", str(QUICKSTART), *sets(SHORT), environment=environment)
@@ -57,6 +58,7 @@ def test_warnings_that_are_errors_on_one_machine_fail_no_job(runner: Runner) -> 
     assert runner.status("quickstart")["state"] == "succeeded"
 
 
+@pytest.mark.slow
 def test_a_step_of_its_own_is_refused_where_the_network_is_built(runner: Runner) -> None:
     """By `validate --build`, and by the worker: the job has failed before a step was made."""
     own = {**SHORT, "model": {"name": "odd", "arguments": {"own_step": True}}}
@@ -69,6 +71,7 @@ def test_a_step_of_its_own_is_refused_where_the_network_is_built(runner: Runner)
     assert (job.state, job.step, job.attempts) == (State.FAILED, 0, 1)
 
 
+@pytest.mark.slow
 def test_code_that_builds_another_model_now_fails_no_job(runner: Runner, tmp_path: Path) -> None:
     """Said once, with no retry spent; where the code is as it was, the job goes on."""
     died = runner.run("submit", str(QUICKSTART), *sets(SHORT), sabotage="committed:1")
@@ -87,6 +90,7 @@ def test_code_that_builds_another_model_now_fails_no_job(runner: Runner, tmp_pat
     assert runner.status("quickstart")["state"] == "succeeded"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [["submit", str(QUICKSTART)], ["resume"], ["work", "--until-empty"]]
 )

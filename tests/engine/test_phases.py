@@ -42,6 +42,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "deaths", [("train_end:1", "step:2"), pytest.param(DEATHS, marks=pytest.mark.chaos)]
 )

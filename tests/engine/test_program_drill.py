@@ -100,6 +100,7 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
+@pytest.mark.slow
 def test_an_exact_program(place: Place) -> None:
     """Nothing differs, and nothing is left behind; it trains as it does without a drill."""
     options = ("--kills", "1", "--seed", "1", "--ignore", "callback Clock.*")
@@ -149,6 +150,7 @@ def test_a_fit_after_an_interrupted_one(place: Place) -> None:
     assert document["kills"][0]["resumed_at"] >= 9  # killed at 10: not far behind
 
 
+@pytest.mark.slow
 def test_what_the_undisturbed_run_leaves_behind(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +165,7 @@ def test_what_the_undisturbed_run_leaves_behind(
     assert "If the program reads a file that it wrote the first time" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "words"),
     [

@@ -94,6 +94,7 @@ def test_asked_to_stop_before_the_claim(tmp_path: Path) -> None:
     assert list(tmp_path.glob("workers/seen/*.json")) == [], "it is no worker any more"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.1, 1.0])
 def test_asked_to_stop_before_the_first_step(tmp_path: Path, seconds: float) -> None:
     """While the graph is built: released at once, exit 75. The first step may just have ended."""

@@ -96,6 +96,7 @@ def test_a_machine_without_a_limit_is_not_watched() -> None:
         assert threading.active_count() == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="in other units elsewhere")
 def test_training_and_evaluation_in_one_process_hold_the_data_once(tmp_path: Path) -> None:
     """Of a mapped file the pages, which the kernel may take back, come to the copy in use."""

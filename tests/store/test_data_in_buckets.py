@@ -68,6 +68,7 @@ def test_data_lie_beside_their_store(bucket: Place) -> None:
     assert npz.load(path=f"{bucket.url}/data/x.npz").x_train.shape == (4, 8, 8, 1)
 
 
+@pytest.mark.slow
 def test_a_function_is_submitted_to_a_bucket(
     bucket: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

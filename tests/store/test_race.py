@@ -22,6 +22,7 @@ def check(attempts: Sequence[Attempt], rounds: int) -> None:
     assert all(a.read == winners[a.round] for a in attempts)
 
 
+@pytest.mark.slow
 def test_32_racers_in_4_processes_have_one_winner(place: Place) -> None:
     """A folder decides 200 rounds in seconds; the buckets' clients take 16 ms a request."""
     rounds = ROUNDS if "://" not in place.url else 20

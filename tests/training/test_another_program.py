@@ -95,6 +95,7 @@ def test_a_model_of_load_model_is_the_same_model(tmp_path: Path) -> None:
     assert interrupted(program, tmp_path / "killed", 2, 4) == whole
 
 
+@pytest.mark.slow
 def test_several_fits_with_one_folder_are_resumed_at_the_one_that_was_killed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,7 @@ def undisturbed() -> Reference:
     return run(Bucket())
 
 
+@pytest.mark.slow
 def test_the_training_pauses_and_goes_on_when_the_bucket_is_back(
     undisturbed: Reference, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -106,6 +107,7 @@ def test_the_training_pauses_and_goes_on_when_the_bucket_is_back(
     assert "resumed at step" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_end_waits_for_the_bucket(
     undisturbed: Reference, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -125,6 +127,7 @@ def test_asked_to_stop_while_it_is_away(undisturbed: Reference) -> None:
     assert isinstance(caught.value, StoreError), "it says that it saved, and could not"
 
 
+@pytest.mark.slow
 def test_what_came_before_the_first_step_is_not_unsaved(monkeypatch: pytest.MonkeyPatch) -> None:
     """Importing and tracing take half a minute, and are no training that could be lost."""
     told: list[Progress] = []
@@ -143,6 +146,7 @@ def test_what_came_before_the_first_step_is_not_unsaved(monkeypatch: pytest.Monk
     assert later > 0.5, "and grows from there on"
 
 
+@pytest.mark.slow
 def test_the_first_step_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """From then on there is something to save: a notice that comes right after it must know."""
     monkeypatch.setattr("runner.training.saving.PROGRESS_SECONDS", 3600.0)
@@ -151,6 +155,7 @@ def test_the_first_step_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert 1 in [progress.global_step for progress in told]
 
 
+@pytest.mark.slow
 def test_nobody_sees_a_step_before_the_training_can_be_resumed() -> None:
     """A slow bucket: the state before the first step counts when that step is reported."""
     store = Bucket()

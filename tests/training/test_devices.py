@@ -131,6 +131,7 @@ VARIANTS: dict[tuple[str, int], dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("devices", "kills", "epochs"),
@@ -175,6 +176,7 @@ def test_other_data_are_resumed_within_an_epoch_too(
     assert_same(found[1], found[0])
 
 
+@pytest.mark.slow
 def test_a_learning_rate_that_the_program_gives_now_counts(tmp_path: Path, backend: str) -> None:
     runner = on(2, runner_of(tmp_path, backend))
     submit(runner, epochs=1)
@@ -217,6 +219,7 @@ def test_the_batches_are_those_of_one_device(tmp_path: Path, backend: str) -> No
     assert np.allclose(losses[0], losses[1], rtol=1e-4), losses
 
 
+@pytest.mark.slow
 def test_what_replicas_share_is_stored_once(tmp_path: Path, backend: str) -> None:
     """And the statistics of a BatchNormalization, where each has its own, for each."""
     runner = on(2, runner_of(tmp_path, backend))
@@ -233,6 +236,7 @@ def test_what_replicas_share_is_stored_once(tmp_path: Path, backend: str) -> Non
         assert len([name for name in names if "conv2d/kernel" in name]) <= 1, names
 
 
+@pytest.mark.slow
 def test_gradients_accumulated_with_a_loss_scale_are_refused(tmp_path: Path, backend: str) -> None:
     """On TensorFlow, which can't: with the remedy, and once."""
     runner = on(2, runner_of(tmp_path, backend))
@@ -244,6 +248,7 @@ def test_gradients_accumulated_with_a_loss_scale_are_refused(tmp_path: Path, bac
         assert runner.status("small")["state"] == "failed"
 
 
+@pytest.mark.slow
 def test_more_devices_than_a_worker_has_are_left_for_another(tmp_path: Path, backend: str) -> None:
     runner = runner_of(tmp_path, backend)
     submit(runner, epochs=1, devices=4)

@@ -95,6 +95,7 @@ def test_what_changes_is_seen(make: Callable[[], tuple[Any, Callable[[], object]
     assert digest(value) != before
 
 
+@pytest.mark.slow
 def test_the_same_in_every_process() -> None:
     """No address, and no order of a set, is part of it."""
     found = {

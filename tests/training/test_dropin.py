@@ -208,6 +208,7 @@ def test_more_epochs_continue_a_finished_training(tmp_path: Path) -> None:
     assert int(model.layers[0].counter.value) == (EPOCHS + 2) * STEPS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delete", [False, True])
 @pytest.mark.parametrize("steps", [3 * STEPS, 2 * STEPS + 1])
 def test_fewer_epochs_than_are_done_leave_the_checkpoint(

@@ -87,6 +87,7 @@ def test_kills_at_random_moments(tmp_path: Path, reference: dict[str, Any], seed
     assert differences(reference, found) == []
 
 
+@pytest.mark.slow
 def test_broken_restores_are_seen(tmp_path: Path, reference: dict[str, Any]) -> None:
     """The comparison has teeth: with other seeds and no checkpoint everything differs."""
     folder = tmp_path / "run"

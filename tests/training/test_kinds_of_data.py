@@ -62,6 +62,7 @@ def kill_and_compare(kind: str, kills: int, folder: Path, warm: Warm) -> None:
     assert differences(reference, found) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FEW)
 def test_killed_three_times_and_the_same(kind: str, tmp_path: Path, warm: Warm) -> None:
     kill_and_compare(kind, 3, tmp_path, warm)

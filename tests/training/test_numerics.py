@@ -26,6 +26,7 @@ def fingerprint_in(program: str = "", **environment: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_every_setting_that_is_no_default_is_said() -> None:
     plain = fingerprint_in()
     changed = fingerprint_in(
@@ -60,6 +61,7 @@ def test_every_setting_that_is_no_default_is_said() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_defaults_are_left_out_as_checkpoints_of_earlier_versions_lack_them() -> None:
     """Else each of them would be said to have had other numerics."""
     known = {"backend", "keras", "cpu", "tensorflow", "threads", "deterministic", "onednn"}

@@ -46,6 +46,7 @@ def run(look: Callable[[Progress], None], stop: Callable[[], str | None] = lambd
     train(spec, Past(store=store, prefix="jobs/one", token=lease.token), Worker())
 
 
+@pytest.mark.slow
 def test_an_earlier_training_is_gone_after_the_first_step_of_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -69,6 +70,7 @@ def test_an_earlier_training_is_gone_after_the_first_step_of_the_next(
     assert alive == [1, 1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phased", [False, True])
 def test_a_job_that_was_stopped_twice_ends_with_the_same_bits(phased: bool) -> None:
     """Within an epoch, a validation or a phase: it resumes by arguments of fit alone."""
@@ -156,6 +158,7 @@ def test_it_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(frozen) == 1
 
 
+@pytest.mark.slow
 def test_the_collector_of_cycles_is_as_it_was_however_a_training_ends() -> None:
     frozen: list[int] = []
 

@@ -105,6 +105,7 @@ def test_what_callbacks_may_set_for_an_evaluation_is_only_doubted_by_the_trial(
     assert "(programs/mine.py, line " in said
 
 
+@pytest.mark.slow
 def test_a_trial_changes_nothing_of_what_the_same_process_trains(folder: Path) -> None:
     """Whatever its evaluation draws, assigns and sets."""
     upsets = """keras.random.normal((3,)), np.random.rand(), random.random()

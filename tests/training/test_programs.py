@@ -127,6 +127,7 @@ def test_what_is_evaluated_is_the_trained_model(
     assert history[-1] != pytest.approx(history[0], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param("descriptions", marks=pytest.mark.chaos), "diabetes"]
 )
@@ -138,6 +139,7 @@ def test_the_programs_of_the_package(name: str) -> None:
     assert whole[2]["r2" if name == "diabetes" else "accuracy"] < 1
 
 
+@pytest.mark.slow
 def test_data_that_cant_be_sought_are_saved_at_the_ends_of_epochs_alone(folder: Path) -> None:
     """Also when it is asked to stop within one: no attempt could take that up."""
     drawn = ".map(lambda x, y: (tf.random.shuffle(x), y)).batch(16)"
@@ -147,12 +149,14 @@ def test_data_that_cant_be_sought_are_saved_at_the_ends_of_epochs_alone(folder: 
     assert len(read_manifest(queue.store, job.final["manifest"]).history["loss"]) == 3
 
 
+@pytest.mark.slow
 def test_arguments_and_seed_reach_the_program(folder: Path) -> None:
     write(folder, ARRAYS)
     digests = {results(*finished(spec_of(seed=seed)))[0] for seed in (1, 1, 2)}
     assert len(digests) == 2
 
 
+@pytest.mark.slow
 def test_other_code_in_mid_training_is_said(folder: Path) -> None:
     """By its files' contents; the record names the code that the job began with."""
     path = write(folder, BATCHES)
@@ -213,6 +217,7 @@ def test_numbers_and_arrays_of_a_function(folder: Path) -> None:
         assert arrays["all"][0, 0] == pytest.approx(job.evaluation["first"], abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_best_checkpoint_is_restored_for_evaluation(folder: Path, name: str) -> None:
     """Also into a model whose variables come with fit."""
@@ -250,6 +255,7 @@ tf.config.optimizer.set_jit("autoclustering")
 )
 
 
+@pytest.mark.slow
 def test_what_a_job_sets_of_its_process_is_undone_after_it(folder: Path) -> None:
     """The jobs that a worker takes next are trained as in a new process."""
     write(folder, BATCHES, "plain")

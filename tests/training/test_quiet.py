@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import logging, sys
 from runner.training.quiet import import_keras
@@ -48,12 +50,14 @@ def test_the_import_is_quiet_and_what_is_logged_later_is_heard() -> None:
     assert [line.split(":")[-1].split("] ")[-1] for line in later] == ["traced again", "from absl"]
 
 
+@pytest.mark.slow
 def test_networks_of_several_jobs_are_no_retracing_of_one_and_real_retracing_is_heard() -> None:
     warned = [line for line in said_by(NETWORKS).splitlines() if "retracing" in line]
     assert len(warned) == 1, warned
     assert "<lambda>" in warned[0]
 
 
+@pytest.mark.slow
 def test_a_cards_memory_is_taken_as_it_is_needed() -> None:
     """TensorFlow and JAX take nearly all of it by themselves, whoever else works on that card."""
     names = ("TF_FORCE_GPU_ALLOW_GROWTH", "XLA_PYTHON_CLIENT_PREALLOCATE")

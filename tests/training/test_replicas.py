@@ -58,6 +58,7 @@ assert flat(found)[2] == whole[2] + whole[2][:1], (found, whole)
 """
 
 
+@pytest.mark.slow
 def test_every_device_gets_an_example_of_every_batch() -> None:
     """TensorFlow by itself divides 9 among 4 as 3, 3, 3, 0: a BatchNormalization makes NaN of 0."""
     pytest.importorskip("tensorflow")

@@ -68,6 +68,7 @@ def said(x: Any, y: Any = None, **options: Any) -> tuple[Any, list[str]]:
 # ---------------------------------------------------------------------- arrays
 
 
+@pytest.mark.slow
 def test_arrays_whose_epochs_are_whole_passes_are_sought() -> None:
     for options in (
         {"batch_size": 5},
