@@ -71,7 +71,7 @@ schema: $(VENV)/.installed  ## write jobs/.schema.json anew after a change of th
 # all that pyproject.toml asks for, but JAX in TensorFlow's place
 JAX_BIN := $(VENV)-jax/bin
 test-jax: $(VENV)-jax/.installed  ## the tests of KERAS_BACKEND=jax, where TensorFlow is not installed
-	$(JAX_BIN)/pytest -n 2 tests/training/test_jax.py tests/training/test_devices.py
+	$(JAX_BIN)/pytest -n 2 -m "not chaos" tests/training/test_jax.py tests/training/test_devices.py
 
 $(VENV)-jax/.installed: $(BIN)/python pyproject.toml
 	$(BIN)/python -m venv $(VENV)-jax

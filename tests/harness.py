@@ -37,6 +37,7 @@ AT_START = ("KERAS_BACKEND", "PYTHONHASHSEED", "WARM_IMPORTS")
 #: what does so too, and no fork can have another value of: such processes are not forked
 ONLY_AT_START = ("PYTHON", "TF_", "JAX_", "KERAS_", "OMP_", "FSSPEC_", "LC_", "LANG", "HOME", "TMP")
 ANYTIME = "TF_FORCE_GPU_ALLOW_GROWTH"  #: that `runner` sets, in the tests' own process as well
+#: by each warm server, where it is installed
 IMPORTED = "keras sklearn.datasets sklearn.metrics msgspec pydantic rich.console rich.table"
 _BEFORE_ALL_TESTS = dict(os.environ)
 
@@ -61,7 +62,6 @@ class Runner:
     environment: Mapping[str, str] | None = None
     url: str = ""  #: of a bucket, instead of the folder
     warm: bool = False  #: started workers too are forks of a process that has imported TensorFlow
-    cold: bool = False  #: no command is one
     within: Sequence[str] = ()  #: a command that runs another, given as its arguments
 
     def start(
@@ -91,7 +91,7 @@ class Runner:
     ) -> "subprocess.CompletedProcess[str]":
         """Run a command to its end."""
         env = self._environment(sabotage, environment)
-        if self.cold or self.within or not _can_be_forked(env):
+        if self.within or not _can_be_forked(env):
             process = self.start(*arguments, sabotage=sabotage, environment=environment)
         else:
             process = _forked("tests.saboteur" if sabotage else "runner", arguments, env)

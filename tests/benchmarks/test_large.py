@@ -18,14 +18,13 @@ from runner.training import numerics
 from runner.training.data import Batches
 from tests.benchmarks._tables import REPEATS, spread, table
 from tests.benchmarks._training import Commits, OnDemand, at_each_step, seconds, trained
-from tests.benchmarks.test_checkpoints import peak_memory, reset_memory
+from tests.benchmarks.test_checkpoints import AUDITS, peak_memory, reset_memory
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 
 ALONE = 4  #: steps of each turn
 BATCH = 32
 WIDTHS = {16: 2000, 268: 8192}  #: of four layers, by millions of parameters
-AUDITED = 2  #: checkpoints that also look for what is not saved
 
 
 class Thrown(FileStore):
@@ -83,7 +82,7 @@ class Turns:
         if self._keras_save is not None:
             self.keras.append(seconds(self._keras_save))
         self._alone_left, self.done = ALONE, self.done + 1
-        if self.done == AUDITED + REPEATS:
+        if self.done == AUDITS + REPEATS:
             self._model.stop_training = True
 
 

@@ -68,13 +68,12 @@ def undisturbed(spec: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return runner.status("over-a-bad-line")
 
 
-@pytest.fixture(scope="module", params=["s3", pytest.param("gcs", marks=pytest.mark.chaos)])
+@pytest.fixture(scope="module", params=["s3", pytest.param("gcs", marks=pytest.mark.slow)])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     with serving(request.param) as server:
         yield server
 
 
-@pytest.mark.slow
 def test_killed_over_a_bad_line(server: Server, spec: Path, undisturbed: dict[str, Any]) -> None:
     die_and_finish(server, spec, undisturbed, *DEATHS[:2])
 

@@ -97,9 +97,9 @@ def program():
 
 
 PROGRAMS = {"batches": BATCHES, "arrays": ARRAYS, "pipeline": PIPELINE, "own_step": OWN_STEP}
-#: one whose data are sought and one whose variables come with its first step; the others are chaos
+#: one whose data are sought and one whose variables come with its first step; the others are slow
 FEW = [
-    name if name in ("batches", "own_step") else pytest.param(name, marks=pytest.mark.chaos)
+    name if name in ("batches", "own_step") else pytest.param(name, marks=pytest.mark.slow)
     for name in PROGRAMS
 ]
 
@@ -128,9 +128,7 @@ def test_what_is_evaluated_is_the_trained_model(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [pytest.param("descriptions", marks=pytest.mark.chaos), "diabetes"]
-)
+@pytest.mark.parametrize("name", ["descriptions", "diabetes"])
 def test_the_programs_of_the_package(name: str) -> None:
     changes = ["training.epochs=2", "training.threads=1", 'checkpoint.every="2 steps"']
     spec = specfile.load(REPOSITORY / "jobs" / f"{name}.json", changes)
