@@ -13,7 +13,7 @@ from threading import Lock
 from typing import Any, Concatenate, ParamSpec
 
 from runner.commit import Commit
-from runner.errors import DamagedRecordError, LeaseLostError, StoreError
+from runner.errors import LeaseLostError, StoreError
 from runner.queue import goodput, protocol
 from runner.queue import job as jobs
 from runner.queue.job import Job, Json, describe, from_json, to_json
@@ -22,6 +22,7 @@ from runner.queue.record import finite
 from runner.store import log
 from runner.store.base import Store
 from runner.store.log import Put, Steps, run
+from runner.store.thinning import Thinning
 
 P = ParamSpec("P")
 
@@ -38,6 +39,7 @@ class Holder:
         self._now = now
         self._token = job.token
         self._claim = (job.number, job.nonce)
+        self._thinning = Thinning(protocol.base(job.id), self._claim)
         self._owner: Json = dict(job.owner or {})
         self._ended = ""  # why nothing more may be written
         self._ending: set[str] = set()  # nonces of records that would end this lease
@@ -56,7 +58,7 @@ class Holder:
         except StoreError as error:
             failed = error  # the log still has to be looked at
         yield from self._look_for_claim()
-        record = yield from log.head(protocol.base(self.job.id), to_json(self.job))
+        record = yield from log.head(protocol.base(self.job.id), to_json(self.job), own=True)
         if record is not None:
             self._adopt(from_json(record, self.job.id))
         if failed is not None:
@@ -67,22 +69,18 @@ class Holder:
 
         It may have been submitted again since: then a record of that number is another's.
         """
-        number, nonce = self._claim
-        try:
-            found = yield from log.read(protocol.base(self.job.id), number)
-        except DamagedRecordError:
-            return  # nobody has removed it
-        if found is None or found["nonce"] != nonce:
+        if not (yield from log.holds(protocol.base(self.job.id), *self._claim)):
             with self._lock:
                 self._ended = f"{self.job.id}: its records were removed; nothing more is saved."
             raise LeaseLostError(self._ended)
 
     def commit(self, transition: Transition) -> Steps[Job]:
-        """Append a record that keeps the lease."""
+        """Append a record that keeps the lease. One at a time: not for several threads at once."""
         self._check()
         yield from self._look_for_claim()
         job = yield from self._change(transition, self._nonce)
         self._adopt(job)
+        yield from self._thinning.committed(job.number)
         return job
 
     def end(self, transition: Transition) -> Steps[Job]:

@@ -20,19 +20,16 @@ from typing import Any
 
 from msgspec import convert
 
-from runner.errors import (
-    ConflictError,
-    DamagedRecordError,
-    NotFoundError,
-    StoreError,
-)
+from runner.errors import ConflictError, DamagedRecordError, NotFoundError, StoreError
 from runner.queue import goodput
 from runner.queue import job as jobs
 from runner.queue.job import Job, Json, State, check_id, describe, from_json, to_json
 from runner.queue.record import amounts, finite
 from runner.queue.texts import differences
 from runner.store import log
+from runner.store.heads import heads
 from runner.store.log import Age, Folders, Read, ReadMany, Record, Steps
+from runner.store.thinning import listed
 
 Nonce = Callable[[], str]
 Now = Callable[[], datetime]
@@ -126,12 +123,12 @@ def load_all(
 ) -> Steps[dict[str, Job | StoreError]]:
     """Return these jobs, or why they can't be read: two reads a job, one if it is in `known`."""
     known = known or {}
-    heads = yield from log.heads(
+    records = yield from heads(
         [base(name) for name in names],
         {base(name): to_json(known[name]) for name in names if name in known},
     )
     found: dict[str, Job | StoreError] = {}
-    for name, record in zip(names, heads, strict=True):
+    for name, record in zip(names, records, strict=True):
         if record is not None:  # a folder without a log is no job
             job = yield from _job_or_error(record, name)
             if job is not None:
@@ -187,7 +184,7 @@ def require_whole(job_id: str) -> Steps[None]:
 
     Such are records that an owner wrote after someone had removed the job.
     """
-    _, first = yield from log.listed(base(job_id), 1)
+    _, first = yield from listed(base(job_id), 1)
     if first is not None:
         raise gone(job_id, first)
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from runner.errors import StoreError
 from runner.evaluation.metrics import per_class_accuracy
 from runner.queue import protocol
-from runner.queue.job import Job, Json, Stage, from_json
+from runner.queue.job import Job, Json, Stage, from_json, to_json
 from runner.queue.protocol import Availability, Heartbeat
 from runner.queue.queue import Queue
 from runner.queue.record import OF_THE_RUN, SIZES
@@ -40,6 +40,7 @@ from runner.queue.view import (
 from runner.report.attempts import Attempt, attempts
 from runner.store import log
 from runner.store.base import Store
+from runner.store.thinning import listed, sound
 
 AT_ONCE = 8  #: jobs read together
 MAX_DOCUMENT = 16 * 1024 * 1024  #: bytes of an evaluation's numbers
@@ -294,15 +295,20 @@ def _run(queue: Queue, view: View, known: tuple[list[Job], list[str]]) -> Run:
 
 def _records(store: Store, job: Job, first: int, problems: list[str]) -> list[Job]:
     """Return the records from `first` to the newest, which is known, as far as they can be read."""
-    base = protocol.base(job.id)
-    keys = [log.slot(base, number) for number in range(first, job.number)]
+    keys, lost = log.run(store, listed(protocol.base(job.id)))
+    if lost is not None:
+        problems.append(f"{protocol.gone(job.id, lost)}")
+    there = [number for number in log.numbers(keys) if first <= number < job.number]
+    keys = [log.slot(protocol.base(job.id), number) for number in there]
     found = []
     for key, data in zip(keys, store.read_many(keys), strict=True):
         with _noting(problems, "a record"):
-            if not isinstance(data, bytes):
-                raise data or StoreError(f"{key} is missing.")
-            found.append(from_json(log.decode(data, key), job.id))
-    return found
+            if isinstance(data, StoreError):
+                raise data
+            if data is not None:  # else its owner has deleted it since
+                found.append(to_json(from_json(log.decode(data, key), job.id)))
+    counting = sound([*found, to_json(job)], {*there, job.number})[:-1]
+    return [from_json(record, job.id) for record in counting]
 
 
 def _beats(store: Store, records: Sequence[Job]) -> dict[int, Heartbeat]:

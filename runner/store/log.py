@@ -2,13 +2,15 @@
 
 A record is created under the next number, and only if nothing is there: of all writers that
 saw record n, one writes n+1, the others get to read what it says and decide anew. That is a
-compare-and-swap on any store with an honest create. Clocks play no part.
+compare-and-swap on any store with an honest create. Clocks play no part. An owner thins out its
+own old commits (see `thinning.py`): so whoever writes behind a record of others makes sure that
+its number was not one of these.
 
 The functions are generators over store operations, see `steps.py`. Failure sequences are in
 README.md, beside this file.
 
 Layout below a base such as "jobs/cats":
-    log/000000000007.json   record 7, whole state, never changed and never deleted
+    log/000000000007.json   record 7, whole state, never changed
     head.json               a copy of the last record that a writer got around to copying. A
                             place to start walking, never an answer: it may be old or missing
 
@@ -20,7 +22,7 @@ the record before it stands in for it, under its number: the log goes on behind 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -50,10 +52,11 @@ Change = Callable[[Record], Record]  #: the next record's fields, or raises why 
 
 RESENDS = 12  #: times that one record is sent before its writer gives up in doubt
 MOST_RECORDS = 10**12  #: their numbers have twelve digits
-FAR = 4  #: records to walk one by one before jumping
+FAR = 4  #: records to walk one by one before a listing
 LOOKS = 3  #: at a record that reads as damaged: it may have been the line
 MOST_DAMAGED = 8  #: records in a row for which an earlier one may stand in
 DAMAGED = "damaged"  #: nonce of a record that stands in for a damaged one
+COMMIT = "commit"  #: kind of the records that their writer may delete: see thinning.py
 #: a record's own hash. It is called by the record's number: an older runner hands on what it does
 #: not know, and another record's hash must not make its record look damaged
 _SUM = re.compile(r"sum\d*")
@@ -141,12 +144,21 @@ def read(base: str, number: int, before: Record | None = None) -> Steps[Record |
                 raise
 
 
+def holds(base: str, number: int, nonce: str) -> Steps[bool]:
+    """Whether a record is still there, be it damaged: nobody has removed the log since."""
+    try:
+        found = yield from read(base, number)
+    except DamagedRecordError:
+        return True
+    return found is not None and found["nonce"] == nonce
+
+
 def check(key: str, number: int, data: bytes, before: Record | None = None) -> Record:
     """Return the record in `data` if it belongs under `number` and follows `before`."""
     record = decode(data, key)
     if record["number"] != number:
         raise damaged(key, f"says that it is record {record['number']}, as if it was moved by hand")
-    if before is not None and not _follows(record, before):
+    if before is not None and not follows(record, before):
         raise StoreRefusedError(
             f"{key} does not follow the record before it: the store let two writers create one "
             "record, or someone changed it. Check the store with 'runner doctor'."
@@ -154,20 +166,27 @@ def check(key: str, number: int, data: bytes, before: Record | None = None) -> R
     return record
 
 
-def _follows(record: Record, before: Record) -> bool:
+def follows(record: Record, before: Record) -> bool:
     """Whether a record was written after `before`, as far as can be told next to a damaged one."""
     return DAMAGED in (before["nonce"], previous := record.get("previous")) or (
         previous == before["nonce"]
     )
 
 
-def head(base: str, known: Record | None = None, *, hinted: bool = True) -> Steps[Record | None]:
+def head(
+    base: str, known: Record | None = None, *, hinted: bool = True, own: bool = False
+) -> Steps[Record | None]:
     """Return the newest record, or None where there is no log.
 
-    Any record is a good start: records are never changed or deleted and have no gaps, so that
-    walking on to the first absent number always ends at the newest. Without `hinted` the copy
-    beside the log is not looked at. A damaged record is stood in for, see `_stand_in`.
+    From any record, walking on to the first absent number ends at the newest, unless what follows
+    it was thinned out: then at an old record, behind which nobody can append. Behind a commit the
+    copy beside the log tells, unless it is the caller's `own`. Without `hinted` the copy is not
+    looked at: the walk starts from a listing. A damaged record is stood in for, see `_stand_in`.
     """
+    if known is not None and known.get("kind") == COMMIT and not own:
+        copy = yield from copied(base)
+        if copy is not None and copy["number"] > known["number"]:
+            known = None
     record = known or (yield from _start(base, hinted))
     walked = 0
     while record is not None:
@@ -181,32 +200,30 @@ def head(base: str, known: Record | None = None, *, hinted: bool = True) -> Step
             return record
         record, walked = following, walked + 1
         if walked == FAR:  # the start was far behind
-            record = yield from _jump(base, record["number"])
+            listed = yield from _start(base, hinted=False)
+            if listed is not None and listed["number"] > record["number"]:
+                record = listed
     return None
 
 
 def _start(base: str, hinted: bool) -> Steps[Record | None]:
-    copy = (yield from _copied(base)) if hinted else None
+    copy = (yield from copied(base)) if hinted else None
     if copy is not None:
         return copy
-    keys: list[str] = yield List(f"{base}/log/")
-    return (yield from _whole(base, max(_numbers(keys), default=0)))  # it may lack record 0 yet
+    for _ in range(LOOKS):
+        keys: list[str] = yield List(f"{base}/log/")
+        newest = yield from _whole(base, max(numbers(keys), default=0))  # it may lack record 0 yet
+        if newest is not None or not keys:
+            return newest
+    return None  # what was listed was gone each time
 
 
-def _numbers(keys: Iterable[str]) -> list[int]:
+def numbers(keys: Iterable[str]) -> list[int]:
+    """Return the numbers of the records among the keys of a log, sorted."""
     return sorted(int(name) for key in keys if (name := key.rpartition("/")[2][:-5]).isdecimal())
 
 
-def listed(base: str, first: int = 0) -> Steps[tuple[list[str], int | None]]:
-    """Return the keys of a log's records, and the first from `first` on that is gone, or None."""
-    copy = yield from _copied(base)  # read before the listing, which then has what led to it
-    last = -1 if copy is None else max(0, copy["number"] - 1)  # itself it is written again
-    keys: list[str] = yield List(f"{base}/log/")
-    known = {*_numbers(keys)}
-    return keys, next((n for n in range(first, max({last, *known}) + 1) if n not in known), None)
-
-
-def _copied(base: str) -> Steps[Record | None]:
+def copied(base: str) -> Steps[Record | None]:
     """Return the copy beside the log; None where it is missing, half-written or foreign."""
     data = yield Read(hint(base))
     try:
@@ -221,8 +238,8 @@ def _following(base: str, record: Record) -> Steps[Record | None]:
     try:
         return (yield from read(base, number, record))
     except DamagedRecordError:
-        copy = yield from _copied(base)
-        its_own = copy is not None and copy["number"] == number and _follows(copy, record)
+        copy = yield from copied(base)
+        its_own = copy is not None and copy["number"] == number and follows(copy, record)
         return copy if its_own else _stand_in(record)
 
 
@@ -253,21 +270,6 @@ def _whole(base: str, number: int) -> Steps[Record | None]:
     return record
 
 
-def _jump(base: str, number: int) -> Steps[Record | None]:
-    """Return the newest record, from record `number` on; reads grow with the log of the way."""
-    low, reach = number, FAR
-    while (yield Read(slot(base, low + reach))) is not None:
-        low, reach = low + reach, 2 * reach
-    high = low + reach
-    while high - low > 1:
-        middle = (low + high) // 2
-        if (yield Read(slot(base, middle))) is None:
-            high = middle
-        else:
-            low = middle
-    return (yield from _whole(base, low))
-
-
 def append(
     base: str,
     change: Change,
@@ -282,10 +284,12 @@ def append(
     returns or raises. A StoreError leaves it open whether the record landed; calling again
     with the same `change` is safe as far as `change` recognises its own result.
 
-    Unless `known` is `proven` (read from its place, or written by this writer), the record that
-    is followed is read there: a copy that someone moved or made up must not be built upon.
+    Unless `known` is `proven` (the writer is the owner that wrote it), the record that is
+    followed is read there: a copy that someone moved or made up must not be built upon. And where
+    there have been owners, a listing shows whether the new record fills a place that was thinned
+    out: then it is none, and `change` is asked again with the newest.
     """
-    record = yield from head(base, known)
+    record = yield from head(base, known, own=proven)
     if record is not None and not proven:
         record = yield from _in_its_place(base, record)
     if record is None:
@@ -297,10 +301,43 @@ def append(
             "nonce": nonce(),
             "previous": record["nonce"],
         }
-        winner = yield from settle(base, following, record)
-        if winner["nonce"] == following["nonce"]:
+        certain = proven or not record.get("token")
+        winner = yield from settle(base, following, record, copied=certain)
+        if winner["nonce"] != following["nonce"]:
+            record = (yield from head(base, winner)) or winner
+        elif certain or (yield from _is_newest(base, following)):
             return following
-        record = (yield from head(base, winner)) or winner
+        else:
+            record = yield from _newest_listed(base)
+            if record is None:
+                raise NotFoundError(f"there is no log at {base}.")
+
+
+def _is_newest(base: str, record: Record) -> Steps[bool]:
+    """Whether a record that was created just now is part of the log; leave its copy if so.
+
+    Its writer may have slept after it read the record before, while an owner wrote a hundred more
+    and thinned them out. What follows a record that counts stays where it is (see `thinning.py`).
+    """
+    last, found = max(numbers((yield List(f"{base}/log/"))), default=0), record
+    while found["number"] < last and (found is record or found.get("kind") != COMMIT):
+        try:
+            following = yield from read(base, found["number"] + 1)
+        except DamagedRecordError:
+            return False  # who knows; nothing is lost by doing it again
+        if following is None or following.get("previous") != found["nonce"]:
+            return False
+        found = following
+    yield from _leave_hint(base, encode(record))
+    return True
+
+
+def _newest_listed(base: str) -> Steps[Record | None]:
+    """Return the newest record, whatever the copy says, and make it the copy."""
+    newest = yield from head(base, hinted=False)
+    if newest is not None:  # else every reader starts at a record that is none
+        yield from _leave_hint(base, encode(newest))
+    return newest
 
 
 def _in_its_place(base: str, copy: Record) -> Steps[Record | None]:
@@ -313,26 +350,27 @@ def _in_its_place(base: str, copy: Record) -> Steps[Record | None]:
         there = yield from _brought_back(base, copy)
     if there is not None and there["nonce"] == copy["nonce"]:
         return there
-    newest = yield from head(base, hinted=False)
-    if newest is not None:  # else every reader starts at a record that is none
-        yield from _leave_hint(base, encode(newest))
-    return newest
+    return (yield from _newest_listed(base))
 
 
 def _brought_back(base: str, lost: Record) -> Steps[Record | None]:
     """Write a record that was lost from its place once more, if its copy is surely of this log."""
-    copy = yield from _copied(base)
+    copy = yield from copied(base)
     if copy is None or copy["nonce"] != lost["nonce"] or not lost["number"]:
         return None
     before = yield from read(base, lost["number"] - 1)
-    later = _numbers((yield List(f"{base}/log/")))[-1:] > [lost["number"]]  # it is being removed
+    later = numbers((yield List(f"{base}/log/")))[-1:] > [lost["number"]]  # it is being removed
     if later or before is None or before["nonce"] != copy.get("previous"):
         return None
     return (yield from settle(base, copy, before))
 
 
-def settle(base: str, record: Record, before: Record | None) -> Steps[Record]:
+def settle(
+    base: str, record: Record, before: Record | None, *, copied: bool = True
+) -> Steps[Record]:
     """Create a record and return what its number holds in the end: this record or another's.
+
+    `copied`: where it landed, readers shall start at it.
 
     Anything but a plain YES may mean that it landed: clients resend by themselves, and are
     then told that it exists. The nonce says whose it is. Absent means that nothing landed
@@ -342,12 +380,13 @@ def settle(base: str, record: Record, before: Record | None) -> Steps[Record]:
     for attempt in range(RESENDS):
         said: Created = yield Create(key, data)
         if said is Created.YES:
-            yield from _leave_hint(base, data)
+            if copied:
+                yield from _leave_hint(base, data)
             return record
         found = yield Read(key)
         if found is not None:
             winner = check(key, record["number"], found, before)
-            if winner["nonce"] == record["nonce"]:
+            if winner["nonce"] == record["nonce"] and copied:
                 yield from _leave_hint(base, data)
             return winner
         yield Pause(attempt)
@@ -357,63 +396,3 @@ def settle(base: str, record: Record, before: Record | None) -> Steps[Record]:
 def _leave_hint(base: str, data: bytes) -> Steps[None]:
     with suppress(StoreError):  # readers start from an older hint, or from a listing
         yield Put(hint(base), data)
-
-
-def heads(
-    bases: Sequence[str], known: Mapping[str, Record] | None = None
-) -> Steps[list[Record | StoreError | None]]:
-    """Return the newest record of each log; two reads a log where nothing is missing.
-
-    Of a log in `known`, by its base, one is enough. A log that can't be read is returned as its
-    error, so that it hides no other.
-    """
-    found: list[Record | StoreError | None] = [None] * len(bases)
-    walking = yield from _starts(bases, known or {})
-    for index in set(range(len(bases))) - walking.keys():
-        found[index] = yield from _or_error(head(bases[index]))
-    for _ in range(FAR):
-        if walking:
-            walking = yield from _walk_together(bases, found, walking)
-    for index, record in walking.items():  # whose start was far behind
-        found[index] = yield from _or_error(_far_head(bases[index], record["number"]))
-    return found
-
-
-def _starts(bases: Sequence[str], known: Mapping[str, Record]) -> Steps[dict[int, Record]]:
-    """Return where to start walking, by the place in `bases`: what is known, or a sound copy."""
-    found = {index: known[base] for index, base in enumerate(bases) if base in known}
-    new = [index for index in range(len(bases)) if index not in found]
-    hints = yield ReadMany([hint(bases[index]) for index in new])
-    for index, data in zip(new, hints, strict=True):
-        with suppress(StoreError):
-            found[index] = decode(data if isinstance(data, bytes) else b"", hint(bases[index]))
-    return found
-
-
-def _far_head(base: str, number: int) -> Steps[Record | None]:
-    return (yield from head(base, (yield from _jump(base, number))))
-
-
-def _or_error(steps: Steps[Record | None]) -> Steps[Record | StoreError | None]:
-    try:
-        return (yield from steps)
-    except StoreError as error:
-        return error
-
-
-def _walk_together(
-    bases: Sequence[str], found: list[Record | StoreError | None], walking: dict[int, Record]
-) -> Steps[dict[int, Record]]:
-    keys = {index: slot(bases[index], record["number"] + 1) for index, record in walking.items()}
-    replies = yield ReadMany(list(keys.values()))
-    further: dict[int, Record] = {}
-    for (index, key), data in zip(keys.items(), replies, strict=True):
-        record = walking[index]
-        try:
-            if isinstance(data, bytes):
-                further[index] = check(key, record["number"] + 1, data, record)
-            else:
-                found[index] = record if data is None else data
-        except StoreError as error:
-            found[index] = error
-    return further

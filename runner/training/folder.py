@@ -18,9 +18,10 @@ from runner.checkpoint.ledger import Ledger
 from runner.checkpoint.manifest import Reference
 from runner.checkpoint.reading import Restored
 from runner.commit import Commit
-from runner.errors import CheckpointError, DamagedRecordError, LeaseLostError, NotFoundError
+from runner.errors import CheckpointError, DamagedRecordError, LeaseLostError
 from runner.store import log
 from runner.store.filesystem import FileStore, open_store
+from runner.store.thinning import Thinning
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,8 @@ class Folder:
         def claim(record: log.Record) -> log.Record:
             nonlocal damaged
             damaged = _sound(record).get("damaged", 0)  # each may have been a claim
-            return {**record, "token": record["token"] + 1 + damaged, "damaged": 0}
+            token = record["token"] + 1 + damaged
+            return {**record, "kind": "claim", "token": token, "damaged": 0}
 
         first = {"number": 0, "nonce": token_hex(8), "token": 1, "checkpoints": [], "best": None}
         try:
@@ -163,8 +165,13 @@ class _Commit:
     def __init__(self, store: Any, record: log.Record) -> None:
         self._store = store
         self._record = record
+        self._claim = (record["number"], record["nonce"])
+        self._thinning = Thinning(BASE, self._claim)
 
     def __call__(self, commit: Commit) -> None:
+        log.run(self._store, self._append(commit))
+
+    def _append(self, commit: Commit) -> log.Steps[None]:
         token = self._record["token"]
 
         def change(record: log.Record) -> log.Record:
@@ -172,14 +179,11 @@ class _Commit:
                 raise LeaseLostError(
                     f"another program has taken over {self._store.url}: this one saves no more."
                 )
-            return {**record, **commit.changes()}
+            return {**record, **commit.changes(), "kind": log.COMMIT}
 
-        try:
-            self._record = log.run(
-                self._store,
-                log.append(BASE, change, lambda: token_hex(8), known=self._record),
-            )
-        except NotFoundError as error:
-            raise LeaseLostError(
-                f"{self._store.url} was removed: nothing more is saved."
-            ) from error
+        if not (yield from log.holds(BASE, *self._claim)):
+            raise LeaseLostError(f"{self._store.url} was removed: nothing more is saved.")
+        self._record = yield from log.append(
+            BASE, change, lambda: token_hex(8), known=self._record, proven=True
+        )
+        yield from self._thinning.committed(self._record["number"])

@@ -79,9 +79,7 @@ def shop(tmp_path: Path, web: Web) -> Shop:
 def marks(shop: Shop, name: str) -> list[str]:
     """The markers of a job, by their ends."""
     folder = shop.store / "jobs" / name / "notified"
-    return (
-        sorted(path.stem.split("-", 2)[2] for path in folder.glob("*")) if folder.exists() else []
-    )
+    return sorted(path.stem.split("-", 2)[2] for path in folder.glob("*.json"))
 
 
 # ---------------------------------------------------------------------- what is said, and to whom

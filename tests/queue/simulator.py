@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 from runner.commit import Commit
 from runner.errors import ConflictError, LeaseLostError, StoreError
@@ -24,13 +25,13 @@ from runner.queue import protocol, removal
 from runner.queue.job import Job, Stage, State
 from runner.queue.lease import Holder
 from runner.queue.protocol import Watch
-from runner.store import log
+from runner.store import log, thinning
 from runner.store.base import Created
 from runner.store.log import Age, Create, Folders, List, Operation, Pause, Put, Read, ReadMany
 from runner.store.steps import Delete
 
-STEPS = 3  # of a training
 KEEP = 2
+KEPT, AT_ONCE = 4, 2  # commits of an owner: a listing here lacks the newest three at most
 CALM = 900  # ticks after which nothing goes wrong any more
 LIMIT = 6000  # ticks by which every job must have ended
 AFTER_THE_END = {
@@ -64,6 +65,7 @@ class Client:
     error: StoreError | None = None
     started: bool = False
     asleep_until: int = 0
+    held_back: Create | None = None  #: it fell asleep right before this
 
 
 @dataclass(kw_only=True)
@@ -86,6 +88,11 @@ class Simulation:
         self.keeps_times = self.random.random() < 0.5
         self.same_host = self.random.random() < 0.3
         self.users = (*USERS, *["remove"] * 9) if self.random.random() < 0.3 else USERS
+        long = self.random.random() < 0.3
+        self.steps = 40 if long else 3  # of a training
+        self.often = 0.03 if long else 0.006  # a user comes, in a tick
+        self.naps = [200, 400, 600] if long else [30, 100, 400]
+        self.slow = 0.5 if long else 0.0  # creates before which a client falls asleep
         self.ids = ["cats", "dogs"][: self.random.choice([1, 1, 2])]
         self.store: dict[str, bytes] = {}
         self.written: dict[str, int] = {}
@@ -100,6 +107,10 @@ class Simulation:
 
     def run(self) -> Result:
         """Run the schedule to its end, or raise ViolationError."""
+        with patch.multiple(thinning, KEPT=KEPT, AT_ONCE=AT_ONCE):
+            return self._run()
+
+    def _run(self) -> Result:
         for name in self.ids:
             self._start(f"submit-{name}", partial(self._submit, name))
         for _ in range(self.random.choice([2, 3, 4])):
@@ -143,7 +154,7 @@ class Simulation:
         if calm:
             if self.tick % 50 == 0:
                 self._start("user", lambda me: self._user(me, "unhold"))
-        elif self.random.random() < 0.006:
+        elif self.random.random() < self.often:
             change = self.random.choice(self.users)
             self._start("user", lambda me: self._user(me, change))
 
@@ -154,7 +165,7 @@ class Simulation:
         client = self.random.choice(awake)
         if self.tick <= CALM and self.random.random() < self.frozen:
             self.result.counts["freezes"] += 1
-            client.asleep_until = self.tick + self.random.choice([30, 100, 400])
+            client.asleep_until = self.tick + self.random.choice(self.naps)
             return
         if self.tick <= CALM and self.random.random() < 0.003 and "worker" in client.name:
             self.result.counts["crashes"] += 1
@@ -164,6 +175,10 @@ class Simulation:
         self._advance(client)
 
     def _advance(self, client: Client) -> None:
+        if client.held_back is not None:
+            operation, client.held_back = client.held_back, None
+            client.reply = self._create(client, operation, False)
+            return
         try:
             if client.error is not None:
                 error, client.error = client.error, None
@@ -193,23 +208,43 @@ class Simulation:
                 client.asleep_until = self.tick + self.random.randrange(1, 12)
                 return None
             case Create():
+                commits = b'"kind":"commit"' in operation.data
+                if self.tick <= CALM and not commits and self.random.random() < self.slow:
+                    client.asleep_until = self.tick + self.random.choice(self.naps)
+                    client.held_back = operation
+                    return None
                 return self._create(client, operation, troubled)
             case Put():
                 self._put(client, operation, troubled)
                 return None
             case Delete(keys):
-                self._delete(keys)
+                self._delete(client, keys)
                 return None
         if troubled and self.random.random() < 0.3:
             raise StoreError("no reply")
         return self._look(operation, troubled)
 
-    def _delete(self, keys: Sequence[str]) -> None:
-        """Delete data; a removal dies before the log goes, so that all see what follows it."""
+    def _delete(self, client: Client, keys: Sequence[str]) -> None:
+        """Delete data, and old commits of a job's owner.
+
+        A removal dies before the log goes, so that all see what follows it.
+        """
         for key in keys:
-            if "/log/" not in key and not key.endswith("head.json"):
-                self.store.pop(key, None)
+            if key.endswith("head.json"):
+                continue
+            if "/log/" in key:
+                history = self.logs[key.split("/")[1]]
+                if history[-1].kind == jobs.REMOVED:
+                    continue
+                self._check_thinning(client, history, log.numbers([key])[0])
+            self.store.pop(key, None)
         self._check_references()
+
+    def _check_thinning(self, client: Client, history: Sequence[Job], number: int) -> None:
+        row = [job.kind for job in history[number - 1 : number + 1]]
+        if row != ["commit", "commit"] or number + KEPT >= len(history):
+            raise ViolationError(f"{client.name} deleted record {number} of {len(history)}: {row}")
+        self.result.counts["thinned out"] += 1
 
     def _look(self, operation: Operation, troubled: bool) -> object:
         match operation:
@@ -283,6 +318,9 @@ class Simulation:
         record = log.decode(operation.data, operation.key)
         job_id = operation.key.split("/")[1]
         job, history = jobs.from_json(record, job_id), self.logs[job_id]
+        if job.number < len(history):
+            self._check_hole(job, history[job.number])
+            return
         if job.number != len(history):
             raise ViolationError(f"{operation.key} was written when {len(history)} records were")
         if history:
@@ -290,6 +328,12 @@ class Simulation:
         self.logs[job_id].append(job)
         self.result.counts[job.kind] += 1
         self._check_references()
+
+    def _check_hole(self, job: Job, gone: Job) -> None:
+        """Whoever was late may fill the place of a commit, and must not believe in it."""
+        if gone.kind != "commit" or (job.kind == "commit" and job.nonce != gone.nonce):
+            raise ViolationError(f"{job.kind} {job.id}/{job.number} in the place of {gone.kind}")
+        self.result.counts["holes filled"] += job.nonce != gone.nonce
 
     def _check_change(self, client: Client, before: Job, job: Job) -> None:
         name = f"{job.kind} {job.id}/{job.number} by {client.name}"
@@ -352,7 +396,7 @@ class Simulation:
         if evaluated > kinds["evaluate"]:
             raise ViolationError(f"{name}: evaluated twice")
         waits = State.HELD if before.wish == jobs.HOLD else State.QUEUED
-        queued = (job.state, job.stage, job.step) == (waits, Stage.EVALUATE, STEPS)
+        queued = (job.state, job.stage, job.step) == (waits, Stage.EVALUATE, self.steps)
         if before.stage is Stage.TRAIN and not queued:
             raise ViolationError(f"{name}: the evaluation is not queued with it")
 
@@ -437,9 +481,10 @@ class Simulation:
                 if seen is not None and seen.state is not State.RUNNING:
                     yield from removal.remove(job_id, seen, **tools)
             elif change == "cancel":
-                yield from protocol.cancel(job_id, **tools)
+                self._believes(client, (yield from protocol.cancel(job_id, **tools)))
             else:
-                yield from protocol.change(job_id, changes[change], **tools)
+                steps = protocol.change(job_id, changes[change], **tools)
+                self._believes(client, (yield from steps))
         except (ConflictError, StoreError, LookupError):
             pass
 
@@ -494,7 +539,7 @@ class Simulation:
                 yield from self._insist(lambda: holder.renew({}))
                 raise ViolationError(f"{client.name} can't resume from {newest}")
         if holder.job.stage is Stage.TRAIN:
-            while holder.job.step < STEPS:
+            while holder.job.step < self.steps:
                 if (yield from self._interrupted(client, holder)):
                     return
                 yield from self._train_one_step(client, holder)

@@ -11,7 +11,7 @@ from runner.errors import ConflictError
 from runner.queue import job as jobs
 from runner.queue import removal
 from runner.queue.job import Job, State
-from runner.store import log
+from runner.store import log, thinning
 from runner.store.base import Created
 from runner.store.log import Create, Read, Record, Steps
 from tests.queue.simulator import Simulation, ViolationError
@@ -39,6 +39,8 @@ def test_no_promise_is_broken_in_600_schedules() -> None:
     assert counts["holds obeyed"] > 20
     assert counts["held at a claim"] > 20
     assert counts["remove"] > 20
+    assert counts["thinned out"] > 500
+    assert counts["holes filled"] > 20
 
 
 @pytest.mark.chaos
@@ -56,7 +58,7 @@ def test_the_same_seed_gives_the_same_schedule() -> None:
 # What the simulator must catch: each of these breaks the protocol in one place.
 
 
-def no_read_back(base: str, record: Record, before: Record | None) -> Steps[Record]:
+def no_read_back(base: str, record: Record, *_before: Any, **_options: Any) -> Steps[Record]:
     key = log.slot(base, record["number"])
     said = yield Create(key, log.encode(record))
     if said is not Created.YES:
@@ -64,12 +66,12 @@ def no_read_back(base: str, record: Record, before: Record | None) -> Steps[Reco
     return record
 
 
-def exists_is_ours(base: str, record: Record, before: Record | None) -> Steps[Record]:
+def exists_is_ours(base: str, record: Record, *_before: Any, **_options: Any) -> Steps[Record]:
     yield Create(log.slot(base, record["number"]), log.encode(record))
     return record
 
 
-def moves_on_unresolved(base: str, record: Record, before: Record | None) -> Steps[Record]:
+def moves_on_unresolved(base: str, record: Record, *_: Any, **_options: Any) -> Steps[Record]:
     """In doubt, the next number is tried: a late create then lands in the middle."""
     key = log.slot(base, record["number"])
     said = yield Create(key, log.encode(record))
@@ -83,7 +85,7 @@ def moves_on_unresolved(base: str, record: Record, before: Record | None) -> Ste
     return log.decode(found, key)
 
 
-def hint_is_head(base: str, known: Record | None = None) -> Steps[Record | None]:
+def hint_is_head(base: str, *_known: Any, **_options: Any) -> Steps[Record | None]:
     data = yield Read(log.hint(base))
     return None if data is None else log.decode(data, "hint")
 
@@ -114,6 +116,35 @@ def removes_what_runs(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(removal, "removed", mutant)
 
 
+def counts_unseen(base: str, record: Record) -> Steps[bool]:
+    """A claim in the place of a commit that was thinned out: two workers own the job."""
+    yield log.List(f"{base}/log/")
+    return True
+
+
+def thins_out_all(patch: pytest.MonkeyPatch) -> None:
+    """The first commit behind a claim goes too: nobody can tell that the claim counts."""
+    committed = thinning.Thinning.committed
+
+    def mutant(self: Any, number: int) -> Steps[None]:
+        self._newest = number - 1
+        yield from committed(self, number)
+
+    patch.setattr(thinning.Thinning, "committed", mutant)
+
+
+def keeps_none(patch: pytest.MonkeyPatch) -> None:
+    """The newest commits go, but for one: a listing that is stale shows none of them."""
+    committed = thinning.Thinning.committed
+
+    def mutant(self: Any, number: int) -> Steps[None]:
+        with patch.context() as within:
+            within.setattr(thinning, "KEPT", 0)
+            yield from committed(self, number)
+
+    patch.setattr(thinning.Thinning, "committed", mutant)
+
+
 MUTATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "no read-back": lambda patch: patch.setattr(log, "settle", no_read_back),
     "exists is ours": lambda patch: patch.setattr(log, "settle", exists_is_ours),
@@ -121,6 +152,9 @@ MUTATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "no token check": lambda patch: patch.setattr(jobs, "held_by", lambda *_: None),
     "quarantine at the first death": quarantines_at_once,
     "a running job is removed": removes_what_runs,
+    "a filled hole counts": lambda patch: patch.setattr(log, "_is_newest", counts_unseen),
+    "the first commit is thinned out": thins_out_all,
+    "the newest commits are thinned out": keeps_none,
     "the hint is the head": lambda patch: patch.setattr(log, "head", hint_is_head),
 }
 

@@ -15,8 +15,10 @@ import pytest
 
 from runner.checkpoint.ledger import Snapshot
 from runner.checkpoint.manifest import Position
-from runner.errors import CheckpointError
+from runner.commit import Commit
+from runner.errors import CheckpointError, LeaseLostError
 from runner.store import log
+from runner.store.thinning import AT_ONCE, KEPT
 from runner.training.folder import Folder
 
 FIELDS = (b'"checkpoints"', b'"best"', b'"token"', b'"step":3', b'"manifest"', b'"digest"')
@@ -119,6 +121,24 @@ def test_two_folders_after_damage_never_share_a_token(tmp_path: Path) -> None:
         tokens = [*tokens, json.loads(newest(tmp_path).read_text())["token"]]
     assert len(set(tokens)) == len(tokens)
     assert tokens == sorted(tokens)
+
+
+def test_records_stay_few_however_often_it_saves(tmp_path: Path) -> None:
+    """And a folder whose log was thinned out is resumed, taken over and deleted as any other."""
+    save(tmp_path, 1)
+    folder = Folder(str(tmp_path), keep=2)
+    folder.open()
+    commit, most = folder._commit, KEPT + AT_ONCE
+    assert commit is not None
+    before = commit._record
+    for _ in range(2 * most):
+        commit(Commit(step=1, epoch=0, checkpoints=before["checkpoints"]))
+    assert len(list((tmp_path / "training/log").iterdir())) <= most + 5
+    assert resumed_at(tmp_path) == 1
+    with pytest.raises(LeaseLostError, match="taken over"):
+        commit(Commit(step=2, epoch=0))
+    open_and_delete(tmp_path)
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def open_and_delete(path: Path) -> None:
