@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from runner.queue.queue import Queue
 from runner.queue.removal import leftovers
 from runner.queue.view import Onlooker
 from runner.spec import parse
+from runner.store import thinning
 from runner.training.best import Best
 from tests.store.memory import Killed, MemoryStore
 
@@ -216,12 +218,14 @@ def play(seeds: range) -> Counter[str]:
     counts: Counter[str] = Counter()
     for seed in seeds:
         world = World(seed)
-        for _ in range(25):
-            try:
-                world.act()
-            except AssertionError as error:
-                raise AssertionError(f"seed {seed}: {error}") from error
-        world.end()
+        kept = 1 if seed % 2 else 100  # so that owners delete old commits early
+        with patch.multiple(thinning, KEPT=kept, AT_ONCE=kept):
+            for _ in range(25):
+                try:
+                    world.act()
+                except AssertionError as error:
+                    raise AssertionError(f"seed {seed}: {error}") from error
+            world.end()
         counts += world.counts
     return counts
 

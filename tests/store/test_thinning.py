@@ -226,7 +226,7 @@ def test_nothing_of_a_job_submitted_anew_is_deleted() -> None:
     lease = claimed(store, LIMIT)
     for key in store.list("jobs/"):
         store.delete(key)
-    other = claimed(store, 2 * LIMIT)
+    other = claimed(store, KEPT)
     before = records(store)
     run(store, lease._holder._thinning.committed(LIMIT + 2))
     with pytest.raises(LeaseLostError, match="removed"):
