@@ -27,6 +27,7 @@ from runner.store.settings import mask
 MOST_BYTES = (
     150_000  #: that are carried: Kaggle takes a notebook of a megabyte, runner itself in it
 )
+NAMED = 12  #: files that are said by their names
 MOST_READ = 5_000_000  #: bytes of files that may pack into so few
 KINDS = ("programs", "models", "datasets")
 _FOLDER = """\
@@ -143,7 +144,10 @@ def _carry(folder: Path) -> str:
         )
         msg += f" The largest file is {largest}. Keep data elsewhere (a program's `path`), or name"
         raise SpecError(f"{msg} the folder's repository: --code https://…@TAG")
-    say(f"the notebook carries {len(paths)} files of {folder}, for everybody who sees it")
+    names = ", ".join(str(path.relative_to(folder)) for path in paths[:NAMED])
+    more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
+    carried = f"{len(paths)} files of {folder}, for everybody who sees it"
+    say(f"the notebook carries {carried}: {names}{more}")
     content = base64.encodebytes(packed.getvalue()).decode()
     name = json.dumps(f"{folder.name}-{hashlib.sha256(packed.getvalue()).hexdigest()[:12]}")
     head = "#@title Your code (this cell carries it)\n" + _FOLDER.format(name=name)

@@ -10,6 +10,7 @@ from typing import Any
 from runner.cli.common import add_store_option, open_queue
 from runner.cli.detail import MARK, VALUES, inherited, origin
 from runner.cli.render import show, sparkline
+from runner.errors import SpecError
 from runner.exit import Exit
 from runner.queue.job import Job
 from runner.queue.record import SIZES
@@ -25,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print a table with a column for each job, and below it their curves."""
+    if len({*options.job}) < 2:
+        name = options.job[0]
+        raise SpecError(f"compare: received only {name}; give two jobs or more ('status {name}')")
     queue, store = open_queue(options)
     jobs = Onlooker(queue)
     order = {name: place for place, name in enumerate(options.job)}
