@@ -101,7 +101,10 @@ def test_compared_curves_have_one_scale_and_a_column_for_each_epoch(
     assert out.endswith("\nloss, epochs 3 to 6\n  one  ▁      3.0000\n  two  ▁┃▄ █  8.0000\n")
     for alone in (("one",), ("one", "one")):
         code, _, said = run("compare", *alone)
-        assert (code, "received only one; give two jobs or more ('status one')" in said) == (2, True)
+        assert (code, "received only one; give two jobs or more ('status one')" in said) == (
+            2,
+            True,
+        )
 
 
 @pytest.mark.parametrize(("name", "more"), [("mine", " --code DIR"), ("diabetes", "")])
