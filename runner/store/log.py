@@ -57,6 +57,7 @@ LOOKS = 3  #: at a record that reads as damaged: it may have been the line
 MOST_DAMAGED = 8  #: records in a row for which an earlier one may stand in
 DAMAGED = "damaged"  #: nonce of a record that stands in for a damaged one
 COMMIT = "commit"  #: kind of the records that their writer may delete: see thinning.py
+KEPT = 100  #: newest commits that it keeps: no listing is older than that
 #: a record's own hash. It is called by the record's number: an older runner hands on what it does
 #: not know, and another record's hash must not make its record look damaged
 _SUM = re.compile(r"sum\d*")
@@ -195,7 +196,11 @@ def head(
         except StoreRefusedError:
             if known is None and hinted and not walked:
                 return (yield from head(base, hinted=False))  # the copy is another log's
-            raise
+            newest = yield from _start(base, hinted=False)
+            if newest is None or newest["number"] - record["number"] < KEPT:
+                raise
+            record = newest  # that one had filled a hole
+            continue
         if following is None:
             return record
         record, walked = following, walked + 1

@@ -12,10 +12,10 @@ from contextlib import suppress
 from itertools import pairwise
 
 from runner.errors import DamagedRecordError, StoreError
+from runner.store import log
 from runner.store.log import COMMIT, Record, copied, decode, follows, holds, numbers, read, slot
 from runner.store.steps import Delete, List, ReadMany, Steps
 
-KEPT = 100  #: newest commits of an owner: no listing is older than that, nor does its copy stay so
 AT_ONCE = 50  #: commits deleted together
 MOST_READ = 1000  #: of earlier owners' records
 
@@ -44,7 +44,7 @@ class Thinning:
         if number == self._newest + 1:
             self._old.append(number)
         self._newest = number
-        if len(self._old) < KEPT + AT_ONCE:
+        if len(self._old) < log.KEPT + AT_ONCE:
             return
         going, self._old = self._old[:AT_ONCE], self._old[AT_ONCE:]
         with suppress(StoreError):
@@ -89,7 +89,7 @@ def listed(base: str, first: int = 0) -> Steps[tuple[list[str], int | None]]:
     there = {*numbers(keys)}
     newest = max({last, *there})
     for number in (n for n in range(first, newest + 1) if n not in there):
-        if number > newest - KEPT:
+        if number > newest - log.KEPT:
             return keys, number
         begins = number == first or number - 1 in there
         if begins and not (yield from _behind_commit(base, range(first, number), there)):

@@ -107,7 +107,7 @@ class Simulation:
 
     def run(self) -> Result:
         """Run the schedule to its end, or raise ViolationError."""
-        with patch.multiple(thinning, KEPT=KEPT, AT_ONCE=AT_ONCE):
+        with patch.object(log, "KEPT", KEPT), patch.object(thinning, "AT_ONCE", AT_ONCE):
             return self._run()
 
     def _run(self) -> Result:

@@ -139,7 +139,7 @@ def keeps_none(patch: pytest.MonkeyPatch) -> None:
 
     def mutant(self: Any, number: int) -> Steps[None]:
         with patch.context() as within:
-            within.setattr(thinning, "KEPT", 0)
+            within.setattr(log, "KEPT", 0)
             yield from committed(self, number)
 
     patch.setattr(thinning.Thinning, "committed", mutant)

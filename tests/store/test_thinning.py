@@ -17,9 +17,9 @@ from runner.queue.lease import Lease
 from runner.queue.queue import Queue, utc_now
 from runner.report.collect import collect
 from runner.store import checkup, log
-from runner.store.log import Create, Steps, run
+from runner.store.log import KEPT, Create, Steps, run
 from runner.store.steps import perform
-from runner.store.thinning import AT_ONCE, KEPT, listed
+from runner.store.thinning import AT_ONCE, listed
 from tests.store.memory import Fault, Killed, MemoryStore
 
 BASE = "jobs/cats"
@@ -206,6 +206,23 @@ def test_a_copy_from_long_ago_is_put_right_by_whoever_writes() -> None:
     store.put(log.hint(BASE), copy)
     assert queue_of(store).cancel("cats").step == 10 + 3 * LIMIT
     assert queue_of(store).job("cats").state is State.CANCELLED
+
+
+def test_a_late_change_in_the_last_hole_and_an_old_copy() -> None:
+    """Whoever walks over it comes to a record that does not follow it: no rule is broken."""
+    store = MemoryStore()
+    lease = claimed(store, 50)
+    copy, old = store.read(log.hint(BASE)) or b"", lease.job
+    commit(lease, *range(51, LIMIT + 2))
+    assert records(store)[:4] == [0, 1, 2, 53]
+    late = {**jobs.to_json(jobs.prioritized(old, 3)), "number": 52, "nonce": "x"}
+    late["previous"] = old.nonce
+    assert store.create(log.slot(BASE, 52), log.encode(late)).value == "yes"
+    store.put(log.hint(BASE), copy)
+    assert queue_of(store).job("cats").step == LIMIT + 1
+    assert [job.step for job in queue_of(store).jobs()] == [LIMIT + 1]
+    assert run(store, log.head(BASE, late)) == run(store, log.head(BASE, hinted=False))
+    assert queue_of(store).cancel("cats").step == LIMIT + 1
 
 
 def test_what_earlier_owners_left_goes_too() -> None:
