@@ -100,6 +100,10 @@ def killer(keras: Any, steps: int) -> Any:
                 die()
 
         def on_train_begin(self, logs: Any = None) -> None:
+            if ATTEMPT:
+                self._count_down()
+
+        def _count_down(self) -> None:
             if KILL and KILL["kind"] == "timer":
                 threading.Timer(KILL["seconds"], die).start()
 
@@ -109,6 +113,8 @@ def killer(keras: Any, steps: int) -> Any:
 
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
             self._moment("batch_begin", self.epoch * steps + batch)
+            if (ATTEMPT, self.epoch, batch) == (0, 0, 1):  # now its first state is stored
+                self._count_down()
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self._moment("batch_end", self.epoch * steps + batch)
