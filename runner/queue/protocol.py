@@ -25,7 +25,7 @@ from runner.queue import goodput
 from runner.queue import job as jobs
 from runner.queue.job import Job, Json, State, check_id, describe, from_json, to_json
 from runner.queue.record import amounts, finite
-from runner.queue.texts import differences
+from runner.queue.texts import shown_differences
 from runner.store import log
 from runner.store.heads import heads
 from runner.store.log import Age, Folders, Read, ReadMany, Record, Steps
@@ -71,7 +71,7 @@ def submit(
 def conflict(job_id: str, there: Json, spec: Json) -> ConflictError:
     """Return the error for another spec under the name of a job, with what differs."""
     return ConflictError(
-        f"there is a job {job_id} with another spec already: {_differences(there, spec)}. "
+        f"there is a job {job_id} with another spec already: {shown_differences(there, spec)}. "
         'Give the new one another name: --set name=NAME, or in a sweep the "name" of its entry.'
     )
 
@@ -209,12 +209,16 @@ def change(
     proven: bool = False,
 ) -> Steps[Job]:
     """Append what `transition` makes of the newest record; `known` is where to start looking."""
+    begun = known and known.submitted_at
 
     def following(record: Record) -> Record:
+        nonlocal begun
         before = from_json(record, job_id)
         after = transition(before)  # which tells an owner that its lease is lost
         if before.kind == jobs.REMOVED:
             raise NotFoundError(f"{job_id} was removed.")
+        if before.submitted_at != (begun := begun or before.submitted_at):
+            raise ConflictError(f"{job_id} was removed meanwhile, and submitted anew.")
         return to_json(jobs.dated(after, before, now()))
 
     start = None if known is None else to_json(known)
@@ -409,9 +413,3 @@ def _job_or_error(record: Record | StoreError, job_id: str) -> Steps[Job | Store
             return (yield from load(job_id)) or error
         except StoreError as still:
             return still
-
-
-def _differences(stored: Json, spec: Json) -> str:
-    found = differences(stored, spec)
-    shown = [f"{name} is {there!r:.60}, not {here!r:.60}" for name, (there, here) in found.items()]
-    return "; ".join(shown[:8]) + (f"; and {len(shown) - 8} more" if len(shown) > 8 else "")

@@ -109,3 +109,10 @@ def _leaves(value: object, path: str = "") -> list[tuple[str, object]]:
             for leaf in _leaves(inner, f"{path}.{name}" if path else str(name))
         ]
     return [(path, value)]
+
+
+def shown_differences(stored: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
+    """Return in what a spec differs from the one that is stored, for a sentence."""
+    found = differences(stored, spec)
+    shown = [f"{name} is {there!r:.60}, not {here!r:.60}" for name, (there, here) in found.items()]
+    return "; ".join(shown[:8]) + (f"; and {len(shown) - 8} more" if len(shown) > 8 else "")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from runner.errors import StoreError
-from runner.store.log import COMMIT, FAR, Record, check, decode, head, hint, slot
+from runner.store.log import FAR, Record, check, decode, head, hint, is_commit, slot
 from runner.store.steps import ReadMany, Steps
 
 
@@ -17,25 +17,28 @@ def heads(
     A log that can't be read is returned as its error, so that it hides no other.
     """
     found: list[Record | StoreError | None] = [None] * len(bases)
-    walking = yield from _starts(bases, known or {})
-    for index in set(range(len(bases))) - walking.keys():
+    starts = yield from _starts(bases, known or {})
+    for index in set(range(len(bases))) - starts.keys():
         found[index] = yield from _or_error(head(bases[index]))
+    walking, unsure = dict(starts), set[int]()
     for _ in range(FAR):
-        if walking:
-            walking = yield from _walk_together(bases, found, walking)
-    for index in walking:  # whose start was far behind
-        found[index] = yield from _or_error(head(bases[index], hinted=False))
+        if not walking:
+            break
+        further = yield from _walk_together(bases, found, walking)
+        unsure |= {
+            index for index in further if is_commit(walking[index]) or is_commit(further[index])
+        }
+        walking = further
+    for index in unsure | walking.keys():  # what follows was deleted, or the start was far behind
+        if not isinstance(found[index], StoreError):
+            found[index] = yield from _or_error(head(bases[index], hinted=False))
     return found
 
 
 def _starts(bases: Sequence[str], known: Mapping[str, Record]) -> Steps[dict[int, Record]]:
     """Return where to start walking, by the place in `bases`: what is known, or a sound copy."""
     found = {index: known[base] for index, base in enumerate(bases) if base in known}
-    asked = [
-        index
-        for index in range(len(bases))
-        if index not in found or found[index].get("kind") == COMMIT
-    ]
+    asked = [index for index in range(len(bases)) if index not in found or is_commit(found[index])]
     hints = yield ReadMany([hint(bases[index]) for index in asked])
     for index, data in zip(asked, hints, strict=True):
         with suppress(StoreError):

@@ -2,9 +2,8 @@
 
 A record is created under the next number, and only if nothing is there: of all writers that
 saw record n, one writes n+1, the others get to read what it says and decide anew. That is a
-compare-and-swap on any store with an honest create. Clocks play no part. An owner thins out its
-own old commits (see `thinning.py`): so whoever writes behind a record of others makes sure that
-its number was not one of these.
+compare-and-swap on any store with an honest create. Clocks play no part. Owners delete old
+commits (see `thinning.py`): so who writes behind others' records looks whether the number was one.
 
 The functions are generators over store operations, see `steps.py`. Failure sequences are in
 README.md, beside this file.
@@ -31,6 +30,7 @@ from runner.store.base import Created
 from runner.store.steps import (
     Age,
     Create,
+    Delete,
     Folders,
     List,
     Operation,
@@ -57,7 +57,6 @@ LOOKS = 3  #: at a record that reads as damaged: it may have been the line
 MOST_DAMAGED = 8  #: records in a row for which an earlier one may stand in
 DAMAGED = "damaged"  #: nonce of a record that stands in for a damaged one
 COMMIT = "commit"  #: kind of the records that their writer may delete: see thinning.py
-KEPT = 100  #: newest commits that it keeps: no listing is older than that
 #: a record's own hash. It is called by the record's number: an older runner hands on what it does
 #: not know, and another record's hash must not make its record look damaged
 _SUM = re.compile(r"sum\d*")
@@ -179,47 +178,60 @@ def head(
 ) -> Steps[Record | None]:
     """Return the newest record, or None where there is no log.
 
-    From any record, walking on to the first absent number ends at the newest, unless what follows
-    it was thinned out: then at an old record, behind which nobody can append. Behind a commit the
-    copy beside the log tells, unless it is the caller's `own`. Without `hinted` the copy is not
-    looked at: the walk starts from a listing. A damaged record is stood in for, see `_stand_in`.
+    From any record, walking on to the first absent number ends at the newest, unless an owner has
+    deleted what follows (see `thinning.py`). So behind a commit that was `known`, and is not the
+    caller's `own`, the copy beside the log is looked at; and where a walk led over commits, or
+    without `hinted`, a listing. A damaged record is stood in for, see `_stand_in`.
     """
-    if known is not None and known.get("kind") == COMMIT and not own:
+    if known is not None and is_commit(known) and not own:
         copy = yield from copied(base)
         if copy is not None and copy["number"] > known["number"]:
             known = None
-    record = known or (yield from _start(base, hinted))
-    walked = 0
-    while record is not None:
+    start = known
+    if start is None and hinted:
+        start = yield from copied(base)
+    if start is not None:
+        record, is_newest = yield from _walk(base, start, own=own, known=known is not None)
+        if is_newest:
+            return record
+    return (yield from _listed(base))
+
+
+def is_commit(record: Record) -> bool:
+    """Whether its writer may delete a record, and the one behind it."""
+    return record.get("kind") == COMMIT
+
+
+def _walk(base: str, record: Record, *, own: bool, known: bool) -> Steps[tuple[Record, bool]]:
+    """Walk on from a record; return where that ends, and whether it is surely the newest."""
+    start, over_commits = record, is_commit(record)
+    for _ in range(FAR + 1):
         try:
             following = yield from _following(base, record)
         except StoreRefusedError:
-            if known is None and hinted and not walked:
-                return (yield from head(base, hinted=False))  # the copy is another log's
-            newest = yield from _start(base, hinted=False)
-            if newest is None or newest["number"] - record["number"] < KEPT:
-                raise
-            record = newest  # that one had filled a hole
-            continue
+            of_another_log = not known and record is start
+            fills_a_hole = record.get("token") and not is_commit(record)
+            if of_another_log or fills_a_hole:
+                break
+            raise
         if following is None:
-            return record
-        record, walked = following, walked + 1
-        if walked == FAR:  # the start was far behind
-            listed = yield from _start(base, hinted=False)
-            if listed is not None and listed["number"] > record["number"]:
-                record = listed
-    return None
+            return record, own or record is start or not over_commits
+        record, over_commits = following, over_commits or is_commit(following)
+    return record, False
 
 
-def _start(base: str, hinted: bool) -> Steps[Record | None]:
-    copy = (yield from copied(base)) if hinted else None
-    if copy is not None:
-        return copy
+def _listed(base: str) -> Steps[Record | None]:
+    """Return the newest record by a listing, which may lack the last few."""
     for _ in range(LOOKS):
         keys: list[str] = yield List(f"{base}/log/")
-        newest = yield from _whole(base, max(numbers(keys), default=0))  # it may lack record 0 yet
-        if newest is not None or not keys:
-            return newest
+        record = yield from _whole(base, max(numbers(keys), default=0))  # it may lack record 0 yet
+        while record is not None:
+            following = yield from _following(base, record)
+            if following is None:
+                return record
+            record = following
+        if not keys:
+            return None
     return None  # what was listed was gone each time
 
 
@@ -291,41 +303,41 @@ def append(
 
     Unless `known` is `proven` (the writer is the owner that wrote it), the record that is
     followed is read there: a copy that someone moved or made up must not be built upon. And where
-    there have been owners, a listing shows whether the new record fills a place that was thinned
-    out: then it is none, and `change` is asked again with the newest.
+    the new record turns out to be no part of the log (see `_counts`), `change` is asked again with
+    the newest.
     """
     record = yield from head(base, known, own=proven)
     if record is not None and not proven:
         record = yield from _in_its_place(base, record)
-    if record is None:
-        raise NotFoundError(f"there is no log at {base}.")
-    while True:
+    while record is not None:
         following = {
             **change(dict(record)),
             "number": record["number"] + 1,
             "nonce": nonce(),
             "previous": record["nonce"],
         }
-        certain = proven or not record.get("token")
-        winner = yield from settle(base, following, record, copied=certain)
+        winner = yield from settle(base, following, record, copied=proven)
         if winner["nonce"] != following["nonce"]:
             record = (yield from head(base, winner)) or winner
-        elif certain or (yield from _is_newest(base, following)):
+        elif proven or (yield from _counts(base, following, record)):
             return following
         else:
             record = yield from _newest_listed(base)
-            if record is None:
-                raise NotFoundError(f"there is no log at {base}.")
+    raise NotFoundError(f"there is no log at {base}.")
 
 
-def _is_newest(base: str, record: Record) -> Steps[bool]:
+def _counts(base: str, record: Record, before: Record) -> Steps[bool]:
     """Whether a record that was created just now is part of the log; leave its copy if so.
 
-    Its writer may have slept after it read the record before, while an owner wrote a hundred more
-    and thinned them out. What follows a record that counts stays where it is (see `thinning.py`).
+    Its writer may have slept since it read the record before. Meanwhile an owner may have deleted
+    commits, and the new record is in the place of one; or all was removed, and perhaps submitted
+    anew: then the new record goes. What follows one that counts stays (see `thinning.py`).
     """
-    last, found = max(numbers((yield List(f"{base}/log/"))), default=0), record
-    while found["number"] < last and (found is record or found.get("kind") != COMMIT):
+    found, last = record, record["number"]
+    if before.get("token"):  # there has been an owner
+        copy = yield from copied(base)
+        last = max([last, *numbers((yield List(f"{base}/log/"))), copy["number"] if copy else 0])
+    while found["number"] < last and (found is record or not is_commit(found)):
         try:
             following = yield from read(base, found["number"] + 1)
         except DamagedRecordError:
@@ -333,6 +345,10 @@ def _is_newest(base: str, record: Record) -> Steps[bool]:
         if following is None or following.get("previous") != found["nonce"]:
             return False
         found = following
+    if found is record and not (yield from holds(base, before["number"], before["nonce"])):
+        if (yield from holds(base, record["number"], record["nonce"])):
+            yield Delete([slot(base, record["number"])])
+        return False
     yield from _leave_hint(base, encode(record))
     return True
 

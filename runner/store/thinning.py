@@ -1,23 +1,23 @@
-"""The owner of a log deletes its old commits, so that a job of 100,000 of them has few records.
+"""The owner of a log deletes old commits, so that a job of 100,000 of them has few records.
 
 A record that is gone can be created anew, by a writer that had slept since it read the record
-before. So an owner deletes commits alone, which nobody else writes, and of these neither its
-newest nor the first behind another kind of record. Every record of others therefore has its
-successor beside it for good, unless it is the newest: by that, a writer sees whether its new
-record counts (`log.append`), and a reader tells a record that filled a hole (`sound`).
+before. So an owner deletes commits alone, its own and those of owners before it, and of each row
+of them neither the first nor the last. Every record of another kind therefore has its successor
+beside it for good, unless it is the newest: by that, a writer sees whether its new record counts
+(`log.append`), and a reader tells a record that filled a hole (`sound`).
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
-from itertools import pairwise
 
 from runner.errors import DamagedRecordError, StoreError
-from runner.store import log
-from runner.store.log import COMMIT, Record, copied, decode, follows, holds, numbers, read, slot
+from runner.store.log import Record, copied, decode, follows, holds, is_commit, numbers, slot
 from runner.store.steps import Delete, List, ReadMany, Steps
 
+KEPT = 100  #: newest commits of an owner that stay while it works
 AT_ONCE = 50  #: commits deleted together
-MOST_READ = 1000  #: of earlier owners' records
+FEW = 10  #: commits after which it deletes what the owners before it left
+MOST_READ = 1000  #: records of theirs at once
 
 
 class Thinning:
@@ -33,7 +33,6 @@ class Thinning:
         self._claim = claim
         self._newest = -1
         self._old: list[int] = []
-        self._earlier = True  # owners may have left more than they had to
 
     def committed(self, number: int) -> Steps[None]:
         """Take note of a commit that has landed, and delete old ones if there are enough.
@@ -44,69 +43,75 @@ class Thinning:
         if number == self._newest + 1:
             self._old.append(number)
         self._newest = number
-        if len(self._old) < log.KEPT + AT_ONCE:
-            return
-        going, self._old = self._old[:AT_ONCE], self._old[AT_ONCE:]
         with suppress(StoreError):
-            if self._earlier:
-                self._earlier = False
-                going = [*(yield from self._left_by_others()), *going]
-            copy = yield from copied(self._base)
-            if copy is None or copy["number"] <= going[-1]:
-                return
-            if (yield from holds(self._base, *self._claim)):
-                yield Delete([slot(self._base, number) for number in going])
+            if number == self._claim[0] + FEW:
+                yield from self._delete((yield from self._left_by_others()))
+            if len(self._old) >= KEPT + AT_ONCE:
+                going, self._old = self._old[:AT_ONCE], self._old[AT_ONCE:]
+                yield from self._delete(going)
+
+    def _delete(self, going: Sequence[int]) -> Steps[None]:
+        copy = yield from copied(self._base)
+        if not going or copy is None or copy["number"] <= going[-1]:
+            return
+        if (yield from holds(self._base, *self._claim)):
+            yield Delete([slot(self._base, number) for number in going])
 
     def _left_by_others(self) -> Steps[list[int]]:
-        """Return the commits of earlier owners that have a commit of theirs on either side."""
-        listed = numbers((yield List(f"{self._base}/log/")))
-        before = [number for number in listed if number < self._claim[0]][-MOST_READ:]
-        keys = [slot(self._base, number) for number in before]
-        replies = yield ReadMany(keys)
-        tokens: dict[int, object] = {}
-        for number, key, data in zip(before, keys, replies, strict=True):
-            with suppress(DamagedRecordError):
-                record = decode(data if isinstance(data, bytes) else b"", key)
-                if record.get("kind") == COMMIT:
-                    tokens[number] = record.get("token")
-        going = []
-        for number, later in pairwise(tokens):
-            earlier = tokens.get(number - 1) == tokens[number]
-            if earlier and tokens[later] == tokens[number]:
-                going.append(number)
-        return going
+        """Return the oldest commits before this owner's claim that are amid others of their row."""
+        there = {*numbers((yield List(f"{self._base}/log/")))}
+        amid = [n for n in there if n < self._claim[0] and {n - 1, n + 1} <= there]
+        oldest = sorted({n + place for n in sorted(amid)[:MOST_READ] for place in (-1, 0, 1)})
+        tokens = yield from _commits(self._base, oldest)
+        return [n for n in oldest if n in amid and _is_amid(n, tokens)]
+
+
+def _is_amid(number: int, tokens: Mapping[int, object]) -> bool:
+    """Whether the records before and after a commit are commits of the same owner."""
+    row = [tokens.get(number + place) for place in (-1, 0, 1)]
+    return row[1] is not None and row[0] == row[1] == row[2]
+
+
+def _commits(base: str, wanted: Sequence[int]) -> Steps[dict[int, object]]:
+    """Return the tokens of those of these records that are commits, as far as they can be read."""
+    keys = [slot(base, number) for number in wanted]
+    tokens: dict[int, object] = {}
+    for number, key, data in zip(wanted, keys, (yield ReadMany(keys)), strict=True):
+        with suppress(DamagedRecordError):
+            record = decode(data if isinstance(data, bytes) else b"", key)
+            if is_commit(record):
+                tokens[number] = record.get("token")
+    return tokens
 
 
 def listed(base: str, first: int = 0) -> Steps[tuple[list[str], int | None]]:
     """Return the keys of a log's records, and the first from `first` on that is lost, or None.
 
-    A record is lost where no commit comes before its place, for an owner deletes only what follows
-    one, and among the newest, of which it deletes none.
+    A record is not lost but deleted where the commits next to its place, before and after it, are
+    of one owner.
     """
     copy = yield from copied(base)  # read before the listing, which then has what led to it
     last = -1 if copy is None else max(0, copy["number"] - 1)  # itself it is written again
     keys: list[str] = yield List(f"{base}/log/")
     there = {*numbers(keys)}
-    newest = max({last, *there})
-    for number in (n for n in range(first, newest + 1) if n not in there):
-        if number > newest - log.KEPT:
-            return keys, number
-        begins = number == first or number - 1 in there
-        if begins and not (yield from _behind_commit(base, range(first, number), there)):
-            return keys, number
+    absent = [n for n in range(first, max({last, *there}) + 1) if n not in there]
+    for number in absent:
+        if number == first or number - 1 in there:
+            before = yield from _next_commit(base, reversed(range(first, number)), there)
+            after = yield from _next_commit(base, range(number, max(there, default=0) + 1), there)
+            if before is None or before != after:
+                return keys, number
     return keys, None
 
 
-def _behind_commit(base: str, before: range, there: Set[int]) -> Steps[bool]:
-    """Whether the last of these records but other kinds is a commit, or was deleted."""
-    for earlier in reversed(before):
-        if earlier not in there:
-            return True
-        with suppress(DamagedRecordError):
-            record = yield from read(base, earlier)
-            if record is not None and record.get("kind") == COMMIT:
-                return True
-    return False
+def _next_commit(base: str, order: Iterable[int], there: Set[int]) -> Steps[object]:
+    """Return the token of the first commit among records, or None."""
+    for number in order:
+        if number in there:
+            tokens = yield from _commits(base, [number])
+            if tokens:
+                return tokens[number]
+    return None
 
 
 def sound(records: Sequence[Record], there: Set[int]) -> list[Record]:
@@ -127,6 +132,6 @@ def sound(records: Sequence[Record], there: Set[int]) -> list[Record]:
             counts = not kept or (number in there and number not in readable)
         else:
             counts = follows(after, record)
-        if counts or record.get("kind") == COMMIT:
+        if counts or is_commit(record):
             kept[record["number"]] = record
     return [*kept.values()][::-1]

@@ -25,7 +25,7 @@ from runner.queue.queue import Queue
 from runner.queue.removal import leftovers
 from runner.queue.view import Onlooker
 from runner.spec import parse
-from runner.store import log, thinning
+from runner.store import thinning
 from runner.training.best import Best
 from tests.store.memory import Killed, MemoryStore
 
@@ -219,7 +219,7 @@ def play(seeds: range) -> Counter[str]:
     for seed in seeds:
         world = World(seed)
         kept = 1 if seed % 2 else 100  # so that owners delete old commits early
-        with patch.object(log, "KEPT", kept), patch.object(thinning, "AT_ONCE", kept):
+        with patch.multiple(thinning, KEPT=kept, AT_ONCE=kept, FEW=kept + 1):
             for _ in range(25):
                 try:
                     world.act()

@@ -31,7 +31,7 @@ from runner.store.log import Age, Create, Folders, List, Operation, Pause, Put, 
 from runner.store.steps import Delete
 
 KEEP = 2
-KEPT, AT_ONCE = 4, 2  # commits of an owner: a listing here lacks the newest three at most
+KEPT, AT_ONCE, FEW = 4, 2, 6  # commits of an owner: a listing here lacks the newest three at most
 CALM = 900  # ticks after which nothing goes wrong any more
 LIMIT = 6000  # ticks by which every job must have ended
 AFTER_THE_END = {
@@ -107,7 +107,7 @@ class Simulation:
 
     def run(self) -> Result:
         """Run the schedule to its end, or raise ViolationError."""
-        with patch.object(log, "KEPT", KEPT), patch.object(thinning, "AT_ONCE", AT_ONCE):
+        with patch.multiple(thinning, KEPT=KEPT, AT_ONCE=AT_ONCE, FEW=FEW):
             return self._run()
 
     def _run(self) -> Result:

@@ -4,22 +4,29 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from itertools import count
+from time import sleep
 from typing import Any
 
 import pytest
 
 from runner.commit import Commit
-from runner.errors import ConflictError, DamagedRecordError, LeaseLostError, StoreError
+from runner.errors import (
+    ConflictError,
+    DamagedRecordError,
+    LeaseLostError,
+    NotFoundError,
+    StoreError,
+)
 from runner.queue import job as jobs
 from runner.queue import protocol
-from runner.queue.job import State
+from runner.queue.job import Job, State
 from runner.queue.lease import Lease
 from runner.queue.queue import Queue, utc_now
 from runner.report.collect import collect
 from runner.store import checkup, log
-from runner.store.log import KEPT, Create, Steps, run
+from runner.store.log import Create, Put, Steps, run
 from runner.store.steps import perform
-from runner.store.thinning import AT_ONCE, listed
+from runner.store.thinning import AT_ONCE, FEW, KEPT, listed
 from tests.store.memory import Fault, Killed, MemoryStore
 
 BASE = "jobs/cats"
@@ -85,21 +92,23 @@ def test_requests_do_not_grow_with_the_commits(commits: int) -> None:
     assert requests(lambda: queue.job("cats")) == 2
     assert requests(lambda: queue.look(["cats"], {"cats": old})) == 2
     assert requests(lease.renew) == 3
-    assert requests(lambda: taken_over(store)) <= 9
+    assert requests(lambda: taken_over(store)) <= 11
     assert asked.count("list") == 1
-    assert requests(lambda: queue.hold("cats")) <= 9
+    assert requests(lambda: queue.hold("cats")) <= 11
     assert asked.count("list") == 1
 
 
-def late(store: MemoryStore, steps: Steps[Any], meanwhile: Callable[[], None]) -> Any:
-    """Run a protocol whose process sleeps right before it creates its record."""
+def late(
+    store: MemoryStore, steps: Steps[Any], meanwhile: Callable[[], None], before: type = Create
+) -> Any:
+    """Run a protocol whose process sleeps right before it creates its record, or its copy."""
     reply: object = None
     while True:
         try:
             operation = steps.send(reply)
         except StopIteration as end:
             return end.value
-        if isinstance(operation, Create):
+        if isinstance(operation, before):
             meanwhile()
             meanwhile = lambda: None  # noqa: E731
         reply = perform(store, operation, sleep=lambda _seconds: None)
@@ -225,16 +234,89 @@ def test_a_late_change_in_the_last_hole_and_an_old_copy() -> None:
     assert queue_of(store).cancel("cats").step == LIMIT + 1
 
 
+@pytest.mark.parametrize("who", ["owner", "user"])
+def test_a_copy_that_comes_late_hides_nothing(who: str) -> None:
+    """Its writer slept between record and copy; another worker has taken over and ended."""
+    store = MemoryStore()
+    lease = claimed(store, 5)
+    truth: list[Job] = []
+
+    def meanwhile() -> None:
+        other = taken_over(store) if who == "owner" else lease
+        commit(other, *range(7, 7 + 2 * LIMIT))
+        truth.append(other.end(partial(jobs.held, reason="enough")))
+
+    commits = partial(jobs.committed, commit=Commit(step=6, epoch=0))
+    steps: Steps[Any] = lease._holder.commit(commits)
+    if who == "user":
+        steps = protocol.change("cats", partial(jobs.prioritized, priority=3), **tools())
+    late(store, steps, meanwhile, before=Put)
+    assert log.decode(store.read(log.hint(BASE)) or b"", "copy")["number"] < 10
+    queue = queue_of(store)
+    assert queue.job("cats") == truth[0]
+    assert queue.jobs() == truth
+    assert queue.look(["cats"], {"cats": lease.job}) == truth
+    assert queue.unhold("cats").state is State.QUEUED
+    assert log.decode(store.read(log.hint(BASE)) or b"", "copy")["kind"] == "unhold"
+
+
+@pytest.mark.parametrize("commits", [15, 40, 149])
+def test_short_attempts_leave_few_records(commits: int) -> None:
+    """Of each the claim, the first commit and the last."""
+    store = MemoryStore()
+    lease, step = claimed(store), 0
+    for attempt in range(40):
+        commit(lease, *range(step + 1, step + commits + 1))
+        step += commits
+        lease = taken_over(store, f"w{attempt}")
+    assert len(records(store)) <= 4 * 40 + commits
+    assert run(store, listed(BASE))[1] is None
+    assert queue_of(store).job("cats").step == step
+
+
+@pytest.mark.parametrize("again", [None, {"seed": 1}, {"seed": 2}])
+@pytest.mark.parametrize("commits", [None, 0, 3])
+@pytest.mark.parametrize("change", ["claim", "cancel", "priority"])
+def test_what_comes_late_to_a_job_that_was_removed_is_taken_back(
+    change: str, commits: int | None, again: Any
+) -> None:
+    """Also where its name was given anew: that job is another one. None: it had no owner."""
+    store = MemoryStore()
+    if commits is None:
+        queue_of(store).submit("cats", {"seed": 1})
+    else:
+        claimed(store, commits).release("notice")
+    old = queue_of(store).job("cats")
+    after: list[tuple[list[str], Job | None]] = []
+
+    def meanwhile() -> None:
+        queue_of(store).remove("cats")
+        if again:
+            sleep(0.001)  # times of submission differ
+            queue_of(store).submit("cats", again)
+        after.append((store.list("jobs/"), queue_of(store).find("cats")))
+
+    steps = {
+        "claim": protocol.claim(old, {"host": "late"}, lease_seconds=60.0, **tools()),
+        "cancel": protocol.cancel("cats", **tools()),
+        "priority": protocol.change(
+            "cats", partial(jobs.prioritized, priority=3), known=old, **tools()
+        ),
+    }[change]
+    with pytest.raises((ConflictError, NotFoundError)):
+        late(store, steps, meanwhile)
+    assert (store.list("jobs/"), queue_of(store).find("cats")) == after[0]
+
+
 def test_what_earlier_owners_left_goes_too() -> None:
     """Of each of them its first commit stays, and its last, which tells where it ended."""
     store = MemoryStore()
     commit(claimed(store), *range(1, 121))
     commit(taken_over(store), *range(121, 131))
     lease = taken_over(store, "c")
-    commit(lease, *range(131, 131 + LIMIT + 1))
-    third = lease.job.number - LIMIT - 1
-    assert records(store)[:8] == [0, 1, 2, 121, 122, 123, 132, third]
-    assert len(records(store)) <= LIMIT + 10
+    commit(lease, *range(131, 131 + FEW))
+    third = lease.job.number - FEW
+    assert records(store)[:9] == [0, 1, 2, 121, 122, 123, 132, third, third + 1]
 
 
 def test_nothing_of_a_job_submitted_anew_is_deleted() -> None:

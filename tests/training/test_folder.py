@@ -18,8 +18,7 @@ from runner.checkpoint.manifest import Position
 from runner.commit import Commit
 from runner.errors import CheckpointError, LeaseLostError
 from runner.store import log
-from runner.store.log import KEPT
-from runner.store.thinning import AT_ONCE
+from runner.store.thinning import AT_ONCE, KEPT
 from runner.training.folder import Folder
 
 FIELDS = (b'"checkpoints"', b'"best"', b'"token"', b'"step":3', b'"manifest"', b'"digest"')
