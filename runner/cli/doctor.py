@@ -179,8 +179,10 @@ def _memory(queue: Queue) -> Iterator[Finding]:
     needs = {name: memory_needed(spec) for name, spec in specs.items()}
     largest = max(needs, key=lambda name: needs[name])
     most = memory_words(needs[largest])
-    looked = f"the first {len(specs)} of " if len(ids) > len(specs) else ""
-    text = f"of {looked}{len(ids)} jobs to be done {largest} takes most: {most}"
+    text = f"{largest} needs {most}"
+    if len(specs) > 1:
+        looked = f"the first {len(specs)} of " if len(ids) > len(specs) else ""
+        text = f"of {looked}{len(ids)} jobs to be done, {largest} needs most: {most}"
     large = [name for name, spec in specs.items() if short_of_memory(spec)]
     if large:
         text += f". Left for another machine: {', '.join(large)}"

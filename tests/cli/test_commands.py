@@ -341,7 +341,7 @@ def test_data_that_no_memory_can_hold_are_not_read_and_are_said(
     runner.ok("submit", str(QUICKSTART), "--detach", *changes)
     found = {one["name"]: one for one in json.loads(runner.ok("doctor", "--json"))}
     assert found["memory"]["verdict"] == "warning"
-    assert f"quickstart takes most: {needs}" in found["memory"]["text"]
+    assert f"quickstart needs {needs}" in found["memory"]["text"]
     assert found["memory"]["text"].endswith("Left for another machine: quickstart")
 
 
