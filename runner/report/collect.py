@@ -295,11 +295,12 @@ def _run(queue: Queue, view: View, known: tuple[list[Job], list[str]]) -> Run:
 
 def _records(store: Store, job: Job, first: int, problems: list[str]) -> list[Job]:
     """Return the records from `first` to the newest, which is known, as far as they can be read."""
-    keys, lost = log.run(store, listed(protocol.base(job.id)))
+    base = protocol.base(job.id)
+    keys, lost = (store.list(f"{base}/log/"), None) if first else log.run(store, listed(base))
     if lost is not None:
         problems.append(f"{protocol.gone(job.id, lost)}")
     there = [number for number in log.numbers(keys) if first <= number < job.number]
-    keys = [log.slot(protocol.base(job.id), number) for number in there]
+    keys = [log.slot(base, number) for number in there]
     found = []
     for key, data in zip(keys, store.read_many(keys), strict=True):
         with _noting(problems, "a record"):

@@ -94,22 +94,28 @@ def listed(base: str, first: int = 0) -> Steps[tuple[list[str], int | None]]:
     last = -1 if copy is None else max(0, copy["number"] - 1)  # itself it is written again
     keys: list[str] = yield List(f"{base}/log/")
     there = {*numbers(keys)}
-    absent = [n for n in range(first, max({last, *there}) + 1) if n not in there]
-    for number in absent:
-        if number == first or number - 1 in there:
-            before = yield from _next_commit(base, reversed(range(first, number)), there)
-            after = yield from _next_commit(base, range(number, max(there, default=0) + 1), there)
-            if before is None or before != after:
-                return keys, number
+    newest = max({last, *there})
+    absent = [n for n in range(first, newest + 1) if n not in there]
+    begins = [n for n in absent if n == first or n - 1 in there]
+    edges = sorted(n for n in there if not {n - 1, n + 1} <= there)
+    tokens = yield from _commits(base, edges if begins else [])
+    for number in begins:
+        before = yield from _next_commit(base, range(number - 1, first - 1, -1), there, tokens)
+        after = yield from _next_commit(base, range(number, newest + 1), there, tokens)
+        if before is None or before != after:
+            return keys, number
     return keys, None
 
 
-def _next_commit(base: str, order: Iterable[int], there: Set[int]) -> Steps[object]:
-    """Return the token of the first commit among records, or None."""
+def _next_commit(
+    base: str, order: Iterable[int], there: Set[int], tokens: dict[int, object]
+) -> Steps[object]:
+    """Return the token of the first commit among records, or None; `tokens`: what is known."""
     for number in order:
         if number in there:
-            tokens = yield from _commits(base, [number])
-            if tokens:
+            if number not in tokens and {number - 1, number + 1} <= there:
+                tokens |= yield from _commits(base, [number])
+            if number in tokens:
                 return tokens[number]
     return None
 
