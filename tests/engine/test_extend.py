@@ -165,6 +165,10 @@ def test_people_see_parent_and_child_as_one(runner: Runner, tmp_path: Path) -> N
     assert "A line marks epoch 2: up to it this is the curve of" in page
     held = json.loads(runner.ok("du", "digits", "digits-2", "--json"))
     assert held["digits-2"]["checkpoints"] > held["digits-2"]["logs"] > 0
+    folders = {"logs": ("logs", "failures"), "checkpoints": ("packs", "checkpoints")}
+    for kind, names in folders.items():
+        paths = [path for name in names for path in runner.store.glob(f"jobs/digits-2/{name}/*")]
+        assert held["digits-2"][kind] == sum(path.stat().st_size for path in paths)
 
 
 def test_remove_asks_where_it_can_and_names_the_children(runner: Runner, spec: Path) -> None:
