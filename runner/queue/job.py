@@ -29,7 +29,6 @@ from runner.queue.record import (
     ENDED,
     HOLD,
     MOST_DEATHS,
-    REMOVED,
     Failure,
     Job,
     Json,
@@ -44,7 +43,7 @@ from runner.queue.record import (
     spec_digest,
     to_json,
 )
-from runner.store.log import DAMAGED
+from runner.store.log import DAMAGED, REMOVED
 
 __all__ = [
     "ENDED", "HOLD", "MOST_DEATHS", "REMOVED", "Failure", "Job", "Json", "Stage", "State",

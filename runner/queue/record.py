@@ -23,7 +23,6 @@ Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Amount = Annotated[float, Meta(ge=0, lt=1e12)]
 
 MOST_DEATHS = 3  #: attempts that die at one step before the job is held, unless its spec says
-REMOVED = "remove"  #: kind of a last record: what lies there is no job any more
 HOLD = "hold"  #: what a user may request of a running job
 
 

@@ -57,6 +57,7 @@ LOOKS = 3  #: at a record that reads as damaged: it may have been the line
 MOST_DAMAGED = 8  #: records in a row for which an earlier one may stand in
 DAMAGED = "damaged"  #: nonce of a record that stands in for a damaged one
 COMMIT = "commit"  #: kind of the records that their writer may delete: see thinning.py
+REMOVED = "remove"  #: kind of the last record: what lies there is no log any more
 #: a record's own hash. It is called by the record's number: an older runner hands on what it does
 #: not know, and another record's hash must not make its record look damaged
 _SUM = re.compile(r"sum\d*")
@@ -333,9 +334,8 @@ def _counts(base: str, record: Record, before: Record) -> Steps[bool]:
     commits, and the new record is in the place of one; or all was removed, and perhaps submitted
     anew: then the new record goes. What follows one that counts stays (see `thinning.py`).
     """
-    found, last = record, record["number"]
+    found, last, copy = record, record["number"], (yield from copied(base))
     if before.get("token"):  # there has been an owner
-        copy = yield from copied(base)
         last = max([last, *numbers((yield List(f"{base}/log/"))), copy["number"] if copy else 0])
     while found["number"] < last and (found is record or not is_commit(found)):
         try:
@@ -345,7 +345,9 @@ def _counts(base: str, record: Record, before: Record) -> Steps[bool]:
         if following is None or following.get("previous") != found["nonce"]:
             return False
         found = following
-    if found is record and not (yield from holds(base, before["number"], before["nonce"])):
+    alone = found is record and record.get("kind") != REMOVED
+    whole = not _says_removed(copy, record)
+    if alone and not (whole and (yield from holds(base, before["number"], before["nonce"]))):
         if (yield from holds(base, record["number"], record["nonce"])):
             yield Delete([slot(base, record["number"])])
         return False
@@ -354,11 +356,23 @@ def _counts(base: str, record: Record, before: Record) -> Steps[bool]:
 
 
 def _newest_listed(base: str) -> Steps[Record | None]:
-    """Return the newest record, whatever the copy says, and make it the copy."""
+    """Return the newest record, whatever the copy says, and make it the copy.
+
+    Not so a commit, for its owner goes on, nor where the copy says that all is being removed.
+    """
+    copy = yield from copied(base)
     newest = yield from head(base, hinted=False)
-    if newest is not None:  # else every reader starts at a record that is none
+    if newest is None or _says_removed(copy, newest):
+        return copy if newest else None
+    if not is_commit(newest):
         yield from _leave_hint(base, encode(newest))
     return newest
+
+
+def _says_removed(copy: Record | None, record: Record) -> bool:
+    """Whether the log of a record is being removed; a copy may be of an earlier job of the name."""
+    began = record.get("submitted_at")
+    return copy is not None and copy.get("kind") == REMOVED and copy.get("submitted_at") == began
 
 
 def _in_its_place(base: str, copy: Record) -> Steps[Record | None]:

@@ -42,6 +42,8 @@ class Thinning:
         """
         if number == self._newest + 1:
             self._old.append(number)
+        elif self._old[-1:] == [self._newest]:
+            self._old.pop()  # it is the last of its row
         self._newest = number
         with suppress(StoreError):
             if number == self._claim[0] + FEW:
@@ -73,14 +75,14 @@ def _is_amid(number: int, tokens: Mapping[int, object]) -> bool:
 
 
 def _commits(base: str, wanted: Sequence[int]) -> Steps[dict[int, object]]:
-    """Return the tokens of those of these records that are commits, as far as they can be read."""
+    """Return the owners of those of these records that are commits, as far as they can be read."""
     keys = [slot(base, number) for number in wanted]
     tokens: dict[int, object] = {}
     for number, key, data in zip(wanted, keys, (yield ReadMany(keys)), strict=True):
         with suppress(DamagedRecordError):
             record = decode(data if isinstance(data, bytes) else b"", key)
             if is_commit(record):
-                tokens[number] = record.get("token")
+                tokens[number] = (record.get("token"), record.get("submitted_at"))
     return tokens
 
 
@@ -94,6 +96,9 @@ def listed(base: str, first: int = 0) -> Steps[tuple[list[str], int | None]]:
     last = -1 if copy is None else max(0, copy["number"] - 1)  # itself it is written again
     keys: list[str] = yield List(f"{base}/log/")
     there = {*numbers(keys)}
+    missed = [slot(base, n) for n in range(max(there, default=-1) + 1, last + 1)[:KEPT]]
+    replies = (yield ReadMany(missed)) if missed else []
+    there |= {*numbers(key for key, data in zip(missed, replies, strict=True) if data)}
     newest = max({last, *there})
     absent = [n for n in range(first, newest + 1) if n not in there]
     begins = [n for n in absent if n == first or n - 1 in there]

@@ -22,6 +22,7 @@ from runner.queue import protocol
 from runner.queue.job import Job, State
 from runner.queue.lease import Lease
 from runner.queue.queue import Queue, utc_now
+from runner.queue.removal import leftovers
 from runner.report.collect import collect
 from runner.store import checkup, log
 from runner.store.log import Create, Put, Steps, run
@@ -190,7 +191,7 @@ def test_a_claim_counts_however_long_its_worker_sleeps_behind_it() -> None:
     store.hook = asleep
     found = run(store, steps)
     assert (created, found.number, found.priority) == (True, 12, 3)
-    assert [one for one in records(store) if one < 20] == [0, 1, 2, 12, 13]
+    assert [one for one in records(store) if one < 20] == [0, 1, 2, 11, 12, 13]
     assert queue_of(store).job("cats").priority == 3
 
 
@@ -306,6 +307,91 @@ def test_what_comes_late_to_a_job_that_was_removed_is_taken_back(
     with pytest.raises((ConflictError, NotFoundError)):
         late(store, steps, meanwhile)
     assert (store.list("jobs/"), queue_of(store).find("cats")) == after[0]
+
+
+def test_a_change_counts_though_its_writer_sleeps_while_it_looks() -> None:
+    """What it follows, the last commit of a row, stays; so nothing is taken back."""
+    store = MemoryStore()
+    lease = claimed(store, 10)
+    reads = count()
+
+    def asleep(_number: int, operation: str, key: str) -> None:
+        if (operation, key) == ("read", log.slot(BASE, 11)) and next(reads) == 1:
+            store.hook = None
+            commit(lease, *range(11, 11 + 2 * LIMIT))
+
+    store.hook = asleep
+    change = partial(jobs.prioritized, priority=3)
+    found = run(store, protocol.change("cats", change, known=lease.job, **tools()))
+    assert next(reads) >= 2, "else nothing was tried here"
+    assert (found.number, found.priority) == (12, 3)
+
+
+def test_a_claim_in_a_hole_that_sleeps_again_leaves_no_old_copy() -> None:
+    """It has seen the newest commit; the owner goes on, and ends."""
+    store = MemoryStore()
+    lease = claimed(store, 10)
+    steps = protocol.claim(lease.job, {"host": "late"}, lease_seconds=60.0, **tools())
+
+    def meanwhile() -> None:
+        commit(lease, *range(11, 11 + LIMIT + 10))
+        lists = count()
+
+        def asleep(_number: int, operation: str, _key: str) -> None:
+            if operation == "put" and next(lists) == 0:
+                store.hook = None
+                commit(lease, *range(300, 300 + 2 * LIMIT))
+                lease.finish(final={"step": 600}, evaluate=False)
+
+        store.hook = asleep
+
+    with pytest.raises(ConflictError):
+        late(store, steps, meanwhile)
+    if store.hook is not None:  # it has left no copy at all
+        store.hook = None
+        commit(lease, *range(300, 300 + 2 * LIMIT))
+        lease.finish(final={"step": 600}, evaluate=False)
+    assert queue_of(store).job("cats").state is State.SUCCEEDED
+
+
+@pytest.mark.parametrize("change", ["claim", "priority"])
+@pytest.mark.parametrize("owned", [True, False])
+def test_what_comes_late_brings_no_removed_job_back(change: str, owned: bool) -> None:
+    """The removal was cut off between its last record and record 0."""
+    store = MemoryStore()
+    if owned:
+        claimed(store, 3).release("notice")
+    else:
+        queue_of(store).submit("cats", {"seed": 1})
+    old = queue_of(store).job("cats")
+    steps = protocol.claim(old, {"host": "late"}, lease_seconds=60.0, **tools())
+    if change == "priority":
+        prioritized = partial(jobs.prioritized, priority=3)
+        steps = protocol.change("cats", prioritized, known=old, **tools())
+
+    def die(_number: int, operation: str, key: str) -> None:
+        if (operation, key) == ("delete", log.slot(BASE, 0)):
+            raise Killed
+
+    def meanwhile() -> None:
+        store.hook = die
+        with suppress(Killed):
+            queue_of(store).remove("cats")
+        store.hook = None
+
+    with pytest.raises((ConflictError, NotFoundError)):
+        late(store, steps, meanwhile)
+    assert queue_of(store).find("cats") is None
+    assert list(leftovers(store, ["cats"], older_than=0.0)) == ["cats"]
+
+
+def test_a_listing_that_lacks_the_newest_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    commit(claimed(store), *range(1, 2 * LIMIT))
+    keys = store.list
+    monkeypatch.setattr(store, "list", lambda prefix, **_: keys(prefix)[:-3])
+    queue_of(store).require_whole("cats")
+    assert "gone" not in checkup._records(store).text
 
 
 def test_what_earlier_owners_left_goes_too() -> None:
