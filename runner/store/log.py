@@ -338,11 +338,8 @@ def _counts(base: str, record: Record, before: Record) -> Steps[bool]:
     if before.get("token"):  # there has been an owner
         last = max([last, *numbers((yield List(f"{base}/log/"))), copy["number"] if copy else 0])
     while found["number"] < last and (found is record or not is_commit(found)):
-        try:
-            following = yield from read(base, found["number"] + 1)
-        except DamagedRecordError:
-            return False  # who knows; nothing is lost by doing it again
-        if following is None or following.get("previous") != found["nonce"]:
+        following = yield from _next_to(base, found)
+        if following is None:
             return False
         found = following
     alone = found is record and record.get("kind") != REMOVED
@@ -353,6 +350,15 @@ def _counts(base: str, record: Record, before: Record) -> Steps[bool]:
         return False
     yield from _leave_hint(base, encode(record))
     return True
+
+
+def _next_to(base: str, record: Record) -> Steps[Record | None]:
+    """Return the record that follows another under the next number, or None: who knows, then."""
+    with suppress(DamagedRecordError):
+        following = yield from read(base, record["number"] + 1)
+        if following is not None and following.get("previous") == record["nonce"]:
+            return following
+    return None
 
 
 def _newest_listed(base: str) -> Steps[Record | None]:

@@ -33,6 +33,7 @@ class Thinning:
         self._claim = claim
         self._newest = -1
         self._old: list[int] = []
+        self._few = FEW
 
     def committed(self, number: int) -> Steps[None]:
         """Take note of a commit that has landed, and delete old ones if there are enough.
@@ -45,8 +46,9 @@ class Thinning:
         elif self._old[-1:] == [self._newest]:
             self._old.pop()  # it is the last of its row
         self._newest = number
+        self._few -= 1
         with suppress(StoreError):
-            if number == self._claim[0] + FEW:
+            if self._few == 0:
                 yield from self._delete((yield from self._left_by_others()))
             if len(self._old) >= KEPT + AT_ONCE:
                 going, self._old = self._old[:AT_ONCE], self._old[AT_ONCE:]
