@@ -13,7 +13,7 @@ from threading import Lock
 from typing import Any, Concatenate, ParamSpec
 
 from runner.commit import Commit
-from runner.errors import LeaseLostError, StoreError
+from runner.errors import LeaseLostError, NotFoundError, StoreError, StoreRefusedError
 from runner.queue import goodput, protocol
 from runner.queue import job as jobs
 from runner.queue.job import Job, Json, describe, from_json, to_json
@@ -21,7 +21,7 @@ from runner.queue.protocol import Nonce, Now, Transition
 from runner.queue.record import finite
 from runner.store import log
 from runner.store.base import Store
-from runner.store.log import Put, Steps, run
+from runner.store.steps import Put, Steps, run
 from runner.store.thinning import Thinning
 
 P = ParamSpec("P")
@@ -77,7 +77,6 @@ class Holder:
     def commit(self, transition: Transition) -> Steps[Job]:
         """Append a record that keeps the lease. One at a time: not for several threads at once."""
         self._check()
-        yield from self._look_for_claim()
         job = yield from self._change(transition, self._nonce)
         self._adopt(job)
         yield from self._thinning.committed(job.number)
@@ -89,7 +88,6 @@ class Holder:
         After a StoreError it may be called again: what landed meanwhile is recognised.
         """
         self._check()
-        yield from self._look_for_claim()
 
         def nonce() -> str:
             fresh = self._nonce()
@@ -112,11 +110,14 @@ class Holder:
         try:
             return (
                 yield from protocol.change(
-                    self.job.id, mine, nonce=nonce, now=self._now, known=self.job, proven=True
+                    self.job.id, mine, nonce=nonce, now=self._now, known=self.job, claim=self._claim
                 )
             )
         except _LandedError as landed:
             return landed.job
+        except (NotFoundError, StoreRefusedError):
+            yield from self._look_for_claim()
+            raise
 
     def _adopt(self, job: Job) -> None:
         if job.nonce in self._ending:

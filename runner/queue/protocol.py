@@ -26,9 +26,10 @@ from runner.queue import job as jobs
 from runner.queue.job import Job, Json, State, check_id, describe, from_json, to_json
 from runner.queue.record import amounts, finite
 from runner.queue.texts import shown_differences
-from runner.store import log
+from runner.store import appending, log
 from runner.store.heads import heads
-from runner.store.log import Age, Folders, Read, ReadMany, Record, Steps
+from runner.store.log import Record
+from runner.store.steps import Age, Folders, Read, ReadMany, Steps
 from runner.store.thinning import listed
 
 Nonce = Callable[[], str]
@@ -56,7 +57,7 @@ def submit(
     `begins`: fields of a record, where it goes on from another job.
     """
     new = replace(jobs.submitted(job_id, spec, now()), nonce=nonce(), **(begins or {}))
-    there = yield from log.settle(base(job_id), to_json(new), None)
+    there = yield from appending.settle(base(job_id), to_json(new), None)
     found = from_json(there, job_id)
     if found.nonce == new.nonce:
         return found
@@ -206,7 +207,7 @@ def change(
     nonce: Nonce,
     now: Now,
     known: Job | None = None,
-    proven: bool = False,
+    claim: tuple[int, str] | None = None,
 ) -> Steps[Job]:
     """Append what `transition` makes of the newest record; `known` is where to start looking."""
     begun = known and known.submitted_at
@@ -222,7 +223,7 @@ def change(
         return to_json(jobs.dated(after, before, now()))
 
     start = None if known is None else to_json(known)
-    record = yield from log.append(base(job_id), following, nonce, known=start, proven=proven)
+    record = yield from appending.append(base(job_id), following, nonce, known=start, claim=claim)
     return from_json(record, job_id)
 
 

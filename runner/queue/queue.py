@@ -18,10 +18,9 @@ from runner.queue.job import Job, Json, State
 from runner.queue.lease import Holder, Lease
 from runner.queue.owner import is_alive
 from runner.queue.protocol import Availability, Heartbeat, Transition, Watch
-from runner.store import log
 from runner.store.base import Store
 from runner.store.probe import check_once
-from runner.store.steps import boot_clock
+from runner.store.steps import boot_clock, run
 
 logger = logging.getLogger(__name__)
 
@@ -76,11 +75,11 @@ class Queue:
         check_once(self.store)
         allowed.remember(spec, self.store.url)
         steps = protocol.submit(job_id, spec, nonce=self._nonce, now=self._now, begins=begins)
-        return log.run(self.store, steps)
+        return run(self.store, steps)
 
     def ids(self) -> list[str]:
         """Return the ids of all jobs, sorted."""
-        return log.run(self.store, protocol.ids())
+        return run(self.store, protocol.ids())
 
     def job(self, job_id: str) -> Job:
         """Return a job as it is now. Raises NotFoundError with the nearest names."""
@@ -91,7 +90,7 @@ class Queue:
 
     def find(self, job_id: str) -> Job | None:
         """Return a job as it is now, or None."""
-        return log.run(self.store, protocol.load(job_id)) if jobs.is_id(job_id) else None
+        return run(self.store, protocol.load(job_id)) if jobs.is_id(job_id) else None
 
     def jobs(self, on_error: Callable[[str, StoreError], None] | None = None) -> list[Job]:
         """Return all jobs, sorted by id; two small reads for each.
@@ -110,7 +109,7 @@ class Queue:
         """Return those of these jobs that there are, as `jobs` does; one read for a known one."""
         found: list[Job] = []
         steps = protocol.load_all(sorted(filter(jobs.is_id, names)), known)
-        for job_id, job in log.run(self.store, steps).items():
+        for job_id, job in run(self.store, steps).items():
             if isinstance(job, Job):
                 found.append(job)
             elif on_error is not None:
@@ -121,11 +120,11 @@ class Queue:
 
     def without_spec(self, jobs: Collection[Job]) -> dict[str, StoreError]:
         """Return, by id, why jobs can't be resumed: record 0 is gone or damaged. One read each."""
-        return log.run(self.store, protocol.without_spec(jobs))
+        return run(self.store, protocol.without_spec(jobs))
 
     def require_whole(self, job_id: str) -> None:
         """Raise DamagedRecordError where records other than the first are gone. One listing."""
-        log.run(self.store, protocol.require_whole(job_id))
+        run(self.store, protocol.require_whole(job_id))
 
     def spec(self, job_id: str, digest: str = "") -> dict[str, Any]:
         """Return the spec that a job was submitted with, if it still is what its digest says.
@@ -134,7 +133,7 @@ class Queue:
         """
         try:
             if jobs.is_id(job_id):
-                return dict(log.run(self.store, protocol.spec(job_id, digest)))
+                return dict(run(self.store, protocol.spec(job_id, digest)))
         except NotFoundError:
             if self.find(job_id) is not None:
                 raise protocol.gone(job_id) from None
@@ -147,7 +146,7 @@ class Queue:
         between two calls that are more than the lease apart.
         """
         steps = protocol.availability(job, watch=self._watch, clock=self._clock, alive=is_alive)
-        return log.run(self.store, steps)
+        return run(self.store, steps)
 
     def claim(
         self,
@@ -186,7 +185,7 @@ class Queue:
             prepared=prepared,
         )
         try:
-            claimed = log.run(self.store, steps)
+            claimed = run(self.store, steps)
         except NotFoundError as error:
             if self.find(job.id) is None:
                 raise ConflictError(f"{job.id} can't be claimed: it was removed.") from error
@@ -206,17 +205,17 @@ class Queue:
 
     def heartbeat(self, job: Job) -> Heartbeat | None:
         """Return the last sign of life of the job's owner, None before the first."""
-        return log.run(self.store, protocol.heartbeat(job))
+        return run(self.store, protocol.heartbeat(job))
 
     def heartbeats(self, running: Iterable[Job]) -> dict[str, Heartbeat]:
         """Return the last signs of life of many jobs, by id; one read for each, all at once."""
-        return log.run(self.store, protocol.heartbeats(list(running)))
+        return run(self.store, protocol.heartbeats(list(running)))
 
     def cancel(self, job_id: str) -> Job:
         """Stop a job for good. Its owner notices at its next renewal."""
         self.job(job_id)
         try:
-            return log.run(self.store, protocol.cancel(job_id, nonce=self._nonce, now=self._now))
+            return run(self.store, protocol.cancel(job_id, nonce=self._nonce, now=self._now))
         except NotFoundError:
             raise protocol.gone(job_id) from None
 
@@ -279,7 +278,7 @@ class Queue:
             if not judged.claimable:
                 words = f"{judged.why}. Cancel or hold it before"
                 raise ConflictError(f"{job_id} can't be removed: {words}.")
-        log.run(self.store, removal.remove(job_id, job, nonce=self._nonce, now=self._now))
+        run(self.store, removal.remove(job_id, job, nonce=self._nonce, now=self._now))
         removal.close_down(self.store, job_id)
 
     def retry(self, job_id: str) -> Job:
@@ -290,7 +289,7 @@ class Queue:
         known = self.job(job_id)
         steps = protocol.change(job_id, transition, nonce=self._nonce, now=self._now, known=known)
         try:
-            return log.run(self.store, steps)
+            return run(self.store, steps)
         except NotFoundError:
             raise protocol.gone(job_id) from None
 

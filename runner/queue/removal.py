@@ -17,8 +17,8 @@ from runner.queue.protocol import Nonce, Now
 from runner.store import log
 from runner.store.base import Store
 from runner.store.filesystem import FileStore
-from runner.store.log import Age, List, Put, Read, Record, Steps
-from runner.store.steps import Delete
+from runner.store.log import Record
+from runner.store.steps import Age, Delete, List, Put, Read, Steps
 
 BATCH = 64  #: objects deleted between two looks whether this removal still counts
 

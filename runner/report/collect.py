@@ -40,6 +40,7 @@ from runner.queue.view import (
 from runner.report.attempts import Attempt, attempts
 from runner.store import log
 from runner.store.base import Store
+from runner.store.steps import run
 from runner.store.thinning import listed, sound
 
 AT_ONCE = 8  #: jobs read together
@@ -296,7 +297,7 @@ def _run(queue: Queue, view: View, known: tuple[list[Job], list[str]]) -> Run:
 def _records(store: Store, job: Job, first: int, problems: list[str]) -> list[Job]:
     """Return the records from `first` to the newest, which is known, as far as they can be read."""
     base = protocol.base(job.id)
-    keys, lost = (store.list(f"{base}/log/"), None) if first else log.run(store, listed(base))
+    keys, lost = (store.list(f"{base}/log/"), None) if first else run(store, listed(base))
     if lost is not None:
         problems.append(f"{protocol.gone(job.id, lost)}")
     there = [number for number in log.numbers(keys) if first <= number < job.number]

@@ -17,6 +17,7 @@ from runner.store import log
 from runner.store.base import Created, Store
 from runner.store.filesystem import FileStore
 from runner.store.probe import convicted, probe
+from runner.store.steps import run
 from runner.store.thinning import listed
 
 _ROUNDS, _RACERS = 10, 16
@@ -180,7 +181,7 @@ def _records(store: Store) -> Finding:
     waiting = iter(jobs)
     gaps = []
     while len(keys) < _RECORDS and (job := next(waiting, None)):
-        of_job, number = log.run(store, listed(f"jobs/{job}"))
+        of_job, number = run(store, listed(f"jobs/{job}"))
         keys += of_job
         older |= {*of_job[1:-1]}  # a job is read from its first record and its newest
         if number is not None and not _is_removed(store, job):

@@ -2,11 +2,10 @@
 
 A record is created under the next number, and only if nothing is there: of all writers that
 saw record n, one writes n+1, the others get to read what it says and decide anew. That is a
-compare-and-swap on any store with an honest create. Clocks play no part. Owners delete old
-commits (see `thinning.py`): so who writes behind others' records looks whether the number was one.
+compare-and-swap on any store with an honest create. Clocks play no part.
 
-The functions are generators over store operations, see `steps.py`. Failure sequences are in
-README.md, beside this file.
+This is how a log is read; how a record is added is in `append.py`. The functions are generators
+over store operations, see `steps.py`. Failure sequences are in README.md, beside this file.
 
 Layout below a base such as "jobs/cats":
     log/000000000007.json   record 7, whole state, never changed
@@ -16,41 +15,23 @@ Layout below a base such as "jobs/cats":
 A record ends in the hash of its own bytes: one flipped bit makes it a damaged record, never
 another record. Those of the first versions have none. Where a record is damaged and its copy too,
 the record before it stands in for it, under its number: the log goes on behind it.
+
+A log may be removed and another begun in its place. Who slept since may write a record into that:
+it is late, which its `submitted_at` tells, and readers pass over it.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from runner.errors import DamagedRecordError, NotFoundError, StoreError, StoreRefusedError
-from runner.store.base import Created
-from runner.store.steps import (
-    Age,
-    Create,
-    Delete,
-    Folders,
-    List,
-    Operation,
-    Pause,
-    Put,
-    Read,
-    ReadMany,
-    Steps,
-    run,
-)  # fmt: skip
-
-__all__ = [  # of what is defined elsewhere
-    "Age", "Create", "Folders", "List", "Operation", "Pause", "Put", "Read", "ReadMany", "Steps",
-    "run",
-]  # fmt: skip
+from runner.errors import DamagedRecordError, StoreError, StoreRefusedError
+from runner.store.steps import List, Read, Steps
 
 Record = dict[str, Any]  #: has "number", "nonce" and "previous" (the nonce of the record before)
-Change = Callable[[Record], Record]  #: the next record's fields, or raises why there is none
 
-RESENDS = 12  #: times that one record is sent before its writer gives up in doubt
 MOST_RECORDS = 10**12  #: their numbers have twelve digits
 FAR = 4  #: records to walk one by one before a listing
 LOOKS = 3  #: at a record that reads as damaged: it may have been the line
@@ -58,6 +39,7 @@ MOST_DAMAGED = 8  #: records in a row for which an earlier one may stand in
 DAMAGED = "damaged"  #: nonce of a record that stands in for a damaged one
 COMMIT = "commit"  #: kind of the records that their writer may delete: see thinning.py
 REMOVED = "remove"  #: kind of the last record: what lies there is no log any more
+BEGAN = "submitted_at"  #: in every record of a job's log: tells it from the next one of its name
 #: a record's own hash. It is called by the record's number: an older runner hands on what it does
 #: not know, and another record's hash must not make its record look damaged
 _SUM = re.compile(r"sum\d*")
@@ -154,17 +136,32 @@ def holds(base: str, number: int, nonce: str) -> Steps[bool]:
     return found is not None and found["nonce"] == nonce
 
 
+class LateRecordError(StoreRefusedError):
+    """Two records next to each other are of two logs: one was removed, its writer came late."""
+
+
 def check(key: str, number: int, data: bytes, before: Record | None = None) -> Record:
     """Return the record in `data` if it belongs under `number` and follows `before`."""
     record = decode(data, key)
     if record["number"] != number:
         raise damaged(key, f"says that it is record {record['number']}, as if it was moved by hand")
-    if before is not None and not follows(record, before):
-        raise StoreRefusedError(
-            f"{key} does not follow the record before it: the store let two writers create one "
-            "record, or someone changed it. Check the store with 'runner doctor'."
-        )
-    return record
+    if before is None or follows(record, before):
+        return record
+    if record.get(BEGAN) != before.get(BEGAN):
+        raise LateRecordError(f"{key} is of an earlier job of that name, or the one before it is.")
+    raise StoreRefusedError(
+        f"{key} does not follow the record before it: the store let two writers create one "
+        "record, or someone changed it. Check the store with 'runner doctor'."
+    )
+
+
+def begins(base: str, record: Record) -> Steps[bool | None]:
+    """Whether the log that is there is the record's own; None where its beginning is not there."""
+    with suppress(DamagedRecordError):
+        first = yield from read(base, 0)
+        if first is not None:
+            return bool(first.get(BEGAN) == record.get(BEGAN))
+    return None
 
 
 def follows(record: Record, before: Record) -> bool:
@@ -191,11 +188,10 @@ def head(
     start = known
     if start is None and hinted:
         start = yield from copied(base)
-    if start is not None:
-        record, is_newest = yield from _walk(base, start, own=own, known=known is not None)
-        if is_newest:
-            return record
-    return (yield from _listed(base))
+    if start is None:
+        return (yield from _listed(base))
+    record, is_newest = yield from _walk(base, start, own=own, known=known is not None)
+    return record if is_newest else (yield from _listed(base, record))
 
 
 def is_commit(record: Record) -> bool:
@@ -221,11 +217,11 @@ def _walk(base: str, record: Record, *, own: bool, known: bool) -> Steps[tuple[R
     return record, False
 
 
-def _listed(base: str) -> Steps[Record | None]:
-    """Return the newest record by a listing, which may lack the last few."""
+def _listed(base: str, like: Record | None = None) -> Steps[Record | None]:
+    """Return the newest record by a listing, which may lack the last few; `like`: of this log."""
     for _ in range(LOOKS):
         keys: list[str] = yield List(f"{base}/log/")
-        record = yield from _whole(base, max(numbers(keys), default=0))  # it may lack record 0 yet
+        record = yield from _last(base, numbers(keys), like)
         while record is not None:
             following = yield from _following(base, record)
             if following is None:
@@ -234,6 +230,17 @@ def _listed(base: str) -> Steps[Record | None]:
         if not keys:
             return None
     return None  # what was listed was gone each time
+
+
+def _last(base: str, listed: Sequence[int], like: Record | None) -> Steps[Record | None]:
+    """Return the last of these records that is not late."""
+    for number in reversed(listed or [0]):  # record 0 may not be listed yet
+        record = yield from _whole(base, number)
+        if record is None or (like is not None and record.get(BEGAN) == like.get(BEGAN)):
+            return record
+        if not number or (yield from begins(base, record)) is not False:
+            return record
+    return None
 
 
 def numbers(keys: Iterable[str]) -> list[int]:
@@ -255,6 +262,10 @@ def _following(base: str, record: Record) -> Steps[Record | None]:
     number = record["number"] + 1
     try:
         return (yield from read(base, number, record))
+    except LateRecordError:
+        if (yield from begins(base, record)):
+            return None
+        raise
     except DamagedRecordError:
         copy = yield from copied(base)
         its_own = copy is not None and copy["number"] == number and follows(copy, record)
@@ -286,154 +297,3 @@ def _whole(base: str, number: int) -> Steps[Record | None]:
     while record["number"] < number:
         record = _stand_in(record)
     return record
-
-
-def append(
-    base: str,
-    change: Change,
-    nonce: Callable[[], str],
-    *,
-    known: Record | None = None,
-    proven: bool = False,
-) -> Steps[Record]:
-    """Write the next record: `change(newest)` with number, nonce and previous filled in.
-
-    Where another writer was first, `change` is asked again with that writer's record, until it
-    returns or raises. A StoreError leaves it open whether the record landed; calling again
-    with the same `change` is safe as far as `change` recognises its own result.
-
-    Unless `known` is `proven` (the writer is the owner that wrote it), the record that is
-    followed is read there: a copy that someone moved or made up must not be built upon. And where
-    the new record turns out to be no part of the log (see `_counts`), `change` is asked again with
-    the newest.
-    """
-    record = yield from head(base, known, own=proven)
-    if record is not None and not proven:
-        record = yield from _in_its_place(base, record)
-    while record is not None:
-        following = {
-            **change(dict(record)),
-            "number": record["number"] + 1,
-            "nonce": nonce(),
-            "previous": record["nonce"],
-        }
-        winner = yield from settle(base, following, record, copied=proven)
-        if winner["nonce"] != following["nonce"]:
-            record = (yield from head(base, winner)) or winner
-        elif proven or (yield from _counts(base, following, record)):
-            return following
-        else:
-            record = yield from _newest_listed(base)
-    raise NotFoundError(f"there is no log at {base}.")
-
-
-def _counts(base: str, record: Record, before: Record) -> Steps[bool]:
-    """Whether a record that was created just now is part of the log; leave its copy if so.
-
-    Its writer may have slept since it read the record before. Meanwhile an owner may have deleted
-    commits, and the new record is in the place of one; or all was removed, and perhaps submitted
-    anew: then the new record goes. What follows one that counts stays (see `thinning.py`).
-    """
-    found, last, copy = record, record["number"], (yield from copied(base))
-    if before.get("token"):  # there has been an owner
-        last = max([last, *numbers((yield List(f"{base}/log/"))), copy["number"] if copy else 0])
-    while found["number"] < last and (found is record or not is_commit(found)):
-        following = yield from _next_to(base, found)
-        if following is None:
-            return False
-        found = following
-    alone = found is record and record.get("kind") != REMOVED
-    whole = not _says_removed(copy, record)
-    if alone and not (whole and (yield from holds(base, before["number"], before["nonce"]))):
-        if (yield from holds(base, record["number"], record["nonce"])):
-            yield Delete([slot(base, record["number"])])
-        return False
-    yield from _leave_hint(base, encode(record))
-    return True
-
-
-def _next_to(base: str, record: Record) -> Steps[Record | None]:
-    """Return the record that follows another under the next number, or None: who knows, then."""
-    with suppress(DamagedRecordError):
-        following = yield from read(base, record["number"] + 1)
-        if following is not None and following.get("previous") == record["nonce"]:
-            return following
-    return None
-
-
-def _newest_listed(base: str) -> Steps[Record | None]:
-    """Return the newest record, whatever the copy says, and make it the copy.
-
-    Not so a commit, for its owner goes on, nor where the copy says that all is being removed.
-    """
-    copy = yield from copied(base)
-    newest = yield from head(base, hinted=False)
-    if newest is None or _says_removed(copy, newest):
-        return copy if newest else None
-    if not is_commit(newest):
-        yield from _leave_hint(base, encode(newest))
-    return newest
-
-
-def _says_removed(copy: Record | None, record: Record) -> bool:
-    """Whether the log of a record is being removed; a copy may be of an earlier job of the name."""
-    began = record.get("submitted_at")
-    return copy is not None and copy.get("kind") == REMOVED and copy.get("submitted_at") == began
-
-
-def _in_its_place(base: str, copy: Record) -> Steps[Record | None]:
-    """Return the log's own record of which `copy` is one; the log's newest if it is of none."""
-    try:
-        there = yield from read(base, copy["number"])
-    except DamagedRecordError:
-        return copy  # which was read whole, or stands in for it
-    if there is None:
-        there = yield from _brought_back(base, copy)
-    if there is not None and there["nonce"] == copy["nonce"]:
-        return there
-    return (yield from _newest_listed(base))
-
-
-def _brought_back(base: str, lost: Record) -> Steps[Record | None]:
-    """Write a record that was lost from its place once more, if its copy is surely of this log."""
-    copy = yield from copied(base)
-    if copy is None or copy["nonce"] != lost["nonce"] or not lost["number"]:
-        return None
-    before = yield from read(base, lost["number"] - 1)
-    later = numbers((yield List(f"{base}/log/")))[-1:] > [lost["number"]]  # it is being removed
-    if later or before is None or before["nonce"] != copy.get("previous"):
-        return None
-    return (yield from settle(base, copy, before))
-
-
-def settle(
-    base: str, record: Record, before: Record | None, *, copied: bool = True
-) -> Steps[Record]:
-    """Create a record and return what its number holds in the end: this record or another's.
-
-    `copied`: where it landed, readers shall start at it.
-
-    Anything but a plain YES may mean that it landed: clients resend by themselves, and are
-    then told that it exists. The nonce says whose it is. Absent means that nothing landed
-    *yet*: the same bytes are sent again to the same name, never to the next.
-    """
-    key, data = slot(base, record["number"]), encode(record)
-    for attempt in range(RESENDS):
-        said: Created = yield Create(key, data)
-        if said is Created.YES:
-            if copied:
-                yield from _leave_hint(base, data)
-            return record
-        found = yield Read(key)
-        if found is not None:
-            winner = check(key, record["number"], found, before)
-            if winner["nonce"] == record["nonce"] and copied:
-                yield from _leave_hint(base, data)
-            return winner
-        yield Pause(attempt)
-    raise StoreError(f"{key} could not be written in {RESENDS} tries, and nothing is there.")
-
-
-def _leave_hint(base: str, data: bytes) -> Steps[None]:
-    with suppress(StoreError):  # readers start from an older hint, or from a listing
-        yield Put(hint(base), data)

@@ -4,7 +4,7 @@ A record that is gone can be created anew, by a writer that had slept since it r
 before. So an owner deletes commits alone, its own and those of owners before it, and of each row
 of them neither the first nor the last. Every record of another kind therefore has its successor
 beside it for good, unless it is the newest: by that, a writer sees whether its new record counts
-(`log.append`), and a reader tells a record that filled a hole (`sound`).
+(`append`), and a reader tells a record that filled a hole (`sound`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set

@@ -18,9 +18,17 @@ from runner.checkpoint.ledger import Ledger
 from runner.checkpoint.manifest import Reference
 from runner.checkpoint.reading import Restored
 from runner.commit import Commit
-from runner.errors import CheckpointError, DamagedRecordError, LeaseLostError
+from runner.errors import (
+    CheckpointError,
+    DamagedRecordError,
+    LeaseLostError,
+    NotFoundError,
+    StoreRefusedError,
+)  # fmt: skip
 from runner.store import log
+from runner.store.appending import append, settle
 from runner.store.filesystem import FileStore, open_store
+from runner.store.steps import Steps, run
 from runner.store.thinning import Thinning
 
 logger = logging.getLogger(__name__)
@@ -123,11 +131,11 @@ class Folder:
 
         first = {"number": 0, "nonce": token_hex(8), "token": 1, "checkpoints": [], "best": None}
         try:
-            if log.run(self._store, log.head(BASE)) is None:
-                winner = log.run(self._store, log.settle(BASE, {**first, "previous": ""}, None))
+            if run(self._store, log.head(BASE)) is None:
+                winner = run(self._store, settle(BASE, {**first, "previous": ""}, None))
                 if winner["nonce"] == first["nonce"]:
                     return winner
-            record = log.run(self._store, log.append(BASE, claim, lambda: token_hex(8)))
+            record = run(self._store, append(BASE, claim, lambda: token_hex(8)))
         except DamagedRecordError as error:
             raise CheckpointError(
                 f"{error} No record before it is whole. Nothing was changed: bring that object "
@@ -169,9 +177,9 @@ class _Commit:
         self._thinning = Thinning(BASE, self._claim)
 
     def __call__(self, commit: Commit) -> None:
-        log.run(self._store, self._append(commit))
+        run(self._store, self._append(commit))
 
-    def _append(self, commit: Commit) -> log.Steps[None]:
+    def _append(self, commit: Commit) -> Steps[None]:
         token = self._record["token"]
 
         def change(record: log.Record) -> log.Record:
@@ -181,9 +189,13 @@ class _Commit:
                 )
             return {**record, **commit.changes(), "kind": log.COMMIT}
 
-        if not (yield from log.holds(BASE, *self._claim)):
-            raise LeaseLostError(f"{self._store.url} was removed: nothing more is saved.")
-        self._record = yield from log.append(
-            BASE, change, lambda: token_hex(8), known=self._record, proven=True
-        )
+        try:
+            self._record = yield from append(
+                BASE, change, lambda: token_hex(8), known=self._record, claim=self._claim
+            )
+        except (NotFoundError, StoreRefusedError) as error:
+            if (yield from log.holds(BASE, *self._claim)):
+                raise
+            removed = f"{self._store.url} was removed: nothing more is saved."
+            raise LeaseLostError(removed) from error
         yield from self._thinning.committed(self._record["number"])

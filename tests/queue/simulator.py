@@ -27,8 +27,18 @@ from runner.queue.lease import Holder
 from runner.queue.protocol import Watch
 from runner.store import log, thinning
 from runner.store.base import Created
-from runner.store.log import Age, Create, Folders, List, Operation, Pause, Put, Read, ReadMany
-from runner.store.steps import Delete
+from runner.store.steps import (
+    Age,
+    Create,
+    Delete,
+    Folders,
+    List,
+    Operation,
+    Pause,
+    Put,
+    Read,
+    ReadMany,
+)  # fmt: skip
 
 KEEP = 2
 KEPT, AT_ONCE, FEW = 4, 2, 6  # commits of an owner: a listing here lacks the newest three at most
@@ -330,8 +340,12 @@ class Simulation:
         self._check_references()
 
     def _check_hole(self, job: Job, gone: Job) -> None:
-        """Whoever was late may fill the place of a commit, and must not believe in it."""
-        if gone.kind != "commit" or (job.kind == "commit" and job.nonce != gone.nonce):
+        """Whoever was late may fill the place of a commit, and must not believe in it.
+
+        A commit comes there late only where its owner was in doubt and wrote it again.
+        """
+        again = (job.token, job.step, job.previous) == (gone.token, gone.step, gone.previous)
+        if gone.kind != "commit" or (job.kind == "commit" and not again):
             raise ViolationError(f"{job.kind} {job.id}/{job.number} in the place of {gone.kind}")
         self.result.counts["holes filled"] += job.nonce != gone.nonce
 

@@ -34,7 +34,7 @@ from runner.queue.view import Onlooker
 from runner.store import log
 from runner.store.base import MAX_RECORD, Buffer
 from runner.store.filesystem import FileStore
-from runner.store.steps import perform
+from runner.store.steps import Steps, perform
 from tests.engine.counting import Counting as Training
 from tests.engine.counting import Shop
 from tests.store.memory import MemoryStore
@@ -464,7 +464,7 @@ def run_all(*, jobs: int, workers: int) -> None:
         assert records[-1]["state"] == "succeeded"
 
 
-def work(queue: Queue, names: list[str], me: str, generator: Random) -> log.Steps[None]:
+def work(queue: Queue, names: list[str], me: str, generator: Random) -> Steps[None]:
     """Go through the jobs from a random place on, until all have ended."""
     start = generator.randrange(len(names))
     finish = partial(

@@ -11,9 +11,10 @@ from runner.errors import ConflictError, NotFoundError
 from runner.queue import job as jobs
 from runner.queue import removal
 from runner.queue.job import Job, State
-from runner.store import log, thinning
+from runner.store import appending, log, thinning
 from runner.store.base import Created
-from runner.store.log import Create, Read, Record, Steps
+from runner.store.log import Record
+from runner.store.steps import Create, List, Read, Steps
 from tests.queue.simulator import Simulation, ViolationError
 
 
@@ -118,7 +119,7 @@ def removes_what_runs(patch: pytest.MonkeyPatch) -> None:
 
 def counts_unseen(base: str, record: Record, before: Record) -> Steps[bool]:
     """A claim in the place of a commit that was thinned out: two workers own the job."""
-    yield log.List(f"{base}/log/")
+    yield List(f"{base}/log/")
     return True
 
 
@@ -133,28 +134,28 @@ def thins_out_all(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(thinning.Thinning, "committed", mutant)
 
 
-def keeps_none(patch: pytest.MonkeyPatch) -> None:
-    """The newest commits go, but for one: a listing that is stale shows none of them."""
+def keeps_too_few(patch: pytest.MonkeyPatch) -> None:
+    """The newest commits go, but for two: a listing that is stale shows none of them."""
     committed = thinning.Thinning.committed
 
     def mutant(self: Any, number: int) -> Steps[None]:
         with patch.context() as within:
-            within.setattr(thinning, "KEPT", 0)
+            within.setattr(thinning, "KEPT", 1)
             yield from committed(self, number)
 
     patch.setattr(thinning.Thinning, "committed", mutant)
 
 
 MUTATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "no read-back": lambda patch: patch.setattr(log, "settle", no_read_back),
-    "exists is ours": lambda patch: patch.setattr(log, "settle", exists_is_ours),
-    "moves on unresolved": lambda patch: patch.setattr(log, "settle", moves_on_unresolved),
+    "no read-back": lambda patch: patch.setattr(appending, "settle", no_read_back),
+    "exists is ours": lambda patch: patch.setattr(appending, "settle", exists_is_ours),
+    "moves on unresolved": lambda patch: patch.setattr(appending, "settle", moves_on_unresolved),
     "no token check": lambda patch: patch.setattr(jobs, "held_by", lambda *_: None),
     "quarantine at the first death": quarantines_at_once,
     "a running job is removed": removes_what_runs,
-    "a filled hole counts": lambda patch: patch.setattr(log, "_counts", counts_unseen),
+    "a filled hole counts": lambda patch: patch.setattr(appending, "_counts", counts_unseen),
     "the first commit is thinned out": thins_out_all,
-    "the newest commits are thinned out": keeps_none,
+    "the newest commits are thinned out": keeps_too_few,
     "the hint is the head": lambda patch: patch.setattr(log, "head", hint_is_head),
 }
 

@@ -20,9 +20,11 @@ from runner.commit import Commit
 from runner.errors import StoreError, StoreRefusedError
 from runner.queue.queue import Queue
 from runner.store import log, patience
+from runner.store.appending import settle
 from runner.store.base import Created
 from runner.store.filesystem import FileStore
 from runner.store.remote import FsspecStore
+from runner.store.steps import run
 from tests.store.conftest import REAL_STORE
 from tests.store.servers import Server
 from tests.store.servers.proxy import (
@@ -104,9 +106,9 @@ def test_a_create_is_never_misread(store: FsspecStore, proxy: Proxy, fault: str)
     proxy.rule = first(1, TRANSIENT[fault], creates=True)
     record = {"number": 0, "nonce": "mine", "previous": ""}
     theirs = {"number": 0, "nonce": "theirs", "previous": ""}
-    assert log.run(store, log.settle("job", record, None)) == record
-    assert log.run(store, log.settle("job", theirs, None)) == record
-    assert log.run(store, log.head("job")) == record
+    assert run(store, settle("job", record, None)) == record
+    assert run(store, settle("job", theirs, None)) == record
+    assert run(store, log.head("job")) == record
 
 
 def test_a_stalled_request_ends(
@@ -177,7 +179,7 @@ def test_refused_credentials_stop_at_once(
         lambda store: store.read("a"),
         lambda store: store.read("a", max_bytes=10),
         lambda store: store.put("a", b"1"),
-        lambda store: log.run(store, log.settle("a", {"number": 0, "nonce": "n"}, None)),
+        lambda store: run(store, settle("a", {"number": 0, "nonce": "n"}, None)),
         lambda store: store.list("jobs/"),
         lambda store: store.folders("jobs/"),
     ],

@@ -13,9 +13,11 @@ from runner.errors import (
     StoreRefusedError,
 )
 from runner.store import log
+from runner.store.appending import append, settle
 from runner.store.base import Created
 from runner.store.heads import heads
-from runner.store.log import Operation, Record, Steps, append, head, run, settle
+from runner.store.log import Record, head
+from runner.store.steps import Operation, Steps, run
 from tests.store.memory import Fault, Killed, MemoryStore
 
 
@@ -350,7 +352,7 @@ def test_who_wrote_the_damaged_record_goes_on_and_others_follow() -> None:
     whole = store.read(log.slot("job", 3)) or b""
     flipped(store, log.slot("job", 3))
     store.delete(COPY)
-    run(store, append("job", add_one, nonce, known=written, proven=True))
+    run(store, append("job", add_one, nonce, known=written, claim=(0, "n0")))
     assert (run(store, head("job", hinted=False)) or {})["nonce"] == "w2"
     assert (run(store, head("job", first())) or {})["nonce"] == "w2"
     flipped(store, log.slot("job", 4))

@@ -25,8 +25,7 @@ from runner.queue.queue import Queue, utc_now
 from runner.queue.removal import leftovers
 from runner.report.collect import collect
 from runner.store import checkup, log
-from runner.store.log import Create, Put, Steps, run
-from runner.store.steps import perform
+from runner.store.steps import Create, Put, Steps, perform, run
 from runner.store.thinning import AT_ONCE, FEW, KEPT, listed
 from tests.store.memory import Fault, Killed, MemoryStore
 
