@@ -18,7 +18,7 @@ from runner.queue.queue import Queue
 from runner.queue.removal import leftovers
 from runner.queue.view import Onlooker
 from runner.store.base import Store
-from runner.store.checkup import Finding, Verdict, check_up
+from runner.store.checkup import Finding, Verdict, check_up, late_records
 
 _PACKAGES = ("tensorflow", "jax", "keras", "numpy", "fsspec", "gcsfs", "s3fs")
 MOST_JOBS = 100  #: whose specs are looked at
@@ -88,6 +88,10 @@ def _leftovers(queue: Queue, *, repair: bool) -> Iterator[Finding]:
         found = leftovers(queue.store, names, older_than=_UNDER_WAY)
         for name in found if repair else ():
             queue.remove(name)
+        for name in known if repair else ():
+            for key in late_records(queue.store, name):
+                queue.store.delete(key)
+                found[name] = f"{key} was written late by an earlier job of that name"
     except StoreError:  # which the checks of the store or `status` report
         return
     if found:

@@ -187,13 +187,13 @@ def _records(store: Store) -> Finding:
         if number is not None and not _is_removed(store, job):
             gaps.append(f"{job} lacks record {number}")
     left = len(list(waiting))
-    sorts = list(map(_sort_of, keys, store.read_many(keys)))
+    sorts = _sorts(dict(zip(keys, store.read_many(keys), strict=True)))
     text = f"{len(keys)} records of {len(jobs) - left} jobs" if jobs else "no jobs yet"
     if left:
         text += f", {left} more were not looked at"
-    if set(sorts) == {"sound"}:
+    if {*sorts.values()} == {"sound"}:
         text += ", each with a hash of its own"
-    wrong = _wrong_records(dict(zip(keys, sorts, strict=True)), gaps, older)
+    wrong = _wrong_records(sorts, gaps, older)
     return Finding("records", Verdict.WARNING if wrong else Verdict.OK, text + wrong)
 
 
@@ -222,21 +222,40 @@ def _wrong_records(sorts: Mapping[str, str], gaps: Sequence[str], older: Set[str
     if harmless := [key for key in wrong if key in older]:
         text += f"; {len(harmless)} damaged that only the past tells: {', '.join(harmless[:5])}. "
         text += "Its job goes on"
+    if late := [key for key, sort in sorts.items() if sort == "late"]:
+        text += f"; {len(late)} of earlier jobs of the same name, whose workers wrote late: "
+        text += f"{', '.join(late[:5])}. --repair removes them"
     if gaps:
         text += f"; records are gone: {', '.join(gaps[:5])}. Bring them back, submit the same spec "
         text += "again where record 0 alone is gone, or remove the job's whole folder"
     return text
 
 
-def _sort_of(key: str, data: bytes | StoreError | None) -> str:
-    """Return "damaged", "old" (without a hash of its own) or "sound"."""
-    if isinstance(data, StoreError):
-        raise data
-    try:
-        record = log.decode(data or b"", key)
-    except DamagedRecordError:
-        return "damaged"
-    return "sound" if f',"sum{record["number"]}":'.encode() in (data or b"") else "old"
+def late_records(store: Store, job: str) -> list[str]:
+    """Return the keys of a job's records that are of an earlier job of its name."""
+    keys = store.list(f"jobs/{job}/log/")
+    sorts = _sorts(dict(zip(keys, store.read_many(keys), strict=True)))
+    return [key for key, sort in sorts.items() if sort == "late"]
+
+
+def _sorts(found: Mapping[str, bytes | StoreError | None]) -> dict[str, str]:
+    """Return for each record: "damaged", "late", "old" (without a hash of its own) or "sound"."""
+    began, sorts = dict[str, object](), dict[str, str]()
+    for key, data in found.items():
+        if isinstance(data, StoreError):
+            raise data
+        job = key.rpartition("/")[0]
+        try:
+            record = log.decode(data or b"", key)
+        except DamagedRecordError:
+            sorts[key] = "damaged"
+            continue
+        if not record["number"]:
+            began[job] = record.get(log.BEGAN)
+        has_hash = f',"sum{record["number"]}":'.encode() in (data or b"")
+        is_late = job in began and record.get(log.BEGAN) != began[job]
+        sorts[key] = "late" if is_late else "sound" if has_hash else "old"
+    return sorts
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -11,7 +11,19 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 
 from runner.errors import DamagedRecordError, StoreError
-from runner.store.log import Record, copied, decode, follows, holds, is_commit, numbers, slot
+from runner.store.log import (
+    BEGAN,
+    Record,
+    begins,
+    copied,
+    decode,
+    follows,
+    holds,
+    is_commit,
+    numbers,
+    read,
+    slot,
+)  # fmt: skip
 from runner.store.steps import Delete, List, ReadMany, Steps
 
 KEPT = 100  #: newest commits of an owner that stay while it works
@@ -84,7 +96,7 @@ def _commits(base: str, wanted: Sequence[int]) -> Steps[dict[int, object]]:
         with suppress(DamagedRecordError):
             record = decode(data if isinstance(data, bytes) else b"", key)
             if is_commit(record):
-                tokens[number] = (record.get("token"), record.get("submitted_at"))
+                tokens[number] = (record.get("token"), record.get(BEGAN))
     return tokens
 
 
@@ -101,17 +113,37 @@ def listed(base: str, first: int = 0) -> Steps[tuple[list[str], int | None]]:
     missed = [slot(base, n) for n in range(max(there, default=-1) + 1, last + 1)[:KEPT]]
     replies = (yield ReadMany(missed)) if missed else []
     there |= {*numbers(key for key, data in zip(missed, replies, strict=True) if data)}
+    if len(there) <= max({last, *there}):
+        there, last = yield from _without_late(base, there, copy, last)
     newest = max({last, *there})
     absent = [n for n in range(first, newest + 1) if n not in there]
-    begins = [n for n in absent if n == first or n - 1 in there]
+    gaps = [n for n in absent if n == first or n - 1 in there]
     edges = sorted(n for n in there if not {n - 1, n + 1} <= there)
-    tokens = yield from _commits(base, edges if begins else [])
-    for number in begins:
+    tokens = yield from _commits(base, edges if gaps else [])
+    for number in gaps:
         before = yield from _next_commit(base, range(number - 1, first - 1, -1), there, tokens)
         after = yield from _next_commit(base, range(number, newest + 1), there, tokens)
         if before is None or before != after:
             return keys, number
     return keys, None
+
+
+def _without_late(
+    base: str, there: set[int], copy: Record | None, last: int
+) -> Steps[tuple[set[int], int]]:
+    """Return what is there and the last number copied, but for what is of an earlier log."""
+    if copy is not None and (yield from begins(base, copy)) is False:
+        last = -1
+    for number in sorted(there, reverse=True):
+        if number <= max(last, 0):
+            break
+        with suppress(DamagedRecordError):
+            record = yield from read(base, number)
+            if record is not None and (yield from begins(base, record)) is False:
+                there = there - {number}
+                continue
+        break
+    return there, last
 
 
 def _next_commit(
