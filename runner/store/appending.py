@@ -154,13 +154,15 @@ def _next_to(base: str, record: Record) -> Steps[Record | None]:
 def _newest_listed(base: str) -> Steps[Record | None]:
     """Return the newest record, whatever the copy says, and make it the copy.
 
-    Not so a commit, for its owner goes on, nor where the copy says that all is being removed.
+    Not so a commit, for its owner goes on, but in the place of an earlier job's copy; nor where the
+    copy says that all is being removed.
     """
     copy = yield from copied(base)
     newest = yield from log.head(base, hinted=False)
     if newest is None or _says_removed(copy, newest):
         return copy if newest else None
-    if not is_commit(newest):
+    of_another = copy is not None and copy.get(BEGAN) != newest.get(BEGAN)
+    if of_another or not is_commit(newest):
         yield from _leave_hint(base, encode(newest))
     return newest
 

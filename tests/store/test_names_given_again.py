@@ -231,3 +231,23 @@ def folder(tmp_path: object) -> FileStore:
     store = open_store(f"{tmp_path}/store")
     assert isinstance(store, FileStore)
     return store
+
+
+@pytest.mark.parametrize("commits", [None, 0, 3, 30])
+def test_a_copy_of_the_earlier_job_hides_nothing_from_who_writes(commits: int | None) -> None:
+    """A `put` that was sent again comes so late that there is another job of that name."""
+    store = MemoryStore()
+    claimed(store, 5)
+    old = store.read(log.hint(BASE)) or b""
+    lease = given_again(store, commits)
+    store.put(log.hint(BASE), old)
+    assert run(store, listed(BASE))[1] is None
+    with suppress(ConflictError):  # which puts the copy right
+        queue_of(store).prioritize("cats", 1)
+    is_sound(store, commits or 0)
+    assert queue_of(store).prioritize("cats", 2).priority == 2
+    is_sound(store, commits or 0)
+    store.put(log.hint(BASE), old)
+    if lease is not None:
+        commit(lease, *range(31, 34))
+        is_sound(store, 33)
