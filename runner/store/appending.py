@@ -126,9 +126,7 @@ def _counts(base: str, record: Record, before: Record) -> Steps[bool]:
 
 def _last(base: str, record: Record, copy: Record | None) -> Steps[int]:
     """Return the highest number that is there, of a record that is not late, or was copied."""
-    number: int = record["number"]
-    if copy is not None and copy.get(BEGAN) == record.get(BEGAN):
-        number = max(number, copy["number"])
+    number: int = max(record["number"], copy["number"] if copy else 0)
     keys: list[str] = yield List(f"{base}/log/")
     for listed in reversed(numbers(keys)):
         if listed <= number:
