@@ -207,28 +207,40 @@ def _is_removed(store: Store, job: str) -> bool:
 
 
 def _wrong_records(sorts: Mapping[str, str], gaps: Sequence[str], older: Set[str]) -> str:
-    wrong = [key for key, sort in sorts.items() if sort == "damaged"]
-    text, damaged = "", [key for key in wrong if key not in older]
-    if "old" in sorts.values():
-        text = (
-            f": {[*sorts.values()].count('old')} are of the first versions and have no hash of "
-            "their own, so that a flipped bit in them may go unnoticed. What is written from now "
-            "on has one"
-        )
-    if damaged:
-        text += f"; {len(damaged)} damaged: {', '.join(damaged[:5])}. Bring them back from a copy: "
-        text += "a job without its first is not trained, extended or compared, of one without its "
-        text += "newest the one before counts"
-    if harmless := [key for key in wrong if key in older]:
-        text += f"; {len(harmless)} damaged that only the past tells: {', '.join(harmless[:5])}. "
-        text += "Its job goes on"
-    if late := [key for key, sort in sorts.items() if sort == "late"]:
-        text += f"; {len(late)} of earlier jobs of the same name, whose workers wrote late: "
-        text += f"{', '.join(late[:5])}. --repair removes them"
-    if gaps:
-        text += f"; records are gone: {', '.join(gaps[:5])}. Bring them back, submit the same spec "
-        text += "again where record 0 alone is gone, or remove the job's whole folder"
-    return text
+    def of(sort: str) -> list[str]:
+        return [key for key, its in sorts.items() if its == sort]
+
+    damaged, harmless = list[str](), list[str]()
+    for key in of("damaged"):
+        (harmless if key in older else damaged).append(key)
+    texts = [
+        (
+            of("old"),
+            "{n} are of the first versions and have no hash of their own, so that a flipped bit in "
+            "them may go unnoticed. What is written from now on has one",
+        ),
+        (
+            damaged,
+            "{n} damaged: {first}. Bring them back from a copy: a job without its first is not "
+            "trained, extended or compared, of one without its newest the one before counts",
+        ),
+        (harmless, "{n} damaged that only the past tells: {first}. Its job goes on"),
+        (
+            of("late"),
+            "{n} of earlier jobs of the same name, whose workers wrote late: {first}. --repair "
+            "removes them",
+        ),
+        (
+            gaps,
+            "records are gone: {first}. Bring them back, submit the same spec again where record 0 "
+            "alone is gone, or remove the job's whole folder",
+        ),
+    ]
+    return "".join(
+        "; " + text.format(n=len(found), first=", ".join(found[:5]))
+        for found, text in texts
+        if found
+    )
 
 
 def late_records(store: Store, job: str) -> list[str]:

@@ -106,16 +106,7 @@ def listed(base: str, first: int = 0) -> Steps[tuple[list[str], int | None]]:
     A record is not lost but deleted where the commits next to its place, before and after it, are
     of one owner.
     """
-    copy = yield from copied(base)  # read before the listing, which then has what led to it
-    last = -1 if copy is None else max(0, copy["number"] - 1)  # itself it is written again
-    keys: list[str] = yield List(f"{base}/log/")
-    there = {*numbers(keys)}
-    missed = [slot(base, n) for n in range(max(there, default=-1) + 1, last + 1)[:KEPT]]
-    replies = (yield ReadMany(missed)) if missed else []
-    there |= {*numbers(key for key, data in zip(missed, replies, strict=True) if data)}
-    if len(there) <= max({last, *there}):
-        there, last = yield from _without_late(base, there, copy, last)
-    newest = max({last, *there})
+    keys, there, newest = yield from _there(base)
     absent = [n for n in range(first, newest + 1) if n not in there]
     gaps = [n for n in absent if n == first or n - 1 in there]
     edges = sorted(n for n in there if not {n - 1, n + 1} <= there)
@@ -126,6 +117,20 @@ def listed(base: str, first: int = 0) -> Steps[tuple[list[str], int | None]]:
         if before is None or before != after:
             return keys, number
     return keys, None
+
+
+def _there(base: str) -> Steps[tuple[list[str], set[int], int]]:
+    """Return the keys of a log's records, the numbers that are there, and the newest."""
+    copy = yield from copied(base)  # read before the listing, which then has what led to it
+    last = -1 if copy is None else max(0, copy["number"] - 1)  # itself it is written again
+    keys: list[str] = yield List(f"{base}/log/")
+    there = {*numbers(keys)}
+    missed = [slot(base, n) for n in range(max(there, default=-1) + 1, last + 1)[:KEPT]]
+    replies = (yield ReadMany(missed)) if missed else []
+    there |= {*numbers(key for key, data in zip(missed, replies, strict=True) if data)}
+    if len(there) <= max({last, *there}):
+        there, last = yield from _without_late(base, there, copy, last)
+    return keys, there, max({last, *there})
 
 
 def _without_late(
