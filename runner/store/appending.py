@@ -16,13 +16,13 @@ from runner.store.log import (
     REMOVED,
     LateRecordError,
     Record,
-    begins,
     check,
     copied,
     encode,
     hint,
     holds,
     is_commit,
+    is_late,
     numbers,
     read,
     slot,
@@ -218,8 +218,8 @@ def settle(
         try:
             winner = None if found is None else check(key, record["number"], found, before)
             late = False
-        except LateRecordError:
-            if not (yield from begins(base, record)):
+        except LateRecordError as error:
+            if not (yield from is_late(base, error.record)):
                 raise
             winner, late = None, True  # its writer is about to take it back
         if winner is not None:

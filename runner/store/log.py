@@ -137,7 +137,14 @@ def holds(base: str, number: int, nonce: str) -> Steps[bool]:
 
 
 class LateRecordError(StoreRefusedError):
-    """Two records next to each other are of two logs: one was removed, its writer came late."""
+    """A record is of another log than the one before it: one of the two may be late."""
+
+    def __init__(self, key: str, record: Record) -> None:
+        super().__init__(
+            f"{key} and the record before it are of two jobs of one name. Check the store with "
+            "'runner doctor'."
+        )
+        self.record = record
 
 
 def check(key: str, number: int, data: bytes, before: Record | None = None) -> Record:
@@ -148,20 +155,30 @@ def check(key: str, number: int, data: bytes, before: Record | None = None) -> R
     if before is None or follows(record, before):
         return record
     if record.get(BEGAN) != before.get(BEGAN):
-        raise LateRecordError(f"{key} is of an earlier job of that name, or the one before it is.")
+        raise LateRecordError(key, record)
     raise StoreRefusedError(
         f"{key} does not follow the record before it: the store let two writers create one "
         "record, or someone changed it. Check the store with 'runner doctor'."
     )
 
 
-def begins(base: str, record: Record) -> Steps[bool | None]:
-    """Whether the log that is there is the record's own; None where its beginning is not there."""
-    with suppress(DamagedRecordError):
-        first = yield from read(base, 0)
-        if first is not None:
-            return bool(first.get(BEGAN) == record.get(BEGAN))
-    return None
+def is_late(base: str, record: Record) -> Steps[bool]:
+    """Whether a record is of an earlier log than the one that is there.
+
+    The first record and the copy are then of another log, and no record next to it is of its own.
+    Each alone proves nothing: earlier versions put a first record back with the time of that.
+    """
+    there: list[Record | None] = [(yield from copied(base))]
+    for number in (0, record["number"] - 1, record["number"] + 1):
+        try:
+            there.append((yield from read(base, number)))
+        except DamagedRecordError:
+            return False
+    copy, first, *beside = there
+    if copy is None or first is None:
+        return False
+    began = [one[BEGAN] for one in (copy, first, *beside) if one is not None and BEGAN in one]
+    return began[:1] == began[1:2] and record.get(BEGAN) not in began
 
 
 def follows(record: Record, before: Record) -> bool:
@@ -238,7 +255,7 @@ def _last(base: str, listed: Sequence[int], like: Record | None) -> Steps[Record
         record = yield from _whole(base, number)
         if record is None or (like is not None and record.get(BEGAN) == like.get(BEGAN)):
             return record
-        if not number or (yield from begins(base, record)) is not False:
+        if not number or not (yield from is_late(base, record)):
             return record
     return None
 
@@ -262,8 +279,8 @@ def _following(base: str, record: Record) -> Steps[Record | None]:
     number = record["number"] + 1
     try:
         return (yield from read(base, number, record))
-    except LateRecordError:
-        if (yield from begins(base, record)):
+    except LateRecordError as late:
+        if (yield from is_late(base, late.record)):
             return None
         raise
     except DamagedRecordError:

@@ -14,12 +14,12 @@ from runner.errors import DamagedRecordError, StoreError
 from runner.store.log import (
     BEGAN,
     Record,
-    begins,
     copied,
     decode,
     follows,
     holds,
     is_commit,
+    is_late,
     numbers,
     read,
     slot,
@@ -129,26 +129,21 @@ def _there(base: str) -> Steps[tuple[list[str], set[int], int]]:
     replies = (yield ReadMany(missed)) if missed else []
     there |= {*numbers(key for key, data in zip(missed, replies, strict=True) if data)}
     if len(there) <= max({last, *there}):
-        there, last = yield from _without_late(base, there, copy, last)
+        there = yield from _without_late(base, there, last)
     return keys, there, max({last, *there})
 
 
-def _without_late(
-    base: str, there: set[int], copy: Record | None, last: int
-) -> Steps[tuple[set[int], int]]:
-    """Return what is there and the last number copied, but for what is of an earlier log."""
-    if copy is not None and (yield from begins(base, copy)) is False:
-        last = -1
+def _without_late(base: str, there: set[int], last: int) -> Steps[set[int]]:
+    """Return what is there and not of an earlier log; `last` was copied, it is not."""
     for number in sorted(there, reverse=True):
-        if number <= max(last, 0):
+        record = None
+        if number > max(last, 0):
+            with suppress(DamagedRecordError):
+                record = yield from read(base, number)
+        if record is None or not (yield from is_late(base, record)):
             break
-        with suppress(DamagedRecordError):
-            record = yield from read(base, number)
-            if record is not None and (yield from begins(base, record)) is False:
-                there = there - {number}
-                continue
-        break
-    return there, last
+        there = there - {number}
+    return there
 
 
 def _next_commit(
