@@ -275,3 +275,16 @@ def test_a_copy_of_the_earlier_job_hides_nothing_from_who_writes(commits: int | 
     if lease is not None:
         commit(lease, *range(31, 34))
         is_sound(store, 33)
+
+
+def test_a_copy_tells_of_which_job_a_single_record_is(folder: FileStore) -> None:
+    queue = Queue(folder, lease_seconds=60.0)
+    queue.submit("cats", {"seed": 1})
+    queue.hold("cats")
+    head = folder.read(log.hint(BASE)) or b""
+    folder.delete(f"{BASE}/log/000000000000.json")
+    sleep(0.001)
+    run(folder, protocol.submit("cats", {"seed": 1}, nonce=lambda: "again", now=utc_now))
+    folder.put(log.hint(BASE), head)
+    assert checkup.late_records(folder, "cats") == []
+    assert queue.unhold("cats").number == 2
