@@ -135,6 +135,8 @@ def _read(path: Path) -> dict[str, Any]:
         if path.suffix == ".py":
             msg = f"{path}: is no job. A job is a JSON file, which names the program {path.stem!r}."
         raise SpecError(msg) from None
+    except UnicodeDecodeError:
+        raise SpecError(f"{path}: is no text in UTF-8. Save it as that.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"{path}: {error}") from None
     return raw

@@ -174,15 +174,16 @@ def _waits(queue: Queue, view: View) -> Iterator[str]:
         return
     job = view.job
     others = list(_others(queue, job))
-    yield from others
-    yield from _machine(queue, job)
+    machine = list(_machine(queue, job))
+    yield from [*others, *machine]
     known = sorted(presence.known(queue.store), key=lambda one: (one.lives, one.sent_at))
     yield from _left_by(known[::-1], job)
     workers = [one for one in known if one.lives]
     if others or (workers and all(job.id in one.left for one in workers)):
         return
     here = f"{len(workers)} in runner status --workers"
-    yield f"a worker: {here if workers else f'none is here, {resume(queue, job)} starts one'}"
+    starts = f"{command('work')} on such a machine" if machine else resume(queue, job)
+    yield f"a worker: {here if workers else f'none is here, {starts} starts one'}"
 
 
 def _left_by(workers: Iterable[Presence], job: Job) -> Iterator[str]:

@@ -98,6 +98,8 @@ def _leftovers(queue: Queue, *, repair: bool) -> Iterator[Finding]:
         each = "; ".join(f"{name}: {why}" for name, why in found.items())
         done = "removed" if repair else "no job needs it, --repair removes it"
         yield _finding("leftovers", f"{each}: {done}", doubtful=not repair)
+    elif repair:
+        yield _finding("leftovers", "there is nothing to remove")
 
 
 def _show(finding: Finding) -> None:

@@ -103,7 +103,9 @@ def _with_spec(queue: Queue, act: "Callable[[str], Job]", name: str) -> Job:
 def _hold(queue: Queue, name: str) -> Job:
     """Hold a job; one that is held, or asked to be, stays so."""
     job = queue.job(name)
-    return job if job.state is State.HELD or job.wish == HOLD else queue.hold(name)
+    if job.state is State.HELD or job.wish == HOLD:
+        return job
+    return queue.hold(name) if job.state is State.RUNNING else _with_spec(queue, queue.hold, name)
 
 
 def _cancelled(queue: Queue, job: Job) -> str:

@@ -14,7 +14,13 @@ import numpy as np
 
 from runner import code, registry
 from runner.datasets.arrays import Dataset
-from runner.errors import NotFoundError, SpecError, TrainingError
+from runner.errors import (
+    MissingHereError,
+    NotFoundError,
+    RunnerError,
+    SpecError,
+    TrainingError,
+)  # fmt: skip
 from runner.evaluation.measure import measure
 from runner.registry import nearest
 from runner.spec import JobSpec
@@ -33,6 +39,7 @@ from runner.training.host import Alone
 from runner.training.program import Program
 from runner.training.programs import make
 
+_NOT_EVALUATED = "after one step, it can't be evaluated"
 _EMPTY = "its data are empty: {} has no example."
 
 
@@ -108,7 +115,7 @@ def _try_out(spec: JobSpec, *, source: str) -> str:
             if isinstance(program.evaluate, Mapping):
                 _check_data("evaluate", program.evaluate)
             metrics = _one_step(program)
-        with naming(source, "after one step, it can't be evaluated"), obtaining():
+        with naming(source, _NOT_EVALUATED), obtaining():
             _check_monitors(spec, program, metrics)
             doubt = _evaluate(spec, program)
     first = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
@@ -170,9 +177,11 @@ def _evaluate(spec: JobSpec, program: Program) -> str:
     except (Exception, SystemExit) as error:
         if _own_callbacks(program):  # what it needs, they may set
             return f"; its evaluation fails before it is trained: {code.words(error)}"
-        if isinstance(error, TrainingError):  # no line has raised it
-            raise SpecError(f"{error}{code.of_function(function)}") from error
-        raise
+        if isinstance(error, MissingHereError) or code.where(error):
+            raise
+        words = str(error) if isinstance(error, TrainingError) else code.words(error)
+        prefix = "" if isinstance(error, RunnerError) else f"{_NOT_EVALUATED}: "
+        raise SpecError(f"{prefix}{words}{code.of_function(function)}") from error
     return ""
 
 

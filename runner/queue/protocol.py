@@ -25,7 +25,7 @@ from runner.queue import goodput
 from runner.queue import job as jobs
 from runner.queue.job import Job, Json, State, check_id, describe, from_json, to_json
 from runner.queue.record import amounts, finite
-from runner.queue.texts import shown_differences
+from runner.queue.texts import differences, shown_differences
 from runner.store import appending, log
 from runner.store.heads import heads
 from runner.store.log import Record
@@ -71,9 +71,14 @@ def submit(
 
 def conflict(job_id: str, there: Json, spec: Json) -> ConflictError:
     """Return the error for another spec under the name of a job, with what differs."""
+    differing = differences(there, spec)
+    epochs = differing.get("training.epochs", (None, None))[1]
+    extend = f"'runner extend {job_id} --epochs {epochs}' goes on where it ended. "
     return ConflictError(
         f"there is a job {job_id} with another spec already: {shown_differences(there, spec)}. "
-        'Give the new one another name: --set name=NAME, or in a sweep the "name" of its entry.'
+        f"{extend if [*differing] == ['training.epochs'] else ''}"
+        'To train anew, give it another name: --set name=NAME, or in a sweep the "name" of its '
+        "entry."
     )
 
 

@@ -222,7 +222,8 @@ def _wrong_records(sorts: Mapping[str, str], gaps: Sequence[str], older: Set[str
         (
             damaged,
             "{n} damaged: {first}. Bring them back from a copy: a job without its first is not "
-            "trained, extended or compared, of one without its newest the one before counts",
+            "trained, extended or compared, of one without its newest its copy or the one before "
+            "counts",
         ),
         (harmless, "{n} damaged that only the past tells: {first}. Its job goes on"),
         (

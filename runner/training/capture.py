@@ -137,7 +137,7 @@ class Capture:
         if RATE in program and not self._keeps_rate(restored):
             others = [text for text in others if not text.startswith(RATE)]
         if others:
-            notes.append(f"continued with another program: {'; '.join(others)}")
+            notes.append(f"continued with other settings: {'; '.join(others)}")
         return position, list(filter(None, [*notes, moved]))
 
     def apply(self, restored: Restored, position: Position) -> None:

@@ -250,6 +250,11 @@ def test_a_programs_data_are_not_looked_at_as_images(
             'if own else lambda model: "good"',
             "evaluate(model) returned a str; expected numbers by name. (programs/sums.py, line 46)",
         ),
+        (
+            'if own else {"x": x, "y": y}',
+            'if own else {"x": x[:, :3], "y": y}',
+            "[96,3], In[1]: [4,1]",
+        ),
         ("", "", "Did you mean 'val_mae'?"),
     ],
 )
@@ -266,6 +271,7 @@ def test_a_program_that_cant_be_trained_is_told_and_nothing_is_stored(
     done = store.run("submit", str(tmp_path / "job.json"), "--code", str(tmp_path))
     assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
     assert said in done.stderr
+    assert ("sums.py" in done.stderr) == bool(text)
     assert not list((tmp_path / "store").glob("jobs/*"))
 
 

@@ -303,7 +303,12 @@ def test_why_a_worker_left_a_job_is_known_after_its_end(queue: Queue, run: Run) 
     said = run("status", "cats")[1]
     assert re.search(r"another machine than elsewhere:8, which ended \ds ago: it is without", said)
     assert "elsewhere:7" not in said
-    assert "a worker: none is here, 'runner resume cats" in said
+    assert "a worker: none is here, 'runner work'" in said.replace(
+        f" --store {queue.store.url}", ""
+    )
+    assert "on such a machine starts one" in said
+    queue.submit("dogs", {"name": "dogs"})
+    assert "a worker: none is here, 'runner resume dogs" in run("status", "dogs")[1]
     assert "no workers" in run("status", "--workers")[2]
 
 

@@ -89,6 +89,21 @@ def test_more_epochs_are_given_once(queue: Queue, run: Run) -> None:
     assert (code, "--epochs received 20, but --set makes it 50" in words) == (2, True), words
 
 
+def test_another_spec_of_the_same_name_is_told_what_to_do(queue: Queue, run: Run) -> None:
+    run("submit", str(QUICKSTART), "--detach")
+    code, _, words = run("submit", str(QUICKSTART), "--detach", "--set", "training.epochs=50")
+    assert (code, "'runner extend quickstart --epochs 50'" in words) == (2, True), words
+    words = run("submit", str(QUICKSTART), "--detach", "--set", "seed=50")[2]
+    assert ("runner extend" in words, "--set name=NAME" in words) == (False, True), words
+
+
+def test_a_spec_in_another_encoding_is_told_so(run: Run, tmp_path: Path) -> None:
+    spec = tmp_path / "wide.json"
+    spec.write_text('{"name": "wide"}', encoding="utf-16")
+    code, _, words = run("submit", str(spec), "--detach")
+    assert (code, "wide.json: is no text in UTF-8" in words) == (2, True), words
+
+
 def test_a_job_is_not_to_come_after_itself(queue: Queue, run: Run) -> None:
     code, _, said = run("submit", str(QUICKSTART), "--detach", "--after", "quickstart")
     assert (code, "is this job itself" in said) == (2, True), said

@@ -152,18 +152,19 @@ def test_a_job_whose_spec_is_damaged_is_not_queued_again(
     queue: Queue, run: Run, tmp_path: Path
 ) -> None:
     """Nobody could work on it; a cancel takes it out of the way."""
-    for name in ("held", "failed", "done"):
+    for name in ("held", "failed", "done", "queued"):
         queue.submit(name, {"name": name, "evaluation": {}})
     queue.hold("held")
     queue.claim(queue.job("failed"), GONE).fail("x")
     queue.claim(queue.job("done"), GONE).finish(final={"step": 1})
     queue.claim(queue.job("done"), GONE).finish(evaluation={"top_1": 1.0})
-    for name in ("held", "failed", "done"):
+    for name in ("held", "failed", "done", "queued"):
         os.truncate(tmp_path / f"jobs/{name}/log/000000000000.json", 100)
     code, _, shown = run("status", "held")
     sentence = next(line for line in shown.splitlines() if "cannot be read" in line)
     assert code == 6
-    for verb, name in (("unhold", "held"), ("retry", "failed"), ("evaluate", "done")):
+    verbs = ("unhold", "held"), ("retry", "failed"), ("evaluate", "done"), ("hold", "queued")
+    for verb, name in verbs:
         before = queue.job(name).number
         code, _, said = run(verb, name)
         assert (code, sentence.replace("held", name, 1)[:30] in said) == (6, True), said
