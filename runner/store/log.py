@@ -168,17 +168,16 @@ def is_late(base: str, record: Record) -> Steps[bool]:
     The first record and the copy are then of another log, and no record next to it is of its own.
     Each alone proves nothing: earlier versions put a first record back with the time of that.
     """
-    there: list[Record | None] = [(yield from copied(base))]
+    if BEGAN not in record:
+        return False
+    there = [(yield from copied(base))]
     for number in (0, record["number"] - 1, record["number"] + 1):
         try:
             there.append((yield from read(base, number)))
         except DamagedRecordError:
             return False
-    copy, first, *beside = there
-    if copy is None or first is None:
-        return False
-    began = [one[BEGAN] for one in (copy, first, *beside) if one is not None and BEGAN in one]
-    return began[:1] == began[1:2] and record.get(BEGAN) not in began
+    copied_at, began, *beside = [(one or {}).get(BEGAN) for one in there]
+    return None is not copied_at == began and record[BEGAN] not in (began, *beside)
 
 
 def follows(record: Record, before: Record) -> bool:
@@ -208,7 +207,9 @@ def head(
     if start is None:
         return (yield from _listed(base))
     record, is_newest = yield from _walk(base, start, own=own, known=known is not None)
-    return record if is_newest else (yield from _listed(base, record))
+    if is_newest:
+        return record
+    return (yield from _listed(base, None if record is start else record))
 
 
 def is_commit(record: Record) -> bool:

@@ -390,3 +390,12 @@ def test_too_many_damaged_records_are_an_error() -> None:
     store.delete(COPY)
     with pytest.raises(DamagedRecordError, match=log.slot("job", log.MOST_DAMAGED + 2)):
         run(store, head("job"))
+
+
+def test_a_log_that_names_no_beginning_is_found_by_a_listing() -> None:
+    """So are those of trainings that are no jobs."""
+    store, nonce = three_records(), Nonces("w")
+    for _ in range(9):
+        run(store, append("job", add_one, nonce))
+    assert (run(store, head("job", hinted=False)) or {})["nonce"] == "w9"
+    assert (run(store, head("job", first())) or {})["nonce"] == "w9"
