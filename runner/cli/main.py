@@ -154,9 +154,10 @@ class _Parser(argparse.ArgumentParser):
         found, unknown = super().parse_known_args(args, namespace)
         if option := next((one for one in unknown if one.startswith("-")), ""):
             name = option.partition("=")[0]
-            known = [option for option in self._option_string_actions if option.startswith("--")]
-            field = _field(name) if "--set" in known else ""
-            hint = f" Did you mean '--set {field}=...'?" if field else nearest(name, known)
+            known = [one[2:] for one in self._option_string_actions if one.startswith("--")]
+            field = _field(name) if "set" in known else ""
+            near = nearest(name.lstrip("-"), known, "--")
+            hint = f" Did you mean '--set {field}=...'?" if field else near
             self.error(f"no option {name!r}.{hint}")
         if unknown:
             self.error(f"too many arguments: {' '.join(unknown)}")

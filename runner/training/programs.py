@@ -52,7 +52,8 @@ def make(spec: JobSpec, *, training: bool = True, devices: int = 1) -> Program:
     if inspect.iscoroutine(made):
         made.close()
     if not isinstance(made, Program):
-        msg = f"program {spec.program.name!r} returned {made!r:.60}, no runner.Program."
+        what = "None" if made is None else f"a {type(made).__name__}"
+        msg = f"program {spec.program.name!r} returned {what}, no runner.Program."
         raise SpecError(msg)
     return made
 

@@ -115,6 +115,7 @@ def test_a_file_that_is_here_is_nothing_to_wait_for(queue: Queue, run: Run, tmp_
         (("status", "--state", "runing"), ("usage: runner status", "Did you mean 'running'?")),
         (("notebook", "colba"), ("usage: runner notebook", "Did you mean 'colab'?")),
         (("status", "-q"), ("usage: runner status", "no option '-q'.\n")),
+        (("logs", "x", "--attempt"), ("usage: runner logs", "no option '--attempt'.\n")),
         (
             ("extend", "boom", "--epochs", "3", "--name", "more"),
             ("usage: runner extend", "Did you mean '--set name=...'?"),
