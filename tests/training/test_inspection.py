@@ -75,6 +75,46 @@ def test_what_is_saved_is_no_problem(kind: str) -> None:
     assert problems(model, handles, backends.current().parts) == []
 
 
+class Tracked(keras.Model):  # type: ignore[misc]
+    """It has a step and a metric of its own."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.dense = kind, keras.layers.Dense(1, kernel_regularizer="l2")
+        self.tracker = keras.metrics.Mean(name="loss")
+        self.wide = keras.metrics.Sum(name="wide")
+
+    def call(self, x: Any) -> Any:
+        return self.dense(x)
+
+    def train_step(self, data: Any) -> Any:
+        x, y = data
+        with tf.GradientTape() as tape:
+            found = self(x, training=True)
+            a, b = keras.ops.mean((found - y) ** 2), keras.ops.sum(self.losses)
+            total = keras.ops.sum(keras.ops.stack([a, b])) if self.kind == "stacked" else a + b
+        weights = self.trainable_weights
+        self.optimizer.apply(tape.gradient(total, weights), weights)
+        self.wide.update_state(y + found)
+        batch = keras.ops.sum(found[:, 0] + y[:, 0], axis=0)
+        self.tracker.update_state(
+            {"sum": total, "stacked": total, "parts": a, "axis": batch}[self.kind]
+        )
+        return {"loss": self.tracker.result()}
+
+
+@pytest.mark.parametrize("kind", ["sum", "stacked", "parts", "axis"])
+def test_a_sum_that_is_added_to_a_metric_is_named(kind: str) -> None:
+    """A sum over a batch is none of the kind, nor one that is given as the warning says."""
+    model = Tracked(kind)
+    model.compile("adam")
+    model.fit(np.ones((4, 3)), np.ones((4, 1)), verbose=0)
+    handles = Variables(model, captured=captured(model)).reader.handles
+    found = problems(model, handles, backends.current().parts)
+    assert [text for text in found if "keras.ops.stack" in text] == found
+    assert len(found) == (kind == "sum")
+
+
 def test_generators_in_closures_and_globals_are_found() -> None:
     inner = keras.random.SeedGenerator(9)
     other = tf.random.Generator.from_seed(1)
