@@ -69,8 +69,8 @@ class DataAwayError(StoreError):
     """What a job reads besides the store can't be had here, or not now. The store is fine."""
 
 
-class LinkedError(StoreRefusedError):
-    """A symbolic link stands where an object should be; others are not concerned."""
+class OneObjectError(StoreRefusedError):
+    """An object can't be used until someone fixes it: a link, say. Others are not concerned."""
 
 
 class DamagedRecordError(StoreError):

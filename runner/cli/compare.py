@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from runner.cli.common import add_store_option, open_queue
+from runner.cli.common import add_store_option, open_queue, say
 from runner.cli.detail import MARK, VALUES, inherited, origin
 from runner.cli.render import show, sparkline
 from runner.errors import SpecError
@@ -33,6 +33,8 @@ def run(options: argparse.Namespace) -> int:
     jobs = Onlooker(queue)
     order = {name: place for place, name in enumerate(options.job)}
     views = sorted(jobs.look(options.job), key=lambda view: order[view.job.id])
+    for problem in jobs.problems:
+        say(f"runner: {problem}")
     documents = [describe(store, view) for view in views]
     specs = [queue.spec(view.job.id, view.job.spec_digest) for view in views]
     show([("", *(view.job.id for view in views)), *_rows(views, documents, specs)])
@@ -40,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     for metric in dict.fromkeys(name for document in documents for name in document["history"]):
         rows = [document["history"].get(metric) or [] for document in documents]
         print("\n" + "\n".join(_curves(metric, jobs_seen, rows)))
-    return Exit.DONE
+    return Exit.STORAGE if jobs.unreadable else Exit.DONE
 
 
 def _curves(

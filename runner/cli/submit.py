@@ -19,10 +19,10 @@ from runner.engine.session import Session
 from runner.errors import (
     ConflictError,
     DamagedRecordError,
-    LinkedError,
     MissingHereError,
     NotFoundError,
     NotReadyError,
+    OneObjectError,
     PreemptedError,
     SpecError,
 )
@@ -145,7 +145,7 @@ def _store_all(
             break
         try:
             ids.append(_store(queue, spec))
-        except (DamagedRecordError, LinkedError) as error:  # of this job alone
+        except (DamagedRecordError, OneObjectError) as error:  # of this job alone
             say(f"{spec.name}: not stored: {error}")
             failed += 1
     return ids, failed
@@ -308,7 +308,7 @@ def _check_from(queue: Queue, specs: list[tuple[Path, JobSpec]]) -> None:
     for _, spec in specs:
         if spec.from_ is None or spec.from_.job is None:
             continue
-        with suppress(DamagedRecordError, LinkedError):  # which are told as the job is stored
+        with suppress(DamagedRecordError, OneObjectError):  # which are told as the job is stored
             if queue.find(spec.name) is not None:
                 continue
         parent = spec.from_.job

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from runner.engine.identity import Identity
 from runner.engine.session import NOT_BEGUN, Session
-from runner.errors import ConflictError, LinkedError, StoreError, StoreRefusedError
+from runner.errors import ConflictError, OneObjectError, StoreError, StoreRefusedError
 from runner.queue import job as jobs
 from runner.queue.job import Job, State
 from runner.queue.presence import LEFT
@@ -120,7 +120,7 @@ class Choice:
 
     def pass_over(self, job: Job, error: StoreError) -> None:
         """Leave a job whose records can't be read, for some time; others go before it."""
-        if isinstance(error, StoreRefusedError) and not isinstance(error, LinkedError):
+        if isinstance(error, StoreRefusedError) and not isinstance(error, OneObjectError):
             raise error  # credentials, say: it is so for all jobs
         self._cannot_read(job.id, error)
         self.postponed.add(job, str(error))

@@ -23,8 +23,8 @@ from runner.errors import (
     ConflictError,
     DamagedRecordError,
     LeaseLostError,
-    LinkedError,
     NotFoundError,
+    OneObjectError,
     PreemptedError,
     StoreError,
     StoreRefusedError,
@@ -196,7 +196,7 @@ class Worker:
         except ConflictError as error:
             logger.info("%s", error)
             return self._can_be_had(job)
-        except (DamagedRecordError, LinkedError) as error:
+        except (DamagedRecordError, OneObjectError) as error:
             self._choice.pass_over(job, error)
             return False
         self._run(lease, spec)

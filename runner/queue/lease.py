@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from threading import Lock
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, NoReturn, ParamSpec
 
 from runner.commit import Commit
 from runner.errors import LeaseLostError, NotFoundError, StoreError, StoreRefusedError
@@ -70,9 +70,7 @@ class Holder:
         It may have been submitted again since: then a record of that number is another's.
         """
         if not (yield from log.holds(protocol.base(self.job.id), *self._claim)):
-            with self._lock:
-                self._ended = f"{self.job.id}: its records were removed; nothing more is saved."
-            raise LeaseLostError(self._ended)
+            self._lose(self._removed())
 
     def commit(self, transition: Transition) -> Steps[Job]:
         """Append a record that keeps the lease. One at a time: not for several threads at once."""
@@ -131,9 +129,16 @@ class Holder:
         try:
             jobs.held_by(job, self._token, self._owner)
         except LeaseLostError as error:
-            with self._lock:
-                self._ended = self._ended or str(error)
-            raise
+            another = job.submitted_at != self.job.submitted_at
+            self._lose(self._removed() if another else str(error))
+
+    def _removed(self) -> str:
+        return f"{self.job.id}: its records were removed; nothing more is saved."
+
+    def _lose(self, why: str) -> NoReturn:
+        with self._lock:
+            self._ended = self._ended or why
+        raise LeaseLostError(why)
 
     def _check(self) -> None:
         if self._ended:

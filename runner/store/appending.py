@@ -8,7 +8,7 @@ is in README.md, beside this file.
 from collections.abc import Callable
 from contextlib import suppress
 
-from runner.errors import DamagedRecordError, NotFoundError, StoreError, StoreRefusedError
+from runner.errors import DamagedRecordError, NotFoundError, OneObjectError, StoreError
 from runner.store import log
 from runner.store.base import Created
 from runner.store.log import (
@@ -228,7 +228,7 @@ def settle(
             return winner
         yield Pause(attempt)
     if late:
-        raise StoreRefusedError(
+        raise OneObjectError(
             f"{key} is of an earlier job of that name, whose worker wrote late, and died. "
             "'runner doctor --repair' removes it."
         )

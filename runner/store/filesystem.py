@@ -18,7 +18,7 @@ from stat import S_ISDIR, S_ISREG
 from typing import Any
 from urllib.parse import unquote
 
-from runner.errors import LinkedError, NotFoundError, StoreError, StoreRefusedError
+from runner.errors import NotFoundError, OneObjectError, StoreError, StoreRefusedError
 from runner.store.base import (
     MAX_READ,
     MAX_RECORD,
@@ -85,7 +85,7 @@ def open_store(
         return FsspecStore(f"{scheme}://{rest}", storage_options=options, single_writer=alone)
     path = _folder_of(rest) if "://" in url else _absolute(url)
     there = next(one for one in (path, *path.parents) if os.path.lexists(one))
-    if not there.is_dir():
+    if not os.path.isdir(there):  # noqa: PTH112  (EACCES)
         raise StoreRefusedError(f"{there} is no folder: name a folder, or one that may be made.")
     check_folder(path, single_writer=alone)
     return FileStore(path, single_writer=alone)
@@ -94,7 +94,7 @@ def open_store(
 def _folder_of(rest: str) -> Path:
     """Return the folder of a file:// URL: as `FileStore.url` writes it, or as it is meant."""
     literal = _absolute(rest)
-    return literal if literal.exists() else _absolute(unquote(rest))
+    return literal if os.path.exists(literal) else _absolute(unquote(rest))  # noqa: PTH110  (EACCES)
 
 
 def _absolute(text: str) -> Path:
@@ -118,7 +118,8 @@ class FileStore:
     @property
     def is_there(self) -> bool:
         """Whether the folder has been made."""
-        return self._root.is_dir()
+        with self._explained("look", ""):
+            return self._root.is_dir()
 
     def read(self, key: str, *, max_bytes: int = MAX_READ) -> bytes | None:  # noqa: D102
         path = self._path(key)
@@ -265,8 +266,10 @@ class FileStore:
         path = self._root
         for part in name.strip("/").split("/") if name else ():
             path /= part
-            if path.is_symlink():
-                raise LinkedError(
+            with self._explained("read", name):
+                is_link = path.is_symlink()
+            if is_link:
+                raise OneObjectError(
                     f"{path} is a symbolic link, and a store follows none: put what it leads to"
                     " in its place, or remove it."
                 )
@@ -284,8 +287,11 @@ class FileStore:
         except StoreError:
             raise
         except OSError as error:
-            text = f"{doing} of {key} in {self.url} failed: {error.strerror or error}."
+            what = f"{doing} of {key} in" if key else f"{doing} at"
+            text = f"{what} {self.url} failed: {error.strerror or error}."
             fix = _FIX.get(error.errno or 0)
+            if fix and doing == "read" and "/" in key.strip("/"):  # its folder's permissions, say
+                raise OneObjectError(f"{text} {fix}") from error
             if fix:
                 raise StoreRefusedError(f"{text} {fix}") from error
             raise StoreError(text) from error

@@ -27,7 +27,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from runner.errors import DamagedRecordError, StoreError, StoreRefusedError
+from runner.errors import DamagedRecordError, OneObjectError, StoreError, StoreRefusedError
 from runner.store.steps import List, Read, Steps
 
 Record = dict[str, Any]  #: has "number", "nonce" and "previous" (the nonce of the record before)
@@ -136,7 +136,7 @@ def holds(base: str, number: int, nonce: str) -> Steps[bool]:
     return found is not None and found["nonce"] == nonce
 
 
-class LateRecordError(StoreRefusedError):
+class LateRecordError(OneObjectError):
     """A record is of another log than the one before it: one of the two may be late."""
 
     def __init__(self, key: str, record: Record) -> None:
