@@ -108,7 +108,7 @@ def work(
         say("drained: it takes no more")
         return Exit.DONE
     if worker.session_over or worker.pressed:
-        return _after_session(queue, ids, session)
+        return _after_session(queue, ids, session, reporter.touched)
     if stop.reason is not None:
         return Exit.PREEMPTED
     return _finished(queue, ids, worker, owned, reporter.touched)
@@ -177,12 +177,14 @@ def _now(queue: Queue, names: Sequence[str]) -> list[Job]:
     return [*found, *map(queue.job, {*names} - {job.id for job in found})]
 
 
-def _after_session(queue: Queue, ids: Sequence[str] | None, session: "Session | None") -> Exit:
-    """75 where something is left that another session could resume."""
+def _after_session(
+    queue: Queue, ids: Sequence[str] | None, session: "Session | None", touched: Sequence[str]
+) -> Exit:
+    """75 where something is left that another session could resume; else of what it worked on."""
     jobs = queue.jobs() if ids is None else _now(queue, ids)
     left = [job.id for job in jobs if job.state in (State.QUEUED, State.RUNNING)]
     if not left:
-        return exit_code(jobs)
+        return exit_code(_now(queue, ids or touched))
     more = f" and {len(left) - 5} more" if len(left) > 5 else ""
     why = session.why if session is not None else "the session"
     say(f"{why}: not finished: {', '.join(left[:5])}{more}; run me again")

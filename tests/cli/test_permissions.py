@@ -64,6 +64,8 @@ def test_a_store_that_may_not_be_read_is_told(
 def test_a_job_that_may_not_be_read_keeps_no_other_from_being_worked_on(
     store: Path, run: Run
 ) -> None:
+    queue = Queue(open_store(str(store)))
+    queue.submit("three", {"name": "three", "requirements": {"labels": ["elsewhere"]}})
     (store / "jobs/one").chmod(0)
     for command in COMMANDS:
         if command[0] == "submit":
@@ -75,5 +77,7 @@ def test_a_job_that_may_not_be_read_keeps_no_other_from_being_worked_on(
             assert any(
                 each in words for each in ("Permission denied", "cannot be read", "unreadable")
             ), (command, words)
+        if command[0] == "work":
+            assert "three: left" in words
         assert code in (0, 4, 6), (command, code, words)
-    assert Queue(open_store(str(store))).job("two").state.value == "held"
+    assert queue.job("two").state.value == "held"

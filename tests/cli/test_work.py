@@ -19,7 +19,7 @@ from runner.queue import presence
 from runner.queue.job import Stage, State
 from runner.queue.owner import this_process
 from runner.queue.queue import Queue
-from tests.cli.conftest import Run
+from tests.cli.conftest import GONE, Run
 from tests.harness import REPOSITORY
 
 
@@ -79,6 +79,13 @@ def test_work_with_too_little_time_begins_nothing_and_says_run_me_again(
         assert "cats: not begun" in said
         assert "not finished: cats" in said
     assert queue.job("cats").number == 0
+
+
+def test_work_without_time_says_nothing_of_jobs_that_it_never_saw(queue: Queue, run: Run) -> None:
+    queue.claim(queue.submit("cats", {"seed": 1}), GONE).fail("x")
+    for seconds in ("2s", "60s"):
+        code, _, said = run("work", "--until-empty", "--max-duration", seconds)
+        assert code == 0, said
 
 
 def test_what_does_not_fit_this_machine_is_not_to_be_run_here_again(queue: Queue, run: Run) -> None:

@@ -14,7 +14,7 @@ from runner.errors import (
 from runner.queue.job import Job, State
 from runner.queue.owner import this_process
 from runner.queue.survey import FULL_SECONDS, Survey
-from runner.store import log
+from runner.store import appending, log
 from tests.engine.counting import Counting, Shop
 
 
@@ -47,6 +47,26 @@ def test_a_record_that_makes_no_sense_beside_its_copy_stops_no_worker(shop: Shop
     shop.work(stage)
     assert stage.ran == ["whole"]
     assert "ruined: cannot be read: record 2 of job ruined can't be used" in shop.reporter.text
+
+
+def test_a_record_that_an_earlier_job_wrote_late_stops_no_worker(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be written behind the first until it is gone, and it is said how it goes."""
+    monkeypatch.setattr(appending, "RESENDS", 2)
+    shop.queue.claim(shop.submit("ruined"), {"host": "elsewhere", "pid": 1})
+    late = shop.store.read("jobs/ruined/log/000000000001.json") or b""
+    remove(shop, "ruined")
+    shop.submit("ruined", priority=1)
+    shop.store.create("jobs/ruined/log/000000000001.json", late)
+    shop.submit("whole")
+    stage = Counting()
+    shop.work(stage)
+    assert stage.ran == ["whole"]
+    assert "'runner doctor --repair' removes it" in shop.reporter.text
+    shop.store.delete("jobs/ruined/log/000000000001.json")
+    shop.work(stage)
+    assert stage.ran == ["whole", "ruined"]
 
 
 def remove(shop: Shop, name: str) -> None:
