@@ -104,17 +104,18 @@ def since(total: Seconds, before: Seconds) -> dict[str, float]:
 def split(reading: Seconds, steps: int) -> dict[str, float]:
     """Return a stopwatch's reading with its first step divided: a usual step, and building.
 
-    `steps`: of the attempt, the first one included.
+    `steps`: of the attempt, the first one included. What is usual is not known of one step alone:
+    it is all building then, so that an attempt that dies early does not look like a good one.
     """
     found = dict(reading)
     first = found.pop(FIRST, 0.0)
-    usual = min(first, found.get("steps", 0.0) / (steps - 1)) if steps > 1 else first
+    usual = min(first, found.get("steps", 0.0) / (steps - 1)) if steps > 1 else 0.0
     return added(found, {"steps": usual, "build": first - usual})
 
 
 def newest(one: Seconds, other: Seconds) -> dict[str, float]:
-    """Return the later of two readings, cause by cause: a heartbeat may be older than a commit."""
-    return _rounded({name: max(one.get(name, 0), other.get(name, 0)) for name in {**one, **other}})
+    """Return the later of two readings, which has more of all: a heartbeat may be the older."""
+    return _rounded(max(one, other, key=lambda reading: sum(reading.values())))
 
 
 def closed(kept: Seconds, total: Seconds) -> dict[str, float]:

@@ -286,3 +286,14 @@ def test_prices_that_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RUNNER_PRICE_PER_HOUR", price)
         with pytest.raises(SpecError, match=f"RUNNER_PRICE_PER_HOUR received '{price}'"):
             goodput.cost(job, {"steps": 1.0})
+
+
+def test_a_first_step_that_was_kept_alone_is_building() -> None:
+    """What it took beyond a usual step is not known yet; the death that follows adds nothing."""
+    reading = {"start": 8.0, "build": 33.0, goodput.FIRST: 6.7}
+    kept = goodput.split(reading, 1)
+    told = goodput.split({**reading, "steps": 3.0}, 31)
+    after = goodput.closed(kept, told)
+    assert goodput.machine_seconds(after) == pytest.approx(goodput.machine_seconds(told))
+    assert after.get("steps", 0.0) == 0.0
+    assert after["repeated"] == pytest.approx(3.1)
