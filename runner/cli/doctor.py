@@ -90,6 +90,8 @@ def _leftovers(queue: Queue, *, repair: bool) -> Iterator[Finding]:
             queue.remove(name)
         for name in known if repair else ():
             for key in late_records(queue.store, name):
+                if key not in late_records(queue.store, name):
+                    continue  # its writer has taken it back
                 queue.store.delete(key)
                 found[name] = f"{key} was written late by an earlier job of that name"
     except StoreError:  # which the checks of the store or `status` report

@@ -238,9 +238,9 @@ def store_one(queue: Queue, spec: JobSpec, known: Job | None = None) -> Job:
         queue.require_whole(spec.name)
         if known.spec_digest != spec_digest(content):
             queue.spec(spec.name)  # where it is gone, no other spec takes its place
-    begins = beginning(queue, spec) if known is None else {"submitted_at": known.submitted_at}
+    begins = beginning(queue, spec) if known is None else {}
     if known is not None and not known.number:  # perhaps only its copy is there
-        begins |= {name: getattr(known, name) for name in BEGINNING}
+        begins = {name: getattr(known, name) for name in BEGINNING}
     try:
         return queue.submit(spec.name, content, begins)
     except ConflictError:

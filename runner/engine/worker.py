@@ -227,6 +227,8 @@ class Worker:
         self._stop.idle = False
         try:
             attempt.run()
+        except OneObjectError as error:
+            self._choice.pass_over(lease.job, error)
         except StoreRefusedError:
             raise
         except StoreError as error:

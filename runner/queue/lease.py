@@ -75,6 +75,7 @@ class Holder:
     def commit(self, transition: Transition) -> Steps[Job]:
         """Append a record that keeps the lease. One at a time: not for several threads at once."""
         self._check()
+        yield from self._look_for_claim()
         job = yield from self._change(transition, self._nonce)
         self._adopt(job)
         yield from self._thinning.committed(job.number)
@@ -86,6 +87,7 @@ class Holder:
         After a StoreError it may be called again: what landed meanwhile is recognised.
         """
         self._check()
+        yield from self._look_for_claim()
 
         def nonce() -> str:
             fresh = self._nonce()

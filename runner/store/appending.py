@@ -18,6 +18,7 @@ from runner.store.log import (
     Record,
     check,
     copied,
+    differ,
     encode,
     hint,
     holds,
@@ -58,7 +59,8 @@ def append(
         nonce: of a record.
         known: a record to start looking from.
         claim: number and nonce of the record that made the writer the owner, which wrote `known`.
-            Nobody deletes what an owner follows: it only looks whether its claim is there.
+            Nobody deletes what an owner follows: it only looks whether its claim is there:
+            its caller before, and `append` after its record is created.
 
     Raises:
         NotFoundError: there is no log, or not the owner's any more.
@@ -135,7 +137,7 @@ def _last(base: str, record: Record, copy: Record | None) -> Steps[int]:
             there = yield from read(base, listed)
         except DamagedRecordError:
             return listed
-        if there is not None and there.get(BEGAN) == record.get(BEGAN):
+        if there is not None and not differ(there, record):
             return listed
     return number
 

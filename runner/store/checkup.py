@@ -187,7 +187,7 @@ def _records(store: Store) -> Finding:
         if number is not None and not _is_removed(store, job):
             gaps.append(f"{job} lacks record {number}")
     left = len(list(waiting))
-    sorts = _sorts(store, dict(zip(keys, store.read_many(keys), strict=True)))
+    sorts = _sorts(dict(zip(keys, store.read_many(keys), strict=True)))
     text = f"{len(keys)} records of {len(jobs) - left} jobs" if jobs else "no jobs yet"
     if left:
         text += f", {left} more were not looked at"
@@ -247,13 +247,13 @@ def _wrong_records(sorts: Mapping[str, str], gaps: Sequence[str], older: Set[str
 def late_records(store: Store, job: str) -> list[str]:
     """Return the keys of a job's records that are of an earlier job of its name."""
     keys = store.list(f"jobs/{job}/log/")
-    sorts = _sorts(store, dict(zip(keys, store.read_many(keys), strict=True)))
+    sorts = _sorts(dict(zip(keys, store.read_many(keys), strict=True)))
     return [key for key, sort in sorts.items() if sort == "late"]
 
 
-def _sorts(store: Store, found: Mapping[str, bytes | StoreError | None]) -> dict[str, str]:
+def _sorts(found: Mapping[str, bytes | StoreError | None]) -> dict[str, str]:
     """Return for each record: "damaged", "late", "old" (without a hash of its own) or "sound"."""
-    began, sorts = dict[str, object](), dict[str, str]()
+    began, sorts = dict[str, log.Record](), dict[str, str]()
     for key, data in found.items():
         if isinstance(data, StoreError):
             raise data
@@ -264,12 +264,11 @@ def _sorts(store: Store, found: Mapping[str, bytes | StoreError | None]) -> dict
             sorts[key] = "damaged"
             continue
         if not record["number"]:
-            began[job] = record.get(log.BEGAN)
+            began[job] = record
         has_hash = f',"sum{record["number"]}":'.encode() in (data or b"")
         sorts[key] = "sound" if has_hash else "old"
-        if job in began and record.get(log.BEGAN) != began[job]:
-            late = run(store, log.is_late(job, record))
-            sorts[key] = "late" if late else sorts[key]
+        if job in began and log.differ(began[job], record):
+            sorts[key] = "late"
     return sorts
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from runner.errors import StoreError
-from runner.store.log import FAR, Record, check, decode, head, hint, is_commit, slot
+from runner.store.log import FAR, Record, check, decode, head, hint, is_commit, newest, slot
 from runner.store.steps import ReadMany, Steps
 
 
@@ -30,8 +30,9 @@ def heads(
         }
         walking = further
     for index in unsure | walking.keys():  # what follows was deleted, or the start was far behind
-        if not isinstance(found[index], StoreError):
-            found[index] = yield from _or_error(head(bases[index], hinted=False))
+        like = walking.get(index) or found[index]
+        if not isinstance(like, StoreError):
+            found[index] = yield from _or_error(newest(bases[index], like))
     return found
 
 

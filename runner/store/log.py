@@ -17,7 +17,7 @@ another record. Those of the first versions have none. Where a record is damaged
 the record before it stands in for it, under its number: the log goes on behind it.
 
 A log may be removed and another begun in its place. Who slept since may write a record into that:
-it is late, which its `submitted_at` tells, and readers pass over it.
+it is late, which its spec tells if it is another, and readers pass over it.
 """
 
 import hashlib
@@ -39,7 +39,8 @@ MOST_DAMAGED = 8  #: records in a row for which an earlier one may stand in
 DAMAGED = "damaged"  #: nonce of a record that stands in for a damaged one
 COMMIT = "commit"  #: kind of the records that their writer may delete: see thinning.py
 REMOVED = "remove"  #: kind of the last record: what lies there is no log any more
-BEGAN = "submitted_at"  #: in every record of a job's log: tells it from the next one of its name
+BEGAN = "submitted_at"  #: in every record of a job's log, as is the hash of its spec:
+SPEC = "spec_digest"
 #: a record's own hash. It is called by the record's number: an older runner hands on what it does
 #: not know, and another record's hash must not make its record look damaged
 _SUM = re.compile(r"sum\d*")
@@ -154,30 +155,29 @@ def check(key: str, number: int, data: bytes, before: Record | None = None) -> R
         raise damaged(key, f"says that it is record {record['number']}, as if it was moved by hand")
     if before is None or follows(record, before):
         return record
-    if record.get(BEGAN) != before.get(BEGAN):
+    if differ(record, before):
         raise LateRecordError(key, record)
-    raise StoreRefusedError(
+    raise OneObjectError(
         f"{key} does not follow the record before it: the store let two writers create one "
         "record, or someone changed it. Check the store with 'runner doctor'."
     )
 
 
 def is_late(base: str, record: Record) -> Steps[bool]:
-    """Whether a record is of an earlier log than the one that is there.
+    """Whether a record is of an earlier log than the one that is there: its spec is another."""
+    first: Record | None = None
+    with suppress(DamagedRecordError):
+        first = yield from read(base, 0)
+    return first is not None and differ(first, record)
 
-    The first record and the copy are then of another log, and no record next to it is of its own.
-    Each alone proves nothing: earlier versions put a first record back with the time of that.
+
+def differ(one: Record, other: Record) -> bool:
+    """Whether two records are surely of two jobs: a job's spec never changes.
+
+    When it was submitted says less: a first record that was lost may have been put back later.
     """
-    if BEGAN not in record:
-        return False
-    there = [(yield from copied(base))]
-    for number in (0, record["number"] - 1, record["number"] + 1):
-        try:
-            there.append((yield from read(base, number)))
-        except DamagedRecordError:
-            return False
-    copied_at, began, *beside = [(one or {}).get(BEGAN) for one in there]
-    return None is not copied_at == began and record[BEGAN] not in (began, *beside)
+    specs = one.get(SPEC), other.get(SPEC)
+    return None not in specs and specs[0] != specs[1]
 
 
 def follows(record: Record, before: Record) -> bool:
@@ -205,11 +205,11 @@ def head(
     if start is None and hinted:
         start = yield from copied(base)
     if start is None:
-        return (yield from _listed(base))
+        return (yield from newest(base))
     record, is_newest = yield from _walk(base, start, own=own, known=known is not None)
     if is_newest:
         return record
-    return (yield from _listed(base, None if record is start else record))
+    return (yield from newest(base, None if record is start else record))
 
 
 def is_commit(record: Record) -> bool:
@@ -235,7 +235,7 @@ def _walk(base: str, record: Record, *, own: bool, known: bool) -> Steps[tuple[R
     return record, False
 
 
-def _listed(base: str, like: Record | None = None) -> Steps[Record | None]:
+def newest(base: str, like: Record | None = None) -> Steps[Record | None]:
     """Return the newest record by a listing, which may lack the last few; `like`: of this log."""
     for _ in range(LOOKS):
         keys: list[str] = yield List(f"{base}/log/")
@@ -254,9 +254,9 @@ def _last(base: str, listed: Sequence[int], like: Record | None) -> Steps[Record
     """Return the last of these records that is not late."""
     for number in reversed(listed or [0]):  # record 0 may not be listed yet
         record = yield from _whole(base, number)
-        if record is None or (like is not None and record.get(BEGAN) == like.get(BEGAN)):
+        if record is None or not number or (like is not None and not differ(record, like)):
             return record
-        if not number or not (yield from is_late(base, record)):
+        if not (yield from is_late(base, record)):
             return record
     return None
 

@@ -189,6 +189,9 @@ class _Commit:
                 )
             return {**record, **commit.changes(), "kind": log.COMMIT}
 
+        removed = f"{self._store.url} was removed: nothing more is saved."
+        if not (yield from log.holds(BASE, *self._claim)):
+            raise LeaseLostError(removed)
         try:
             self._record = yield from append(
                 BASE, change, lambda: token_hex(8), known=self._record, claim=self._claim
@@ -196,6 +199,5 @@ class _Commit:
         except (NotFoundError, StoreRefusedError) as error:
             if (yield from log.holds(BASE, *self._claim)):
                 raise
-            removed = f"{self._store.url} was removed: nothing more is saved."
             raise LeaseLostError(removed) from error
         yield from self._thinning.committed(self._record["number"])

@@ -110,7 +110,7 @@ class Simulation:
         self.late: list[tuple[Client, Create | Put]] = []
         self.gone: set[str] = set()
         self.claims: dict[tuple[str, int], str] = {}
-        self.doubtful: set[str] = set()  # claims whose claimer gave up without an answer
+        self.doubtful: set[str] = set()  # claims whose claimer gave up: without an answer, or later
         self.clients: list[Client] = []
         self.born = self.nonces = self.tick = 0
         self.result = Result()
@@ -544,6 +544,7 @@ class Simulation:
                 self._gave_up(client, job_id, "leases lost")
             except StoreError:
                 self.result.counts["attempts given up"] += 1
+                self.doubtful.add(claimed.nonce)
 
     def _attempt(self, client: Client, holder: Holder) -> Program:
         if holder.job.checkpoints:
