@@ -69,6 +69,28 @@ def test_a_record_that_an_earlier_job_wrote_late_stops_no_worker(
     assert stage.ran == ["whole", "ruined"]
 
 
+def test_a_late_record_that_is_met_at_a_commit_stops_no_worker(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appending, "RESENDS", 2)
+    shop.submit("other", seed=9)
+    shop.queue.hold("other")
+    shop.queue.unhold("other")
+    late = shop.store.read("jobs/other/log/000000000002.json") or b""
+    shop.queue.cancel("other")
+
+    def act(job: Job, _step: int) -> None:
+        if job.id == "ruined":
+            shop.store.create("jobs/ruined/log/000000000002.json", late)
+
+    shop.submit("ruined", priority=1)
+    shop.submit("whole")
+    stage = Counting(on_step=act)
+    shop.work(stage)
+    assert stage.ran == ["ruined", "whole"]
+    assert "'runner doctor --repair' removes it" in shop.reporter.text
+
+
 def remove(shop: Shop, name: str) -> None:
     for key in shop.store.list(f"jobs/{name}/"):
         shop.store.delete(key)
