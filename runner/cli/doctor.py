@@ -6,7 +6,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from runner.queue.queue import Queue
 from runner.queue.removal import leftovers
 from runner.queue.view import Onlooker
 from runner.store.base import Store
-from runner.store.checkup import Finding, Verdict, check_up, late_records
+from runner.store.checkup import Finding, Verdict, check_up, remove_late
 
 _PACKAGES = ("tensorflow", "jax", "keras", "numpy", "fsspec", "gcsfs", "s3fs")
 MOST_JOBS = 100  #: whose specs are looked at
@@ -88,12 +89,7 @@ def _leftovers(queue: Queue, *, repair: bool) -> Iterator[Finding]:
         found = leftovers(queue.store, names, older_than=_UNDER_WAY)
         for name in found if repair else ():
             queue.remove(name)
-        for name in known if repair else ():
-            for key in late_records(queue.store, name):
-                if key not in late_records(queue.store, name):
-                    continue  # its writer has taken it back
-                queue.store.delete(key)
-                found[name] = f"{key} was written late by an earlier job of that name"
+        found |= _late(queue, known) if repair else {}
     except StoreError:  # which the checks of the store or `status` report
         return
     if found:
@@ -102,6 +98,16 @@ def _leftovers(queue: Queue, *, repair: bool) -> Iterator[Finding]:
         yield _finding("leftovers", f"{each}: {done}", doubtful=not repair)
     elif repair:
         yield _finding("leftovers", "there is nothing to remove")
+
+
+def _late(queue: Queue, names: Iterable[str]) -> dict[str, str]:
+    """Remove what earlier jobs of these names wrote late; what was removed, by job."""
+    found = {}
+    for name in names:
+        with suppress(StoreError):  # of this job's records, which `status` reports
+            for key in remove_late(queue.store, name):
+                found[name] = f"{key} was written late by an earlier job of that name"
+    return found
 
 
 def _show(finding: Finding) -> None:

@@ -244,16 +244,23 @@ def _wrong_records(sorts: Mapping[str, str], gaps: Sequence[str], older: Set[str
     )
 
 
-def late_records(store: Store, job: str) -> list[str]:
-    """Return the keys of a job's records that are of an earlier job of its name."""
-    keys = store.list(f"jobs/{job}/log/")
+def remove_late(store: Store, job: str) -> list[str]:
+    """Delete a job's records that are of an earlier job of its name; return their keys.
+
+    Each is looked at once more right before: its writer may have taken it back meanwhile.
+    """
+    keys, removed = store.list(f"jobs/{job}/log/"), list[str]()
     sorts = _sorts(dict(zip(keys, store.read_many(keys), strict=True)))
-    return [key for key, sort in sorts.items() if sort == "late"]
+    for key in [key for key, sort in sorts.items() if sort == "late"]:
+        if run(store, log.is_late(f"jobs/{job}", {"number": log.numbers([key])[0]})):
+            store.delete(key)
+            removed.append(key)
+    return removed
 
 
 def _sorts(found: Mapping[str, bytes | StoreError | None]) -> dict[str, str]:
     """Return for each record: "damaged", "late", "old" (without a hash of its own) or "sound"."""
-    began, sorts = dict[str, log.Record](), dict[str, str]()
+    first, sorts = dict[str, log.Record](), dict[str, str]()
     for key, data in found.items():
         if isinstance(data, StoreError):
             raise data
@@ -263,12 +270,13 @@ def _sorts(found: Mapping[str, bytes | StoreError | None]) -> dict[str, str]:
         except DamagedRecordError:
             sorts[key] = "damaged"
             continue
+        if not log.has_hash(data or b"", record["number"]):
+            sorts[key] = "old"
+            continue
         if not record["number"]:
-            began[job] = record
-        has_hash = f',"sum{record["number"]}":'.encode() in (data or b"")
-        sorts[key] = "sound" if has_hash else "old"
-        if job in began and log.differ(began[job], record):
-            sorts[key] = "late"
+            first[job] = record
+        late = job in first and log.differ(first[job], record)
+        sorts[key] = "late" if late else "sound"
     return sorts
 
 

@@ -94,7 +94,7 @@ def open_store(
 def _folder_of(rest: str) -> Path:
     """Return the folder of a file:// URL: as `FileStore.url` writes it, or as it is meant."""
     literal = _absolute(rest)
-    return literal if os.path.exists(literal) else _absolute(unquote(rest))  # noqa: PTH110  (EACCES)
+    return literal if os.path.lexists(literal) else _absolute(unquote(rest))
 
 
 def _absolute(text: str) -> Path:
@@ -264,15 +264,14 @@ class FileStore:
 
     def _below(self, name: str) -> Path:
         path = self._root
-        for part in name.strip("/").split("/") if name else ():
-            path /= part
-            with self._explained("read", name):
-                is_link = path.is_symlink()
-            if is_link:
-                raise OneObjectError(
-                    f"{path} is a symbolic link, and a store follows none: put what it leads to"
-                    " in its place, or remove it."
-                )
+        with self._explained("read", name):
+            for part in name.strip("/").split("/") if name else ():
+                path /= part
+                if path.is_symlink():
+                    raise OneObjectError(
+                        f"{path} is a symbolic link, and a store follows none: put what it leads "
+                        "to in its place, or remove it."
+                    )
         return path
 
     def _status(self, key: str) -> os.stat_result | None:

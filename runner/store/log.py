@@ -4,7 +4,7 @@ A record is created under the next number, and only if nothing is there: of all 
 saw record n, one writes n+1, the others get to read what it says and decide anew. That is a
 compare-and-swap on any store with an honest create. Clocks play no part.
 
-This is how a log is read; how a record is added is in `append.py`. The functions are generators
+This is how a log is read; how a record is added is in `appending.py`. The functions are generators
 over store operations, see `steps.py`. Failure sequences are in README.md, beside this file.
 
 Layout below a base such as "jobs/cats":
@@ -164,11 +164,26 @@ def check(key: str, number: int, data: bytes, before: Record | None = None) -> R
 
 
 def is_late(base: str, record: Record) -> Steps[bool]:
-    """Whether a record is of an earlier log than the one that is there: its spec is another."""
-    first: Record | None = None
-    with suppress(DamagedRecordError):
-        first = yield from read(base, 0)
-    return first is not None and differ(first, record)
+    """Whether a record is of an earlier log than the one that is there: its spec is another.
+
+    Record 0 and it must have a hash of their own: in others it may be a flipped bit that differs.
+    """
+    found = list[Record]()
+    for number in (0, record["number"]):
+        key = slot(base, number)
+        data: bytes | None = yield Read(key)
+        try:
+            found.append(decode(data or b"", key))
+        except DamagedRecordError:
+            return False
+        if not has_hash(data or b"", number):
+            return False
+    return differ(*found)
+
+
+def has_hash(data: bytes, number: int) -> bool:
+    """Whether a record that was read whole has a hash of its own."""
+    return f',"{_sum_name({"number": number})}":'.encode() in data
 
 
 def differ(one: Record, other: Record) -> bool:
