@@ -38,11 +38,14 @@ def run(options: argparse.Namespace) -> int:
     documents = [describe(store, view) for view in views]
     specs = [queue.spec(view.job.id, view.job.spec_digest) for view in views]
     show([("", *(view.job.id for view in views)), *_rows(views, documents, specs)])
-    jobs_seen = [view.job for view in views]
+    _print_curves([view.job for view in views], documents)
+    return Exit.STORAGE if jobs.unreadable else Exit.DONE
+
+
+def _print_curves(jobs: Sequence[Job], documents: Sequence[Mapping[str, Any]]) -> None:
     for metric in dict.fromkeys(name for document in documents for name in document["history"]):
         rows = [document["history"].get(metric) or [] for document in documents]
-        print("\n" + "\n".join(_curves(metric, jobs_seen, rows)))
-    return Exit.STORAGE if jobs.unreadable else Exit.DONE
+        print("\n" + "\n".join(_curves(metric, jobs, rows)))
 
 
 def _curves(

@@ -20,7 +20,7 @@ from runner.errors import (
     RunnerError,
     SpecError,
     TrainingError,
-)  # fmt: skip
+)
 from runner.evaluation.measure import measure
 from runner.registry import nearest
 from runner.spec import JobSpec

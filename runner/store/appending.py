@@ -27,7 +27,7 @@ from runner.store.log import (
     numbers,
     read,
     slot,
-)  # fmt: skip
+)
 from runner.store.steps import Create, Delete, List, Pause, Put, Read, Steps
 
 Change = Callable[[Record], Record]  #: the next record's fields, or raises why there is none

@@ -23,7 +23,7 @@ from runner.store.log import (
     numbers,
     read,
     slot,
-)  # fmt: skip
+)
 from runner.store.steps import Delete, List, ReadMany, Steps
 
 KEPT = 100  #: newest commits of an owner that stay while it works

@@ -24,7 +24,7 @@ from runner.errors import (
     LeaseLostError,
     NotFoundError,
     StoreRefusedError,
-)  # fmt: skip
+)
 from runner.store import log
 from runner.store.appending import append, settle
 from runner.store.filesystem import FileStore, open_store
@@ -144,8 +144,9 @@ class Folder:
         if damaged:
             logger.warning(
                 "%s is damaged. The record before it is used: the training goes on from step %s.",
-                log.slot(BASE, record["number"] - 1), record.get("step", 0),
-            )  # fmt: skip
+                log.slot(BASE, record["number"] - 1),
+                record.get("step", 0),
+            )
         return record
 
 
