@@ -115,10 +115,11 @@ def _show(finding: Finding) -> None:
     from rich.table import Table
 
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    table = Table.grid(padding=(0, 2))
     mark, colour = _SHOWN[finding.verdict]
+    if not console.is_terminal:
+        print(f"{mark:<8}  {finding.name:<16}  {finding.text}")
+        return
+    table = Table.grid(padding=(0, 2))
     table.add_column(width=8, style=colour)
     table.add_column(width=16)
     table.add_column()

@@ -13,7 +13,7 @@ from threading import Lock
 from typing import Any, Concatenate, NoReturn, ParamSpec
 
 from runner.commit import Commit
-from runner.errors import LeaseLostError, NotFoundError, StoreError, StoreRefusedError
+from runner.errors import LeaseLostError, NotFoundError, StoreError
 from runner.queue import goodput, protocol
 from runner.queue import job as jobs
 from runner.queue.job import Job, Json, describe, from_json, to_json
@@ -57,25 +57,17 @@ class Holder:
             yield Put(protocol.beat_key(self.job.id, self._token), log.encode(sign))
         except StoreError as error:
             failed = error  # the log still has to be looked at
-        yield from self._look_for_claim()
+        if not (yield from log.holds(protocol.base(self.job.id), *self._claim)):
+            self._lose(self._removed())
         record = yield from log.head(protocol.base(self.job.id), to_json(self.job), own=True)
         if record is not None:
             self._adopt(from_json(record, self.job.id))
         if failed is not None:
             raise failed
 
-    def _look_for_claim(self) -> Steps[None]:
-        """Notice that someone has removed the job: what is written on belongs to nothing.
-
-        It may have been submitted again since: then a record of that number is another's.
-        """
-        if not (yield from log.holds(protocol.base(self.job.id), *self._claim)):
-            self._lose(self._removed())
-
     def commit(self, transition: Transition) -> Steps[Job]:
         """Append a record that keeps the lease. One at a time: not for several threads at once."""
         self._check()
-        yield from self._look_for_claim()
         job = yield from self._change(transition, self._nonce)
         self._adopt(job)
         yield from self._thinning.committed(job.number)
@@ -87,7 +79,6 @@ class Holder:
         After a StoreError it may be called again: what landed meanwhile is recognised.
         """
         self._check()
-        yield from self._look_for_claim()
 
         def nonce() -> str:
             fresh = self._nonce()
@@ -115,9 +106,8 @@ class Holder:
             )
         except _LandedError as landed:
             return landed.job
-        except (NotFoundError, StoreRefusedError):
-            yield from self._look_for_claim()
-            raise
+        except NotFoundError:
+            self._lose(self._removed())
 
     def _adopt(self, job: Job) -> None:
         if job.nonce in self._ending:

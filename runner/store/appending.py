@@ -8,7 +8,13 @@ is in README.md, beside this file.
 from collections.abc import Callable
 from contextlib import suppress
 
-from runner.errors import DamagedRecordError, NotFoundError, OneObjectError, StoreError
+from runner.errors import (
+    DamagedRecordError,
+    NotFoundError,
+    OneObjectError,
+    StoreError,
+    StoreRefusedError,
+)
 from runner.store import log
 from runner.store.base import Created
 from runner.store.log import (
@@ -59,12 +65,29 @@ def append(
         nonce: of a record.
         known: a record to start looking from.
         claim: number and nonce of the record that made the writer the owner, which wrote `known`.
-            Nobody deletes what an owner follows: it only looks whether its claim is there:
-            its caller before, and `append` after its record is created.
+            Nobody deletes what an owner follows: it only looks whether its claim is there, before
+            and after its record is created.
 
     Raises:
         NotFoundError: there is no log, or not the owner's any more.
     """
+    if claim is None:
+        return (yield from _append(base, change, nonce, known, None))
+    yield from _require(base, claim)
+    try:
+        return (yield from _append(base, change, nonce, known, claim))
+    except StoreRefusedError:
+        yield from _require(base, claim)  # another log may be what refused it
+        raise
+
+
+def _append(
+    base: str,
+    change: Change,
+    nonce: Callable[[], str],
+    known: Record | None,
+    claim: tuple[int, str] | None,
+) -> Steps[Record]:
     record = yield from log.head(base, known, own=claim is not None)
     if record is not None and claim is None:
         record = yield from _in_its_place(base, record)
@@ -88,12 +111,17 @@ def append(
     raise NotFoundError(f"there is no log at {base}.")
 
 
-def _require(base: str, claim: tuple[int, str], record: Record) -> Steps[None]:
-    """Leave the copy of an owner's new record, or take it back where its log was removed."""
+def _require(base: str, claim: tuple[int, str], written: Record | None = None) -> Steps[None]:
+    """Raise NotFoundError where an owner's log is gone.
+
+    What it has just `written` is taken back then, and becomes the copy otherwise.
+    """
     if not (yield from holds(base, *claim)):
-        yield from _take_back(base, record)
+        if written is not None:
+            yield from _take_back(base, written)
         raise NotFoundError(f"there is no log of this owner at {base} any more.")
-    yield from _leave_hint(base, encode(record))
+    if written is not None:
+        yield from _leave_hint(base, encode(written))
 
 
 def _take_back(base: str, record: Record) -> Steps[None]:

@@ -405,9 +405,8 @@ def _remove_leftovers(folder: Path, *, before: float = float("inf")) -> None:
 
 
 def _is_folder(entry: os.DirEntry[str], mixed: bool) -> bool:
-    if not entry.is_dir(follow_symlinks=False):
-        return False
-    return not (mixed and os.path.lexists(f"{entry.path}/{_WHOLE}"))
+    whole = f"{entry.path}/{_WHOLE}"
+    return entry.is_dir(follow_symlinks=False) and not (mixed and os.path.lexists(whole))
 
 
 def _walk(folder: Path | str, prefix: str, mixed: bool) -> Iterator[str]:

@@ -23,7 +23,6 @@ from runner.errors import (
     DamagedRecordError,
     LeaseLostError,
     NotFoundError,
-    StoreRefusedError,
 )
 from runner.store import log
 from runner.store.appending import append, settle
@@ -190,15 +189,12 @@ class _Commit:
                 )
             return {**record, **commit.changes(), "kind": log.COMMIT}
 
-        removed = f"{self._store.url} was removed: nothing more is saved."
-        if not (yield from log.holds(BASE, *self._claim)):
-            raise LeaseLostError(removed)
         try:
             self._record = yield from append(
                 BASE, change, lambda: token_hex(8), known=self._record, claim=self._claim
             )
-        except (NotFoundError, StoreRefusedError) as error:
-            if (yield from log.holds(BASE, *self._claim)):
-                raise
-            raise LeaseLostError(removed) from error
+        except NotFoundError as error:
+            raise LeaseLostError(
+                f"{self._store.url} was removed: nothing more is saved."
+            ) from error
         yield from self._thinning.committed(self._record["number"])

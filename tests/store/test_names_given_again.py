@@ -18,7 +18,7 @@ from runner.queue.lease import Lease
 from runner.queue.queue import Queue, utc_now
 from runner.store import checkup, log
 from runner.store.filesystem import FileStore, open_store
-from runner.store.steps import Create, Steps, perform, run
+from runner.store.steps import Create, Read, Steps, perform, run
 from runner.store.thinning import listed
 from tests.store.memory import MemoryStore
 from tests.store.test_thinning import BASE, claimed, commit, queue_of, records
@@ -115,6 +115,28 @@ def test_an_owner_that_sleeps_before_its_record_takes_it_back(
         commit(new[0], *range((commits or 0) + 1, (commits or 0) + 12))
         is_sound(store, (commits or 0) + 11)
         assert queue_of(store).job("cats").owner == {"host": "new"}
+
+
+def only_looks(store: MemoryStore, steps: Steps[Job]) -> None:
+    reply: object = None
+    while True:
+        operation = steps.send(reply)
+        assert isinstance(operation, Read)
+        reply = perform(store, operation, sleep=lambda _: None)
+
+
+@pytest.mark.parametrize("commits", [None, 3, 30])
+def test_an_owner_whose_job_was_removed_while_it_trained_writes_nothing(
+    commits: int | None,
+) -> None:
+    """It looks for its claim before its record, too: it may die right after that."""
+    store = MemoryStore()
+    old = claimed(store, 5)
+    given_again(store, commits)
+    steps = old._holder.commit(committed(6))
+    with pytest.raises(LeaseLostError, match="removed"):
+        only_looks(store, steps)
+    is_sound(store, commits or 0)
 
 
 def test_an_owner_whose_job_is_gone_leaves_nothing() -> None:
@@ -301,3 +323,7 @@ def test_a_flipped_bit_of_a_record_without_a_hash_makes_none_late(
     folder.put(key, json.dumps(record).encode())
     assert checkup.remove_late(folder, "cats") == []
     assert len(folder.list(f"{BASE}/log/")) == 2
+    folder.delete(log.hint(BASE))
+    newest = run(folder, log.head(BASE))
+    assert newest is not None
+    assert newest["number"] == 1, "readers pass over none of them either"
