@@ -73,12 +73,11 @@ def conflict(job_id: str, there: Json, spec: Json) -> ConflictError:
     """Return the error for another spec under the name of a job, with what differs."""
     differing = differences(there, spec)
     before, epochs = differing.get("training.epochs", (0, 0))
-    numbers = isinstance(before, int) and isinstance(epochs, int)
-    more = numbers and [*differing] == ["training.epochs"] and epochs > before
+    more = isinstance(before, int) and isinstance(epochs, int) and epochs > before
     extend = f"'runner extend {job_id} --epochs {epochs}' goes on where it ended. "
     return ConflictError(
         f"there is a job {job_id} with another spec already: {shown_differences(there, spec)}. "
-        f"{extend if more else ''}"
+        f"{extend if more and len(differing) == 1 else ''}"
         'To train anew, give it another name: --set name=NAME, or in a sweep the "name" of its '
         "entry."
     )
