@@ -78,8 +78,7 @@ def conflict(job_id: str, there: Json, spec: Json) -> ConflictError:
     return ConflictError(
         f"there is a job {job_id} with another spec already: {shown_differences(there, spec)}. "
         f"{extend if more and len(differing) == 1 else ''}"
-        'To train anew, give it another name: --set name=NAME, or in a sweep the "name" of its '
-        "entry."
+        'To train anew, give it another "name" (--set name=NAME; in a sweep, that of its entry).'
     )
 
 

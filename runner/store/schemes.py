@@ -65,6 +65,13 @@ def check_url(url: str) -> None:
             f"{mask(url)} is no URL of a store: write {scheme}://BUCKET/FOLDER."
         )
     if scheme not in HONEST:
+        from fsspec import available_protocols
+
+        if not {*scheme.split("::")} <= {*available_protocols()}:
+            raise StoreRefusedError(
+                f"{mask(url)}: no store is known by {scheme}://. Use a gs://, s3:// or az:// "
+                "bucket, or a local folder."
+            )
         raise StoreRefusedError(
             f"{mask(url)} can't hold jobs: of two writers, both could be told there that they were "
             "first. Use a gs://, s3:// or az:// bucket, or a local folder. Data may lie there "

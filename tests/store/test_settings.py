@@ -135,6 +135,11 @@ def test_places_without_an_honest_create_are_refused(url: str, settings_file: Pa
         open_store(url, single_writer=True)
 
 
+def test_a_scheme_that_nobody_knows_is_told(settings_file: Path) -> None:
+    with pytest.raises(StoreRefusedError, match=r"no store is known by s4://.*s3://"):
+        open_store("s4://bucket/runs")
+
+
 def test_a_bucket_mounted_as_a_folder_is_refused(tmp_path: Path) -> None:
     table = tmp_path / "mounts"
     table.write_text(
