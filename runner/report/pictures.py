@@ -211,11 +211,12 @@ def curve(of: Curve) -> Picture:
         if of.of_runs:
             axes.legend(loc="upper left", bbox_to_anchor=(-0.17, -0.42 / 1.65), ncols=2)
         else:
-            axes.legend(loc="lower left", bbox_to_anchor=(-0.02, -0.3), ncols=3, handlelength=1.5)
+            edge = (-0.02, 0.01 - below / 1.65)
+            axes.legend(loc="lower left", bbox_to_anchor=edge, ncols=3, handlelength=1.5)
 
-    below = 0.5 + (0.17 * -(-len(of.lines) // 2) if of.of_runs else 0.0)
-    height = 2.0 + below if of.of_runs else 2.5
-    return draw(of.name, of.said, (SMALL, height), paint, bottom=below)
+    entries = len(of.lines) + bool(of.marks) + bool(of.inherited)
+    below = 0.5 + 0.17 * (-(-len(of.lines) // 2) if of.of_runs else entries > 3)
+    return draw(of.name, of.said, (SMALL, 2.0 + below), paint, bottom=below)
 
 
 def confusion(name: str, title: str, counts: Counts, names: Sequence[str]) -> Picture:
