@@ -3,7 +3,7 @@
 import copy
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +44,28 @@ def load_all(path: Path, changes: Iterable[str] = ()) -> list[JobSpec]:
     _resolve_data_path(raw, path.parent)
     _drop_default_epochs(raw)
     variants = list(_variants(raw, path))
-    specs, wrong, data = [], [], list[Any]()
+    specs, wrong, data = [], dict[str, list[str]](), list[Any]()
     for variant, source in variants:
         try:
             one = changed(variant, changes)
             specs.append(parse(one, source=source, known=_epochs_beside_phases(one)))
         except SpecError as error:
-            wrong.append(str(error))
+            text = str(error).removeprefix(source)
+            wrong.setdefault(text, []).append(source if text != str(error) else "")
             data += error.data
     if wrong:
-        told = SpecError("\n".join(dict.fromkeys(wrong)))
+        told = SpecError("\n".join(_alike(of) + text for text, of in wrong.items()))
         told.data = [*data, *((path, one) for one in specs)]
         raise told
     return specs
+
+
+def _alike(sources: Sequence[str]) -> str:
+    """Name the first of those that have the same mistakes, and count the others."""
+    more = len(sources) - 1
+    if not more or not sources[0]:  # of the changes, which are the same for all
+        return sources[0]
+    return f"{sources[0]} and {more} more {'entries' if more > 1 else 'entry'}"
 
 
 def changed(raw: Mapping[str, Any], changes: Iterable[str]) -> dict[str, Any]:

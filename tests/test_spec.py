@@ -597,6 +597,7 @@ def test_a_sweep_is_one_job_for_each_variant(tmp_path: Path) -> None:
         ({"a": 1}, "expected a list of objects"),
         ([{"optimizer.learning_rat": 1}], "sweep[0]: 1 mistake"),
         ([{"training.epochs": 0}, {"training.epochs": -1}], "received -1"),
+        ([{"training.epochs": 0}, {}, {"training.epochs": 0}], "sweep[0] and 1 more entry: 1 mis"),
     ],
 )
 def test_a_sweep_that_makes_no_sense_is_told(tmp_path: Path, sweep: Any, words: str) -> None:
