@@ -11,6 +11,7 @@ import pytest
 from runner.errors import NotFoundError, StoreError
 from runner.store.base import MAX_RECORD, Buffer, Created, Store
 from runner.store.filesystem import FileStore
+from runner.store.remote import FsspecStore
 from tests.store.conftest import Place
 
 
@@ -247,3 +248,27 @@ def test_a_duplicate_of_an_old_object_is_young(place: Place, tmp_path: Path) -> 
         os.utime(tmp_path / store.url.rpartition("/")[2] / "a" / "old", (1e9, 1e9))
     store.duplicate("a/old", "a/new")
     assert (store.age("a/new") or 0.0) < 60
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("report.html", "text/html"), ("loss.png", "image/png"), ("x.bin", None)]
+)
+def test_a_bucket_says_what_a_browser_shows(place: Place, name: str, kind: str | None) -> None:
+    """And lets it keep no page, for there will be a newer one."""
+    store = place.open()
+    if not isinstance(store, FsspecStore):
+        pytest.skip("no server says of what kind its files are")
+    store.put(f"report/{name}", b"x")
+    place_in_bucket = f"{store._root}/report/{name}"
+    found = store._fs.info(place_in_bucket, refresh=True)
+    if "LastModified" in found:  # S3, whose listing says less
+        bucket, _, key = place_in_bucket.partition("/")
+        head = store._fs.call_s3("head_object", Bucket=bucket, Key=key)
+        said = head["ContentType"], head.get("CacheControl")
+    else:
+        said = found["contentType"], found.get("cacheControl")
+    if kind is None:
+        assert said[1] is None
+    else:
+        assert said[0].startswith(kind)
+        assert said[1] == "no-cache"
