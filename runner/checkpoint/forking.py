@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 
 from runner.checkpoint.manifest import Manifest, Pack, Reference, name_of
-from runner.errors import CheckpointError, NotFoundError
+from runner.errors import CheckpointError, ConflictError, NotFoundError
 from runner.store.base import Store
 
 TOKEN = 0  #: in the names of what was brought: no owner has it
@@ -25,6 +25,7 @@ def bring(store: Store, manifest: Manifest, folder: str) -> Reference:
 
     Raises:
         CheckpointError: a pack is missing or damaged. It may have been collected meanwhile.
+        ConflictError: the folder is being removed.
     """
     packs = tuple(_bring_pack(store, pack, folder) for pack in manifest.packs)
     data = replace(manifest, packs=packs).to_bytes()
@@ -47,6 +48,9 @@ def _bring_pack(store: Store, pack: Pack, folder: str) -> Pack:
     except NotFoundError:
         raise CheckpointError(f"{pack.key} is missing.") from None
     size = store.size(brought.key)
+    if size is None:
+        msg = f"{brought.key} was deleted as it was written: an earlier job of that name is removed"
+        raise ConflictError(f"{msg}. Try again once that has ended.")
     if size != pack.bytes:
         raise CheckpointError(f"{pack.key} is damaged: {size} bytes, expected {pack.bytes}.")
     return brought

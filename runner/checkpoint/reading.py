@@ -60,7 +60,7 @@ def restore(
         return None
     raise CheckpointError(
         f"none of the {len(problems)} checkpoints of this training can be read: "
-        + "; ".join(problems)
+        + "; ".join(problem.removesuffix(".") for problem in problems)
         + ". (What is large and never changes, such as frozen layers, lies there once, for all "
         "of them.) Nothing was changed. Bring the missing objects back, or begin anew under "
         "another name."

@@ -87,8 +87,12 @@ def _leftovers(queue: Queue, *, repair: bool) -> Iterator[Finding]:
         known = {view.job.id for view in jobs.look()} | jobs.unreadable.keys()
         names = [name for name in queue.ids() if name not in known]
         found = leftovers(queue.store, names, older_than=_UNDER_WAY)
-        for name in found if repair else ():
-            queue.remove(name)
+        if repair:
+            found = {
+                name: why
+                for name, why in found.items()
+                if queue.remove_leftover(name, older_than=_UNDER_WAY)
+            }
         found |= _late(queue, known) if repair else {}
     except StoreError:  # which the checks of the store or `status` report
         return

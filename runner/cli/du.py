@@ -33,9 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print a table, the largest job first, or JSON."""
     queue, store = open_queue(options, quiet=options.json)
-    for name in options.job:
-        queue.job(name)
     found = _held(store)
+    for name in options.job:
+        if name not in found:
+            queue.job(name)  # which says that there is none
     if options.job:
         found = {name: found[name] for name in dict.fromkeys(options.job)}
     if options.json:

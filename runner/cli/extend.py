@@ -40,6 +40,10 @@ def run(options: argparse.Namespace) -> int:
     return submit(options, [(Path(options.job), spec)], stop, session)
 
 
+def _stem(name: str) -> str:
+    return re.sub(r"-\d+$", "", name)
+
+
 def _extended(queue: Queue, name: str, epochs: int, changes: list[str]) -> JobSpec:
     """Return the spec under the first name that is free, or that has this very job already."""
     job = queue.job(name)
@@ -47,7 +51,8 @@ def _extended(queue: Queue, name: str, epochs: int, changes: list[str]) -> JobSp
     if raw.get("training", {}).get("phases"):
         msg = f"--epochs: {name} has training.phases, and these count: submit a spec with all of"
         raise SpecError(f"{msg} them and more, and with --from {name}.")
-    stem = re.sub(r"-\d+$", "", name) if job.parent else name
+    stem, begins = _stem(name), (job.parent or {}).get("job", "")
+    stem = stem if stem == _stem(begins) else name
     for number in count(2):
         new = f"{stem}-{number}"
         texts = [f"name={new}", f"training.epochs={epochs}", f'from={{"job": "{name}"}}', *changes]

@@ -8,7 +8,13 @@ from typing import Any
 from runner.checkpoint.forking import bring
 from runner.checkpoint.manifest import Manifest, Position, Reference
 from runner.checkpoint.reading import read_manifest
-from runner.errors import CheckpointError, NotReadyError, SpecError
+from runner.errors import (
+    CheckpointError,
+    ConflictError,
+    NotFoundError,
+    NotReadyError,
+    SpecError,
+)
 from runner.queue.job import Job, Json
 from runner.queue.protocol import base
 from runner.queue.queue import Queue
@@ -19,6 +25,7 @@ from runner.training.best import Best
 TRIES = 5  #: while the other job trains on, and collects what we want
 #: fields of record 0 of a job that goes on from another
 BEGINNING = ("parent", "checkpoints", "best", "step", "epoch", "metrics", "notes")
+_OF = "of "  #: begins the notes of the jobs before
 _OF_A_JOB = ("name", "description", "from", "after", "priority", "requirements", "budget")
 
 
@@ -55,6 +62,36 @@ def beginning(queue: Queue, spec: JobSpec, *, brings: bool = True) -> dict[str, 
     raise NotReadyError(f"{parent.id} replaces its checkpoints too fast. Hold it, or try later.")
 
 
+def require_begun(queue: Queue, spec: JobSpec, job: Job) -> None:
+    """Look whether what a job that was just stored goes on with is there, and bring it again.
+
+    If the name's earlier job was being removed, the same objects of that may have gone later.
+
+    Raises:
+        ConflictError: it is gone again and again.
+    """
+    for _ in range(TRIES):
+        if job.number or _has_begun(queue, job):
+            return
+        beginning(queue, spec)
+    raise ConflictError(
+        f"{job.id} is stored, but what it goes on with is deleted: someone removes an earlier job "
+        f"of that name. Once that has ended: 'runner remove {job.id}', and submit it again."
+    )
+
+
+def _has_begun(queue: Queue, job: Job) -> bool:
+    references = [*job.checkpoints, job.best, (job.parent or {}).get("reference")]
+    try:
+        for key in {Reference.from_json(one).manifest for one in references if one}:
+            for pack in read_manifest(queue.store, key).packs:
+                if queue.store.size(pack.key) != pack.bytes:
+                    return False
+    except CheckpointError:
+        return False
+    return True
+
+
 def reference_of(job: Job, wanted: str | int, child: str) -> Json:
     """Return the reference to a job's final, best or latest checkpoint, or to that of a step.
 
@@ -64,7 +101,7 @@ def reference_of(job: Job, wanted: str | int, child: str) -> Json:
         child: the job that is to go on from there.
 
     Raises:
-        NotReadyError: the job has none; names those that it has.
+        NotFoundError: the job has none; names those that it has. NotReadyError: it goes on.
     """
     latest = next(iter(job.checkpoints), None)
     named = {"final": job.final, "best": job.best, "latest": latest}
@@ -78,7 +115,8 @@ def reference_of(job: Job, wanted: str | int, child: str) -> Json:
     if not job.ended and wanted in named:
         hint += f". Submit {child} once {job.id} has ended"
     what = f"{child} cannot go on from {job.id} ({job.state.value}), which has {which}"
-    raise NotReadyError(f"{what}. It has {', '.join(has) or 'none'}{hint}.")
+    kind = NotFoundError if job.ended else NotReadyError
+    raise kind(f"{what}. It has {', '.join(has) or 'none'}{hint}.")
 
 
 def _weights(queue: Queue, spec: JobSpec, parent: Job, manifest: Manifest) -> dict[str, Any]:
@@ -104,8 +142,14 @@ def _whole(queue: Queue, spec: JobSpec, parent: Job, manifest: Manifest) -> dict
         "step": reference.step,
         "epoch": reference.epoch,
         "metrics": {name: values[-1] for name, values in manifest.history.items() if values},
-        "notes": (*parent.notes, *(text[:500] for text in said))[-20:],
+        "notes": (*_named(parent), *(text[:500] for text in said))[-20:],
     }
+
+
+def _named(parent: Job) -> Iterator[str]:
+    """Yield what its record says of the training so far, and of whose."""
+    for note in parent.notes:
+        yield note if note.startswith(_OF) else f"{_OF}{parent.id}: {note}"
 
 
 def _origin(spec: JobSpec, parent: Job, reference: Reference) -> dict[str, Any]:

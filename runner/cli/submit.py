@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.cli.common import add_store_option, command, open_queue, say
-from runner.cli.forking import BEGINNING, beginning
+from runner.cli.forking import BEGINNING, beginning, require_begun
 from runner.cli.specs import add_spec_arguments, load_all, local_paths, paths_of
 from runner.cli.working import add_session_option, catch_signals, session_of, work
 from runner.engine.preemption import StopRequest
@@ -238,15 +238,20 @@ def store_one(queue: Queue, spec: JobSpec, known: Job | None = None) -> Job:
         queue.require_whole(spec.name)
         if known.spec_digest != spec_digest(content):
             queue.spec(spec.name)  # where it is gone, no other spec takes its place
-    begins = beginning(queue, spec) if known is None else {}
+    begins = dict[str, Any]()
+    if known is None and spec.from_ is not None:
+        queue.require_free(spec.name)
+        begins = beginning(queue, spec)
     if known is not None and not known.number:  # perhaps only its copy is there
         begins = {name: getattr(known, name) for name in BEGINNING}
     try:
-        return queue.submit(spec.name, content, begins)
+        job = queue.submit(spec.name, content, begins)
     except ConflictError:
         if known is not None and is_same(queue.spec(spec.name), spec):
             return known
         raise
+    require_begun(queue, spec, job)
+    return job
 
 
 def is_same(there: dict[str, Any], spec: JobSpec) -> bool:

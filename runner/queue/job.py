@@ -54,6 +54,8 @@ _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _NOTES = 20  # the newest are kept: a record stays one small request
 _CHECKPOINTS = 64
 _REASON = 1000  # characters; a traceback belongs into an object of its own
+#: kinds of records that a user wrote, and an owner that lost the job does not notice
+BY_USERS = ("hold", "unhold", "priority", "retry", "evaluate")
 _OTHERS = ("cancel", "quarantine")  # no records of the owner: their clock is not its
 #: of a job that its user queues once more
 _AGAIN: dict[str, Any] = {"state": State.QUEUED, "deaths": 0, "wait_seconds": 0.0}

@@ -110,6 +110,13 @@ def _living(record: Record, job_id: str) -> Steps[Job | None]:
     return None if again is None else from_json(again, job_id)
 
 
+def require_free(job_id: str) -> Steps[None]:
+    """Raise ConflictError where a job of this name is being removed: all its objects may go yet."""
+    copy = yield from log.copied(base(job_id))
+    if copy is not None and copy.get("kind") == jobs.REMOVED:
+        raise half_removed(job_id)
+
+
 def half_removed(job_id: str) -> ConflictError:
     """Return the error for a job whose removal is not over."""
     return ConflictError(

@@ -260,6 +260,10 @@ class Queue:
         if not self.store.list(f"{protocol.base(job_id)}/"):
             raise self._not_found(job_id)
 
+    def require_free(self, job_id: str) -> None:
+        """Raise ConflictError where a job of this name is being removed, objects and all."""
+        run(self.store, protocol.require_free(job_id))
+
     def remove(self, job_id: str) -> None:
         """Remove a job that is not running, with all its objects; its name is free then.
 
@@ -280,6 +284,18 @@ class Queue:
                 raise ConflictError(f"{job_id} can't be removed: {words}.")
         run(self.store, removal.remove(job_id, job, nonce=self._nonce, now=self._now))
         removal.close_down(self.store, job_id)
+
+    def remove_leftover(self, job_id: str, *, older_than: float) -> bool:
+        """Remove what `leftovers` found; False: it is, or may be, a job by now."""
+        with suppress(ConflictError, DamagedRecordError):
+            if self.find(job_id) is None:
+                steps = removal.remove(
+                    job_id, None, nonce=self._nonce, now=self._now, older_than=older_than
+                )
+                run(self.store, steps)
+                removal.close_down(self.store, job_id)
+                return True
+        return False
 
     def retry(self, job_id: str) -> Job:
         """Queue a failed or cancelled job again, where it stood."""

@@ -23,7 +23,9 @@ from runner.store.steps import Age, Delete, List, Put, Read, Steps
 BATCH = 64  #: objects deleted between two looks whether this removal still counts
 
 
-def remove(job_id: str, seen: Job | None, *, nonce: Nonce, now: Now) -> Steps[None]:
+def remove(
+    job_id: str, seen: Job | None, *, nonce: Nonce, now: Now, older_than: float = 0.0
+) -> Steps[None]:
     """Remove a job, or what is left of one; again where it was cut off.
 
     Args:
@@ -31,6 +33,7 @@ def remove(job_id: str, seen: Job | None, *, nonce: Nonce, now: Now) -> Steps[No
         seen: the job, judged to be no worker's; None: it can't be read, or is removed already.
         nonce: as everywhere.
         now: as everywhere.
+        older_than: where there is no record, only what is so old goes, in seconds.
 
     Raises:
         ConflictError: someone changed the job meanwhile, or its worker may still write.
@@ -42,23 +45,35 @@ def remove(job_id: str, seen: Job | None, *, nonce: Nonce, now: Now) -> Steps[No
             job_id, lambda job: removed(job, seen), nonce=nonce, now=now, known=seen
         )
         yield from _clear(base, jobs.to_json((yield from change)))
-    elif (last := (yield from _last_record(job_id))) is not None:
+        return
+    try:
+        last = yield from log.head(base)
+        kind = "" if last is None else jobs.from_json(last, job_id).kind
+    except (DamagedRecordError, StoreRefusedError):  # nobody can read it
+        keys: list[str] = yield List(f"{base}/")
+        yield Delete(keys)
+        return
+    if last is None:
+        yield from _clear_without_a_record(job_id, older_than)
+    elif kind == jobs.REMOVED:
         yield from _clear(base, last)
     else:
-        keys: list[str] = yield List(f"{base}/")
-        yield Delete(keys)  # which was no job, and is none whatever of it is left
+        raise _submitted_just_now(job_id)
 
 
-def _last_record(job_id: str) -> Steps[Record | None]:
-    """Return the last record of a job that is removed; None where nobody can read a record."""
-    try:
-        record = yield from log.head(protocol.base(job_id))
-        kind = "" if record is None else jobs.from_json(record, job_id).kind
-    except (DamagedRecordError, StoreRefusedError):
-        return None
-    if kind not in ("", jobs.REMOVED):
-        raise ConflictError(f"{job_id} can't be removed: it was submitted just now.")
-    return record
+def _clear_without_a_record(job_id: str, older_than: float) -> Steps[None]:
+    """Delete what was no job, and is none whatever of it is left."""
+    keys: list[str] = yield List(f"{protocol.base(job_id)}/")
+    if any(key.startswith(f"{protocol.base(job_id)}/log/") for key in keys):
+        raise _submitted_just_now(job_id)
+    for key in keys:  # a submit may be bringing them again
+        age: float | None = yield Age(key)
+        if age is None or age >= older_than:
+            yield Delete([key])
+
+
+def _submitted_just_now(job_id: str) -> ConflictError:
+    return ConflictError(f"{job_id} can't be removed: it was submitted just now.")
 
 
 def removed(job: Job, seen: Job) -> Job:
@@ -82,7 +97,13 @@ def removed(job: Job, seen: Job) -> Job:
 
 def _nobody_writes(job: Job) -> Steps[None]:
     """Raise ConflictError where a worker may not have seen yet that the job was cancelled."""
-    if job.kind != "cancel" or not job.token:
+    there = job
+    while there.kind in jobs.BY_USERS:
+        record = yield from log.read(protocol.base(job.id), there.number - 1)
+        if record is None:
+            return
+        there = jobs.from_json(record, job.id)
+    if there.kind != "cancel" or not job.token:
         return
     age: float | None = yield Age(protocol.beat_key(job.id, job.token))
     if age is not None and age < job.lease_seconds:

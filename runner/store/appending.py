@@ -145,11 +145,13 @@ def _counts(base: str, record: Record, before: Record) -> Steps[bool]:
         if following is None:
             return False
         found = following
-    alone = found is record and record.get("kind") != REMOVED
-    whole = not _says_removed(copy, record)
-    if alone and not (whole and (yield from holds(base, before["number"], before["nonce"]))):
-        yield from _take_back(base, record)
-        return False
+    if found is record:
+        whole = yield from holds(base, before["number"], before["nonce"])
+        copy = yield from copied(base)  # only now: who ends a removal copies its record first
+        ended_by_another = copy is not None and copy["nonce"] == record["nonce"]
+        if not ended_by_another and (not whole or _says_removed(copy, record)):
+            yield from _take_back(base, record)
+            return False
     yield from _leave_hint(base, encode(record))
     return True
 

@@ -6,7 +6,9 @@ ledger, the queue, `from` and the removal are the real ones.
 """
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any
 from unittest.mock import patch
@@ -19,12 +21,12 @@ from runner.checkpoint.manifest import Position, Reference
 from runner.checkpoint.reading import read_checkpoint
 from runner.cli.forking import reference_of
 from runner.cli.submit import store_one
-from runner.errors import RunnerError
+from runner.errors import ConflictError, RunnerError
 from runner.queue.job import Job, State
 from runner.queue.queue import Queue
 from runner.queue.removal import leftovers
 from runner.queue.view import Onlooker
-from runner.spec import parse
+from runner.spec import JobSpec, parse
 from runner.store import thinning
 from runner.training.best import Best
 from tests.store.memory import Killed, MemoryStore
@@ -176,7 +178,7 @@ class World:
         names = [name for name in self.queue.ids() if self.queue.find(name) is None]
         for name in leftovers(self.store, names, older_than=3600.0):
             assert name not in self.known
-            self.queue.remove(name)
+            assert self.queue.remove_leftover(name, older_than=3600.0)
 
     # ------------------------------------------------------------------ what must be
 
@@ -244,6 +246,56 @@ def test_200_sequences_against_the_model() -> None:
     for action in ("submit", "fork", "train", "remove"):
         assert counts[action] > 100
         assert counts[f"{action} killed"] > 30
+
+
+def fork_of_cats(world: World) -> JobSpec:
+    with patch.object(world.random, "choice", lambda options: options[0]):
+        store_one(world.queue, parse({"name": "cats", **TWO_EPOCHS}, source="test"))
+        world.train("cats")
+    child = {"name": "dogs", **TWO_EPOCHS, "training": {"epochs": 3}, "from": {"job": "cats"}}
+    return parse(child, source="test")
+
+
+TWO_EPOCHS = {"training": {"epochs": 2}, "checkpoint": {"best": {"monitor": "val_loss"}}}
+
+
+@pytest.mark.parametrize("cut_off", [None, 9, 18, 27])
+def test_a_job_that_is_stored_while_its_name_is_being_removed_has_all_it_needs(
+    cut_off: int | None,
+) -> None:
+    """Its objects are called as those of the earlier job, which a remover deletes."""
+    calls, refused = 40, 0
+    for at in range(1, calls + 1):
+        world = World(1)
+        child = fork_of_cats(world)
+        store_one(world.queue, child)
+        if cut_off is not None:
+            world.store.hook = world.dies(world.store.operations + cut_off)
+            with suppress(Killed):
+                world.queue.remove("dogs")
+            world.store.hook = None
+        known = world.queue.find("dogs")
+        first = world.store.operations
+        world.store.hook = partial(removes_dogs, world, first + at)
+        try:
+            job = store_one(world.queue, child, known)
+        except ConflictError as error:
+            assert "removed" in str(error)  # noqa: PT017  (it may be refused)
+            refused += 1
+            continue
+        world.store.hook = None
+        found = world.queue.find("dogs")
+        assert found is None or (found == job and found.state is State.QUEUED), at
+        if found is not None:
+            world.check_job(found, Known(1, 0))
+    assert refused < calls or cut_off is not None
+
+
+def removes_dogs(world: World, at: int, number: int, _operation: str, _key: str) -> None:
+    if number == at:
+        world.store.hook = None
+        with suppress(RunnerError):
+            world.queue.remove("dogs")
 
 
 def test_no_state_remembers_a_best_that_is_nowhere() -> None:

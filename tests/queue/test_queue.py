@@ -68,7 +68,7 @@ def test_submitting_the_same_again_changes_nothing(queue: Queue) -> None:
 
 def test_another_spec_under_the_same_name_is_shown_field_by_field(queue: Queue) -> None:
     queue.submit("cats", SPEC)
-    words = r'model.arguments.width is 8, not 9\. .* or in a sweep the "name" of its entry'
+    words = r'model.arguments.width is 8, not 9\. .* another "name" .* that of its entry'
     with pytest.raises(ConflictError, match=words):
         queue.submit("cats", {"seed": 1, "model": {"name": "mlp", "arguments": {"width": 9}}})
 

@@ -1,11 +1,13 @@
 """A job is removed whole: a death at any call leaves the job, or what nothing stumbles over."""
 
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import pytest
 
 from runner.commit import Commit
-from runner.errors import ConflictError, LeaseLostError, NotFoundError
+from runner.errors import ConflictError, LeaseLostError, NotFoundError, StoreError
 from runner.queue.job import State
 from runner.queue.queue import Queue
 from runner.queue.removal import leftovers
@@ -150,6 +152,80 @@ def test_a_remover_that_thaws_touches_no_later_job_of_the_name() -> None:
     found = [thawed_at(call) for call in range(5, 26)]
     lost = [left for left in found if "log/000000000000.json" not in left]
     assert lost == [["head.json"]]
+
+
+@pytest.mark.parametrize("commits", [None, 0, 1, 2, 3])
+def test_a_removal_that_sleeps_before_its_record_touches_no_later_job(commits: int | None) -> None:
+    shop = Shop()
+    new: list[Any] = []
+    there: list[str] = []
+
+    def thaw(_number: int, operation: str, _key: str) -> None:
+        if operation != "create":
+            return
+        shop.store.hook = None
+        shop.queue.remove("cats")
+        shop.now += 1.0
+        job = shop.queue.submit("cats", {"seed": 2})
+        if commits is not None:
+            new.append(shop.queue.claim(job, {"host": "new", "pid": 1}))
+            new[0].renew(step=1)
+            for step in range(1, commits + 1):
+                new[0].commit(Commit(step=step, epoch=0))
+        shop.store.put("jobs/cats/packs/t1-new.safetensors", b"x")
+        there.extend(shop.store.list("jobs/"))
+
+    shop.store.hook = thaw
+    with pytest.raises((ConflictError, StoreError)):
+        shop.queue.remove("cats")
+    shop.store.hook = None
+    assert shop.store.list("jobs/") == there
+    for lease in new:
+        lease.commit(Commit(step=9, epoch=0))
+    assert shop.queue.job("cats").step == (9 if new else 0)
+
+
+def test_a_leftover_that_is_submitted_meanwhile_stays_a_job() -> None:
+    """`doctor --repair` judged it to be none, and some calls later it is one."""
+    for call in range(1, 20):
+        shop = Shop()
+        shop.store.put("jobs/dogs/packs/t0-aa.safetensors", b"x")
+        shop.now += HOUR
+        assert shop.leftovers() == {"dogs": "it has no record: its submit was cut off"}
+        first = shop.store.operations
+        shop.store.hook = partial(submits_dogs, shop, first + call)
+        removed = shop.queue.remove_leftover("dogs", older_than=HOUR)
+        shop.store.hook = None
+        if shop.store.folders("jobs/") == ["cats"]:  # it was over before
+            assert removed
+            break
+        assert shop.jobs() == ["cats", "dogs"]
+        assert shop.queue.spec("dogs") == {"seed": 2}
+        # what it has brought again is young; what it has not is no more than garbage
+        assert "jobs/dogs/packs/t0-bb.safetensors" in shop.store.list("jobs/dogs/")
+    assert call > 5
+
+
+def submits_dogs(shop: Shop, at: int, number: int, _operation: str, _key: str) -> None:
+    if number == at:
+        shop.store.hook = None
+        shop.store.put("jobs/dogs/packs/t0-bb.safetensors", b"x")
+        shop.queue.submit("dogs", {"seed": 2})
+
+
+@pytest.mark.parametrize("changes", [("retry",), ("retry", "hold", "unhold")])
+def test_what_a_user_did_after_a_cancel_makes_no_worker_know_of_it(changes: tuple[str]) -> None:
+    shop = Shop()
+    shop.queue.submit("dogs", {"seed": 1})
+    shop.queue.claim(shop.queue.job("dogs"), {"host": "elsewhere", "pid": 1}).renew()
+    shop.queue.cancel("dogs")
+    for change in changes:
+        getattr(shop.queue, change)("dogs")
+    with pytest.raises(ConflictError, match="Try again in 60 s"):
+        shop.queue.remove("dogs")
+    shop.now += 61.0
+    shop.queue.remove("dogs")
+    assert shop.jobs() == ["cats"]
 
 
 def thawed_at(call: int) -> list[str]:
