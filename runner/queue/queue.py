@@ -288,13 +288,12 @@ class Queue:
     def remove_leftover(self, job_id: str, *, older_than: float) -> bool:
         """Remove what `leftovers` found; False: it is, or may be, a job by now."""
         with suppress(ConflictError, DamagedRecordError):
-            if self.find(job_id) is None:
-                steps = removal.remove(
-                    job_id, None, nonce=self._nonce, now=self._now, older_than=older_than
-                )
-                run(self.store, steps)
-                removal.close_down(self.store, job_id)
-                return True
+            steps = removal.remove(
+                job_id, None, nonce=self._nonce, now=self._now, older_than=older_than
+            )
+            run(self.store, steps)
+            removal.close_down(self.store, job_id)
+            return True
         return False
 
     def retry(self, job_id: str) -> Job:

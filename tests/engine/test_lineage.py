@@ -291,6 +291,26 @@ def test_a_job_that_is_stored_while_its_name_is_being_removed_has_all_it_needs(
     assert refused < calls or cut_off is not None
 
 
+def test_no_job_begins_while_its_name_is_being_removed() -> None:
+    """Its submit could die before it looks whether all is there."""
+    world = World(1)
+    child = fork_of_cats(world)
+    store_one(world.queue, child)
+    world.store.hook = lambda _, operation, key: killed_at_last(operation, key)
+    with pytest.raises(Killed):
+        world.queue.remove("dogs")
+    world.store.hook = None
+    assert world.store.list("jobs/dogs/") == ["jobs/dogs/head.json"]
+    with pytest.raises(ConflictError, match="is being removed, or its removal was cut off"):
+        store_one(world.queue, child, world.queue.find("dogs"))
+    assert world.store.list("jobs/dogs/") == ["jobs/dogs/head.json"]
+
+
+def killed_at_last(operation: str, key: str) -> None:
+    if (operation, key) == ("delete", "jobs/dogs/head.json"):
+        raise Killed
+
+
 def removes_dogs(world: World, at: int, number: int, _operation: str, _key: str) -> None:
     if number == at:
         world.store.hook = None
