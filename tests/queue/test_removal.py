@@ -188,7 +188,8 @@ def test_a_removal_that_sleeps_before_its_record_touches_no_later_job(commits: i
 @pytest.mark.parametrize("repair", [True, False])
 def test_a_leftover_that_is_submitted_meanwhile_stays_a_job(repair: bool) -> None:
     """`doctor --repair`, or a user, judged it to be none, and some calls later it is one."""
-    for call in range(1, 20):
+    stayed = 0
+    for call in range(1, 12):
         shop = Shop()
         shop.store.put("jobs/dogs/packs/t0-aa.safetensors", b"x")
         shop.now += HOUR
@@ -201,11 +202,12 @@ def test_a_leftover_that_is_submitted_meanwhile_stays_a_job(repair: bool) -> Non
             with suppress(ConflictError):
                 shop.queue.remove("dogs")
         shop.store.hook = None
-        if shop.store.folders("jobs/") == ["cats"]:  # it was over before
-            break
+        if shop.store.folders("jobs/") == ["cats"]:  # it was over before; or the user's wish
+            continue
         assert shop.jobs() == ["cats", "dogs"]
         assert shop.queue.spec("dogs") == {"seed": 2}
-    assert call > 3
+        stayed += 1
+    assert stayed > 2
 
 
 def test_what_a_submit_under_way_brings_again_is_no_leftover() -> None:
