@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,17 @@ class Runner:
 _LEFT_OUT = {
     "keras_hub": "it brings tensorflow-text: 200 MB, and only for the TensorFlow of its own version"
 }
+
+
+def few(cases: Iterable[Any], number: int) -> list[Any]:
+    """Return parameters of a test; all but the first `number` of them are for `make test-slow`."""
+    mark = pytest.mark.slow
+    return [
+        case
+        if place < number
+        else pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=mark)
+        for place, case in enumerate(cases)
+    ]
 
 
 def need(*packages: str) -> None:

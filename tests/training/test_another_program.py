@@ -80,6 +80,7 @@ def test_a_learning_rate_that_was_changed_in_training_is_restored(tmp_path: Path
     assert float(model.optimizer.learning_rate) == pytest.approx(0.025)
 
 
+@pytest.mark.slow
 def test_a_model_of_load_model_is_the_same_model(tmp_path: Path) -> None:
     def program(others: list[Any]) -> Result:
         model = dense(keras.layers.Dropout(0.2))

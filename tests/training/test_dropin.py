@@ -16,6 +16,7 @@ from runner import BackupAndRestore, Batches
 from runner.errors import CheckpointError, LeaseLostError, PreemptedError, TrainingError
 from runner.training import backends, frames, private
 from runner.training.backends import tensorflow
+from tests.harness import few
 
 EPOCHS, STEPS = 5, 3
 
@@ -235,7 +236,7 @@ def test_fewer_epochs_than_are_done_leave_the_checkpoint(
 
 
 @pytest.mark.parametrize(
-    "data", ["numpy", "batches", "tf.data", "endless", "shuffled once", "pydataset"]
+    "data", few(["batches", "tf.data", "numpy", "endless", "shuffled once", "pydataset"], 2)
 )
 @pytest.mark.parametrize("steps", [5, pytest.param(9, marks=pytest.mark.chaos)])
 def test_every_kind_of_data_resumes_exactly(tmp_path: Path, data: str, steps: int) -> None:
@@ -264,6 +265,7 @@ def test_data_that_can_not_be_sought_is_said_once_and_resumed_at_an_epoch(
     assert history.epoch == list(range(EPOCHS))
 
 
+@pytest.mark.slow
 def test_another_order_of_a_shuffle_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +280,7 @@ def test_another_order_of_a_shuffle_is_said(
     assert "shuffled by seed 8/5" in caplog.text
 
 
+@pytest.mark.slow
 def test_where_a_fit_goes_on_is_said_if_fit_says_anything(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -357,6 +360,7 @@ def test_stop_saves_and_says_so(tmp_path: Path) -> None:
     assert backup.final.step == EPOCHS * STEPS
 
 
+@pytest.mark.slow
 def test_stop_within_the_validation_saves_the_state_before_it(tmp_path: Path) -> None:
     in_validation = []
 
@@ -402,6 +406,7 @@ def test_another_model_is_refused_with_its_differences(tmp_path: Path) -> None:
     assert "Or begin a new training, with another backup_dir." in refused.value.__notes__
 
 
+@pytest.mark.slow
 def test_other_numerics_are_said_and_the_training_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -471,6 +476,7 @@ def test_unbuilt_model_is_built_from_the_data(tmp_path: Path) -> None:
     assert backup.final.step == 1
 
 
+@pytest.mark.slow
 def test_a_fit_after_a_restored_fit_begins_at_its_own_first_epoch(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         train(tmp_path, Interrupting(epoch=2))

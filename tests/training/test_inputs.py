@@ -12,6 +12,7 @@ import pytest
 from runner import BackupAndRestore
 from runner.training.data.arrays import FitArrays
 from runner.training.private import ArrayDataAdapter
+from tests.harness import few
 
 N, BATCH = 23, 5
 TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -221,7 +222,7 @@ FITS: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Any]]]] = {
 }
 
 
-@pytest.mark.parametrize("name", FITS)
+@pytest.mark.parametrize("name", few(FITS, 4))
 def test_a_fit_in_order_has_the_bits_of_keras_s_own(tmp_path: Path, name: str) -> None:
     found = []
     for callbacks in ([], [BackupAndRestore(str(tmp_path))]):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from runner.checkpoint.reading import read_checkpoint
+from tests.harness import few
 from tests.training.leaving import (
     FIT,
     PROGRAMS,
@@ -28,7 +29,7 @@ from tests.training.leaving import (
 )
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", few(PROGRAMS, 4))
 def test_a_resumed_training_is_the_undisturbed_one(
     tmp_path: Path, program: Callable[[list[Any]], Result]
 ) -> None:

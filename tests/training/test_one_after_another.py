@@ -112,6 +112,7 @@ def test_a_job_that_was_stopped_twice_ends_with_the_same_bits(phased: bool) -> N
     assert tuple(ended) == trained()[1:]
 
 
+@pytest.mark.slow
 def test_a_later_attempt_has_as_many_threads_as_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are part of the bits: another machine's cores don't count."""
     spec = specs.parse({**ONE, "training": {"epochs": 2, "batch_size": 128}}, source="test")

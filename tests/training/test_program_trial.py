@@ -7,6 +7,7 @@ import pytest
 
 from runner.errors import SpecError
 from runner.evaluation.trial import build_report
+from tests.harness import few
 from tests.training.program_files import (
     ATTRIBUTES,
     BATCHES,
@@ -26,19 +27,22 @@ class Vector(keras.metrics.Metric):
 
 @pytest.mark.parametrize(
     ("changed", "said"),
-    [
-        (
-            ("made(1)", "tuple(one[:0] for one in made(1))"),
-            '"validation_data": ...} has no example. (programs/mine.py, line 23)',
-        ),
-        (("made(2)", "[one[:0] for one in made(2)]"), 'evaluate={"x": ...} has no example'),
-        (
-            ("made(1)", "(np.full((9, 4), 'text'), np.zeros(9))"),
-            "Invalid dtype: str128: an array of texts must be array.astype(object), or "
-            "tf.constant(array) (programs/mine.py, line 23)",
-        ),
-        (('metrics=["mae"]', "metrics=[Vector(name='v')]"), "the metric 'v' gives 3 numbers"),
-    ],
+    few(
+        [
+            (
+                ("made(1)", "tuple(one[:0] for one in made(1))"),
+                '"validation_data": ...} has no example. (programs/mine.py, line 23)',
+            ),
+            (("made(2)", "[one[:0] for one in made(2)]"), 'evaluate={"x": ...} has no example'),
+            (
+                ("made(1)", "(np.full((9, 4), 'text'), np.zeros(9))"),
+                "Invalid dtype: str128: an array of texts must be array.astype(object), or "
+                "tf.constant(array) (programs/mine.py, line 23)",
+            ),
+            (('metrics=["mae"]', "metrics=[Vector(name='v')]"), "the metric 'v' gives 3 numbers"),
+        ],
+        2,
+    ),
 )
 def test_what_can_never_be_trained_is_told_by_the_trial(
     folder: Path, changed: tuple[str, str], said: str
@@ -57,7 +61,7 @@ def judge(model):
 
 @pytest.mark.parametrize(
     ("result", "said"),
-    [
+    few([
         ("return 'good'", "returned a str; expected numbers by name. (programs/mine.py, line 19)"),
         ("pass", "returned None; expected numbers by name. (programs/mine.py, line 19)"),
         ("return {'a': 'b'}", "'a' is a str; expected numbers. (programs/mine.py, line 19)"),
@@ -66,7 +70,7 @@ def judge(model):
         ("raise SystemExit", "SystemExit:  (programs/mine.py, line 21: raise SystemExit)"),
         ("return {'probabilities': np.ones((96, 3)) / 3, 'labels': y}",
          "names 2 classes, but the model tells 3 apart. (programs/mine.py, line 19)"),
-    ],
+    ], 2),
 )  # fmt: skip
 def test_an_evaluation_that_would_fail_is_told_by_the_trial(
     folder: Path, result: str, said: str

@@ -21,7 +21,7 @@ from runner.training.backends import tensorflow_settings
 from runner.training.host import Alone
 from runner.training.programs import make
 from runner.training.restore import restored_program
-from tests.harness import REPOSITORY
+from tests.harness import REPOSITORY, few
 from tests.training.program_files import (
     ATTRIBUTES,
     BATCHES,
@@ -114,7 +114,8 @@ def test_a_program_that_was_stopped_ends_with_the_same_bits(folder: Path, name: 
 
 
 @pytest.mark.parametrize(
-    ("name", "metric", "seen"), [("batches", "loss", "val_loss"), ("own_step", "sum", "sum")]
+    ("name", "metric", "seen"),
+    few([("batches", "loss", "val_loss"), ("own_step", "sum", "sum")], 1),
 )
 def test_what_is_evaluated_is_the_trained_model(
     folder: Path, name: str, metric: str, seen: str
@@ -171,6 +172,7 @@ def test_other_code_in_mid_training_is_said(folder: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_a_file_imports_beside_it_is_part_of_its_code(folder: Path) -> None:
     (folder / "programs" / "helper.py").write_text("A = 1\n")
     write(folder, f"from helper import A\n{BATCHES}")
@@ -195,13 +197,14 @@ def test_classes_bring_confusion_and_calibration(folder: Path) -> None:
     assert {"loss", "mae"} <= job.evaluation.keys()
 
 
-@pytest.mark.parametrize("names", [["low"], ["low", "mid", "high"]])
+@pytest.mark.parametrize("names", few([["low"], ["low", "mid", "high"]], 1))
 def test_classes_that_are_not_the_models_are_refused(folder: Path, names: list[str]) -> None:
     write(folder, BATCHES.replace('["low", "high"]', str(names)))
     with pytest.raises(TrainingError, match=rf"names {len(names)} classes, .* tells 2 apart"):
         finished(spec_of(training={"epochs": 1}))
 
 
+@pytest.mark.slow
 def test_a_functions_own_number_of_parameters_counts(folder: Path) -> None:
     write(folder, ARRAYS.replace('"first":', '"parameters": 5.0, "first":'))
     assert finished(spec_of(training={"epochs": 1}))[1].evaluation["parameters"] == 5.0
@@ -279,7 +282,7 @@ def test_the_precision_that_a_file_sets_at_its_top_counts(folder: Path) -> None:
     assert make(spec_of()).model.dtype_policy.name == "float32"
 
 
-@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("own", few([True, False], 1))
 def test_attributes_that_callbacks_set_are_there_when_it_is_evaluated(
     folder: Path, own: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,6 +321,7 @@ def program():
 """
 
 
+@pytest.mark.slow
 def test_attributes_that_callbacks_set_are_exported(folder: Path) -> None:
     """On a layer of the user's own, and on Keras's: not what the program begins with."""
     write(folder, ANNEALED)
@@ -330,6 +334,7 @@ def test_attributes_that_callbacks_set_are_exported(folder: Path) -> None:
     assert (found["Scaled"]["temperature"], found["Dropout"]["rate"]) == (5.0, 0.125)
 
 
+@pytest.mark.slow
 def test_every_number_of_an_evaluation_is_stored_as_json_has_it(folder: Path) -> None:
     """What is not finite is null, in the job's record too; an array keeps it."""
     found = """{

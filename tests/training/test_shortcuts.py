@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from runner import BackupAndRestore, Batches
 from runner.training.shortcuts import Direct, Shortcuts, shortcut
+from tests.harness import few
 
 EPOCHS = 3
 
@@ -63,7 +64,7 @@ def fitted(folder: Path, **compile_arguments: Any) -> tuple[Any, Look, str, dict
     return model, look, backup.final.digest, history.history
 
 
-@pytest.mark.parametrize("together", [1, 3])
+@pytest.mark.parametrize("together", few([1, 3], 1))
 def test_a_fit_is_the_same_without_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
 ) -> None:

@@ -14,6 +14,7 @@ from runner import BackupAndRestore, Batches
 from runner.checkpoint.manifest import Position
 from runner.training.data import sources
 from runner.training.frames import fit_in_progress
+from tests.harness import few
 from tests.training.test_dropin import Interrupting
 
 Data = tf.data.Dataset
@@ -99,13 +100,16 @@ def test_arrays_that_are_left_to_keras_are_named(options: dict[str, Any], reason
 
 @pytest.mark.parametrize(
     ("make", "options"),
-    [
-        (lambda: Pieces(), {}),
-        (lambda: Pieces(workers=2), {"shuffle": False}),
-        (lambda: Pieces(), {"steps_per_epoch": 2}),
-        (lambda: Harder(), {}),
-        (lambda: EndlessPieces(), {"steps_per_epoch": 2}),
-    ],
+    few(
+        [
+            (lambda: Pieces(), {}),
+            (lambda: Pieces(workers=2), {"shuffle": False}),
+            (lambda: Pieces(), {"steps_per_epoch": 2}),
+            (lambda: Harder(), {}),
+            (lambda: EndlessPieces(), {"steps_per_epoch": 2}),
+        ],
+        2,
+    ),
 )
 def test_batches_with_numbers_are_sought(make: Any, options: dict[str, Any]) -> None:
     source, warnings = said(make(), **options)
@@ -115,13 +119,16 @@ def test_batches_with_numbers_are_sought(make: Any, options: dict[str, Any]) -> 
 
 @pytest.mark.parametrize(
     ("make", "options", "reason"),
-    [
-        (lambda: Noisy(), {}, "is another when it is drawn again"),
-        (lambda: Rarely(), {}, "np.random.default_rng([seed, epoch, index])"),
-        (lambda: Pieces(), {"steps_per_epoch": 1}, "steps_per_epoch=1 an epoch ends within"),
-        (lambda: Harder(workers=2), {}, "do that in on_epoch_end"),
-        (lambda: EndlessHarder(), {"steps_per_epoch": 2}, "let their index alone decide"),
-    ],
+    few(
+        [
+            (lambda: Noisy(), {}, "is another when it is drawn again"),
+            (lambda: Rarely(), {}, "np.random.default_rng([seed, epoch, index])"),
+            (lambda: Pieces(), {"steps_per_epoch": 1}, "steps_per_epoch=1 an epoch ends within"),
+            (lambda: Harder(workers=2), {}, "do that in on_epoch_end"),
+            (lambda: EndlessHarder(), {"steps_per_epoch": 2}, "let their index alone decide"),
+        ],
+        2,
+    ),
 )
 def test_batches_that_cant_be_had_again_are_named(
     make: Any, options: dict[str, Any], reason: str
@@ -352,7 +359,9 @@ def test_what_may_end_is_not_called_endless() -> None:
     assert said(data.repeat(), steps_per_epoch=4)[1] == []
 
 
-@pytest.mark.parametrize(("first", "steps", "now"), [(1, 2, 1), (1, 5, 2), (1, 9, 3), (0, 2, 5)])
+@pytest.mark.parametrize(
+    ("first", "steps", "now"), few([(1, 5, 2), (1, 2, 1), (1, 9, 3), (0, 2, 5)], 1)
+)
 def test_a_script_s_own_initial_epoch_moves_no_data(
     tmp_path: Path, first: int, steps: int, now: int
 ) -> None:
