@@ -119,7 +119,7 @@ def outcome(model: Any, history: Any) -> tuple[Any, ...]:
 def _seeded() -> Iterator[None]:
     keras.utils.set_random_seed(7)
     yield
-    keras.backend.clear_session()
+    keras.utils.clear_session(free_memory=False)  # which would take a second each time
 
 
 # ---------------------------------------------------------------------- as Keras's own tests ask

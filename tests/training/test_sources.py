@@ -27,7 +27,7 @@ Y = X.sum(1, keepdims=True)
 def _seeded() -> Iterator[None]:
     keras.utils.set_random_seed(7)
     yield
-    keras.backend.clear_session()
+    keras.utils.clear_session(free_memory=False)  # which would take a second each time
 
 
 class Within(keras.callbacks.Callback):  # type: ignore[misc]
