@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.detach:
         check_backend()
     queue, _ = open_queue(options, quiet=True)
-    spec = _extended(queue, options.job, options.epochs, options.changes)
+    spec = extended(queue, options.job, options.epochs, options.changes)
     return submit(options, [(Path(options.job), spec)], stop, session)
 
 
@@ -44,7 +44,7 @@ def _stem(name: str) -> str:
     return re.sub(r"-\d+$", "", name)
 
 
-def _extended(queue: Queue, name: str, epochs: int, changes: list[str]) -> JobSpec:
+def extended(queue: Queue, name: str, epochs: int, changes: list[str]) -> JobSpec:
     """Return the spec under the first name that is free, or that has this very job already."""
     job = queue.job(name)
     raw = queue.spec(name, job.spec_digest)

@@ -15,7 +15,7 @@ from runner.errors import (
     NotReadyError,
     SpecError,
 )
-from runner.queue.job import Job, Json
+from runner.queue.job import Job, Json, State
 from runner.queue.protocol import base
 from runner.queue.queue import Queue
 from runner.queue.texts import differences
@@ -101,7 +101,7 @@ def reference_of(job: Job, wanted: str | int, child: str) -> Json:
         child: the job that is to go on from there.
 
     Raises:
-        NotFoundError: the job has none; names those that it has. NotReadyError: it goes on.
+        NotFoundError: the job has none; names those that it has. NotReadyError: it may yet.
     """
     latest = next(iter(job.checkpoints), None)
     named = {"final": job.final, "best": job.best, "latest": latest}
@@ -115,7 +115,7 @@ def reference_of(job: Job, wanted: str | int, child: str) -> Json:
     if not job.ended and wanted in named:
         hint += f". Submit {child} once {job.id} has ended"
     what = f"{child} cannot go on from {job.id} ({job.state.value}), which has {which}"
-    kind = NotFoundError if job.ended else NotReadyError
+    kind = NotFoundError if job.state is State.SUCCEEDED else NotReadyError
     raise kind(f"{what}. It has {', '.join(has) or 'none'}{hint}.")
 
 

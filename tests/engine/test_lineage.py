@@ -19,6 +19,7 @@ import pytest
 from runner.checkpoint.ledger import Ledger, Snapshot
 from runner.checkpoint.manifest import Position, Reference
 from runner.checkpoint.reading import read_checkpoint
+from runner.cli.extend import extended
 from runner.cli.forking import reference_of
 from runner.cli.submit import store_one
 from runner.errors import ConflictError, RunnerError
@@ -289,6 +290,29 @@ def test_a_job_that_is_stored_while_its_name_is_being_removed_has_all_it_needs(
         if found is not None:
             world.check_job(found, Known(1, 0))
     assert refused < calls or cut_off is not None
+
+
+def test_a_further_training_is_named_after_the_first_and_its_notes_say_of_which_they_are() -> None:
+    world = World(1)
+    with patch.object(world.random, "choice", lambda options: options[0]):
+        for name, parent, epochs in (
+            ("cats", "", 1),
+            ("resnet-50", "cats", 2),
+            ("cats-2", "cats", 3),
+            ("cats-3", "cats-2", 4),
+        ):
+            spec = {"name": name, "training": {"epochs": epochs, "batch_size": 8 * epochs}}
+            if parent:
+                spec["from"] = {"job": parent}
+            store_one(world.queue, parse(spec, source="test"))
+            world.train(name)
+    names = [extended(world.queue, name, 9, []).name for name in ("resnet-50", "cats", "cats-2")]
+    assert names == ["resnet-50-2", "cats-4", "cats-4"]
+    changed = "training.batch_size {}, now {}; training.epochs {}, now {}"
+    assert world.queue.job("cats-3").notes == (
+        "of cats-2: cats had " + changed.format(8, 24, 1, 3),
+        "cats-2 had " + changed.format(24, 32, 3, 4),
+    )
 
 
 def test_no_job_begins_while_its_name_is_being_removed() -> None:
