@@ -217,7 +217,7 @@ def _own_frames(error: BaseException | None) -> list[traceback.FrameSummary]:
 
 def _take() -> None:
     """Note the files of the folder that are imported by now."""
-    files = (getattr(module, "__file__", None) for module in [*sys.modules.values()])
+    files = (getattr(module, "__file__", None) for module in sys.modules.copy().values())
     root = f"{folder()}{os.sep}"
     for path in [Path(file) for file in files if isinstance(file, str) and file.startswith(root)]:
         if path not in _loaded and is_own(path):
@@ -233,7 +233,7 @@ def _hash(path: Path) -> str:
 
 def forget() -> None:
     """Let all of the user's files be imported anew, and be in use only when they are."""
-    for name, module in [*sys.modules.items()]:
+    for name, module in sys.modules.copy().items():  # in one go: other threads import
         file = getattr(module, "__file__", None)
         if name.startswith(f"{_PREFIX}.") or (isinstance(file, str) and Path(file) in _loaded):
             del sys.modules[name]

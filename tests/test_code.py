@@ -1,5 +1,6 @@
 """An attempt knows which version of the user's code it ran."""
 
+import gc
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from runner import code
 from tests.harness import REPOSITORY
 
 pytestmark = pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
@@ -46,3 +48,21 @@ def test_commit_of_the_working_folder(tmp_path: Path) -> None:
 
 def test_no_repository_is_no_fault(tmp_path: Path) -> None:
     assert commit_in(tmp_path) == ""
+
+
+def test_other_threads_may_import_while_the_code_of_a_job_is_forgotten() -> None:
+    """The garbage collector runs whenever it likes; it lets others go on, here an import."""
+    before, threshold = {*sys.modules}, gc.get_threshold()
+
+    def imports_one(_phase: str, _info: dict[str, int]) -> None:
+        sys.modules[f"imported_{len(sys.modules)}"] = code
+
+    gc.callbacks.append(imports_one)
+    gc.set_threshold(1)
+    try:
+        code.forget()
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(imports_one)
+        for name in {*sys.modules} - before:
+            del sys.modules[name]

@@ -246,7 +246,7 @@ def _of_callback(owner: Any) -> dict[str, Any]:
         return {}
     if hasattr(owner, "get_state") and hasattr(owner, "set_state"):
         return {"": owner.get_state()}  # it gives its state itself
-    return {f".{key}": value for key, value in vars(owner).items() if key not in _NO_STATE}
+    return {f".{key}": value for key, value in vars(owner).copy().items() if key not in _NO_STATE}
 
 
 def _of_part(owner: Any, known: Collection[int]) -> dict[str, Any]:

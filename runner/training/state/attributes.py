@@ -48,7 +48,7 @@ class Attributes:
         self._plain: dict[str, dict[str, Any]] = {}
         self._others: list[tuple[str, str]] = []  # paths and names of what is looked at, not saved
         for path, part in self._parts.items():
-            mine = {n: v for n, v in vars(part).items() if (id(part), n) not in covered}
+            mine = {n: v for n, v in vars(part).copy().items() if (id(part), n) not in covered}
             mine = {n: v for n, v in mine.items() if _is_open(part, n)}
             self._names[path] = frozenset(vars(part))
             self._plain[path] = {n: v for n, v in mine.items() if _is_saved(n, v)}

@@ -98,7 +98,7 @@ def _of_class(owner: Any) -> dict[str, Any]:
     if not is_program(owner.__module__) or issubclass(owner, enum.Enum | tuple):
         return {}
     found: dict[str, Any] = {}
-    for name, value in list(vars(owner).items()):
+    for name, value in vars(owner).copy().items():
         hidden = name[:2] == name[-2:] == "__"
         if function := next(anatomy.functions_in(value), None):
             found[f"method:{name}"] = function

@@ -150,7 +150,7 @@ def _is_library_s_part(value: Any) -> bool:
 
 def _of_class(path: str, kind: type) -> Iterator[Found]:
     """What the class itself holds, and what its methods use."""
-    for name, inner in list(vars(kind).items()):
+    for name, inner in vars(kind).copy().items():
         if isinstance(inner, staticmethod | classmethod):
             inner = inner.__func__
         if isinstance(inner, property):
