@@ -43,7 +43,7 @@ from runner.store.steps import (
 KEEP = 2
 KEPT, AT_ONCE, FEW = 4, 2, 6  # commits of an owner: a listing here lacks the newest three at most
 CALM = 900  # ticks after which nothing goes wrong any more
-LIMIT = 6000  # ticks by which every job must have ended
+LIMIT = 12_000  # ticks by which every job must have ended
 AFTER_THE_END = {
     (State.FAILED, "retry"),
     (State.FAILED, "cancel"),
