@@ -179,17 +179,22 @@ class Worker:
             self._choice.pass_over(job, error)
             return False
         self.unreadable.discard(job.id)
-        if lacking := missing_here(spec, self._around.store.url, begun=bool(job.checkpoints)):
-            self._choice.postponed.add(job, f"{LEFT}{lacking}")
-            return True  # what is left is looked at once more, this job among it
-        self._me.tell(self._choice.left_to_others)
         began = boot_clock()
         try:
             slow = told_if_slow(partial(self._say_once, "slow"), SLOW_IMPORT)
             with self._stop.interrupting(), slow:
-                import_keras()  # where it fails no job has been touched
+                url = self._around.store.url
+                # its program may import Keras itself; where that fails no job has been touched
+                if not (lacking := missing_here(spec, url, begun=bool(job.checkpoints))):
+                    import_keras()
         except PreemptedError:
             return True
+        if self._is_over:
+            return True
+        if lacking:
+            self._choice.postponed.add(job, f"{LEFT}{lacking}")
+            return True  # what is left is looked at once more, this job among it
+        self._me.tell(self._choice.left_to_others)
         self._say_once("cards", self._me.unused())
         try:
             lease = self._claim(job, verdict, _devices(job, spec), boot_clock() - began)

@@ -242,13 +242,37 @@ def test_what_its_user_queues_again_is_looked_at_at_once(
 
 
 def test_an_import_that_takes_long_is_said(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quiet, "SLOW_SECONDS", 0.2)
     shop.submit("cats")
     shop.work()
     assert shop.reporter.notes == []
+    monkeypatch.setattr(quiet, "SLOW_SECONDS", 0.2)
     shop.submit("dogs")
     shop.work(import_keras=partial(time.sleep, 1.0))
     assert shop.reporter.notes == [worker.SLOW_IMPORT]
+
+
+def test_the_import_of_a_program_is_part_of_the_start_and_ends_when_asked_to_stop(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program imports Keras itself, so this is what takes a minute."""
+
+    def looks(*_: Any, **__: Any) -> str:
+        time.sleep(1.0)
+        return ""
+
+    monkeypatch.setattr(worker, "missing_here", looks)
+    shop.submit("cats")
+    shop.work()
+    assert (shop.queue.job("cats").time or {})["start"] > 1.0
+
+    def looks_and_is_stopped(*_: Any, **__: Any) -> str:
+        shop.stop.set("enough")
+        return "it has no program 'half imported'"
+
+    monkeypatch.setattr(worker, "missing_here", looks_and_is_stopped)
+    shop.submit("dogs")
+    shop.work()
+    assert (shop.queue.job("dogs").state, shop.reporter.notes) == (State.QUEUED, [])
 
 
 def test_a_machine_that_cannot_import_keras_fails_no_job(shop: Shop) -> None:
