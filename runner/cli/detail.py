@@ -92,10 +92,9 @@ def _time(document: Json) -> Iterator[tuple[str, str]]:
     if share is not None:
         yield "goodput", f"{share:.1%} of {duration(training_seconds(time))} in training"
     for cause, words in CAUSES.items():
-        yield (
-            "",
-            f"{duration(time[cause]):>6} {words}" if time.get(cause, 0) >= SHOWN else "",
-        )
+        aside = "" if training_seconds({cause: 1.0}) else ", not in it"
+        shown = time.get(cause, 0) >= SHOWN
+        yield "", f"{duration(time[cause]):>6} {words}{aside}" if shown else ""
     if cost:
         yield "cost", f"{cost['paid']:,.2f}, of which {cost['lost']:,.2f} lost"
 

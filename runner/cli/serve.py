@@ -7,11 +7,13 @@ refused, so that no page of another site can read it by a name that leads here (
 
 import argparse
 import socket
+import sys
 import threading
 import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
+from typing import Any
 from urllib.parse import urlsplit
 
 from runner.cli.common import add_store_option, open_queue, say
@@ -100,6 +102,11 @@ class Server(ThreadingHTTPServer):
         self.pages = pages
         self.names = {"localhost", socket.gethostname().lower(), address[0].lower()}
         super().__init__(address, Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print what went wrong, unless it is that a reader has gone away."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
 
     def is_own(self, host: str) -> bool:
         """Whether a Host header names this machine: by an address, or a name that it has."""

@@ -189,8 +189,6 @@ class Worker:
                     import_keras()
         except PreemptedError:
             return True
-        if self._is_over:
-            return True
         if lacking:
             self._choice.postponed.add(job, f"{LEFT}{lacking}")
             return True  # what is left is looked at once more, this job among it

@@ -2,6 +2,8 @@
 
 import http.client
 import signal
+import socket
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +50,16 @@ def ask(
     body = response.read().decode()
     connection.close()
     return response.status, body, response.headers
+
+
+def test_readers_that_go_away_are_no_news(port: int) -> None:
+    """That nothing is said shows when the server of this module ends: no traceback."""
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            reset = struct.pack("ii", 1, 0)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert ask(port)[0] == 200
 
 
 def test_the_page_is_served_and_follows_the_store(runner: Runner, port: int) -> None:
