@@ -1,5 +1,7 @@
 """Keras and its backend, imported where they can be, with a clear word where they can't."""
 
+import atexit
+import gc
 import importlib.util
 import json
 import os
@@ -60,6 +62,9 @@ def import_keras() -> None:
     """
     with importing():
         _load()
+    # at its end Python looks through all that TensorFlow made: 5 s of a machine's last 30
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
 
 
 def _load() -> None:
