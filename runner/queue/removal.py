@@ -99,7 +99,10 @@ def _nobody_writes(job: Job) -> Steps[None]:
     """Raise ConflictError where a worker may not have seen yet that the job was cancelled."""
     there = job
     while there.kind in jobs.BY_USERS:
-        record = yield from log.read(protocol.base(job.id), there.number - 1)
+        try:
+            record = yield from log.read(protocol.base(job.id), there.number - 1)
+        except DamagedRecordError:
+            return
         if record is None:
             return
         there = jobs.from_json(record, job.id)

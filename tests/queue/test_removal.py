@@ -241,6 +241,14 @@ def test_what_a_user_did_after_a_cancel_makes_no_worker_know_of_it(changes: tupl
     assert shop.jobs() == ["cats"]
 
 
+def test_a_job_with_a_damaged_record_can_be_removed() -> None:
+    shop = Shop()
+    shop.queue.evaluate("cats")
+    shop.store.put(log.slot("jobs/cats", 3), b"{}")
+    shop.queue.remove("cats")
+    assert shop.store.list("jobs/") == []
+
+
 def thawed_at(call: int) -> list[str]:
     """What is there of the later job; nothing where the removal had ended before."""
     shop = Shop()
