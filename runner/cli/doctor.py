@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -88,12 +88,7 @@ def _leftovers(queue: Queue, *, repair: bool) -> Iterator[Finding]:
         names = [name for name in queue.ids() if name not in known]
         found = leftovers(queue.store, names, older_than=_UNDER_WAY)
         if repair:
-            found = {
-                name: why
-                for name, why in found.items()
-                if queue.remove_leftover(name, older_than=_UNDER_WAY)
-            }
-        found |= _late(queue, known) if repair else {}
+            found = _removed(queue, found) | _late(queue, known)
     except StoreError:  # which the checks of the store or `status` report
         return
     if found:
@@ -102,6 +97,15 @@ def _leftovers(queue: Queue, *, repair: bool) -> Iterator[Finding]:
         yield _finding("leftovers", f"{each}: {done}", doubtful=not repair)
     elif repair:
         yield _finding("leftovers", "there is nothing to remove")
+
+
+def _removed(queue: Queue, found: Mapping[str, str]) -> dict[str, str]:
+    """Remove leftovers; return those that were still none when it came to it."""
+    return {
+        name: why
+        for name, why in found.items()
+        if queue.remove_leftover(name, older_than=_UNDER_WAY)
+    }
 
 
 def _late(queue: Queue, names: Iterable[str]) -> dict[str, str]:

@@ -110,13 +110,6 @@ def _living(record: Record, job_id: str) -> Steps[Job | None]:
     return None if again is None else from_json(again, job_id)
 
 
-def require_free(job_id: str) -> Steps[None]:
-    """Raise ConflictError where a job of this name is being removed: all its objects may go yet."""
-    copy = yield from log.copied(base(job_id))
-    if copy is not None and copy.get("kind") == jobs.REMOVED:
-        raise half_removed(job_id)
-
-
 def half_removed(job_id: str) -> ConflictError:
     """Return the error for a job whose removal is not over."""
     return ConflictError(
@@ -162,9 +155,8 @@ def spec(job_id: str, digest: str = "", data: bytes | None = None) -> Steps[Json
         DamagedRecordError: it is not what was written, or has another spec.
     """
     first: Record | None = None
-    if data is not None:
-        with suppress(DamagedRecordError):
-            first = log.check(job_id, 0, data)
+    with suppress(DamagedRecordError):
+        first = None if data is None else log.check(job_id, 0, data)
     try:
         first = first or (yield from log.read(base(job_id), 0))
     except DamagedRecordError as error:
@@ -234,9 +226,9 @@ def change(
             raise ConflictError(f"{job_id} was removed meanwhile, and submitted anew.")
         return to_json(jobs.dated(after, before, now()))
 
-    start = None if known is None else to_json(known)
-    record = yield from appending.append(base(job_id), following, nonce, known=start, claim=claim)
-    return from_json(record, job_id)
+    start = known and to_json(known)
+    steps = appending.append(base(job_id), following, nonce, known=start, claim=claim)
+    return from_json((yield from steps), job_id)
 
 
 def claim(

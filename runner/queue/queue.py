@@ -262,7 +262,7 @@ class Queue:
 
     def require_free(self, job_id: str) -> None:
         """Raise ConflictError where a job of this name is being removed, objects and all."""
-        run(self.store, protocol.require_free(job_id))
+        run(self.store, removal.require_free(job_id))
 
     def remove(self, job_id: str) -> None:
         """Remove a job that is not running, with all its objects; its name is free then.

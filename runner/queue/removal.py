@@ -95,6 +95,13 @@ def removed(job: Job, seen: Job) -> Job:
     )
 
 
+def require_free(job_id: str) -> Steps[None]:
+    """Raise ConflictError where a job of this name is being removed: all its objects may go yet."""
+    copy = yield from log.copied(protocol.base(job_id))
+    if copy is not None and copy.get("kind") == jobs.REMOVED:
+        raise protocol.half_removed(job_id)
+
+
 def _nobody_writes(job: Job) -> Steps[None]:
     """Raise ConflictError where a worker may not have seen yet that the job was cancelled."""
     there = job
