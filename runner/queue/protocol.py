@@ -226,7 +226,7 @@ def change(
             raise ConflictError(f"{job_id} was removed meanwhile, and submitted anew.")
         return to_json(jobs.dated(after, before, now()))
 
-    start = known and to_json(known)
+    start = None if known is None else to_json(known)
     steps = appending.append(base(job_id), following, nonce, known=start, claim=claim)
     return from_json((yield from steps), job_id)
 

@@ -146,12 +146,12 @@ def _counts(base: str, record: Record, before: Record) -> Steps[bool]:
             return False
         found = following
     if found is record:
-        whole = yield from holds(base, before["number"], before["nonce"])
-        copy = yield from copied(base)  # only now: who ends a removal copies its record first
-        ended_by_another = copy is not None and copy["nonce"] == record["nonce"]
-        if not ended_by_another and (not whole or _says_removed(copy, record)):
-            yield from _take_back(base, record)
-            return False
+        followed = yield from holds(base, before["number"], before["nonce"])
+        if not followed or _says_removed(copy, record):
+            copy = yield from copied(base)  # another who ends this removal copies its record first
+            if copy is None or copy["nonce"] != record["nonce"]:
+                yield from _take_back(base, record)
+                return False
     yield from _leave_hint(base, encode(record))
     return True
 
