@@ -1,6 +1,7 @@
 """A training that is killed for real knows what its machines' time became."""
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -73,6 +74,12 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Runner, Path]:
     return runner, told
 
 
+def is_all_of(time: Mapping[str, float], seconds: float, share: float) -> bool:
+    """Whether causes add up to seconds from a claim on; part of `start` may lie before that."""
+    whole = sum(time.values())
+    return whole - time["start"] <= seconds * (1 + share) and whole >= seconds * (1 - share)
+
+
 @pytest.mark.slow
 def test_its_parts_are_all_of_the_time(killed: tuple[Runner, Path]) -> None:
     """To 1 %: from the first claim to the end, by causes of which each is there."""
@@ -84,7 +91,7 @@ def test_its_parts_are_all_of_the_time(killed: tuple[Runner, Path]) -> None:
     )
     time = status["time"]
     assert status["state"] == "succeeded"
-    assert sum(time.values()) == pytest.approx(wall, rel=0.01)
+    assert is_all_of(time, wall, 0.01)
     assert {"steps", "repeated", "build", "restore", "save", "queue"} <= time.keys()
     assert 0 < status["goodput"] < 1
     paid = sum(seconds for cause, seconds in time.items() if cause != "queue")
@@ -102,7 +109,7 @@ def test_the_attempts_of_its_report_add_up_to_its_time(killed: tuple[Runner, Pat
         parts = sum(one.time.get(cause, 0.0) for one in run.attempts)
         assert parts == pytest.approx(seconds, abs=0.01), cause
     for one in run.attempts:
-        assert sum(one.time.values()) == pytest.approx(one.seconds(one.began_at), rel=0.02)
+        assert is_all_of(one.time, one.seconds(one.began_at), 0.02)
 
 
 def test_googles_package_finds_the_same(killed: tuple[Runner, Path], tmp_path: Path) -> None:
