@@ -8,8 +8,8 @@ It reports what it leaves, with the reason: nothing in the queue is lost by not 
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from runner.engine.choosing import Choice, Others, Owned
@@ -181,18 +181,16 @@ class Worker:
         self.unreadable.discard(job.id)
         began = boot_clock()
         try:
-            slow = told_if_slow(partial(self._say_once, "slow"), SLOW_IMPORT)
-            with self._stop.interrupting(), slow:
-                url = self._around.store.url
-                # its program may import Keras itself; where that fails no job has been touched
-                if not (lacking := missing_here(spec, url, begun=bool(job.checkpoints))):
-                    import_keras()
+            with self._importing():  # its program may import Keras itself
+                lacking = missing_here(spec, self._around.store.url, begun=bool(job.checkpoints))
+            if lacking:
+                self._choice.postponed.add(job, f"{LEFT}{lacking}")
+                return True  # what is left is looked at once more, this job among it
+            self._me.tell(self._choice.left_to_others)
+            with self._importing():
+                import_keras()  # where it fails no job has been touched
         except PreemptedError:
             return True
-        if lacking:
-            self._choice.postponed.add(job, f"{LEFT}{lacking}")
-            return True  # what is left is looked at once more, this job among it
-        self._me.tell(self._choice.left_to_others)
         self._say_once("cards", self._me.unused())
         try:
             lease = self._claim(job, verdict, _devices(job, spec), boot_clock() - began)
@@ -204,6 +202,13 @@ class Worker:
             return False
         self._run(lease, spec)
         return True
+
+    @contextmanager
+    def _importing(self) -> Iterator[None]:
+        """Say what takes long, and let a request to stop end it at once."""
+        slow = told_if_slow(partial(self._say_once, "slow"), SLOW_IMPORT)
+        with self._stop.interrupting(), slow:
+            yield
 
     def _claim(self, job: Job, verdict: Availability, devices: int | str, imported: float) -> Lease:
         kills, why = oom_kills(), ""
