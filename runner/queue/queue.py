@@ -11,7 +11,13 @@ from functools import partial
 from secrets import token_hex
 from typing import Any
 
-from runner.errors import ConflictError, DamagedRecordError, NotFoundError, StoreError
+from runner.errors import (
+    ConflictError,
+    DamagedRecordError,
+    NotFoundError,
+    OneObjectError,
+    StoreError,
+)
 from runner.queue import job as jobs
 from runner.queue import protocol, removal
 from runner.queue.job import Job, Json, State
@@ -287,11 +293,8 @@ class Queue:
 
     def remove_leftover(self, job_id: str, *, older_than: float) -> bool:
         """Remove what `leftovers` found; False: it is, or may be, a job by now."""
-        with suppress(ConflictError, DamagedRecordError):
-            steps = removal.remove(
-                job_id, None, nonce=self._nonce, now=self._now, older_than=older_than
-            )
-            run(self.store, steps)
+        with suppress(ConflictError, DamagedRecordError, OneObjectError):
+            run(self.store, removal.remove_leftover(job_id, older_than=older_than))
             removal.close_down(self.store, job_id)
             return True
         return False

@@ -23,9 +23,7 @@ from runner.store.steps import Age, Delete, List, Put, Read, Steps
 BATCH = 64  #: objects deleted between two looks whether this removal still counts
 
 
-def remove(
-    job_id: str, seen: Job | None, *, nonce: Nonce, now: Now, older_than: float = 0.0
-) -> Steps[None]:
+def remove(job_id: str, seen: Job | None, *, nonce: Nonce, now: Now) -> Steps[None]:
     """Remove a job, or what is left of one; again where it was cut off.
 
     Args:
@@ -33,7 +31,6 @@ def remove(
         seen: the job, judged to be no worker's; None: it can't be read, or is removed already.
         nonce: as everywhere.
         now: as everywhere.
-        older_than: where there is no record, only what is so old goes, in seconds.
 
     Raises:
         ConflictError: someone changed the job meanwhile, or its worker may still write.
@@ -47,15 +44,31 @@ def remove(
         yield from _clear(base, jobs.to_json((yield from change)))
         return
     try:
-        last = yield from log.head(base)
-        kind = "" if last is None else jobs.from_json(last, job_id).kind
-    except (DamagedRecordError, StoreRefusedError):  # nobody can read it
+        yield from remove_leftover(job_id)
+    except (
+        DamagedRecordError,
+        StoreRefusedError,
+    ):  # its user wants it gone all the same
         keys: list[str] = yield List(f"{base}/")
         yield Delete(keys)
-        return
+
+
+def remove_leftover(job_id: str, *, older_than: float = 0.0) -> Steps[None]:
+    """Delete what is no job: what a removal has left, or what has no record.
+
+    Args:
+        job_id: whose.
+        older_than: where there is no record, only what is so old goes, in seconds.
+
+    Raises:
+        ConflictError: it is a job by now.
+        DamagedRecordError: nobody can tell.
+    """
+    base = protocol.base(job_id)
+    last = yield from log.head(base)
     if last is None:
         yield from _clear_without_a_record(job_id, older_than)
-    elif kind == jobs.REMOVED:
+    elif jobs.from_json(last, job_id).kind == jobs.REMOVED:
         yield from _clear(base, last)
     else:
         raise _submitted_just_now(job_id)

@@ -220,6 +220,20 @@ def test_what_a_submit_under_way_brings_again_is_no_leftover() -> None:
     assert shop.store.list("jobs/dogs/") == ["jobs/dogs/packs/t0-bb.safetensors"]
 
 
+def test_a_leftover_that_nobody_can_read_any_more_is_not_deleted_by_itself() -> None:
+    """Only its user may say that it shall go."""
+    shop = Shop()
+    killed_at(shop, 12)
+    for number in range(5):
+        shop.store.put(log.slot("jobs/cats", number), b"{}")
+    shop.store.put(log.hint("jobs/cats"), b"{}")
+    there = shop.store.list("jobs/")
+    assert not shop.queue.remove_leftover("cats", older_than=0.0)
+    assert shop.store.list("jobs/") == there
+    shop.queue.remove("cats")
+    assert shop.store.list("jobs/") == []
+
+
 def submits_dogs(shop: Shop, at: int, number: int, _operation: str, _key: str) -> None:
     if number == at:
         shop.store.hook = None
