@@ -234,6 +234,28 @@ def test_a_leftover_that_nobody_can_read_any_more_is_not_deleted_by_itself() -> 
     assert shop.store.list("jobs/") == []
 
 
+@pytest.mark.parametrize("call", range(1, 14, 2))
+def test_a_removal_that_another_goes_on_with_takes_nothing_back(call: int) -> None:
+    """The other one died in the middle of it, and its first remover wakes after its record."""
+    shop = Shop()
+    created = False
+
+    def other(_number: int, operation: str, _key: str) -> None:
+        nonlocal created
+        if created:
+            with suppress(Killed):
+                killed_at(shop, call)
+        created = operation == "create"
+
+    shop.store.hook = other
+    shop.queue.remove("cats")
+    assert shop.jobs() == []
+    shop.store.hook = None
+    with suppress(NotFoundError):
+        shop.queue.remove("cats")
+    assert shop.store.list("jobs/") == []
+
+
 def submits_dogs(shop: Shop, at: int, number: int, _operation: str, _key: str) -> None:
     if number == at:
         shop.store.hook = None
