@@ -210,7 +210,7 @@ def _others(queue: Queue, job: Job) -> Iterator[str]:
             verb = {State.HELD: "unhold", State.FAILED: "retry", State.CANCELLED: "retry"}
             does = verb.get(other.state)
             yield f"{name} ({other.state}{f'; {command(does, name)} queues it' if does else ''})"
-    if pause := queue.availability(job).lapses_in:
+    if pause := queue.availability(job).expires_in:
         yield f"its next try, in {pause:.0f} s"
 
 

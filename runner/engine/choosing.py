@@ -205,7 +205,7 @@ class Others:
         """Whether it may come: a retry, or a worker that may be dead."""
         if left.job.state is State.RUNNING and left.availability.seen_seconds is not None:
             return not self._lives(left)
-        return left.availability.lapses_in is not None
+        return left.availability.expires_in is not None
 
     def _lives(self, left: Owned) -> bool:
         """Whether the other worker surely lives, so that there is nothing to wait for.

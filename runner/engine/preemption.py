@@ -5,7 +5,7 @@ and a process that is PID 1 without a handler would not even notice the signal.
 
 A notice of the machine's (see `notices`) asks too, from a thread of its own. It and some signals
 come with a deadline: what is saved must fit before it, and a last part of the time is kept for
-releasing the job, since a job that is not released has to wait for its lease to lapse.
+releasing the job, since a job that is not released has to wait for its lease to expire.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """One attempt: a stage under its lease, to the record that ends it.
 
 Whatever ends an attempt, the job's log says so in one record, or says nothing and the lease
-lapses. Nothing is written for a job after its lease is lost.
+expires. Nothing is written for a job after its lease is lost.
 """
 
 import logging

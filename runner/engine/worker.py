@@ -269,8 +269,8 @@ class Worker:
             if job.state is State.RUNNING:
                 if not (self._until_empty and waiting):
                     continue
-                lapses = other.availability.lapses_in or 0
-                why += f"; waiting for a sign of life, else it is taken over in {lapses:.0f} s"
+                expires = other.availability.expires_in or 0
+                why += f"; waiting for a sign of life, else it is taken over in {expires:.0f} s"
             if _record(job) not in self._said:
                 reasons.setdefault(why, []).append(job)
         for why, jobs in reasons.items():
@@ -288,10 +288,10 @@ class Worker:
             self._reporter.note(f"{job.id}: {why}")
 
     def _wait(self, waiting: Sequence[Owned]) -> None:
-        """Wait a little for a job, for a silent worker to beat or to lapse."""
+        """Wait a little for a job, for a silent worker to beat or to expire."""
         poll = self._beat_seconds / (2 if self._until_empty else 1)
-        lapses = [other.availability.lapses_in for other in waiting]
-        self._nap(min([poll, *(seconds for seconds in lapses if seconds)]))
+        expires = [other.availability.expires_in for other in waiting]
+        self._nap(min([poll, *(seconds for seconds in expires if seconds)]))
         if not self._is_over:
             self._look_for_drain()
 
@@ -326,10 +326,10 @@ class Worker:
         self._nap(self._beat_seconds)
 
     def _release_when_back(self, lease: Lease, error: StoreError) -> None:
-        """Release a job when its bucket is back: nobody has to wait for its lease to lapse."""
+        """Release a job when its bucket is back: nobody has to wait for its lease to expire."""
         reason = f"the bucket was away: {error}"
-        lapsed_at = boot_clock() + 2 * self._queue.lease_seconds  # it is free by then, all the same
-        while not self._is_over and boot_clock() < lapsed_at:
+        expired_at = boot_clock() + 2 * self._queue.lease_seconds  # free by then, all the same
+        while not self._is_over and boot_clock() < expired_at:
             try:
                 with suppress(LeaseLostError):
                     lease.release(reason)

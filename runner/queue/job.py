@@ -4,7 +4,7 @@
             (none) ────────▶ queued ──────────▶ running ─────────────────▶ queued, evaluate
                              ▲ │ hold ▲ release │ │ │ ▲    finish (evaluate)
                        unhold│ ▼      └─────────┘ │ └─┘claim ─────────────▶ succeeded
-                             held ◀─── hold ──────┤   after the lease lapsed
+                             held ◀─── hold ──────┤   after the lease expired
     any but succeeded ── cancel ──▶ cancelled     └─ fail ──▶ queued, or failed when the
     failed, cancelled ── retry ───▶ queued                    retries are used up
     ended, but trained ─ evaluate ▶ queued, evaluate ─ cancel ─▶ succeeded, if it has results

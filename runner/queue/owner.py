@@ -2,7 +2,7 @@
 
 An owner is named so that no other process, container or boot of a machine can be taken for
 it. `is_alive` says False only for a process that is certainly gone; from anywhere else, or in
-any doubt, it says None, and the lease has to lapse instead.
+any doubt, it says None, and the lease has to expire instead.
 """
 
 import os

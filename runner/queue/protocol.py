@@ -278,7 +278,7 @@ class Availability:
     why: str  #: for a sentence: "it is queued", "its worker gave no sign of life for 75 s"
     owner_alive: bool | None = None  #: None: can't be told from here
     seen_seconds: float | None = None  #: since the owner's last sign of life, at least
-    lapses_in: float | None = None  #: seconds until anyone may claim, if no sign comes
+    expires_in: float | None = None  #: seconds until anyone may claim, if no sign comes
 
 
 class Watch:
@@ -305,7 +305,7 @@ class Watch:
 def availability(
     job: Job, *, watch: Watch, clock: Callable[[], float], alive: Callable[[Json], bool | None]
 ) -> Steps[Availability]:
-    """Return whether a job may be claimed: its owner has gone, or its lease has lapsed."""
+    """Return whether a job may be claimed: its owner has gone, or its lease has expired."""
     if job.state is State.QUEUED and job.wait_seconds:
         return (yield from _after_waiting(job, watch, clock))
     if job.state is not State.RUNNING:
@@ -324,7 +324,7 @@ def availability(
         why=why,
         owner_alive=lives,
         seen_seconds=silent,
-        lapses_in=max(0.0, left),
+        expires_in=max(0.0, left),
     )
 
 
@@ -345,7 +345,7 @@ def _after_waiting(job: Job, watch: Watch, clock: Callable[[], float]) -> Steps[
     left = max(0.0, job.wait_seconds - (watched if age is None else age))
     brief = shorten(describe(job), 100, placeholder=" …").rstrip(".")  # its attempt said all
     why = f"{brief}; tried again in {left:.0f} s"
-    return Availability(claimable=left == 0.0, why=why, lapses_in=left)
+    return Availability(claimable=left == 0.0, why=why, expires_in=left)
 
 
 def _silence(job: Job, watch: Watch, clock: Callable[[], float]) -> Steps[float]:

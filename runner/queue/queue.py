@@ -148,7 +148,7 @@ class Queue:
     def availability(self, job: Job) -> Availability:
         """Return whether the job may be claimed now, and if not, when.
 
-        Where the store keeps no times, ask repeatedly: the lease lapses when nothing changed
+        Where the store keeps no times, ask repeatedly: the lease expires when nothing changed
         between two calls that are more than the lease apart.
         """
         steps = protocol.availability(job, watch=self._watch, clock=self._clock, alive=is_alive)

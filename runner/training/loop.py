@@ -278,6 +278,11 @@ class Loop(keras.callbacks.CallbackList):  # type: ignore[misc]
             self._hidden.pass_one()
             return
         self._parts.tracing.end()
+        if self._fresh:
+            self._fresh = False
+            # nobody sees a step of a training that can't be resumed
+            with self._settings.host.spent.during("save"):
+                self.saving.checkpointer.wait()
         self._hooks.call("on_train_batch_end", batch, logs)
         self.saving.logs = logs
         steps = self._fit.steps
@@ -289,11 +294,6 @@ class Loop(keras.callbacks.CallbackList):  # type: ignore[misc]
             moment="batch",
             stop=self._stopped(),
         )
-        if self._fresh:
-            self._fresh = False
-            # nobody has seen a step of a training that can't be resumed
-            with self._settings.host.spent.during("save"):
-                self.saving.checkpointer.wait()
         first = not self.saving.first_ended_at
         if first:
             self._settings.host.spent.on("build")

@@ -17,6 +17,7 @@ import pytest
 from runner.cli import common, compare, live, status
 from runner.cli.render import wrapped
 from runner.cli.words import ended
+from runner.commit import Commit
 from runner.engine.attempt import trace_key
 from runner.engine.identity import Identity
 from runner.engine.requirements import Looking
@@ -176,6 +177,22 @@ def test_status_shows_what_the_evaluation_found_whatever_its_names(queue: Queue,
     assert ended(queue.job("houses")) == (
         "houses: succeeded: test mae 2.5000, loss 9.0000, outliers 3"
     )
+
+
+def test_time_that_no_goodput_counts_is_named_so(queue: Queue, run: Run) -> None:
+    lease = queue.claim(queue.submit("cats", {"seed": 1}), this_process())
+    lease.commit(Commit(step=3, epoch=1, time={"steps": 30.0, "start": 10.0, "evaluation": 5.0}))
+    lines = [" ".join(line.split()) for line in run("status", "cats")[1].splitlines()]
+    assert "goodput 75.0% of 40s in training" in lines
+    assert {"30s steps", "10s start and imports", "5s evaluation, not in it"} <= set(lines), lines
+
+
+def test_what_a_removal_has_left_is_measured_too(queue: Queue, run: Run) -> None:
+    queue.submit("cats", {"seed": 1})
+    queue.store.put("jobs/gone/packs/t1-aa.safetensors", bytes(4200))  # a removal was cut off
+    for names in ((), ("gone",)):
+        code, shown, _ = run("du", *names)
+        assert (code, row(shown, "gone").split()[1:3]) == (0, ["4.2", "kB"])
 
 
 def test_a_lost_worker_is_never_shown_as_running(queue: Queue, run: Run) -> None:

@@ -182,9 +182,9 @@ def test_a_priority_starts_no_wait_anew(queue: Queue, tmp_path: Path) -> None:
     os.utime(record, (time.time() - 60, time.time() - 60))
     for priority in (3, 4):
         queue.prioritize("cats", priority)
-    lapses = queue.availability(queue.job("cats")).lapses_in
-    assert lapses is not None
-    assert 20 < lapses <= 40
+    expires = queue.availability(queue.job("cats")).expires_in
+    assert expires is not None
+    assert 20 < expires <= 40
 
 
 def test_a_job_without_an_evaluation_is_not_queued_for_one(queue: Queue, run: Run) -> None:

@@ -1,7 +1,7 @@
 """A worker may die between any two store calls of a whole job: the job ends as if it had not.
 
 The bucket is copied before every store call of an undisturbed run. Each copy is what a worker
-leaves that dies at that call; another machine takes the job up there when the lease has lapsed,
+leaves that dies at that call; another machine takes the job up there when the lease has expired,
 and the final digest, the History and the evaluation are compared. `chaos` tries every call, the
 test command every fifth, beginning with another one each time.
 """
@@ -106,7 +106,7 @@ class World:
         return watched.deaths
 
     def after(self, death: Death) -> None:
-        """Let the lease of a worker that died there lapse."""
+        """Let the lease of a worker that died there expire."""
         self.store = death.store
         self.now = death.at + LEASE_SECONDS + 1
 

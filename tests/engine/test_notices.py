@@ -153,7 +153,7 @@ def test_a_far_end_that_is_taken_back_is_forgotten(machine: Metadata) -> None:
     assert stop.reason is None
 
 
-def test_a_lapsed_token_is_fetched_anew(machine: Metadata) -> None:
+def test_an_expired_token_is_fetched_anew(machine: Metadata) -> None:
     source = Spot(machine.environment("ec2"))
     assert source.is_here()
     machine.token = "token-2"

@@ -58,7 +58,7 @@ class Shop(Runner):
         for name in names:
             self.queue().submit(name, {"name": name, "evaluation": {}, **spec})
 
-    def let_claims_lapse(self) -> None:
+    def let_claims_expire(self) -> None:
         """As if those who claimed a message had been silent since."""
         before = time.time() - CLAIM_SECONDS - 10
         claims = list(self.store.glob("jobs/*/notified/*-claim-*"))
@@ -175,7 +175,7 @@ def test_an_end_is_told_at_least_once(shop: Shop, web: Web, death: str, times: i
     before = web.titles
     shop.work()
     assert web.titles == before, "the other may still be at it"
-    shop.let_claims_lapse()
+    shop.let_claims_expire()
     shop.work()
     shop.work()
     assert web.titles == ["runner: cats succeeded"] * times
@@ -189,7 +189,7 @@ def test_what_is_no_end_is_told_at_most_once(shop: Shop, web: Web, death: str, t
     shop.submit("gone")
     shop.queue().cancel("gone")
     shop.work(sabotage=death)
-    shop.let_claims_lapse()
+    shop.let_claims_expire()
     shop.work()
     assert web.titles == ["runner: late held"] * times
 

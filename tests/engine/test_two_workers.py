@@ -39,12 +39,12 @@ def test_the_second_worker_says_who_owns_the_job_and_goes(tmp_path: Path) -> Non
 
 
 def test_a_frozen_worker_that_thaws_changes_nothing(tmp_path: Path) -> None:
-    """SIGSTOP, replaced after its lease lapsed, SIGCONT: it stops by itself."""
+    """SIGSTOP, replaced after its lease expired, SIGCONT: it stops by itself."""
     runner = Runner(tmp_path, SHORT_LEASE, warm=True)
     frozen = runner.start("submit", str(QUICKSTART), *sets(LONG))
     wait_until(lambda: _step(runner) >= 4, frozen)
     os.kill(frozen.pid, signal.SIGSTOP)
-    time.sleep(5)  # until the lease has lapsed
+    time.sleep(5)  # until the lease has expired
     second = runner.start("resume", "quickstart")
     try:
         assert wait_until(lambda: _committed_by(runner, token=2), second)

@@ -441,7 +441,7 @@ class Simulation:
         claims = [record for record in self.logs[job_id] if record.kind == "claim"]
         if (
             claims and claims[-1].nonce in self.doubtful
-        ):  # it landed late: nobody uses it, and the lease lapses
+        ):  # it landed late: nobody uses it, and the lease expires
             self.result.counts["late claims"] += 1
             return
         if head.state is State.RUNNING and head.owner == {"host": client.name}:

@@ -89,14 +89,14 @@ def test_a_damaged_heartbeat_is_none(data: bytes) -> None:
 
 
 def test_the_stores_clock_tells_at_once() -> None:
-    """A process that just started sees that a lease lapsed an hour ago."""
+    """A process that just started sees that a lease expired an hour ago."""
     clock = Clock()
     store = MemoryStore(clock=clock)
     lease = claimed(Queue(store, lease_seconds=60))
     lease.renew()
     clock.seconds += 59
     fresh = Queue(store, clock=lambda: 0.0)
-    assert fresh.availability(lease.job).lapses_in == 1
+    assert fresh.availability(lease.job).expires_in == 1
     clock.seconds += 3600
     verdict = fresh.availability(lease.job)
     assert verdict.claimable
@@ -207,7 +207,7 @@ def test_a_finish_that_landed_without_a_reply_is_recognised() -> None:
 
 
 def test_renewals_do_not_wait_for_a_slow_commit() -> None:
-    """A commit that waits for a bucket must not let the lease lapse."""
+    """A commit that waits for a bucket must not let the lease expire."""
     store = MemoryStore()
     lease = claimed(Queue(store))
     waiting, go_on = threading.Event(), threading.Event()
@@ -293,7 +293,7 @@ def worker(tmp_path: Path) -> subprocess.Popen[str]:
 def test_a_frozen_worker_that_thaws_changes_nothing(
     worker: subprocess.Popen[str], tmp_path: Path
 ) -> None:
-    """SIGSTOP, takeover after the lease lapsed, SIGCONT: it says that it lost, and ends."""
+    """SIGSTOP, takeover after the lease expired, SIGCONT: it says that it lost, and ends."""
     os.kill(worker.pid, signal.SIGSTOP)
     queue = Queue(FileStore(tmp_path), lease_seconds=0.5)
     assert queue.availability(queue.job("cats")).owner_alive is not False

@@ -88,8 +88,8 @@ def test_of_two_claims_one_wins(queue: Queue) -> None:
         queue.claim(job, YOU)
 
 
-def test_a_second_claim_after_the_lease_lapsed_fences_the_first_worker() -> None:
-    """A worker that wakes up after its lease lapsed can't commit, and learns it at once."""
+def test_a_second_claim_after_the_lease_expired_fences_the_first_worker() -> None:
+    """A worker that wakes up after its lease expired can't commit, and learns it at once."""
     time = [0.0]
     store = MemoryStore(clock=lambda: time[0])
     queue = Queue(store, lease_seconds=60)

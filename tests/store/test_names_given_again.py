@@ -40,7 +40,7 @@ def given_again(store: MemoryStore, commits: int | None) -> Lease | None:
         queue_of(store).cancel("cats")
     clock = store._clock
     assert clock is not None
-    store._clock = lambda: clock() + 1000  # its lease has lapsed
+    store._clock = lambda: clock() + 1000  # its lease has expired
     queue_of(store).remove("cats")
     sleep(0.001)  # the times of two submits differ
     job = queue_of(store).submit("cats", {"seed": 2})

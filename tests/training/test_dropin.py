@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import tensorflow as tf
 
 from runner import BackupAndRestore, Batches
 from runner.errors import CheckpointError, LeaseLostError, PreemptedError, TrainingError
+from runner.store.filesystem import FileStore
 from runner.training import backends, frames, private
 from runner.training.backends import tensorflow
 from tests.harness import few
@@ -156,6 +158,24 @@ def test_same_callback_object_in_two_fits(tmp_path: Path) -> None:
     history = model.fit(x, y, batch_size=4, epochs=EPOCHS, verbose=0, callbacks=[backup])
     assert history.epoch == list(range(EPOCHS))
     assert int(model.layers[0].counter.value) == EPOCHS * STEPS
+
+
+def test_no_callback_sees_a_step_before_the_initial_state_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a kill then would leave what a step of a training that is never resumed has done."""
+    put, seen = FileStore.put, []
+
+    def slowly(store: FileStore, key: str, data: Any) -> None:
+        time.sleep(0.3 if "packs/" in key else 0.0)
+        put(store, key, data)
+
+    def look(batch: int, logs: Any) -> None:
+        seen.append(bool(json.loads((tmp_path / "training/head.json").read_text())["checkpoints"]))
+
+    monkeypatch.setattr(FileStore, "put", slowly)
+    train(tmp_path, keras.callbacks.LambdaCallback(on_train_batch_end=look))
+    assert seen == [True] * EPOCHS * STEPS
 
 
 def test_damaged_newest_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
