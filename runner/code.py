@@ -5,6 +5,7 @@ package. Neither a bucket nor a spec says where code lies. A file's own imports 
 beside it and in the folder.
 """
 
+import dis
 import functools
 import hashlib
 import importlib.util
@@ -178,14 +179,16 @@ def with_line(text: str, error: BaseException) -> str:
 
 
 def of_function(function: Any) -> str:
-    """Return where the user's own code defines a function, in brackets; "" if elsewhere.
+    """Return where the user's own code returns from a function, in brackets; "" if elsewhere.
 
     " (programs/houses.py, line 31)"
     """
     of, root = getattr(inspect.unwrap(function), "__code__", None), folder()
     if root is None or of is None or not is_own(path := Path(of.co_filename)):
         return ""
-    return f" ({path.relative_to(root).as_posix()}, line {of.co_firstlineno})"
+    returns = [one.positions for one in dis.get_instructions(of) if one.opname[:6] == "RETURN"]
+    line = (returns[-1] and returns[-1].lineno) or of.co_firstlineno
+    return f" ({path.relative_to(root).as_posix()}, line {line})"
 
 
 def words(error: BaseException) -> str:
@@ -195,7 +198,10 @@ def words(error: BaseException) -> str:
     text = re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", str(said))
     if text.startswith("Graph execution error"):  # TensorFlow's own traceback comes first
         text = text.partition("\n\t [[")[0].rstrip().rpartition("\n\n")[2]
-    text = with_line(f"{type(error).__name__}: {' '.join(text.split())[:300]}", error)
+    said = " ".join(text.split())
+    if len(said) > 300:
+        said = f"{said[:300].rpartition(' ')[0]} …"
+    text = with_line(f"{type(error).__name__}: {said}", error)
     if own and isinstance(error, ModuleNotFoundError):
         return f"{text}: install it here, or put it beside this file"
     return f"{text}: {_TEXTS}" if _OF_TEXTS.match(str(error)) else text

@@ -134,6 +134,8 @@ def _unknown(kind: Kind, name: str) -> str:
     own = code.folder()
     if own is not None and own.name == kind and name in {file.stem for file in own.glob("*.py")}:
         return f"{text} {own} has a {name}.py itself: give the folder above it, --code {own.parent}"
+    if own is None and (Path.cwd() / kind / f"{name}.py").exists():
+        return f"{text} {kind}/{name}.py is here: name its folder, --code . or {code.VARIABLE}=."
     if name.isidentifier():
         yours = places[-1] if len(places) > 1 else f"FOLDER/{kind}"
         text += f" To add one, write {function}(...) into {yours}/{name}.py"

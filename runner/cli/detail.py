@@ -248,8 +248,8 @@ def _failure_lines(store: Store, job: Job) -> list[str]:
     head = f"  newest failure: {failure_words(job.failure)}; saved at step {step}"
     if job.failure.get("reason") != job.reason:
         head += f": {job.failure.get('reason', '')}"
-    if kind in ("spec", "diverged"):
-        return [head]  # the sentence says what to fix
+    if kind in ("spec", "diverged") or job.state is State.SUCCEEDED:
+        return [head]  # the sentence says what to fix, or it is over
     try:
         data = store.read(str(job.failure.get("trace", "")), max_bytes=MOST_TRACE) or b""
     except StoreError:

@@ -84,7 +84,7 @@ def missing_here(spec: Mapping[str, Any], store_url: str, *, begun: bool = False
         store_url: of the store that the job lies in.
         begun: it has a checkpoint, and needs no weights to begin with.
     """
-    paths = [*paths_of(spec, begun=begun)]
+    paths = [*paths_of(spec, begun=begun).values()]
     return (
         next(filter(None, (refusal(path, store_url) for path in paths)), "")
         or _lacks_package(spec)

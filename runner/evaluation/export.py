@@ -66,7 +66,8 @@ def export(
     from runner.training.restore import restored_program
 
     parsed = parse(spec, source=job.id)
-    for why in filter(None, (refusal(one, store.url) for one in paths_of(spec, begun=True))):
+    named = paths_of(spec, begun=True).values()
+    for why in filter(None, (refusal(one, store.url) for one in named)):
         raise DataError(f"{job.id} can't be exported here: {why}")
     with naming(job.id, "its program can't be run here"):
         program, differences = restored_program(store, parsed, reference)

@@ -190,5 +190,7 @@ def _array(name: str, value: Any) -> NDArray[Any]:
         raise TrainingError(f"the evaluation's {name!r} is no array: {error}") from error
     if array.dtype.kind not in "biuf":
         what = kind_of(value) if not array.ndim else f"of the type {array.dtype}"
-        raise TrainingError(f"the evaluation's {name!r} is {what}; expected numbers.")
+        raise TrainingError(
+            f"the evaluation's {name!r} is {what}; expected a number or an array of numbers."
+        )
     return array

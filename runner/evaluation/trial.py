@@ -1,10 +1,12 @@
 """What a job trains, built before it is stored: what can't train is told while somebody looks."""
 
 import math
+import sys
 import textwrap
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,7 +108,7 @@ def _try_out(spec: JobSpec, *, source: str) -> str:
         MissingHereError: this machine lacks what it needs.
     """
     numerics.apply(threads=spec.training.threads, deterministic=spec.training.deterministic)
-    with code.undone():
+    with code.undone(), redirect_stdout(sys.stderr):  # a program may print
         warnings.simplefilter("ignore")  # of data that is longer than a step
         of = partial(_place, spec)
         with naming(source, "one step of it can't be trained", of), obtaining():
@@ -191,8 +193,22 @@ def _own_callbacks(program: Program) -> list[Any]:
 
 def _check_monitors(spec: JobSpec, program: Program, metrics: Mapping[str, float]) -> None:
     own = _own_callbacks(program)
-    for field, monitor in spec.monitors.items() if not own else ():  # they may add metrics
+    if own:  # they may add metrics
+        return
+    place = _place(spec)
+    asked = [(field, monitor, "") for field, monitor in spec.monitors.items()]
+    asked += [(f"callbacks: {name}", monitor, place) for name, monitor in _monitored(program)]
+    for field, monitor, where in asked:
         if monitor not in metrics:
-            hint = nearest(monitor, metrics)
-            known = ", ".join(metrics)
-            raise SpecError(f"{field}: received {monitor!r}; this training has {known}.{hint}")
+            hint, known = nearest(monitor, metrics), ", ".join(metrics)
+            raise SpecError(
+                f"{field}: received {monitor!r}; this training has {known}.{hint}{where}"
+            )
+
+
+def _monitored(program: Program) -> Iterator[tuple[str, str]]:
+    """Yield what Keras's own callbacks watch, which only warn of a metric that never comes."""
+    for one in program.callbacks:
+        monitor = getattr(one, "monitor", None)
+        if isinstance(monitor, str) and getattr(one, "save_best_only", True):
+            yield type(one).__name__, monitor

@@ -8,7 +8,7 @@ or in RUNNER_DATA_FROM. Addresses that only this machine's cloud or link answers
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,19 +24,19 @@ _SERVICE_NAMES = ("metadata", "metadata.google.internal", "instance-data")
 _submitted: set[str] = set()  # by this process
 
 
-def paths_of(spec: Mapping[str, Any], *, begun: bool = False) -> Iterator[str]:
-    """Yield the files and URLs that a spec names: its data, and unless begun, its first weights."""
-    for part in ("data", "program"):
-        path = _at(spec, part, "path")
-        if isinstance(path, str):
-            yield path
-    if begun:
-        return
-    weights = _at(spec, "model", "arguments", "weights")
-    if isinstance(weights, str) and ("/" in weights or weights.endswith((".h5", ".keras"))):
-        yield weights
-    if isinstance(path := _at(spec, "from", "path"), str):
-        yield path
+def paths_of(spec: Mapping[str, Any], *, begun: bool = False) -> dict[str, str]:
+    """Return the files and URLs that a spec names, by its fields.
+
+    They are its data, and unless it is begun, its first weights.
+    """
+    fields = ["data.path", "program.path"]
+    if not begun:
+        fields += ["model.arguments.weights", "from.path"]
+    found = {field: _at(spec, *field.split(".")) for field in fields}
+    weights = found.get("model.arguments.weights")  # or the name of a set of weights
+    if isinstance(weights, str) and "/" not in weights and not weights.endswith((".h5", ".keras")):
+        del found["model.arguments.weights"]
+    return {field: path for field, path in found.items() if isinstance(path, str)}
 
 
 def _at(spec: object, *names: str) -> object:
@@ -76,7 +76,8 @@ def _is_named(place: str) -> bool:
 
 def remember(spec: Mapping[str, Any], store_url: str) -> None:
     """Let this user's workers on this machine read what the spec names: it is submitted here."""
-    new = {path for path in paths_of(spec) if refusal(path, store_url) and "\n" not in path}
+    named = paths_of(spec).values()
+    new = {path for path in named if refusal(path, store_url) and "\n" not in path}
     if not new:
         return
     _submitted.update(new)

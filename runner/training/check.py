@@ -43,7 +43,15 @@ def obtaining(*also: type[Exception]) -> Iterator[None]:
         if not isinstance(error, also) and not _lacks_here(error):
             raise
         what = error if isinstance(error, RunnerError) else code.words(error)
-        raise MissingHereError(f"it could not get what it needs: {what}") from error
+        raise MissingHereError(f"it could not get what it needs: {what}{_looked(error)}") from error
+
+
+def _looked(error: Exception) -> str:
+    """Say where a relative path was looked for."""
+    named = getattr(error, "filename", None) if isinstance(error, FileNotFoundError) else None
+    if not isinstance(named, str) or Path(named).is_absolute():
+        return ""
+    return f". The working folder is {Path.cwd()}; a spec's program.path does not depend on it"
 
 
 def _lacks_here(error: BaseException | None) -> bool:
@@ -176,10 +184,10 @@ def check_data(
 def _is_here(spec: JobSpec, source: Path | str) -> bool:
     """Whether the data can be read at once."""
     path = (spec.program or spec.data).path
-    for named in paths_of(spec.effective()):
+    for field, named in paths_of(spec.effective()).items():
         if "::" in named or places.here(named) is None:
             why = "chained URLs are not opened" if "::" in named else "does not exist"
-            raise DataError(f"{source}: {named[:200]}: {why}.")
+            raise DataError(f"{source}: {field}: {named[:200]}: {why}.")
     weights = spec.from_ and spec.from_.path and places.here(spec.from_.path, spec.from_.given)
     if weights and Path(weights).expanduser().is_dir():
         raise DataError(f"{source}: from.path: {weights[:200]} is a folder; expected a file.")

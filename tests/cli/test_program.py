@@ -60,7 +60,7 @@ def program(*, own: bool = False, steps: bool = False) -> runner.Program:
     return runner.Program(
         model=model,
         fit={"x": x, "y": y, "batch_size": 32, "validation_split": 0.25},
-        evaluate=(lambda model: {"outliers": 3, "errors": x, "bias": 0.25})
+        evaluate=(lambda model: print("judged") or {"outliers": 3, "errors": x, "bias": 0.25})
         if own else {"x": x, "y": y},
         classes=() if own or steps else ("below", "above"),
     )
@@ -84,7 +84,10 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     sweep += [{"name": "steps", "program.arguments": {"steps": True}}]
     (folder / "job.json").write_text(json.dumps({**SPEC, "sweep": sweep}))
     runner = Runner(folder / "store", environment={"RUNNER_CODE": str(folder)})
-    said = runner.run("submit", str(folder / "job.json")).stderr
+    done = runner.run("submit", str(folder / "job.json"))
+    said = done.stderr
+    assert done.stdout.split() == ["sums", "own", "steps"]  # what programs print is no result
+    assert said.count("judged") == 1, said
     assert "sums: succeeded: test mae " in said
     assert "own: succeeded: test outliers 3, bias 0.2500" in said
     assert "own: training ended after 2 epochs, at step 6 with the weights of epoch 1" in said
@@ -226,7 +229,7 @@ def test_a_programs_data_are_not_looked_at_as_images(
     spec: dict[str, Any] = {"name": "plain", "program": {"name": "plain"}}
     check.check_data([("job.json", parse(spec, source="job.json"))])
     spec["program"]["path"] = str(tmp_path / "nowhere.csv")
-    with pytest.raises(DataError, match=r"nowhere\.csv: does not exist"):
+    with pytest.raises(DataError, match=r"program\.path: .*nowhere\.csv: does not exist"):
         check.check_data([("job.json", parse(spec, source="job.json"))])
 
 
@@ -292,6 +295,18 @@ def test_ctrl_c_ends_the_trial_of_a_program(tmp_path: Path) -> None:
     assert process.returncode == 130, err
     assert "0 of 1 jobs are stored" in err
     assert not list((tmp_path / "store").glob("jobs/*"))
+
+
+def test_a_program_that_lies_in_the_working_folder_is_pointed_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its user has forgotten to name the folder."""
+    monkeypatch.delenv("RUNNER_CODE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs" / "fields.py").write_text("def program(): ...\n")
+    with pytest.raises(NotFoundError, match=r"programs/fields\.py is here: .* --code \. or "):
+        registry.get("programs", "fields")
 
 
 def test_a_folder_that_is_one_too_deep_is_told_so(

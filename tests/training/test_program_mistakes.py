@@ -36,6 +36,7 @@ def test_a_job_without_an_evaluation_ends_with_its_training(folder: Path) -> Non
         (('classes=["low", "high"]', "callbacks=None"), "callbacks=...) received"),
         (('classes=["low", "high"]', 'classes="ab"'), "classes=...) received"),
         (("x, y = made()", "open('no.csv')"), "'no.csv' (programs/mine.py, line"),
+        (("x, y = made()", "open('no.csv')"), "a spec's program.path does not depend on it"),
     ],
 )
 def test_mistakes_of_a_program(folder: Path, changed: tuple[str, str], said: str) -> None:
@@ -51,9 +52,12 @@ def test_mistakes_of_a_program(folder: Path, changed: tuple[str, str], said: str
     ("found", "said"),
     [
         ("{'a': [[1], [2, 3]]}", "the evaluation's 'a' is no array"),
-        ("{'a': 1j}", "the evaluation's 'a' is a complex; expected numbers"),
-        ("{'a': None}", "the evaluation's 'a' is None; expected numbers"),
-        ("{'a': ['x']}", "the evaluation's 'a' is of the type <U1; expected numbers"),
+        ("{'a': 1j}", "the evaluation's 'a' is a complex; expected a number"),
+        ("{'a': None}", "the evaluation's 'a' is None; expected a number"),
+        (
+            "{'a': ['x']}",
+            "the evaluation's 'a' is of the type <U1; expected a number or an array",
+        ),
         ("[1]", r"evaluate\(model\) returned a list; expected numbers by name"),
         ("{1: 2, '1': 3}", "two results of the name '1'"),
         ("{'json': 1, 'npz': [2], 'x': 3}", "can't name a result 'json', 'npz': runner's own"),

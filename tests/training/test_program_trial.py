@@ -31,13 +31,13 @@ class Vector(keras.metrics.Metric):
         [
             (
                 ("made(1)", "tuple(one[:0] for one in made(1))"),
-                '"validation_data": ...} has no example. (programs/mine.py, line 23)',
+                '"validation_data": ...} has no example. (programs/mine.py, line 27)',
             ),
             (("made(2)", "[one[:0] for one in made(2)]"), 'evaluate={"x": ...} has no example'),
             (
                 ("made(1)", "(np.full((9, 4), 'text'), np.zeros(9))"),
                 "Invalid dtype: str128: an array of texts must be array.astype(object), or "
-                "tf.constant(array) (programs/mine.py, line 23)",
+                "tf.constant(array) (programs/mine.py, line 27)",
             ),
             (('metrics=["mae"]', "metrics=[Vector(name='v')]"), "the metric 'v' gives 3 numbers"),
         ],
@@ -62,14 +62,15 @@ def judge(model):
 @pytest.mark.parametrize(
     ("result", "said"),
     few([
-        ("return 'good'", "returned a str; expected numbers by name. (programs/mine.py, line 19)"),
-        ("pass", "returned None; expected numbers by name. (programs/mine.py, line 19)"),
-        ("return {'a': 'b'}", "'a' is a str; expected numbers. (programs/mine.py, line 19)"),
+        ("return 'good'", "returned a str; expected numbers by name. (programs/mine.py, line 21)"),
+        ("pass", "returned None; expected numbers by name. (programs/mine.py, line 21)"),
+        ("return {'a': 'b'}", "a str; expected a number or an array of numbers."
+         " (programs/mine.py, line 21)"),
         ("return {'a': y[200]}", "IndexError: index 200 is out of bounds for axis 0 with size 96 "
          "(programs/mine.py, line 21: return {'a': y[200]})"),
         ("raise SystemExit", "SystemExit:  (programs/mine.py, line 21: raise SystemExit)"),
         ("return {'probabilities': np.ones((96, 3)) / 3, 'labels': y}",
-         "names 2 classes, but the model tells 3 apart. (programs/mine.py, line 19)"),
+         "names 2 classes, but the model tells 3 apart. (programs/mine.py, line 21)"),
     ], 2),
 )  # fmt: skip
 def test_an_evaluation_that_would_fail_is_told_by_the_trial(
@@ -97,6 +98,33 @@ def once(data):
     return batches()
 """)  # fmt: skip
     assert "one step: loss" in build_report(spec_of(), source="job.json")
+
+
+WATCHED = BATCHES.replace("classes=", "callbacks=[CALLBACK],\n        classes=")
+
+
+@pytest.mark.parametrize(
+    ("callback", "said"),
+    [
+        ("EarlyStopping('val_mea')", "EarlyStopping: received 'val_mea'; this training has loss"),
+        ("ReduceLROnPlateau('acc')", "ReduceLROnPlateau: received 'acc'"),
+        ("ModelCheckpoint('x.keras', 'acc', save_best_only=True)", "received 'acc'"),
+        ("ModelCheckpoint('x.keras')", ""),  # it watches nothing
+        ("EarlyStopping('val_mea'), Own()", ""),  # which may add what is watched
+    ],
+)
+def test_what_keras_callbacks_watch_is_looked_for_by_the_trial(
+    folder: Path, callback: str, said: str
+) -> None:
+    """Keras itself only warns, after each epoch, and never stops."""
+    own = "class Own(keras.callbacks.Callback): pass\n"
+    write(folder, own + WATCHED.replace("CALLBACK", f"keras.callbacks.{callback}"))
+    if not said:
+        assert "one step: loss" in build_report(spec_of(), source="job.json")
+        return
+    with pytest.raises(SpecError, match=re.escape(said)) as told:
+        build_report(spec_of(), source="job.json")
+    assert str(told.value).endswith("(programs/mine.py, line 24)"), told.value
 
 
 def test_what_callbacks_may_set_for_an_evaluation_is_only_doubted_by_the_trial(
