@@ -263,6 +263,17 @@ def test_status_says_why_a_job_waits(queue: Queue, run: Run) -> None:
     assert (document["priority"], document["after"]) == (4, ["cats"])
 
 
+def test_what_failed_before_a_success_is_told_in_one_line(queue: Queue, run: Run) -> None:
+    failing = queue.claim(queue.submit("cats", {"seed": 1}), GONE)
+    queue.store.put(trace_key("cats", 1), b"Traceback\n  File x\n")
+    failing.fail("KeyError: 3", retries=0, kind=Failure.CRASH, trace=trace_key("cats", 1))
+    queue.retry("cats")
+    queue.claim(queue.job("cats"), this_process()).finish(final={"step": 1}, evaluate=False)
+    detail = run("status", "cats")[1]
+    assert "newest failure: crash; saved at step 0: KeyError: 3" in detail
+    assert "File x" not in detail
+
+
 def test_status_of_a_job_names_all_that_it_waits_for(queue: Queue, run: Run) -> None:
     """Other jobs, a machine with what it needs, its next try; what a budget has left."""
     queue.submit("first", {"name": "first"})
