@@ -12,7 +12,7 @@ import inspect
 import symtable
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal
@@ -131,17 +131,20 @@ def _unknown(kind: Kind, name: str) -> str:
             return f"{shown}/{name}.py defines no function {function}(...)."
     text = f"{kind[:-1]} '{name}' is not in {' or '.join(places)}.{nearest(name, known)}"
     text += f" Known: {', '.join(known) or 'none'}."
+    return f"{text}{_advice(kind, name, places)}" if name.isidentifier() else text
+
+
+def _advice(kind: Kind, name: str, places: Sequence[str]) -> str:
+    """Say where such an entry seems to lie, or how to add one."""
     own = code.folder()
-    if own is not None and own.name == kind and name in {file.stem for file in own.glob("*.py")}:
-        return f"{text} {own} has a {name}.py itself: give the folder above it, --code {own.parent}"
+    if own is not None and own.name == kind and (own / f"{name}.py").exists():
+        return f" {own} has a {name}.py itself: give the folder above it, --code {own.parent}"
     if own is None and (Path.cwd() / kind / f"{name}.py").exists():
-        return f"{text} {kind}/{name}.py is here: name its folder, --code . or {code.VARIABLE}=."
-    if name.isidentifier():
-        yours = places[-1] if len(places) > 1 else f"FOLDER/{kind}"
-        text += f" To add one, write {function}(...) into {yours}/{name}.py"
-        text += "" if len(places) > 1 else f" and name the folder: --code FOLDER or {code.VARIABLE}"
-        text += ", or install the package that has it."
-    return text
+        return f" {kind}/{name}.py is here: name its folder, --code . or {code.VARIABLE}=."
+    yours = places[-1] if len(places) > 1 else f"FOLDER/{kind}"
+    text = f" To add one, write {_FUNCTION[kind]}(...) into {yours}/{name}.py"
+    text += "" if len(places) > 1 else f" and name the folder: --code FOLDER or {code.VARIABLE}"
+    return f"{text}, or install the package that has it."
 
 
 def package_of(kind: Kind, name: str) -> str | None:
