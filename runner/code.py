@@ -187,7 +187,8 @@ def of_function(function: Any) -> str:
     if root is None or of is None or not is_own(path := Path(of.co_filename)):
         return ""
     returns = [one.positions for one in dis.get_instructions(of) if one.opname[:6] == "RETURN"]
-    line = (returns[-1] and returns[-1].lineno) or of.co_firstlineno
+    lines = [place.lineno for place in returns if place and place.lineno]
+    line = max(lines, default=of.co_firstlineno)
     return f" ({path.relative_to(root).as_posix()}, line {line})"
 
 
@@ -200,7 +201,7 @@ def words(error: BaseException) -> str:
         text = text.partition("\n\t [[")[0].rstrip().rpartition("\n\n")[2]
     said = " ".join(text.split())
     if len(said) > 300:
-        said = f"{said[:300].rpartition(' ')[0]} …"
+        said = f"{said[:200]}{said[200:300].rpartition(' ')[0]} …"
     text = with_line(f"{type(error).__name__}: {said}", error)
     if own and isinstance(error, ModuleNotFoundError):
         return f"{text}: install it here, or put it beside this file"

@@ -1,6 +1,6 @@
-"""Imports without the lines that TensorFlow's C++ side prints.
+"""Standard output for results alone, and imports without what TensorFlow's C++ side prints.
 
-They come before any log level counts, and would bury what the user has to read.
+Its lines come before any log level counts, and would bury what the user has to read.
 """
 
 import logging
@@ -10,8 +10,8 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TextIO
+from contextlib import contextmanager, redirect_stdout, suppress
+from typing import IO, Any, TextIO, cast
 
 _NOISE = re.compile(
     rb"WARNING: All log messages before absl::Init|[IWE]\d{4} \d\d:|[IWE]0000 "
@@ -45,6 +45,33 @@ def importing() -> Iterator[None]:
             return
         with _filtered():
             yield
+
+
+class Lasting:
+    """Standard error, which may be closed while the work goes on."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:  # noqa: D102
+        try:
+            return self._stream.write(text)
+        except OSError:
+            return len(text)
+
+    def flush(self) -> None:  # noqa: D102
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Send to standard error what the user's code prints within this: it is no result of ours."""
+    with redirect_stdout(cast(TextIO, Lasting(sys.stderr))):
+        yield
 
 
 @contextmanager

@@ -107,7 +107,7 @@ def _where(path: Path | None, kind: Kind, name: str, plugin: EntryPoint | None) 
 
 
 def _load(path: Path | None, kind: Kind, plugin: EntryPoint | None) -> Any:
-    with quiet.importing():
+    with quiet.aside(), quiet.importing():
         if path is None:
             return plugin and plugin.load()
         if code.is_own(path):

@@ -5,9 +5,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from time import monotonic
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from rich.console import Console, Group
 from rich.constrain import Constrain
@@ -24,6 +24,7 @@ from runner.engine.pace import Pace
 from runner.errors import StoreError, StoreRefusedError
 from runner.queue.job import Job, Stage
 from runner.queue.texts import duration
+from runner.quiet import Lasting
 from runner.store import receiving
 from runner.training.progress import Progress
 
@@ -54,7 +55,7 @@ def make_reporter() -> "Iterator[PlainReporter]":
     if stream.isatty():  # of our own: what is imported may be kept from writing for seconds
         own = os.dup(stream.fileno())
         stream = os.fdopen(own, "w", encoding=stream.encoding, errors="replace")
-    console = Console(file=cast(IO[str], _Terminal(stream)))
+    console = Console(file=cast(IO[str], Lasting(stream)))
     if not console.is_terminal:
         yield PlainReporter()
         return
@@ -67,26 +68,6 @@ def in_notebook(environ: Mapping[str, str]) -> bool:
     """Whether our output appears in a notebook's cell: `runner.run`, or `!` of ipykernel."""
     shell = "JPY_PARENT_PID" in environ and environ.get("TERM") == "xterm-color"
     return IN_PLACE in environ or shell
-
-
-class _Terminal:
-    """Standard error for rich; it may be closed while the work goes on."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        try:
-            return self._stream.write(text)
-        except OSError:
-            return len(text)
-
-    def flush(self) -> None:
-        with suppress(OSError):
-            self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
 
 class PlainReporter:

@@ -3,11 +3,11 @@
 import argparse
 import os
 import signal
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from runner import quiet
 from runner.cli.codes import exit_code
 from runner.cli.common import command, not_there, say
 from runner.cli.live import PlainReporter, make_reporter
@@ -88,7 +88,7 @@ def work(
         say(f"{session.why}: {duration(max(0.0, session.left_seconds))} to work in")
     looking = Looking(labels)
     with (
-        redirect_stdout(sys.stderr),  # what programs print is no result of the command
+        quiet.aside(),
         make_reporter() as reporter,
         watching(stop, reporter.note, session=session),
         _notifying(queue, reporter, stop) as notifier,

@@ -1,12 +1,10 @@
 """What a job trains, built before it is stored: what can't train is told while somebody looks."""
 
 import math
-import sys
 import textwrap
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from runner import code, registry
+from runner import code, quiet, registry
 from runner.datasets.arrays import Dataset
 from runner.errors import (
     MissingHereError,
@@ -45,6 +43,7 @@ _NOT_EVALUATED = "after one step, it can't be evaluated"
 _EMPTY = "its data are empty: {} has no example."
 
 
+@quiet.aside()
 def build_report(spec: JobSpec, *, source: str) -> str:
     """Build the network with the spec's data, or try a program; say how large they are.
 
@@ -108,7 +107,7 @@ def _try_out(spec: JobSpec, *, source: str) -> str:
         MissingHereError: this machine lacks what it needs.
     """
     numerics.apply(threads=spec.training.threads, deterministic=spec.training.deterministic)
-    with code.undone(), redirect_stdout(sys.stderr):  # a program may print
+    with code.undone():
         warnings.simplefilter("ignore")  # of data that is longer than a step
         of = partial(_place, spec)
         with naming(source, "one step of it can't be trained", of), obtaining():
@@ -188,7 +187,13 @@ def _evaluate(spec: JobSpec, program: Program) -> str:
 
 
 def _own_callbacks(program: Program) -> list[Any]:
-    return [one for one in program.callbacks if not type(one).__module__.startswith("keras.")]
+    """Return those with code of the user's, which may set whatever they like."""
+    holders = keras.callbacks.LambdaCallback, keras.callbacks.CallbackList
+    return [
+        one
+        for one in program.callbacks
+        if isinstance(one, holders) or not type(one).__module__.startswith("keras.")
+    ]
 
 
 def _check_monitors(spec: JobSpec, program: Program, metrics: Mapping[str, float]) -> None:
@@ -207,8 +212,9 @@ def _check_monitors(spec: JobSpec, program: Program, metrics: Mapping[str, float
 
 
 def _monitored(program: Program) -> Iterator[tuple[str, str]]:
-    """Yield what Keras's own callbacks watch, which only warn of a metric that never comes."""
+    """Yield what Keras's own callbacks watch: they tell of a mistake after an epoch, or warn."""
     for one in program.callbacks:
         monitor = getattr(one, "monitor", None)
-        if isinstance(monitor, str) and getattr(one, "save_best_only", True):
+        added = str(monitor).startswith("learning_rate")  # by others of Keras's
+        if isinstance(monitor, str) and getattr(one, "save_best_only", True) and not added:
             yield type(one).__name__, monitor

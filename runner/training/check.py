@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runner import code, registry
+from runner import code, quiet, registry
 from runner.datasets.arrays import Dataset
 from runner.errors import DataError, MissingHereError, RunnerError, SpecError
 from runner.machine.memory import memory_bytes
@@ -47,11 +47,13 @@ def obtaining(*also: type[Exception]) -> Iterator[None]:
 
 
 def _looked(error: Exception) -> str:
-    """Say where a relative path was looked for."""
+    """Say where a relative path was looked for; a bare name may be that of a command."""
     named = getattr(error, "filename", None) if isinstance(error, FileNotFoundError) else None
     if not isinstance(named, str) or Path(named).is_absolute():
         return ""
-    return f". The working folder is {Path.cwd()}; a spec's program.path does not depend on it"
+    if not Path(named).suffix and Path(named).name == named:
+        return ""
+    return f"; looked for in {Path.cwd()}. Give its place as the spec's `path`"
 
 
 def _lacks_here(error: BaseException | None) -> bool:
@@ -108,7 +110,8 @@ def load_data(spec: JobSpec) -> Dataset:
     if key in _of_bucket:
         return _of_bucket[key]
     _of_bucket.clear()
-    dataset = load(path=path, **as_called(load, "datasets", spec.data.arguments))
+    with quiet.aside():
+        dataset = load(path=path, **as_called(load, "datasets", spec.data.arguments))
     if not isinstance(dataset, Dataset):
         raise DataError(
             f"dataset '{spec.data.name}' returned {kind_of(dataset)}, not a Dataset:"

@@ -280,7 +280,7 @@ class Loop(keras.callbacks.CallbackList):  # type: ignore[misc]
         self._parts.tracing.end()
         if self._fresh:
             self._fresh = False
-            # nobody sees a step of a training that can't be resumed
+            # nobody sees the end of a step of a training that can't be resumed
             with self._settings.host.spent.during("save"):
                 self.saving.checkpointer.wait()
         self._hooks.call("on_train_batch_end", batch, logs)

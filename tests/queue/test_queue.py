@@ -23,7 +23,7 @@ from tests.store.memory import MemoryStore
 
 ME = {"host": "here", "pid": 1}
 YOU = {"host": "there", "pid": 2}
-LAPSED = Availability(claimable=True, why="no sign of life")
+EXPIRED = Availability(claimable=True, why="no sign of life")
 SPEC = {"seed": 1, "model": {"name": "mlp", "arguments": {"width": 8}}}
 
 
@@ -162,7 +162,7 @@ def test_a_job_whose_newest_record_is_gone_is_claimed_where_it_stood(seen_by: st
     store.delete("jobs/cats/log/000000000002.json")
     if seen_by == "listing":
         store.delete("jobs/cats/head.json")
-    claimed = queue.claim(queue.job("cats"), YOU, judged=LAPSED)
+    claimed = queue.claim(queue.job("cats"), YOU, judged=EXPIRED)
     assert (claimed.job.token, claimed.job.step) == (2, 5 if seen_by == "copy" else 0)
     claimed.commit(Commit(step=6, epoch=0, checkpoints=[reference(6)]))
     assert queue.job("cats").step == 6
@@ -191,7 +191,7 @@ def test_a_job_whose_newest_record_is_damaged_goes_on_from_the_one_before_it() -
     claimed = queue.claim(job, YOU).job
     assert (claimed.number, claimed.token, claimed.step, claimed.damaged) == (5, 3, 5, 0)
     assert claimed.notes == (job.reason,)
-    assert queue.claim(queue.job("cats"), ME, judged=LAPSED).token == 4
+    assert queue.claim(queue.job("cats"), ME, judged=EXPIRED).token == 4
 
 
 def test_an_owner_goes_on_over_a_damaged_record_of_a_user() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runner import code
+from runner import code, registry
 from runner import spec as specs
 from runner.errors import SpecError, TrainingError
 from runner.evaluation.measure import measure
@@ -36,7 +36,7 @@ def test_a_job_without_an_evaluation_ends_with_its_training(folder: Path) -> Non
         (('classes=["low", "high"]', "callbacks=None"), "callbacks=...) received"),
         (('classes=["low", "high"]', 'classes="ab"'), "classes=...) received"),
         (("x, y = made()", "open('no.csv')"), "'no.csv' (programs/mine.py, line"),
-        (("x, y = made()", "open('no.csv')"), "a spec's program.path does not depend on it"),
+        (("x, y = made()", "open('no.csv')"), "looked for in "),
     ],
 )
 def test_mistakes_of_a_program(folder: Path, changed: tuple[str, str], said: str) -> None:
@@ -130,6 +130,18 @@ def test_a_crash_shows_the_users_own_lines(folder: Path) -> None:
     assert shown.count("File ") == 1
     assert str(path) in shown
     assert "test_program_mistakes.py" in code.traceback_of(RuntimeError("x").with_traceback(here()))
+
+
+def test_a_function_that_never_returns_has_a_line_too(folder: Path) -> None:
+    path = write(folder, "def program(*, path):\n    raise NotImplementedError\n")
+    function = registry.get("programs", "mine")
+    line = path.read_text().splitlines().index("def program(*, path):") + 1
+    assert code.of_function(function) == f" (programs/mine.py, line {line})"
+
+
+def test_what_is_long_is_cut_at_a_word_if_there_is_one() -> None:
+    assert code.words(ValueError("x" * 400)) == f"ValueError: {'x' * 200} …"
+    assert code.words(ValueError("word " * 80)) == f"ValueError: {'word ' * 59}word …"
 
 
 def test_an_error_is_told_on_one_line_without_escape_codes() -> None:

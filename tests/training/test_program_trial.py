@@ -111,12 +111,14 @@ WATCHED = BATCHES.replace("classes=", "callbacks=[CALLBACK],\n        classes=")
         ("ModelCheckpoint('x.keras', 'acc', save_best_only=True)", "received 'acc'"),
         ("ModelCheckpoint('x.keras')", ""),  # it watches nothing
         ("EarlyStopping('val_mea'), Own()", ""),  # which may add what is watched
+        ("LambdaCallback(on_epoch_end=print), keras.callbacks.EarlyStopping('f1')", ""),
+        ("EarlyStopping('learning_rate', mode='min')", ""),  # others of Keras's add it
     ],
 )
 def test_what_keras_callbacks_watch_is_looked_for_by_the_trial(
     folder: Path, callback: str, said: str
 ) -> None:
-    """Keras itself only warns, after each epoch, and never stops."""
+    """Keras tells of it after an epoch, or warns and never stops."""
     own = "class Own(keras.callbacks.Callback): pass\n"
     write(folder, own + WATCHED.replace("CALLBACK", f"keras.callbacks.{callback}"))
     if not said:
