@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,20 +140,20 @@ class Recorder:
         """Return the same batches, each noted when it is read: TensorFlow reads ahead."""
         tensorflow = sys.modules.get("tensorflow")
         is_pipeline = tensorflow is not None and isinstance(batches, tensorflow.data.Dataset)
-        if not is_pipeline and not isinstance(batches, Iterator):
+        if not is_pipeline and keras.config.backend() == "tensorflow":
             return batches  # spread over several devices
         self._ahead = []
         if is_pipeline:
             note = functools.partial(self._noted, tensorflow, batches.element_spec)
             return batches.map(note)
-        return self._noting(batches)
+        return self._noting(batches)  # an iterator, or what has one, such as grain's data
 
     def _noted(self, tensorflow: Any, spec: Any, *batch: Any) -> Any:
         parts = tensorflow.nest.flatten(batch, expand_composites=True)
         tensorflow.py_function(self._note, parts, [])  # the batch itself passes by
         return batch if type(spec) is tuple else batch[0]
 
-    def _noting(self, batches: Iterator[Any]) -> Iterator[Any]:
+    def _noting(self, batches: Iterable[Any]) -> Iterator[Any]:
         for batch in batches:
             self._note(*keras.tree.flatten(batch))
             yield batch

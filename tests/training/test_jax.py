@@ -14,8 +14,15 @@ from typing import Any
 
 import pytest
 
-from tests.harness import OFTEN, Runner, assert_same, finish, sets
-from tests.training.killing import attempt, differences, killed, undisturbed
+from tests.harness import OFTEN, Runner, assert_same, finish, need, sets
+from tests.training.killing import (
+    ROOT,
+    attempt,
+    differences,
+    environment,
+    killed,
+    undisturbed,
+)
 from tests.training.test_exact_resume import store_kill
 
 pytest.importorskip("jax", reason="JAX is not installed: make test-jax")
@@ -438,3 +445,19 @@ def test_other_backends_are_refused_in_words(tmp_path: Path) -> None:
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "KERAS_BACKEND is numpy; runner trains with tensorflow and jax." in done.stderr
+
+
+def test_a_drill_sees_batches_of_grain(tmp_path: Path) -> None:
+    """What Keras iterates there is no iterator itself."""
+    need("grain")
+    program = [sys.executable, str(Path(__file__).with_name("kinds_of_data.py"))]
+    options = [str(tmp_path / "place"), json.dumps({"kind": "IterDataset"})]
+    done = subprocess.run(
+        [sys.executable, "-m", "runner", "drill", "--kills", "1", "--", *program, *options],
+        cwd=ROOT,
+        env=environment() | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "IDENTICAL, killed once: batches, variables" in done.stdout, done.stderr[-3000:]
