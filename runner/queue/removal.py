@@ -45,10 +45,8 @@ def remove(job_id: str, seen: Job | None, *, nonce: Nonce, now: Now) -> Steps[No
         return
     try:
         yield from remove_leftover(job_id)
-    except (
-        DamagedRecordError,
-        StoreRefusedError,
-    ):  # its user wants it gone all the same
+    except (DamagedRecordError, StoreRefusedError):
+        # its user wants it gone all the same
         keys: list[str] = yield List(f"{base}/")
         yield Delete(keys)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from runner import code, quiet, registry
+from runner import code, registry
 from runner.errors import MissingHereError, NotFoundError, RunnerError, SpecError, StoreError
 from runner.spec import JobSpec, as_called
 from runner.specparts import Program as Part
@@ -44,8 +44,7 @@ def make(spec: JobSpec, *, training: bool = True, devices: int = 1) -> Program:
     arguments = {**own, **_given(function, spec.program, spec.seed)}
     of_file = keras.config.dtype_policy()  # which its file may have set
     try:
-        begun = numerics.begin_anew(spec.seed, of_file, devices)
-        with begun, obtaining(StoreError), quiet.aside():
+        with numerics.begin_anew(spec.seed, of_file, devices), obtaining(StoreError):
             made = function(**arguments)
     except RunnerError as error:
         error.args = (code.with_line(str(error), error),)

@@ -25,6 +25,7 @@ LIMIT = 1 << 30
 PICTURES, SIZE = 20_000, 272  # 4.4 GB as arrays
 SHARDS = 20
 GROUPS = Path("/sys/fs/cgroup")
+KILLS = ("memory.oom_control", "memory.events")  #: of version 1 and 2
 #: in the first epoch, in its validation, twice in the second epoch, in the evaluation
 DEATHS = ("step:20", "validation:1", "step:30", "committed:2", "evaluation:1")
 ENTERS = 'echo $$ > {group}/cgroup.procs && exec "$@"'
@@ -43,7 +44,10 @@ def within() -> Iterator[tuple[str, ...]]:
     except OSError as error:
         pytest.skip(f"no control group with a limit can be made here: {error}")
     yield ("sh", "-c", ENTERS.format(group=group), "sh")
+    told = next(file for name in KILLS if (file := group / name).exists()).read_text().split()
+    killed = int(told[told.index("oom_kill") + 1])
     group.rmdir()
+    assert not killed, f"the limit ended {killed} processes"  # a death that was asked for hides it
 
 
 def pixels(number: int) -> Image.Image:

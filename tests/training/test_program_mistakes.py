@@ -10,6 +10,7 @@ from runner import code, registry
 from runner import spec as specs
 from runner.errors import SpecError, TrainingError
 from runner.evaluation.measure import measure
+from runner.training.check import load_data
 from runner.training.host import Alone
 from runner.training.programs import make
 from tests.training.program_files import BATCHES, HEAD, finished, spec_of, write
@@ -137,6 +138,18 @@ def test_a_function_that_never_returns_has_a_line_too(folder: Path) -> None:
     function = registry.get("programs", "mine")
     line = path.read_text().splitlines().index("def program(*, path):") + 1
     assert code.of_function(function) == f" (programs/mine.py, line {line})"
+
+
+def test_what_a_data_set_prints_is_no_result(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "datasets").mkdir()
+    text = "from runner.datasets.digits import load as digits\nprint('read')\n"
+    text += "def load(path=None):\n    print('loaded')\n    return digits()\n"
+    (folder / "datasets" / "mine.py").write_text(text)
+    load_data(specs.parse({"name": "a", "data": {"name": "mine"}}, source="test"))
+    said = capsys.readouterr()
+    assert (said.out, said.err.split()) == ("", ["read", "loaded"])
 
 
 def test_what_is_long_is_cut_at_a_word_if_there_is_one() -> None:
