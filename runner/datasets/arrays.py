@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.errors import DataError, SpecError
-from runner.machine.memory import memory_bytes
+from runner.machine.memory import BASE_BYTES, memory_bytes
 
 Images = NDArray[np.uint8]  #: N x height x width x channels
 Labels = NDArray[np.int32]  #: N
 Indices = NDArray[np.int64]
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")  #: what a data set is made of
-IN_MEMORY = 1 / 3  #: of the memory may be an array's; what is larger stays on the disk
+IN_MEMORY = 1 / 3  #: of the memory beyond BASE_BYTES: what is larger stays on the disk
 SPARSE = 10  #: classes for each label that is there, at most: beyond, one of them is astray
 
 
@@ -144,7 +144,7 @@ def empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
 def is_large(count: int) -> bool:
     """Whether so many bytes are read from the disk when they are needed, not held in memory."""
     memory = memory_bytes()
-    return memory is not None and count > IN_MEMORY * memory
+    return memory is not None and count > IN_MEMORY * max(0, memory - BASE_BYTES)
 
 
 def stays_mapped(array: Any) -> bool:

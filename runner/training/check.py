@@ -13,7 +13,7 @@ from typing import Any
 from runner import code, quiet, registry
 from runner.datasets.arrays import Dataset
 from runner.errors import DataError, MissingHereError, RunnerError, SpecError
-from runner.machine.memory import memory_bytes
+from runner.machine.memory import BASE_BYTES, memory_bytes
 from runner.mistakes import kind_of
 from runner.spec import JobSpec, as_called
 from runner.store import places
@@ -205,9 +205,6 @@ BUNDLED = frozenset({"digits"})
 
 #: datasets that are nothing without a path, and say so
 OF_A_PATH = frozenset({"npz", "folder", "shards"})
-
-
-BASE_BYTES = 500_000_000  #: of Python, Keras and its backend with a small network, at least
 
 
 def memory_needed(spec: Mapping[str, Any]) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import SpecError
+from runner.machine.memory import give_back_freed
 from runner.quiet import importing
 
 KNOWN = ("tensorflow", "jax")
@@ -60,6 +61,7 @@ def import_keras() -> None:
     Raises:
         SpecError: it can't be imported here, or the backend is none that runner knows.
     """
+    give_back_freed()
     with importing():
         _load()
     # at its end Python looks through all that TensorFlow made: 5 s of a machine's last 30

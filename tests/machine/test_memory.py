@@ -1,6 +1,8 @@
 """A death by the memory limit leaves a word, since the attempt said before how near it was."""
 
 import os
+import platform
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -94,6 +96,37 @@ def test_a_machine_without_a_limit_is_not_watched() -> None:
     before = threading.active_count()
     with MemoryWatch(lambda _: None, look=lambda: None):
         assert threading.active_count() == before
+
+
+#: batches come and go, and something small stays behind them
+_BATCHES = """
+import ctypes, pathlib, re
+from runner.machine.memory import give_back_freed
+print(give_back_freed())
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+for _ in range(2):
+    blocks = [libc.malloc(28 << 20) for _ in range(8)]
+    for block in blocks:
+        ctypes.memset(block, 1, 28 << 20)
+    libc.malloc(100_000)
+    for block in blocks:
+        libc.free(block)
+status = pathlib.Path("/proc/self/status").read_text()
+print(int(re.search("RssAnon: *([0-9]+)", status.replace(chr(9), " "))[1]) >> 10)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no other C library can be told")
+@pytest.mark.parametrize("tuned", [{}, {"MALLOC_MMAP_THRESHOLD_": "33554432"}])
+def test_freed_batches_are_not_kept_unless_the_user_wants_it(tuned: dict[str, str]) -> None:
+    bare = {name: value for name, value in os.environ.items() if "MALLOC" not in name.upper()}
+    done = subprocess.run(
+        [sys.executable, "-c", _BATCHES], env=bare | tuned, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    set_here, megabytes = done.stdout.split()
+    assert (set_here, int(megabytes) < 100) == (str(not tuned), not tuned)
 
 
 @pytest.mark.slow
