@@ -94,16 +94,24 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def trained(runner: Runner, data: dict[str, Any], *deaths: str) -> dict[str, Any]:
+def killed(runner: Runner, *command: str, at: str) -> None:
+    done = runner.run(*command, sabotage=at)
+    assert done.returncode == -9, f"{at} never came: {done.stderr[-2000:]}"
+
+
+def trained(runner: Runner, data: dict[str, Any], *deaths: str, at: str = "") -> dict[str, Any]:
+    """Train with a SIGKILL at each of the deaths, the first of them in `submit`, if `at` is one."""
     changes = {
         "data": data, "augmentation": None, "model": {"name": "mlp", "arguments": {"units": [4]}},
         "training": {"epochs": 2, "batch_size": 128}, "checkpoint": {"every": "5 steps"},
         "evaluation": {"batch_size": 128}, "limits.deaths": 1000,
     }  # fmt: skip
-    runner.ok("submit", str(QUICKSTART), "--detach", "--no-trial", *sets(changes))
+    submit = "submit", str(QUICKSTART), "--detach", "--no-trial", *sets(changes)
+    if at:
+        killed(runner, *submit, at=at)
+    runner.ok(*submit)
     for death in deaths:
-        done = runner.run("resume", "quickstart", sabotage=death)
-        assert done.returncode == -9, f"{death} never came: {done.stderr[-2000:]}"
+        killed(runner, "resume", "quickstart", at=death)
     runner.ok("resume", "quickstart")
     return runner.status("quickstart")
 
@@ -112,8 +120,8 @@ def test_a_folder_of_pictures(folder: Path, within: tuple[str, ...], tmp_path: P
     data = {"name": "folder", "path": str(folder), "arguments": {"image_size": SIZE}}
     whole = trained(Runner(tmp_path / "whole"), data)
     small = Runner(tmp_path / "small", {"RUNNER_CACHE": str(tmp_path / "cache")}, within=within)
-    # the first comes while the data do
-    assert_same(trained(small, data, "picture:9000", *DEATHS[1:]), whole)
+    # `submit` checks the data, so it is what decodes them
+    assert_same(trained(small, data, *DEATHS[1:], at="picture:9000"), whole)
 
 
 def test_shards_in_a_bucket(shards: Path, within: tuple[str, ...], tmp_path: Path) -> None:
