@@ -39,7 +39,7 @@ def load(*, path: str | None = None) -> Dataset:
     return checked(
         path,
         arrays,
-        class_names=npz.names_in(arrays) or CLASS_NAMES,
+        class_names=npz.names_in(path, arrays) or CLASS_NAMES,
         image_shape=(32, 32, 3),
     )
 

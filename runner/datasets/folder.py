@@ -28,6 +28,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from runner.datasets.arrays import Dataset, checked, empty, is_large, keyed_order
 from runner.errors import DataError, SpecError
 from runner.store import cache, places
+from runner.store.ahead import ahead
 from runner.store.places import version_of
 from runner.store.receiving import receiving
 
@@ -114,6 +115,9 @@ class _Source:
         """Return the training and the test pictures, by class and name."""
         pictures = [file for file in self._visible if file.suffix.lower() in ENDINGS]
         train, test = _in_parts(pictures) or _in_classes(pictures, test_split)
+        for name, _ in (*train, *test):
+            if name.encode(errors="ignore").decode() != name:
+                raise DataError(f"{self._place.path}: the folder {name!r} is no UTF-8. Rename it.")
         if not train or not test:
             raise DataError(
                 f"{self._place.path} has {len(train)} training and {len(test)} test pictures;"
@@ -158,7 +162,7 @@ class _Source:
         else:
             found = {part: empty((len(named), *shape), np.uint8) for part, named in parts.items()}
             places = chain(*found.values())
-            pictures = cache.ahead(lambda one: self._picture(one[1], shape), pieces, threads)
+            pictures = ahead(lambda one: self._picture(one[1], shape), pieces, threads)
             with receiving(sum(map(bytes_of, pieces))) as received:
                 for piece, place, picture in zip(pieces, places, pictures, strict=True):
                     place[...] = picture

@@ -36,13 +36,26 @@ def load(*, path: str | None = None) -> Dataset:
         msg = "the dataset 'npz' needs data.path: a file or URL with x_train, y_train, ..."
         raise SpecError(msg)
     arrays = read(path)
-    return checked(path, arrays, class_names=names_in(arrays))
+    return checked(path, arrays, class_names=names_in(path, arrays))
 
 
-def names_in(arrays: Mapping[str, NDArray[Any]]) -> list[str] | None:
-    """The class names that a file brings along, if any."""
+def names_in(path: str, arrays: Mapping[str, NDArray[Any]]) -> list[str] | None:
+    """The class names that a file brings along, if any.
+
+    Raises:
+        DataError: they are no list of texts or numbers.
+    """
     names = arrays.get("class_names")
-    return None if names is None else [str(name) for name in names.tolist()]
+    if names is None:
+        return None
+    if names.ndim != 1 or names.dtype.kind not in "USiu":
+        msg = f"{path}: class_names holds {names.dtype} of the shape {names.shape}; expected a list"
+        raise DataError(
+            f"{msg} of texts. Save numpy.array([name of class 0, name of class 1, ...])."
+        )
+    if names.dtype.kind == "S":
+        names = np.char.decode(names, "utf-8", "replace")
+    return [str(name) for name in names.tolist()]
 
 
 def read(path: str) -> dict[str, NDArray[Any]]:

@@ -46,8 +46,8 @@ def load(*, path: str | None = None) -> Dataset:
         arrays = npz.unpacked(f"{place.path}/{name}", content, KEYS)
         if name == shards[0] and "class_names" in arrays:
             named["class_names"] = arrays["class_names"]
+        classes = npz.names_in(f"{place.path}/{name}", named)
         if arrays["x"].size or arrays["y"].size:  # one may be empty, as long as not all are
-            classes = npz.names_in(named)
             check_file(f"{place.path}/{name}", arrays["x"], arrays["y"], classes)
         part = next(part for part in PARTS if name.startswith(part))
         own = named if name == shards[0] else {}
@@ -66,12 +66,13 @@ def load(*, path: str | None = None) -> Dataset:
         threads=1,
         taken=taken,
     )
-    return checked(place.path, arrays, class_names=npz.names_in(arrays))
+    return checked(place.path, arrays, class_names=npz.names_in(place.path, arrays))
 
 
 def _shards(path: str, details: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the names of the shards: those of the training part first."""
-    parts = {f"{part}*.npz": fnmatch.filter(sorted(details), f"{part}*.npz") for part in PARTS}
+    seen = sorted(name for name in details if not any(part[:1] == "." for part in name.split("/")))
+    parts = {f"{part}*.npz": fnmatch.filter(seen, f"{part}*.npz") for part in PARTS}
     if not all(parts.values()):
         has = " and ".join(f"{len(names)} {pattern}" for pattern, names in parts.items())
         raise DataError(f"{path} has {has}; expected at least one of each. Fix data.path.")

@@ -2,8 +2,9 @@
 
 An entry is a folder of arrays that only grow, and a journal that says how far they are good: who
 is cut off goes on there, and the next attempt on this machine reads nothing anew. An entry's key
-holds the versions of the files that it is made of. Those that were not used for longest make room
-for others; a process that has one mapped keeps its bytes, as POSIX promises.
+holds the versions of the files that it is made of; its journal has hashes, which are compared when
+a file was touched since, and what is damaged is read anew. Those that were not used for longest
+make room for others; a process that has one mapped keeps its bytes, as POSIX promises.
 """
 
 import errno
@@ -14,10 +15,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,11 +24,11 @@ import blake3
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.errors import DataAwayError, DataError, SpecError
-from runner.store.places import DataPlace, Mapped, mapped, version_of
+from runner.errors import DataAwayError, DataError
+from runner.store.ahead import ahead
+from runner.store.places import DataPlace, Mapped, is_url, mapped, version_of
 from runner.store.receiving import receiving
 
-T = TypeVar("T")
 Piece = TypeVar("Piece")
 Arrays = dict[str, NDArray[Any]]
 Info = Mapping[str, Any]
@@ -37,29 +36,15 @@ Info = Mapping[str, Any]
 FOLDER_VARIABLE = "RUNNER_CACHE"  #: another folder for it
 LIMIT_VARIABLE = "RUNNER_CACHE_MB"  #: that it may hold at most, in millions of bytes
 FIX = f"Make room, set {LIMIT_VARIABLE} higher, or {FOLDER_VARIABLE} to a folder on a larger disk."
+OTHER = f"Set {FOLDER_VARIABLE} to a folder that this user can write."
 SHARE = 0.8  #: of the disk that is free or the cache's, without a limit
 RANGE = 8 << 20  #: bytes of one request
 _AT_ONCE = 4  #: requests for one file
 _SAVED_BYTES = 32 << 20  #: appended, after which the journal is written
 _SAVED_SECONDS = 2.0
+_HASHED_BYTES = 8 << 20  #: at a time
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 _LOOK_SECONDS = 0.5  #: between looks at an entry that another process fills
-
-
-def ahead(
-    work: Callable[[Piece], T], pieces: Iterable[Piece], threads: int
-) -> Generator[T, None, None]:
-    """Yield what is made of each piece, in their order; threads work ahead."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="data")
-    waiting: deque[Future[T]] = deque()
-    try:
-        for piece in pieces:
-            waiting.append(pool.submit(work, piece))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:  # who is interrupted does not wait for a download
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def view(place: DataPlace, name: str = "", info: Info | None = None) -> bytes | Mapped:
@@ -175,7 +160,9 @@ class _Entry:
     def __init__(self, key: str) -> None:
         self._root = _root()
         self.folder = self._root / blake3.blake3(key.encode()).hexdigest(length=16)
-        self._journal: dict[str, Any] = {"pieces": 0, "complete": False, "arrays": {}}
+        self._journal = _new_journal()
+        self._hashers: dict[str, Any] = {}  # of the arrays, since they were saved
+        self._room = math.inf  # bytes that there is room for
 
     def __len__(self) -> int:
         return int(self._journal["pieces"])
@@ -188,19 +175,29 @@ class _Entry:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Have it alone: another process that fills it is waited for."""
-        try:
-            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self.folder.with_suffix(".lock").open("a") as file:
-                while not _lock(file.fileno()):
-                    time.sleep(_LOOK_SECONDS)
-                    with receiving(0) as received:
-                        received.add(0)
+        with ExitStack() as stack:
+            with self._usable():
+                self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+                file = stack.enter_context(self.folder.with_suffix(".lock").open("a"))
+            while not _lock(file.fileno()):
+                time.sleep(_LOOK_SECONDS)
+                with receiving(0) as received:
+                    received.add(0)
+            with self._usable():
                 self._open()
+            with self._usable(_FULL):
                 yield
+
+    @contextmanager
+    def _usable(self, errors: Collection[int] = ()) -> Iterator[None]:
+        """Name the folder and what to set where these errors, or all, say that it can't be used."""
+        try:
+            yield
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            if errors and error.errno not in errors:
                 raise
-            msg = f"the data can't be kept in {self._root}: {error.strerror}. {FIX}"
+            fix = FIX if error.errno in (errno.ENOSPC, errno.EDQUOT) else OTHER
+            msg = f"the data can't be kept in {self._root}: {error.strerror}. {fix}"
             raise DataAwayError(msg) from error
 
     def _open(self) -> None:
@@ -208,17 +205,38 @@ class _Entry:
         self.folder.mkdir(mode=0o700, exist_ok=True)
         try:
             journal = json.loads(self._file("journal.json").read_bytes())
-            for name, (dtype, shape) in journal["arrays"].items():
-                size = math.prod(shape) * np.dtype(dtype).itemsize
-                if self._file(name).stat().st_size < size:
-                    raise ValueError(f"{name} was cut short")
-                if self._file(name).stat().st_size > size:
-                    os.truncate(self._file(name), size)
+            touched = [name for name, known in journal["arrays"].items() if self._cut(name, known)]
+            for name in touched:
+                self._compare(name, journal["arrays"][name])
             self._journal = journal
+            if touched:
+                self._save()
             os.utime(self.folder)  # it was used now
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             self.remove()
             self.folder.mkdir(mode=0o700)
+
+    def _cut(self, name: str, known: Mapping[str, Any]) -> bool:
+        """Remove what was written after the journal; whether the file was touched since."""
+        size, found = _size_of(known), self._file(name).stat()
+        if found.st_size > size:
+            os.truncate(self._file(name), size)
+        return found.st_size != size or found.st_mtime_ns != known["time"]
+
+    def _compare(self, name: str, known: Mapping[str, Any]) -> None:
+        """Raise ValueError where a file is not what was saved."""
+        begin, size = 0, _size_of(known)
+        with receiving(0) as received, self._file(name).open("rb") as file:
+            for end, expected in known["hashes"]:
+                hasher = blake3.blake3()
+                for at in range(begin, end, _HASHED_BYTES):
+                    hasher.update(file.read(min(_HASHED_BYTES, end - at)))
+                    received.add(0)
+                if hasher.hexdigest() != expected:
+                    raise ValueError(f"{name} was damaged")
+                begin = end
+        if begin != size:
+            raise ValueError(f"{name} has bytes without a hash")
 
     def fill(
         self,
@@ -236,6 +254,7 @@ class _Entry:
         missing, unsaved, saved_at = pieces[len(self) :], 0, time.monotonic()
         with closing(ahead(read, missing, threads)) as ready:
             for piece, found in zip(missing, ready, strict=True):
+                self._expect(sum(array.nbytes for array in found.values()))
                 for name, array in found.items():
                     self._append(name, array, piece)
                     unsaved += array.nbytes
@@ -249,23 +268,35 @@ class _Entry:
             self._journal["complete"] = True
             self._save()
 
+    def _expect(self, count: int) -> None:
+        """Make room for more bytes: what was compressed takes more than was said."""
+        needs = count + sum(map(_size_of, self._journal["arrays"].values()))
+        if needs > self._room:
+            self.make_room(needs)
+
     def _append(self, name: str, array: NDArray[Any], piece: object) -> None:
-        known = self._journal["arrays"]
-        dtype, shape = known.setdefault(name, [array.dtype.str, [0, *array.shape[1:]]])
+        new = {"dtype": array.dtype.str, "shape": [0, *array.shape[1:]], "hashes": []}
+        known = self._journal["arrays"].setdefault(name, new)
+        dtype, shape = known["dtype"], known["shape"]
         if dtype != array.dtype.str or tuple(shape[1:]) != array.shape[1:]:
             before = f"{np.dtype(dtype)} of {tuple(shape[1:])}"
             key = name.partition("_")[0]  # as a shard has it: x of x_train
             msg = f"{piece}: {key} has {array.dtype} of {array.shape[1:]} beside {before} before:"
             raise DataError(f"{msg} all must be of one kind and shape.")
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        self._hashers.setdefault(name, blake3.blake3()).update(content)
         with self._file(name).open("ab") as file:
-            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            file.write(content)
         shape[0] += len(array)
 
     def _save(self) -> None:
         """Write the journal, after what it speaks of."""
-        for name in self._journal["arrays"]:
+        for name, known in self._journal["arrays"].items():
             with self._file(name).open("rb") as file:
                 os.fsync(file.fileno())
+                known["time"] = os.fstat(file.fileno()).st_mtime_ns
+            if hasher := self._hashers.pop(name, None):
+                known["hashes"].append([_size_of(known), hasher.hexdigest()])
         new = self._file("journal.new")
         new.write_text(json.dumps(self._journal), encoding="utf-8")
         new.replace(self._file("journal.json"))
@@ -273,16 +304,17 @@ class _Entry:
     def arrays(self) -> Arrays:
         """Return the arrays, mapped and not read."""
         return {
-            name: np.memmap(self._file(name), dtype, mode="r", shape=tuple(shape))
-            if math.prod(shape)
-            else np.empty(shape, dtype)
-            for name, (dtype, shape) in self._journal["arrays"].items()
+            name: np.memmap(self._file(name), one["dtype"], mode="r", shape=tuple(one["shape"]))
+            if _size_of(one)
+            else np.empty(one["shape"], one["dtype"])
+            for name, one in self._journal["arrays"].items()
         }
 
     def make_room(self, needs: int) -> None:
         """Remove what was not used for longest until so many bytes fit in."""
+        self._room = needs
         others = [one for one in self._root.iterdir() if one.is_dir() and one != self.folder]
-        others.sort(key=lambda one: one.stat().st_mtime)
+        others.sort(key=_used_at)
         sizes = {one: _bytes_in(one) for one in others}
         needs -= (mine := _bytes_in(self.folder))
         while (most := self._most(mine + sum(sizes.values()))) < needs and others:
@@ -294,8 +326,8 @@ class _Entry:
                     other.remove()
                     del sizes[oldest]
         if most < needs:
-            msg = f"the data need {needs / 1e6:,.0f} MB more on the disk of {self._root}"
-            raise DataAwayError(f"{msg}, where they may take {max(most, 0) / 1e6:,.0f} MB. {FIX}")
+            msg = f"the data need {needs / 1e6:,.1f} MB more on the disk of {self._root}"
+            raise DataAwayError(f"{msg}, where they may take {max(most, 0) / 1e6:,.1f} MB. {FIX}")
 
     def _most(self, used: int) -> float:
         """Return how many bytes more there may be."""
@@ -306,10 +338,20 @@ class _Entry:
     def remove(self) -> None:
         """Remove all of it."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        self._journal = {"pieces": 0, "complete": False, "arrays": {}}
+        self._journal, self._hashers = _new_journal(), {}
 
     def _file(self, name: str) -> Path:
         return self.folder / name
+
+
+def _new_journal() -> dict[str, Any]:
+    """Of an entry where nothing is: an array has its dtype, shape, hashes to their ends, time."""
+    return {"pieces": 0, "complete": False, "arrays": {}}
+
+
+def _size_of(known: Mapping[str, Any]) -> int:
+    """Return the bytes of an array that a journal tells of."""
+    return int(math.prod(known["shape"]) * np.dtype(known["dtype"]).itemsize)
 
 
 def _lock(file: int) -> bool:
@@ -326,10 +368,20 @@ def _bytes_in(folder: Path) -> int:
     return 0
 
 
+def _used_at(folder: Path) -> float:
+    with suppress(FileNotFoundError):
+        return folder.stat().st_mtime
+    return 0.0
+
+
 def _root() -> Path:
     """Return the cache's folder; where the user has none that can be written, a temporary one."""
     if given := os.environ.get(FOLDER_VARIABLE):
-        return Path(given).expanduser()
+        with suppress(RuntimeError):  # ~nobody
+            if not is_url(given):
+                return Path(given).expanduser()
+        msg = f"{FOLDER_VARIABLE}: received {given!r}; expected a folder of this machine."
+        raise DataAwayError(msg)
     try:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "runner"
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -352,5 +404,5 @@ def _limit_bytes() -> float | None:
         limit = 0.0
     if limit is not None and not 0 < limit < math.inf:
         msg = f"{LIMIT_VARIABLE}: received {text!r}; expected millions of bytes, such as 20000."
-        raise SpecError(msg)
+        raise DataAwayError(msg)
     return limit and limit * 1e6

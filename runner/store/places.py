@@ -6,7 +6,7 @@ there too, and a bucket or a server that does not answer is waited for as long.
 
 import hashlib
 import mmap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -84,13 +84,15 @@ class DataPlace:
     def read(self, name: str = "", begin: int | None = None, end: int | None = None) -> bytes:
         """Return the bytes of the file, or of one of the folder's; or those of a range."""
         path = self._path_of(name)
-        content: bytes = self._ask("read", lambda: self._files.cat_file(path, start=begin, end=end))
+        content: bytes = self._ask(
+            "read", lambda: self._files.cat_file(path, start=begin, end=end), name
+        )
         return content
 
     def view(self, name: str = "") -> bytes | Mapped:
         """Return the bytes of the file; of one on this machine they are mapped, not read."""
         if self.is_here:
-            return self._ask("read", lambda: mapped(Path(self._path_of(name))))
+            return self._ask("read", lambda: mapped(Path(self._path_of(name))), name)
         return self.read(name)
 
     @property
@@ -110,31 +112,57 @@ class DataPlace:
             with suppress(Exception):
                 return dict(self._files.info(path))
             return {}
-        return dict(self._ask("a look", lambda: self._files.info(path)))
+        return dict(self._ask("a look", lambda: self._files.info(path), name))
 
     def _path_of(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}" if name else self._root
 
     def details(self) -> dict[str, dict[str, Any]]:
         """Return the file, named "", or all of the folder's, as the client describes them."""
-        strict = {"on_error": "raise"} if self._scheme in WEB else {}  # else away looks empty
-        found: dict[str, dict[str, Any]] = self._ask(
-            "listing", lambda: self._files.find(self._root, detail=True, **strict)
-        )
-        return {name.removeprefix(self._root).lstrip("/"): one for name, one in found.items()}
+        found: dict[str, dict[str, Any]] = self._ask("listing", self._listed)
+        return {
+            name.removeprefix(self._root).lstrip("/"): one
+            for name, one in found.items()
+            if one.get("type") != "other" or one.get("islink")  # a pipe would be waited for
+        }
 
-    def _ask(self, doing: str, work: Callable[[], T]) -> T:
+    def _listed(self) -> dict[str, dict[str, Any]]:
+        """A bucket lists all at once; where folders are opened, one that fails is no empty one.
+
+        fsspec's own `find` leaves those out that lie deeper, whatever `on_error` says.
+        """
+        if self._scheme in HONEST or self._scheme == "memory":
+            return dict(self._files.find(self._root, detail=True))
+        found = {one["name"]: one for one in self._below(self._root)}
+        return found or ({self._root: {}} if self._files.isfile(self._root) else {})
+
+    def _below(self, folder: str) -> Iterator[dict[str, Any]]:
+        try:
+            entries = self._files.ls(folder, detail=True)
+        except PermissionError:
+            name = Path(folder).name
+            if folder == self._root or not (name == "lost+found" or name.startswith(".")):
+                raise
+            return  # of the disk that is mounted here, or hidden
+        for one in entries:
+            name = one["name"].rstrip("/")
+            if one["type"] != "directory":
+                yield one
+            elif name != folder.rstrip("/"):
+                yield from self._below(name)
+
+    def _ask(self, doing: str, work: Callable[[], T], name: str = "") -> T:
         try:
             if self._scheme in LOCAL:
                 return work()
             doing = f"{doing} of {self.path}"
             return patiently(doing, lambda: self._of_web(work), patience_seconds=PATIENCE_SECONDS)
         except (OSError, ImportError, ValueError) as error:
-            raise self._explained(error) from error
+            raise self._explained(error, name) from error
 
-    def _explained(self, error: Exception) -> Exception:
+    def _explained(self, error: Exception, name: str = "") -> Exception:
         """Return what an error means for a job: wrong everywhere, missing here, or away for now."""
-        of_machine = self._scheme in LOCAL
+        of_machine, path = self._scheme in LOCAL, f"{self.path}/{name}" if name else self.path
         match error:
             case FileNotFoundError():
                 text = f": no such file. Fix {self._field}, or copy the file there."
@@ -142,6 +170,7 @@ class DataPlace:
                 return DataAwayError(str(error))
             case IsADirectoryError() | NotADirectoryError() | PermissionError():
                 of_machine = isinstance(error, PermissionError)
+                path = error.filename if self.is_here and error.filename else path
                 why = error.strerror or error
                 text = f" cannot be read: {why}. Fix {self._field} or its access."
             case ImportError():  # a scheme without its package
@@ -149,8 +178,8 @@ class DataPlace:
             case ValueError():  # a scheme that nobody knows, a path that is none
                 return DataError(f"{self.path}: {error}. Fix {self._field}.")
             case _:
-                return DataAwayError(f"{self.path} could not be read just now: {error}. Try again.")
-        return (MissingHereError if of_machine else DataError)(self.path + text)
+                return DataAwayError(f"{path} could not be read just now: {error}. Try again.")
+        return (MissingHereError if of_machine else DataError)(f"{path}{text}")
 
     def _of_web(self, work: Callable[[], T]) -> T:
         """Do it; a web server that refuses is no bucket to log in to."""

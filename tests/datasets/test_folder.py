@@ -1,5 +1,6 @@
 """Folders of the user's own pictures."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,41 @@ def test_classes_alone_are_divided_the_same_way_each_time(tmp_path: Path) -> Non
 def test_unreadable_picture_is_named(divided: Path) -> None:
     (divided / "train" / "cat" / "1.png").write_bytes(b"\x89PNG nothing")
     with pytest.raises(DataError, match=r"1.png is no readable picture: cannot .* file\. Fix"):
+        folder.load(path=str(divided))
+
+
+def test_a_folder_that_may_not_be_listed_is_named(
+    divided: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pictures would be missing without a word."""
+    (divided / "lost+found").mkdir()  # of the disk that is mounted here
+    closed, scandir = {divided / "train" / "cat", divided / "lost+found"}, os.scandir
+
+    def refusing(path: Any) -> Any:
+        if Path(path) in closed:  # for root no folder is closed
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refusing)
+    with pytest.raises(
+        MissingHereError, match=r"train/cat cannot be read: Permission denied\. Fix"
+    ):
+        folder.load(path=str(divided))
+    closed.remove(divided / "train" / "cat")
+    assert len(folder.load(path=str(divided)).x_train) == 8
+
+
+def test_a_broken_link_is_named_and_a_pipe_is_not_waited_for(divided: Path) -> None:
+    os.mkfifo(divided / "train" / "cat" / "pipe.png")
+    assert len(folder.load(path=str(divided)).x_train) == 8
+    (divided / "train" / "cat" / "link.png").symlink_to(divided / "nowhere.png")
+    with pytest.raises(MissingHereError, match=r"train/cat/link\.png: no such file"):
+        folder.load(path=str(divided))
+
+
+def test_a_class_whose_name_is_no_text_is_named(divided: Path) -> None:
+    (divided / "train" / "cat").rename(divided / "train" / os.fsdecode(b"\xff"))
+    with pytest.raises(DataError, match=r"the folder '\\udcff' is no UTF-8\. Rename it"):
         folder.load(path=str(divided))
 
 

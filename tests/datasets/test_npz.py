@@ -71,6 +71,22 @@ def test_missing_key_names_what_was_found(tmp_path: Path) -> None:
         npz.load(path=str(path))
 
 
+@pytest.mark.parametrize(
+    "names", [np.array("cat"), np.array([["cat"], ["dog"]]), np.array([0.5, 1.5])]
+)
+def test_class_names_that_are_no_list_of_texts_are_refused(names: Any, tmp_path: Path) -> None:
+    np.savez(path := tmp_path / "named.npz", **ARRAYS, class_names=names)
+    with pytest.raises(
+        DataError, match=r"named\.npz: class_names holds .* expected a list of texts"
+    ):
+        npz.load(path=str(path))
+
+
+def test_class_names_of_bytes_are_texts(tmp_path: Path) -> None:
+    np.savez(path := tmp_path / "named.npz", **ARRAYS, class_names=np.array([b"cat", b"dog"]))
+    assert npz.load(path=str(path)).class_names == ("cat", "dog")
+
+
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
     path = tmp_path / "objects.npz"
     np.savez(path, **ARRAYS | {"y_test": np.array([{}, []], dtype=object)})

@@ -3,11 +3,12 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from runner.datasets import arrays, folder, npz, shards
-from runner.errors import DataAwayError, DataError, SpecError
+from runner.errors import DataAwayError, DataError
 from runner.store import cache
 from runner.store.places import DataPlace
 from runner.store.receiving import Received, told_to
@@ -253,11 +254,104 @@ def test_data_that_are_too_large_for_the_disk_are_told_with_what_to_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("RUNNER_CACHE_MB", "1")
-    with pytest.raises(DataAwayError, match=r"need 9 MB more .* RUNNER_CACHE_MB higher, or RUNNER"):
+    with pytest.raises(
+        DataAwayError, match=r"need 9.0 MB more .* RUNNER_CACHE_MB higher, or RUNNER"
+    ):
         kept("a", 9_000_000)
     monkeypatch.setenv("RUNNER_CACHE_MB", "lots")
-    with pytest.raises(SpecError, match="RUNNER_CACHE_MB: received 'lots'"):
+    with pytest.raises(DataAwayError, match="RUNNER_CACHE_MB: received 'lots'"):
         kept("a", 9_000_000)
+
+
+def test_what_was_compressed_is_counted_as_it_lies_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNNER_CACHE_MB", "2.5")
+    ones = np.ones(1_000_000, np.uint8)
+
+    def all_of(key: str) -> dict[str, Any]:
+        return cache.arrays(
+            key, [0, 1, 2], lambda _: {"x": ones}, needs=10, bytes_of=lambda _: 3, threads=1
+        )
+
+    with pytest.raises(DataAwayError, match=r"need 1.0 MB more .* may take 0.5 MB"):
+        all_of("a")
+    monkeypatch.setenv("RUNNER_CACHE_MB", "3.5")
+    assert len(all_of("b")["x"]) == 3_000_000  # in the place of the other
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(b"\2" + file.read_bytes()[1:]),
+        lambda file: os.truncate(file, 1000),
+        lambda file: file.unlink(),
+        lambda file: file.with_name("journal.json").write_text('{"arrays": []}'),
+    ],
+    ids=["other bytes", "cut short", "gone", "another journal"],
+)
+def test_what_was_damaged_is_read_anew(damage: Callable[[Path], Any], own_cache: Path) -> None:
+    kept("a", 9_000_000)
+    made: list[str] = []
+    assert not damage(file := next(own_cache.glob("*/x"))) or file.stat().st_size
+    assert kept("a", 9_000_000, made)["x"].sum() == 9_000_000
+    assert made == ["a"]
+
+
+def test_a_copy_that_was_touched_is_compared_once(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept("a", 9_000_000)
+    os.utime(next(own_cache.glob("*/x")))
+    made: list[str] = []
+    kept("a", 9_000_000, made)
+    monkeypatch.setattr(cache._Entry, "_compare", None)
+    kept("a", 9_000_000, made)
+    assert made == []
+
+
+def test_a_damaged_copy_of_a_file_is_fetched_again(bucket: Any, own_cache: Path) -> None:
+    _, url, store = bucket
+    file = io.BytesIO()
+    x, y = np.ones((8, 8, 8, 3), np.uint8), np.arange(8) % 2
+    np.savez(file, x_train=x, y_train=y, x_test=x, y_test=y)
+    store.put("all.npz", file.getvalue())
+    whole = npz.load(path=f"{url}/all.npz").x_train.copy()
+    content = next(own_cache.glob("*/content"))
+    content.write_bytes(content.read_bytes().replace(b"\1\1", b"\0\1"))
+    assert (npz.load(path=f"{url}/all.npz").x_train == whole).all()
+
+
+def test_a_folder_that_cannot_hold_a_cache_is_named_with_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "file/below", "link", "x" * 300):
+        monkeypatch.setenv("RUNNER_CACHE", str(tmp_path / name))
+        with pytest.raises(
+            DataAwayError, match=r"can't be kept in .*\. Set RUNNER_CACHE to a fold"
+        ):
+            kept("a", 9)
+    for name in ("~nobody-of-this-name/x", "s3://bucket/cache"):
+        monkeypatch.setenv("RUNNER_CACHE", name)
+        with pytest.raises(DataAwayError, match=r"RUNNER_CACHE: received .*; expected a folder of"):
+            kept("a", 9)
+
+
+def test_two_that_make_room_at_once_do_not_meet(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNNER_CACHE_MB", "1.5")
+    kept("a", 1_000_000)
+    is_dir = Path.is_dir
+
+    def removed_meanwhile(path: Path) -> bool:
+        found = is_dir(path)
+        if found and (path / "x").exists():
+            shutil.rmtree(path)
+        return found
+
+    monkeypatch.setattr(Path, "is_dir", removed_meanwhile)
+    assert len(kept("b", 1_000_000)["x"]) == 1_000_000
 
 
 def test_a_disk_that_becomes_full_is_told_with_what_to_set(
@@ -283,6 +377,17 @@ def test_shards_that_do_not_fit_together_are_named(tmp_path: Path) -> None:
         shards.load(path=str(tmp_path))
     assert "(x * 255)" in str(refused.value)
     assert "y has 3 labels for 2 images" in str(refused.value)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "._3.npz").write_bytes(b"what macOS leaves on other disks")
+    np.savez(tmp_path / "train-3.npz", x=np.ones((2, 8, 8, 3), np.uint8), y=np.zeros(2, int))
+    good = (tmp_path / "test-0.npz").read_bytes()
+    (tmp_path / "test-0.npz").write_bytes(shard(90, class_names=np.array("ant")))
+    shards.load(path=str(tmp_path))  # those of the first shard count
+    (tmp_path / "train-0.npz").write_bytes(shard(0, class_names=np.array("ant")))
+    with pytest.raises(DataError, match=r"train-0.npz: class_names holds .* expected a list"):
+        shards.load(path=str(tmp_path))
+    (tmp_path / "train-0.npz").write_bytes(SHARDS["train-0.npz"])
+    (tmp_path / "test-0.npz").write_bytes(good)
     (tmp_path / "train-3.npz").write_bytes(b"no npz")
     with pytest.raises(DataError, match=r"train-3.npz is no npz file"):
         shards.load(path=str(tmp_path))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from runner.datasets.arrays import empty, kept, mixed, rows_of, stays_mapped
 from runner.errors import DataError
-from runner.store.cache import ahead
+from runner.store.ahead import ahead
 from runner.store.receiving import receiving
 from runner.training.digest import bytes_of
 from runner.training.private import DataAdapter
