@@ -9,7 +9,9 @@ import contextlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from types import FrameType
 
 from runner.errors import PreemptedError, SpecError
 
@@ -34,6 +36,7 @@ class Interrupter:
         self._why = ""  # of an interruption under way
         self._hook = sys.__unraisablehook__
         self._raised: _Interrupted | None = None
+        self._dropped = False  # what was raised; to be raised again
 
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:
@@ -71,7 +74,7 @@ class Interrupter:
     def install(self) -> None:
         """Be ready to interrupt the main thread, which alone may call this."""
         if _NUDGE:
-            signal.signal(_NUDGE, lambda *_: self.raise_if_due(self._why))
+            signal.signal(_NUDGE, self._nudged)
             self._installed = True
             self._hook, sys.unraisablehook = sys.unraisablehook, self._again
 
@@ -81,7 +84,21 @@ class Interrupter:
             self._hook(dropped)
             return
         self._inside, self.at_once = True, not self._too_late
-        threading.Timer(_AGAIN_SECONDS, self._nudge, [self._why]).start()
+        self._dropped = True
+        threading.Thread(target=self._insist, daemon=True).start()
+
+    def _insist(self) -> None:
+        while self._dropped:
+            time.sleep(_AGAIN_SECONDS)
+            self._nudge(self._why)
+
+    def _nudged(self, _: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code is Interrupter._again.__code__:
+                return  # what is raised in there is lost, too
+            frame = frame.f_back
+        self._dropped = False
+        self.raise_if_due(self._why)
 
     def _nudge(self, why: str) -> None:
         main = threading.main_thread().ident

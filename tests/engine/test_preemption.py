@@ -36,9 +36,20 @@ class Dying:
             pass
 
 
+@pytest.mark.parametrize("slow", [0.0, 0.1])
 def test_an_interruption_that_falls_into_a_finalizer_is_not_lost(
-    stop: StopRequest, capfd: pytest.CaptureFixture[str]
+    slow: float,
+    stop: StopRequest,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    start = threading.Thread.start
+
+    def starting(thread: threading.Thread) -> None:
+        start(thread)
+        time.sleep(slow)  # on a busy machine the thread is done before its maker goes on
+
+    monkeypatch.setattr(threading.Thread, "start", starting)
     after(0.1, lambda: stop.set("this machine is being preempted", seconds_left=30))
     dying = [Dying()]
 
