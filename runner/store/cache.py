@@ -217,7 +217,7 @@ class _Entry:
             self.folder.mkdir(mode=0o700)
 
     def _cut(self, name: str, known: Mapping[str, Any]) -> bool:
-        """Remove what was written after the journal; whether the file was touched since."""
+        """Remove what was written after the journal; return whether the file was touched since."""
         size, found = _size_of(known), self._file(name).stat()
         if found.st_size > size:
             os.truncate(self._file(name), size)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from runner.datasets import arrays
 from runner.datasets.arrays import Dataset, checked, keyed_order
 from runner.errors import DataError, SpecError
 
@@ -177,3 +178,11 @@ def test_digest_tells_data_apart() -> None:
     one, same = checked("a.npz", GOOD), checked("b.npz", dict(GOOD))
     other = checked("a.npz", GOOD | {"y_test": np.array([0, 1, 2, 1])})
     assert one.digest == same.digest != other.digest
+
+
+@pytest.mark.parametrize(("memory", "large"), [(1.0e9, True), (1.3e9, False), (0.4e9, True)])
+def test_what_may_be_held_is_a_third_of_what_keras_leaves(
+    memory: float, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrays, "memory_bytes", lambda: int(memory))
+    assert arrays.is_large(200_000_000) is large

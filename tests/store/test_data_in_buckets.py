@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, ClassVar
@@ -185,6 +186,41 @@ def test_one_that_has_no_such_file_says_so(web: str) -> None:
     Web.answers = [404] * 3
     with pytest.raises(DataError, match="no such file"):
         npz.load(path=web)
+
+
+class Listing(http.server.SimpleHTTPRequestHandler):
+    """A web server that lists its folders, but one."""
+
+    status = 0
+
+    def do_GET(self) -> None:
+        if self.path.endswith("/dog/"):
+            self.send_error(self.status)
+        else:
+            super().do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "told"), [(403, r"its server refuses it \(403\)"), (503, r"could not be read|503")]
+)
+def test_a_web_folder_that_is_not_listed_is_no_empty_one(
+    status: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However deep it lies: its pictures would be missing without a word."""
+    for place in ("train/cat", "train/dog", "test/cat"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "1.png").write_bytes(picture())
+    monkeypatch.setattr(places, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(Listing, "status", status)
+    handler = partial(Listing, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(DataAwayError, match=told):
+            folder.load(path=f"http://127.0.0.1:{server.server_port}/")
+        server.shutdown()
 
 
 def test_a_silent_one_ends_with_a_timeout(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
