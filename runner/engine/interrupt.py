@@ -88,9 +88,10 @@ class Interrupter:
         threading.Thread(target=self._insist, daemon=True).start()
 
     def _insist(self) -> None:
+        time.sleep(_AGAIN_SECONDS)
         while self._dropped:
-            time.sleep(_AGAIN_SECONDS)
             self._nudge(self._why)
+            time.sleep(_AGAIN_SECONDS)
 
     def _nudged(self, _: int, frame: FrameType | None) -> None:
         while frame is not None:
@@ -98,7 +99,8 @@ class Interrupter:
                 return  # what is raised in there is lost, too
             frame = frame.f_back
         self._dropped = False
-        self.raise_if_due(self._why)
+        if self._why:  # else somebody else's signal
+            self.raise_if_due(self._why)
 
     def _nudge(self, why: str) -> None:
         main = threading.main_thread().ident

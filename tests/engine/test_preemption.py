@@ -17,7 +17,7 @@ from runner.errors import PreemptedError
 
 @pytest.fixture
 def stop() -> Iterator[StopRequest]:
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGURG)}
     hook = sys.unraisablehook
     request = StopRequest()
     request.install()
@@ -73,6 +73,14 @@ def test_a_notice_interrupts_what_has_nothing_to_save(stop: StopRequest) -> None
     with pytest.raises(PreemptedError, match="being preempted"), stop.interrupting():
         threading.Event().wait(60)
     assert stop.signal is None
+
+
+def test_the_signal_that_wakes_the_main_thread_stops_nothing_when_others_send_it(
+    stop: StopRequest,
+) -> None:
+    with stop.interrupting():
+        signal.raise_signal(signal.SIGURG)  # as a socket's urgent data does
+    assert stop.reason is None
 
 
 def test_a_library_that_goes_on_after_any_exception_is_interrupted(stop: StopRequest) -> None:
