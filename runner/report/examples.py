@@ -7,6 +7,7 @@ while a data set is read, importing it fails.
 
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -94,10 +95,16 @@ def _out_of_reach(path: str) -> str | None:
         return "its data lies elsewhere, and only data on this machine is opened"
     if not place.is_file() and not place.is_dir():
         return "its data is not on this machine"
-    files = list(islice(place.rglob("*"), MOST + 1)) if place.is_dir() else [place]
+    files = list(islice(_below(place), MOST + 1)) if place.is_dir() else [place]
     if len(files) > MOST or sum(file.stat().st_size for file in files) > LARGEST:
         return "its data is too large to be opened for a few pictures"
     return None
+
+
+def _below(place: Path) -> Iterator[Path]:
+    """Yield a folder's files, as far as data sets are read: through links, too."""
+    for folder, _, names in os.walk(place, followlinks=True):
+        yield from (Path(folder, name) for name in names)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ What is said about a store of the same place (settings file, RUNNER_STORAGE_OPTI
 there too, and a bucket or a server that does not answer is waited for as long.
 """
 
+import errno
 import hashlib
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +19,8 @@ from runner.store.schemes import HONEST, LOCAL, WEB, split
 from runner.store.settings import mask, settings_for
 
 T = TypeVar("T")
+
+_MOST_LINKS = 8  #: to folders, followed within each other
 
 
 class Mapped(mmap.mmap):
@@ -123,7 +126,7 @@ class DataPlace:
         return {
             name.removeprefix(self._root).lstrip("/"): one
             for name, one in found.items()
-            if one.get("type") != "other" or one.get("islink")  # a pipe would be waited for
+            if one.get("type") != "other"  # a pipe would be waited for
         }
 
     def _listed(self) -> dict[str, dict[str, Any]]:
@@ -133,10 +136,10 @@ class DataPlace:
         """
         if self._scheme in HONEST or self._scheme == "memory":
             return dict(self._files.find(self._root, detail=True))
-        found = {one["name"]: one for one in self._below(self._root)}
+        found = {one["name"]: one for one in self._below(self._root, _MOST_LINKS)}
         return found or ({self._root: {}} if self._files.isfile(self._root) else {})
 
-    def _below(self, folder: str) -> Iterator[dict[str, Any]]:
+    def _below(self, folder: str, links: int) -> Iterator[dict[str, Any]]:
         try:
             entries = self._files.ls(folder, detail=True)
         except PermissionError:
@@ -146,10 +149,23 @@ class DataPlace:
             return  # of the disk that is mounted here, or hidden
         for one in entries:
             name = one["name"].rstrip("/")
-            if one["type"] != "directory":
-                yield one
+            is_link = one.get("islink") or one["type"] == "link"
+            found = self._behind(one) if is_link else one
+            if found["type"] != "directory":
+                yield found
             elif name != folder.rstrip("/"):
-                yield from self._below(name)
+                if is_link and not links:
+                    raise ValueError(f"links to folders lead in a circle ({Path(name).name})")
+                yield from self._below(name, links - is_link)
+
+    def _behind(self, link: dict[str, Any]) -> dict[str, Any]:
+        """Describe a link as what it leads to; as a link where that is nothing."""
+        try:
+            return {**self._files.info(link["name"]), "name": link["name"]}
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ELOOP):
+                raise
+            return {**link, "type": "link"}
 
     def _ask(self, doing: str, work: Callable[[], T], name: str = "") -> T:
         try:

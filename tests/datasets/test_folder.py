@@ -11,6 +11,7 @@ from PIL import Image
 
 from runner.datasets import folder
 from runner.errors import DataError, MissingHereError, SpecError
+from runner.store.places import DataPlace, version_of
 
 
 def paint(path: Path, grey: int, size: tuple[int, int] = (9, 7)) -> None:
@@ -89,6 +90,36 @@ def test_a_broken_link_is_named_and_a_pipe_is_not_waited_for(divided: Path) -> N
     (divided / "train" / "cat" / "link.png").symlink_to(divided / "nowhere.png")
     with pytest.raises(MissingHereError, match=r"train/cat/link\.png: no such file"):
         folder.load(path=str(divided))
+
+
+def test_links_are_followed_as_if_what_they_lead_to_lay_there(
+    divided: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    expected = folder.load(path=str(divided)).digest
+    away = tmp_path_factory.mktemp("away")
+    for name in ("train/cat", "test", "train/dog/1.png"):
+        target = (divided / name).rename(away / Path(name).name)
+        (divided / name).symlink_to(target)
+    assert folder.load(path=str(divided)).digest == expected
+    os.mkfifo(away / "pipe")
+    (away / "cat" / "pipe.png").symlink_to(away / "pipe")
+    assert folder.load(path=str(divided)).digest == expected
+    (away / "cat" / "back").symlink_to(divided)
+    with pytest.raises(DataError, match="links to folders lead in a circle"):
+        folder.load(path=str(divided))
+
+
+def test_a_link_is_as_new_as_what_it_leads_to(
+    divided: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What is in the cache counts as long as no file that it was made of has changed."""
+    name = "train/dog/1.png"
+    target = (divided / name).rename(tmp_path_factory.mktemp("away") / "1.png")
+    (divided / name).symlink_to(target)
+    before = version_of(DataPlace(str(divided)).details())
+    assert version_of(DataPlace(str(divided)).details()) == before
+    os.utime(target, (1, 1))
+    assert version_of(DataPlace(str(divided)).details()) != before
 
 
 def test_a_class_whose_name_is_no_text_is_named(divided: Path) -> None:

@@ -546,8 +546,13 @@ def test_matplotlibs_global_state_is_left_alone(world: World) -> None:
 def test_a_folder_of_large_files_is_not_opened_for_a_few_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    data, links = tmp_path / "data", tmp_path / "links"
+    data.mkdir()
+    links.mkdir()
+    (links / "data").symlink_to(data)
     for name in ("train-0.npz", "test-0.npz"):
-        (tmp_path / name).write_bytes(b"0" * 600)
-    assert examples._out_of_reach(str(tmp_path)) is None
+        (data / name).write_bytes(b"0" * 600)
+    assert examples._out_of_reach(str(data)) is None
     monkeypatch.setattr(examples, "LARGEST", 1000)
-    assert "too large" in (examples._out_of_reach(str(tmp_path)) or "")
+    for folder in (data, links):
+        assert "too large" in (examples._out_of_reach(str(folder)) or "")
