@@ -32,9 +32,11 @@ LEASE_SECONDS = 5.0
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[Machines]:
-    running = Machines()
-    yield running
-    running.lose()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # the nodes' GPUs are Ray's to give
+        running = Machines()
+        yield running
+        running.lose()
 
 
 class Scene:
