@@ -8,6 +8,7 @@ Sources: cgroup-v2.rst and cgroup-v1/memory.rst of the kernel.
 
 import ctypes
 import logging
+import math
 import os
 import platform
 import threading
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 #: of the limit; from here on, what the kernel could reclaim has mostly been reclaimed
 TIGHT_SHARE = 0.9
+_FILLED_PER_SECOND = 5e9  #: bytes that a program may take, about
+_SHORTEST_SECONDS = 0.01
 
 BASE_BYTES = 500_000_000  #: of Python, Keras and its backend with a small network, at least
 
@@ -157,7 +160,7 @@ class MemoryWatch:
     Args:
         on_tight: told what is used.
         look: what is used now, or None for no limit: then nothing is watched.
-        interval_seconds: between looks.
+        interval_seconds: between looks; less where there is no room for so long.
     """
 
     def __init__(
@@ -181,9 +184,12 @@ class MemoryWatch:
         self._closing.set()
 
     def _run(self) -> None:
-        while not self._closing.wait(self._interval):
+        wait = 0.0
+        while not self._closing.wait(wait):
             found = self._look()
-            if found is not None and found.share >= TIGHT_SHARE:
+            room = TIGHT_SHARE * found.limit - found.used if found else math.inf
+            wait = min(self._interval, max(_SHORTEST_SECONDS, room / _FILLED_PER_SECOND))
+            if found and room <= 0:
                 try:
                     self._on_tight(found)
                 except Exception:

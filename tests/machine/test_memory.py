@@ -92,6 +92,17 @@ def test_tight_memory_is_told_once_and_in_time() -> None:
     assert [found.used for found in told] == [900]
 
 
+def test_the_less_room_there_is_the_sooner_is_the_next_look() -> None:
+    """A step of a large network takes what a small container has left within a second."""
+    looks, called = iter([500, 560, 620, 640]), threading.Event()
+
+    def look() -> Memory:
+        return Memory(used=next(looks) * 10**6, limit=700 * 10**6, kills=0)
+
+    with MemoryWatch(lambda _: called.set(), look=look, interval_seconds=3600):
+        assert called.wait(30)
+
+
 def test_a_machine_without_a_limit_is_not_watched() -> None:
     before = threading.active_count()
     with MemoryWatch(lambda _: None, look=lambda: None):

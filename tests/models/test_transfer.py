@@ -87,7 +87,8 @@ def test_file_with_another_hash_is_refused(saved: Path) -> None:
 @pytest.mark.parametrize("name", ["mobile.weights.h5", "mobile.keras"])
 def test_file_of_another_network_is_refused_with_what_differs(saved: Path, name: str) -> None:
     network = transfer.build(**SMALL | {"network": "MobileNetV2"}, weights=str(saved / name))
-    with pytest.raises(DataError, match=r"(?s)mobile.*(holds 135 arrays .* has 260|is \()"):
+    words = r"holds 135 arrays .* has 260|is \(|objects could not be loaded"  # or Keras's own
+    with pytest.raises(DataError, match=rf"(?s)mobile.*({words})"):
         network.pretrained()
 
 

@@ -126,7 +126,7 @@ def test_weights_to_begin_with_are_offered_not_loaded() -> None:
 def test_network_with_another_output_is_refused() -> None:
     def pixels_back(**_: Any) -> keras.Model:
         x = keras.Input(SHAPE)
-        return keras.Model(x, x)
+        return keras.Model(x, keras.layers.Identity()(x))
 
     with pytest.raises(SpecError, match="expected one probability for each of 4 classes"):
         assemble(pixels_back, {}, image_shape=SHAPE, classes=4, augmentation=None, seed=1)
