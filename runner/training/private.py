@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras.src.backend.common.global_state import get_global_attribute
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
+from keras.src.random.seed_generator import global_seed_generator
 from keras.src.trainers.data_adapters import array_slicing, get_data_adapter, is_tf_dataset
 from keras.src.trainers.data_adapters.array_data_adapter import (
     ArrayDataAdapter,
@@ -29,6 +29,10 @@ from keras.src.utils.rng_utils import get_random_seed
 
 from runner.errors import TrainingError
 
+try:
+    from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+except ImportError:  # before Keras 3.13, which gave it a name
+    GLOBAL_SEED_GENERATOR = "global_seed_generator"
 try:
     from keras.src.trainers.data_adapters import is_grain_dataset
     from keras.src.trainers.data_adapters.grain_dataset_adapter import GrainDatasetAdapter
