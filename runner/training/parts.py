@@ -136,10 +136,11 @@ class Parts:
         if not self.exchanged and (
             not self.variables.complete or since > WALK_SHARE * self._walk_seconds
         ):
-            self._look_for_new()
+            self.look_for_new()
         return self.exchanged
 
-    def _look_for_new(self) -> None:
+    def look_for_new(self) -> None:
+        """Name what is new, and what changes but is in no checkpoint."""
         known = set(self.variables.names)
         self.find()
         for name in self.variables.names:

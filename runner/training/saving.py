@@ -55,7 +55,8 @@ class Saving:
         self.blocked_seconds: list[float] = []  #: what each checkpoint kept the training waiting
         self._saved, self._saved_at = position, time.monotonic()
         self._wanted = False  # a checkpoint was asked for
-        self._audits = 2  # checkpoints at which to look for what is in none
+        self._audits = 4  # checkpoints at which to look for what is in none
+        self._audited = 0  # the epoch of the last one
         self._notes = list(settings.notes)
         self._reported_at = 0.0
 
@@ -193,10 +194,8 @@ class Saving:
 
     def _save(self, *, best: bool, wait: bool) -> None:
         started = time.perf_counter()
+        self._audit()
         snapshot = self._snapshot()
-        if self.first_ended_at and self._audits:  # the first two after the first step
-            self._audits -= 1
-            self._parts.attributes.look()
         left = self._settings.host.seconds_left
         taken = self.checkpointer.save(snapshot, best=best, wait=wait, seconds=left)
         if wait and not taken:  # what is committed too late must not count as the end of a fit
@@ -207,6 +206,18 @@ class Saving:
             self._saved, self._saved_at = self.position, time.monotonic()
             self._wanted = False
             self._notes = []
+
+    def _audit(self) -> None:
+        """Look for what is in no checkpoint: twice after the first step, once in two more epochs.
+
+        Later, `Parts.look` does so now and then.
+        """
+        if not self.first_ended_at or not self._audits:
+            return
+        if self._audits > 2 or self.position.epoch > self._audited:
+            self._audits -= 1
+            self._audited = self.position.epoch
+            self._parts.look_for_new()
 
     def save_last(self) -> Reference | None:
         """Commit the final state, however long the bucket is away: nothing else is left to do."""

@@ -112,6 +112,12 @@ class Takeover:
         source, variables = open_source(fit, warn=warn)
         checkpointer, restored = self._open_checkpoints()
         number = int(restored.python.get("fit", 0)) if restored is not None else 0
+        if self._settings.number == 1 and number < 1:
+            warn(
+                "this is the second fit of this program with this folder. After a kill, those "
+                "before the one that was killed are passed over, with an empty History. Give each "
+                "fit a backup folder of its own, with delete_checkpoint=False, to have that too."
+            )
         if number > self._settings.number:  # several fits use one folder in turn
             fit.begin_at(max(fit.epochs, 1))
             warn(

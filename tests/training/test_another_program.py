@@ -114,6 +114,7 @@ def test_several_fits_with_one_folder_are_resumed_at_the_one_that_was_killed(
         return model
 
     whole = rounds(tmp_path / "whole", Interrupting())
+    assert caplog.text.count("this is the second fit of this program with this folder") == 1
     with pytest.raises(RuntimeError, match="interrupted at a step"):
         rounds(tmp_path / "killed", Interrupting(6))  # in the second
     again = rounds(tmp_path / "killed", Interrupting())

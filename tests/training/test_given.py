@@ -132,3 +132,13 @@ def test_a_best_model_that_did_not_come_along_is_said(tmp_path: Path) -> None:
     assert "the best model so far (loss 0.5) is not at" in said
     (tmp_path / "2.weights.h5").touch()
     assert Process(make(tmp_path)).resume(state).said == []
+
+
+def test_a_best_model_that_was_never_saved_is_not_missed(tmp_path: Path) -> None:
+    def make() -> Any:
+        return keras.callbacks.ModelCheckpoint(
+            str(tmp_path / "best.keras"), save_best_only=True, initial_value_threshold=0.5
+        )
+
+    state = state_of(make(), lambda c: vars(c).update(_current_epoch=3))
+    assert Process(make()).resume(state).said == []

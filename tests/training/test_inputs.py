@@ -136,7 +136,7 @@ def plain(part: Any) -> Any:
 
 
 def compared(batches: list[Any]) -> list[Any]:
-    return [keras.tree.map_structure(plain, batch, none_is_leaf=False) for batch in batches]
+    return [keras.tree.map_structure(plain, batch) for batch in batches]
 
 
 @pytest.mark.parametrize("size", [BATCH, 23])

@@ -4,6 +4,7 @@ Each program is trained undisturbed, then interrupted twice; each attempt builds
 draws from Python's and NumPy's generators first, as another process would have.
 """
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from runner.checkpoint.reading import read_checkpoint
+from runner.training.state.kinds import Kind, kind_of
 from tests.harness import few
 from tests.training.leaving import (
     FIT,
@@ -85,17 +87,57 @@ def _arrays_of(path: Path) -> list[Any]:
     return found
 
 
+@pytest.mark.parametrize("epoch", [0, 1])
+@pytest.mark.parametrize("save_freq", [1, "epoch"])
 def test_what_comes_in_mid_training_is_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    epoch: int, save_freq: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """However soon the training ends: a kill may come before any look that takes its time."""
+
     class Late(keras.callbacks.Callback):  # type: ignore[misc]
-        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-            if epoch == 1:
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if (self.epoch, batch) == (epoch, 1):
                 self.mean = keras.Variable(1.0)
 
-    monkeypatch.setattr("runner.training.parts.WALK_SHARE", 0.0)
-    dense().fit(batches(), callbacks=[Late(), kept(tmp_path)], **FIT)
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.epoch = epoch
+
+    dense().fit(batches(), callbacks=[Late(), kept(tmp_path, save_freq=save_freq)], **FIT)
     assert "Late.mean was made in mid-training" in caplog.text
+
+
+class Plots(keras.callbacks.Callback):  # type: ignore[misc]
+    """Draws while it trains, as notebooks do."""
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        from matplotlib.figure import Figure
+
+        self.losses: list[float] = []
+        self.figure = Figure()
+        self.axes = self.figure.subplots()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.losses.append(logs["loss"])
+        self.axes.clear()
+        self.axes.plot(self.losses)
+        self.figure.savefig(io.BytesIO())
+
+
+def test_drawings_are_drawn_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def program(callbacks: list[Any]) -> Result:
+        model, plots = dense(), Plots()
+        history = model.fit(batches(), callbacks=[plots, *callbacks], **FIT)
+        return result(history, model, losses=plots.losses)
+
+    whole = attempt(program, 0, [kept(tmp_path / "whole")])
+    assert interrupted(program, tmp_path / "killed", 2, 6) == whole
+    assert "is not saved" not in caplog.text
+
+
+def test_a_table_of_pandas_is_not_reached_into() -> None:
+    """Half of it put back is none: its attributes are found by code that reads its attributes."""
+    table = type("DataFrame", (), {"__module__": "pandas.core.frame"})
+    assert kind_of(table()) is Kind.OPAQUE
 
 
 def test_a_list_on_an_object_of_keras_that_changes_is_named(

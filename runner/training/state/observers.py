@@ -94,7 +94,11 @@ class Observers:
     def _loggers(self) -> dict[str, Any]:
         """Return the CSVLoggers whose file is open: Keras opens it when the training begins."""
         kind = keras.callbacks.CSVLogger
-        return {n: c for n, c in self._callbacks.items() if isinstance(c, kind) and c.csv_file}
+        return {
+            n: c
+            for n, c in self._callbacks.items()
+            if isinstance(c, kind) and getattr(c, "csv_file", None)
+        }
 
     def capture(self) -> tuple[Any, list[tuple[str, Array]]]:
         """Return the state as JSON, and the arrays in it as named tensors."""
@@ -162,15 +166,19 @@ class Observers:
 
     def _restore(self, saved: Any, load: LoadArray) -> None:
         self._compare_names(saved["names"])
+        kind = keras.callbacks.ModelCheckpoint
+        given = {
+            n: getattr(c, "best", None) for n, c in self._callbacks.items() if isinstance(c, kind)
+        }
         restoring.restore(self._given, saved["nodes"], load)
         for name, state in saved["states"].items():
             if name in self._stateful:
                 self._stateful[name].set_state(decode(state, load))
         for name, (position, length, stored) in saved["csv"].items():
             self._restore_csv(name, position, length, None if stored is None else load(stored))
-        for name, callback in self._callbacks.items():
-            if isinstance(callback, keras.callbacks.ModelCheckpoint):
-                self._look_for_best(name, callback)
+        for name, best in given.items():
+            if getattr(self._callbacks[name], "best", None) != best:  # else it has saved none yet
+                self._look_for_best(name, self._callbacks[name])
 
     def _compare_names(self, saved: Sequence[str]) -> None:
         for name, callback in self._callbacks.items():
