@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types pytest test-slow chaos bench pictures test-ray test-jax lock image image-cpu test-docker sky-schema schema clean
+.PHONY: run test lint types pytest test-slow chaos bench pictures test-ray test-jax test-lowest lock image image-cpu test-docker sky-schema schema clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed  ## train the quickstart job, or go on with it
@@ -82,6 +82,21 @@ $(VENV)-jax/.installed: $(BIN)/python pyproject.toml
 	$(JAX_BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
+# the oldest versions that pyproject.toml allows; Python 3.11 or 3.12, as NumPy 1.26
+LOWEST_BIN := $(VENV)-lowest/bin
+test-lowest: $(VENV)-lowest/.installed  ## training, records and models with the oldest packages
+	$(LOWEST_BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests/training tests/models \
+	  tests/test_earlier_stores.py tests/queue/test_job.py tests/checkpoint/test_manifest.py
+
+$(VENV)-lowest/.installed: $(BIN)/python pyproject.toml
+	$(BIN)/python -m venv $(VENV)-lowest
+	$(BIN)/python -c 'import re, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print(*(re.sub(r">=([\d.]+).*", r"==\1.*", one) for one in p["dependencies"]), sep="\n")' \
+	  | $(LOWEST_BIN)/python -m pip install --quiet -r /dev/stdin
+	$(LOWEST_BIN)/python -m pip install --quiet pytest pytest-timeout pytest-xdist
+	$(LOWEST_BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 	  || { echo "runner needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
@@ -101,4 +116,4 @@ $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-jax $(VENV)-sky build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-jax $(VENV)-lowest $(VENV)-sky build dist *.egg-info

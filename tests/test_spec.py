@@ -618,7 +618,9 @@ def test_optimizer_arguments_are_known_without_keras(name: str) -> None:
     classes = {key.lower(): value for key, value in vars(keras.optimizers).items()}
     signature = inspect.signature(classes[name].__init__).parameters
     known = set(signature) - {"self", "learning_rate", "name", "kwargs"}
-    assert optimizers.arguments(name) == known
+    assert optimizers.arguments(name) >= known
+    if tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 13):
+        assert optimizers.arguments(name) == known  # some are new
 
 
 def test_a_wrong_optimizer_argument_is_refused_before_anything_is_stored(tmp_path: Path) -> None:

@@ -31,9 +31,9 @@ _PLAIN = re.compile(
 )
 #: stateful by their registration, but without a memory that matters here
 _HARMLESS = re.compile(
-    r".*(Variable|VarHandle|Iterator|Partitioned|While|If|Case|Assign|Optional|Assert|Print|"
-    r"ResourceApply|ResourceScatter|ResourceGather|Summary|HashTable|Lookup|Dataset|Placeholder|"
-    r"XlaLaunch|TensorArray|Stack|Empty|CollectiveReduce|NcclAllReduce).*"
+    r".*(Variable|VarHandle|VarIsInitialized|Iterator|Partitioned|While|If|Case|Assign|Optional|"
+    r"Assert|Print|ResourceApply|ResourceScatter|ResourceGather|Summary|HashTable|Lookup|Dataset|"
+    r"Placeholder|XlaLaunch|TensorArray|Stack|Empty|CollectiveReduce|NcclAllReduce).*"
 )
 
 #: operations of `tf.random`

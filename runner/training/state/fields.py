@@ -149,6 +149,8 @@ def set_field(owner: Any, name: str, value: Any) -> None:
         type.__setattr__(owner, name, value)
     elif name in ("monitor_op", "min_delta") and _is_monitor(owner):
         _set_monitor(owner, name, value)
+    elif name == "monitor_op" and anatomy.is_of_keras(cls):
+        pass  # before Keras 3.11 some have none that changes
     elif slot is not None:
         slot.__set__(owner, value)
     else:
