@@ -90,6 +90,49 @@ def eager_gan(callbacks: list[Any]) -> Result:
     return gan(callbacks, run_eagerly=True)
 
 
+class Grows(keras.regularizers.Regularizer):  # type: ignore[misc]
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, weight: Any) -> Any:
+        self.calls += 1
+        return 0.001 * self.calls * keras.ops.sum(weight**2)
+
+
+class Noisy:
+    """A metric that is no function."""
+
+    def __init__(self) -> None:
+        self.generator = np.random.default_rng(1)
+
+    def __call__(self, true: Any, predicted: Any) -> Any:
+        return keras.ops.mean(predicted, -1) * float(self.generator.random())
+
+
+def eager_functions(callbacks: list[Any]) -> Result:
+    """What Keras is given and calls at each step: losses, metrics, layers, what they use."""
+    calls, generator = [0], np.random.default_rng(2)
+
+    def warming_up(true: Any, predicted: Any) -> Any:
+        calls[0] += 1
+        return min(1.0, calls[0] / 8) * keras.ops.mean((true - predicted) ** 2, -1)
+
+    def jitter(x: Any) -> Any:
+        return x + generator.normal(size=4).astype("float32")
+
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.05, 4, 0.5)
+    halve = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: setattr(
+            schedule, "initial_learning_rate", 0.1 / (epoch + 1)
+        )
+    )
+    hidden = keras.layers.Dense(3, kernel_regularizer=Grows())
+    model = dense(keras.layers.Lambda(jitter), hidden, keras.layers.Dropout(0.2))
+    model.compile(keras.optimizers.Adam(schedule), warming_up, metrics=[Noisy()], run_eagerly=True)
+    history = model.fit(batches(), callbacks=[halve, *callbacks], **FIT)
+    return result(history, model, calls=calls)
+
+
 class Average(keras.callbacks.Callback):  # type: ignore[misc]
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -281,6 +324,7 @@ def metric_in_its_first_epoch(callbacks: list[Any]) -> Result:
 PROGRAMS = [
     gan,
     eager_gan,
+    eager_functions,
     second_model,
     stateful_layer,
     loss_with_state,

@@ -38,7 +38,11 @@ _LEAVES = (
 )  # fmt: skip
 _CONTAINERS = (Mapping, list, tuple, set, frozenset, deque)
 #: what a training is made of, be it Keras's own or a class of the program
-_PARTS = (keras.Layer, keras.optimizers.Optimizer, keras.Metric, keras.Loss)
+_PARTS = (
+    *(keras.Layer, keras.optimizers.Optimizer, keras.Metric, keras.Loss),
+    *(keras.regularizers.Regularizer, keras.constraints.Constraint),
+    keras.optimizers.schedules.LearningRateSchedule,
+)
 #: of Keras's own attributes: graphs of layers (the layers are found elsewhere), books, and caches
 _BOOKS = frozenset(
     {"_tracker", "_inbound_nodes", "_outbound_nodes", "_nodes", "_operations_by_depth"}
@@ -78,18 +82,36 @@ def walk(
 
 
 def parts(model: Any) -> list[Found]:
-    """Return the models, layers, losses, metrics and optimizers that a model refers to."""
+    """Return the models, layers, optimizers and so on that a model refers to."""
     found = walk([("model", model)], leaf=lambda value: isinstance(value, keras.Variable))
     return [one for one in found if is_part(one[1])]
 
 
 def program_parts(model: Any) -> list[Found]:
-    """Return the models, layers, losses, metrics and optimizers of classes of the program's own."""
-    return [one for one in parts(model) if not is_library(type(one[1]).__module__)]
+    """Return the parts of classes of the program's own.
+
+    In a step that is not traced, the program's losses, metrics and functions in layers run each
+    time: what they hold and use is state, too.
+    """
+    found = walk([("model", model)], leaf=lambda value: isinstance(value, keras.Variable))
+    is_mine = _is_mine_or_runs if model.run_eagerly else _is_mine
+    return [one for one in found if is_mine(one[1])]
+
+
+def _is_mine(value: Any) -> bool:
+    return is_part(value) and not is_library(type(value).__module__)
+
+
+def _is_mine_or_runs(value: Any) -> bool:
+    if isinstance(value, types.FunctionType):
+        is_method = "." in value.__qualname__.rpartition("<locals>.")[2]
+        return not is_method and not is_library(value.__module__)
+    is_called = callable(value) and not isinstance(value, type)
+    return _is_mine(value) or (is_called and not is_library(type(value).__module__))
 
 
 def is_part(value: Any) -> bool:
-    """Whether an object is a model, layer, metric, loss or optimizer; a callback is none."""
+    """Whether an object is of a kind that a training is made of; a callback is none."""
     return isinstance(value, _PARTS) and not isinstance(value, keras.callbacks.Callback)
 
 
