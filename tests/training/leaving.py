@@ -109,6 +109,15 @@ class Noisy:
         return keras.ops.mean(predicted, -1) * float(self.generator.random())
 
 
+class Shrinks(keras.callbacks.Callback):  # type: ignore[misc]
+    """Sets what is Keras's own, where it finds it."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.model.optimizer._learning_rate.initial_learning_rate *= 0.9
+        self.model.layers[2].kernel_regularizer.l2 *= 1.5
+        self.model.layers[2].kernel_constraint.max_value *= 0.9
+
+
 def eager_functions(callbacks: list[Any]) -> Result:
     """What Keras is given and calls at each step: losses, metrics, layers, what they use."""
     calls, generator = [0], np.random.default_rng(2)
@@ -121,15 +130,13 @@ def eager_functions(callbacks: list[Any]) -> Result:
         return x + generator.normal(size=4).astype("float32")
 
     schedule = keras.optimizers.schedules.ExponentialDecay(0.05, 4, 0.5)
-    halve = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: setattr(
-            schedule, "initial_learning_rate", 0.1 / (epoch + 1)
-        )
-    )
-    hidden = keras.layers.Dense(3, kernel_regularizer=Grows())
-    model = dense(keras.layers.Lambda(jitter), hidden, keras.layers.Dropout(0.2))
+    inner = [
+        keras.layers.Dense(3, kernel_regularizer=Grows()),
+        keras.layers.Dense(3, kernel_regularizer="l2", kernel_constraint="max_norm"),
+    ]
+    model = dense(keras.layers.Lambda(jitter), *inner, keras.layers.Dropout(0.2))
     model.compile(keras.optimizers.Adam(schedule), warming_up, metrics=[Noisy()], run_eagerly=True)
-    history = model.fit(batches(), callbacks=[halve, *callbacks], **FIT)
+    history = model.fit(batches(), callbacks=[Shrinks(), *callbacks], **FIT)
     return result(history, model, calls=calls)
 
 
