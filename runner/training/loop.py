@@ -227,6 +227,7 @@ class Loop(keras.callbacks.CallbackList):  # type: ignore[misc]
         if restored is not None and step > 0:
             self.capture.apply(restored, self._position)
             self._hide(restored)
+        self._parts.tracing.look()
 
     def _hide(self, restored: Restored) -> None:
         step, together = self._position.step, self._model.steps_per_execution

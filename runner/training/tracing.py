@@ -68,6 +68,11 @@ class Tracing:
         """Take note of what a checkpoint has set: functions may be traced with other values."""
         self._unlike = any(baked != attributes for baked in self.baked.values())
 
+    def look(self) -> None:
+        """Take note of what callbacks have set since: functions may yet be traced, on JAX."""
+        if self.attributes is not None and self.baked.keys() - self._ahead and not self._unlike:
+            self.resume(self.attributes.capture())
+
     def begin(self, name: str, *, draws: bool) -> None:
         """Set all as it was at its first tracing, for a step that may trace its function.
 

@@ -230,8 +230,11 @@ def test_data_resume_at_any_step(tmp_path: Path, data: str) -> None:
 
 
 BAKED = """
+import sys
 import numpy as np, keras
 from runner import BackupAndRestore, Batches
+
+first, *stops = map(int, sys.argv[1:])
 
 class Scale(keras.layers.Layer):
     factor = 1.0
@@ -240,9 +243,11 @@ class Scale(keras.layers.Layer):
 
 class Sets(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
-        self.model.layers[0].factor = 3.0 + epoch
+        if epoch >= first:
+            self.model.layers[0].factor = 3.0 + epoch
     def on_test_begin(self, logs=None):
-        self.model.layers[0].factor += 0.5
+        if self.model.layers[0].factor != 1.0:
+            self.model.layers[0].factor += 0.5
 
 class Stop(keras.callbacks.Callback):
     def __init__(self, at, backup):
@@ -277,7 +282,7 @@ def fit(folder, stop):
 
 expected = fit(None, 0)
 assert fit("whole", 0) == expected
-for stop in (3, 6, 2):
+for stop in stops:
     try:
         fit("killed", stop)
     except KeyboardInterrupt:
@@ -287,11 +292,13 @@ assert fit("killed", 0) == expected
 """
 
 
-def test_what_the_first_trace_has_baked_in_stays_after_a_resume(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("first", "stops"), [(0, (3, 6, 2)), (2, (8,))])
+def test_what_the_first_trace_has_baked_in_stays_after_a_resume(
+    first: int, stops: tuple[int, ...], tmp_path: Path
+) -> None:
     """A rate that a callback changes later reaches no compiled step, resumed or not."""
-    done = subprocess.run(
-        [sys.executable, "-c", BAKED], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    program = [sys.executable, "-c", BAKED, *map(str, (first, *stops))]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
