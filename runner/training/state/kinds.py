@@ -107,9 +107,10 @@ DATA = (
     *(types.SimpleNamespace, argparse.Namespace, collections.ChainMap),
     *(collections.UserDict, collections.UserList, collections.UserString),
 )
-#: of Python's own modules, and others, those whose objects hold what only they know
-_HOLDING = {"queue", "multiprocessing", "sqlite3", "shelve", "dbm", "asyncio", "weakref", "pandas"}
-_DRAWING = {"matplotlib", "mpl_toolkits"}  #: what they draw, a resumed training draws anew
+#: of Python's own modules, those whose objects hold what only they know
+_HOLDING = {"queue", "multiprocessing", "sqlite3", "shelve", "dbm", "asyncio", "weakref"}
+#: of libraries that are not reached into: what is drawn, a resumed training draws anew
+_FOREIGN = {"matplotlib": Kind.MACHINERY, "mpl_toolkits": Kind.MACHINERY, "pandas": Kind.OPAQUE}
 
 
 def kind_of(value: Any) -> Kind:
@@ -142,7 +143,7 @@ def kind_of_instances(cls: type) -> Kind:
         return Kind.NAMED
     if root_of(cls.__module__) in ("tensorflow", "jax", "jaxlib"):
         return _kind_of_backend(cls)
-    return _kind_of_other(cls)
+    return _FOREIGN.get(root_of(cls.__module__)) or _kind_of_other(cls)
 
 
 def has_state(value: Any) -> bool:
@@ -171,14 +172,12 @@ def _kind_of_backend(cls: type) -> Kind:
 
 def _kind_of_other(cls: type) -> Kind:
     """The kind of instances that hold attributes, or what only C knows."""
-    library, python, root = is_library(cls.__module__), _is_python(cls), root_of(cls.__module__)
-    stdlib = root in sys.stdlib_module_names
-    if root in _DRAWING:
-        return Kind.MACHINERY
+    library, python = is_library(cls.__module__), _is_python(cls)
+    stdlib = root_of(cls.__module__) in sys.stdlib_module_names
     if cls in DATA or (is_dataclass(cls) and (stdlib or not library)):
         return Kind.OBJECT
-    if library or root in _HOLDING:
-        known = python and root not in _HOLDING
+    if library:
+        known = python and root_of(cls.__module__) not in _HOLDING
         return Kind.MACHINERY if known else Kind.OPAQUE
     return Kind.OBJECT if python or issubclass(cls, DATA) else Kind.OPAQUE
 

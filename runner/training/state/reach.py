@@ -83,8 +83,7 @@ def walk(
 
 def parts(model: Any) -> list[Found]:
     """Return the models, layers, optimizers and so on that a model refers to."""
-    found = walk([("model", model)], leaf=lambda value: isinstance(value, keras.Variable))
-    return [one for one in found if is_part(one[1])]
+    return [one for one in _referred_to(model) if is_part(one[1])]
 
 
 def program_parts(model: Any) -> list[Found]:
@@ -93,9 +92,12 @@ def program_parts(model: Any) -> list[Found]:
     In a step that is not traced, the program's losses, metrics and functions in layers run each
     time: what they hold and use is state, too.
     """
-    found = walk([("model", model)], leaf=lambda value: isinstance(value, keras.Variable))
     is_mine = _is_mine_or_runs if model.run_eagerly else _is_mine
-    return [one for one in found if is_mine(one[1])]
+    return [one for one in _referred_to(model) if is_mine(one[1])]
+
+
+def _referred_to(model: Any) -> Iterator[Found]:
+    return walk([("model", model)], leaf=lambda value: isinstance(value, keras.Variable))
 
 
 def _is_mine(value: Any) -> bool:
